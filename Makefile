@@ -1,0 +1,40 @@
+# `make demo` and `make test` need only Python 3.11 or newer; everything else goes into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help setup demo test lint benchmark clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# one marker file, so that a second run installs nothing; pins are in .ci/constraints.txt and nowhere else
+setup: $(VENV)/.installed ## make the virtual environment with pinned versions
+
+$(VENV)/.installed: .ci/constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "make: $(PYTHON) is missing or older than 3.11; name another: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) -m venv failed; install python3-venv"; exit 1; }
+	@echo "installing pinned versions into $(VENV) ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[examples,test]' \
+		&& $(RUN) -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --no-deps open_clip_torch \
+		|| { echo "make: installation failed; see the lines above, then run make again"; exit 1; }
+	@touch $@
+
+demo: setup ## pre-train a small GA-DMS offline and show what it learnt (2 cores, under 10 minutes)
+	@$(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		--num_cpu_threads_per_process $$($(RUN) -c 'import os; print(os.cpu_count())') examples/pretrain.py \
+		|| { echo "make: the demo failed; its message is above"; exit 1; }
+
+test: setup ## the whole test suite (under 15 minutes on 2 cores)
+	@$(RUN) -m pytest --quiet || { echo "make: the test suite failed; its report is above"; exit 1; }
+
+lint: setup ## ruff: style and formatting
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+benchmark: setup ## where a training step's time goes, beside a plain CLIP step
+	@$(RUN) examples/benchmark_step.py
+
+clean: ## remove the virtual environment and caches, never runs/
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info build

@@ -1,0 +1,104 @@
+"""Rows with an image and captions -> a batch of augmented pairs and the random numbers of their masks."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .masking_gadms import draw_uniforms
+from .training_data import stable_hash
+
+
+@dataclass
+class PairCollator:
+    """Collate rows of a captioned image set into what [`GADMSForPreTraining`] takes.
+
+    A row is `{"image": PIL image, "image_path": "train/7.png", "caption1": "a man ...", "caption2": "the person ...",
+    "epoch": 3}`; any number of `caption<n>` columns will do. Everything random about a row (its caption, augmentation
+    and masks) follows from the seed, the epoch and the row's `image_path`, so it does not depend on the batch, on the
+    process or worker that handles the row, or on where training was resumed. Over `n` epochs an image shows each of
+    its `n` captions once.
+
+    The batch: `pixel_values` `(B, 3, height, width)` float32, `input_ids` and `attention_mask` `(B, T)` int64, padded
+    to the longest caption, `person_ids` `(B,)` int64 (each image its own identity), `mask_uniforms`
+    `(B, NUM_DRAWS, context length)` float32, and `image_paths`, a list for error messages.
+
+    Args:
+        processor ([`GADMSProcessor`]): tokenizer and image processor.
+        seed (`int`): of everything random.
+        crop_padding (`int`): black pixels padded on each side before a crop back to size (10 in the paper).
+        flip_probability (`float`): of a horizontal flip (0.5).
+        erasing_probability (`float`): of filling a random box, 2 to 40 % of the area, with CLIP's mean colour (0.5).
+    """
+
+    processor: object
+    seed: int = 0
+    crop_padding: int = 10
+    flip_probability: float = 0.5
+    erasing_probability: float = 0.5
+
+    def __call__(self, rows: list[dict]) -> dict:
+        captions = [pick_caption(row) for row in rows]
+        batch = self.processor(text=captions, images=[row["image"] for row in rows], return_tensors="pt")
+        generator = torch.Generator()
+        uniforms = []
+        for row, pixels in zip(rows, batch["pixel_values"], strict=True):
+            generator.manual_seed(stable_hash(self.seed, row["epoch"], row["image_path"]))
+            pixels.copy_(self.augment(pixels, generator))
+            uniforms.append(draw_uniforms(1, self.processor.tokenizer.model_max_length, generator))
+        return {
+            **batch,
+            "person_ids": torch.tensor([stable_hash(row["image_path"]) for row in rows]),
+            "mask_uniforms": torch.cat(uniforms),
+            "image_paths": [row["image_path"] for row in rows],
+        }
+
+    def augment(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Flip, pad and crop, and erase one normalised image `(3, height, width)`; always the same count of draws."""
+        flip, top, left, erase, area, aspect, y, x = torch.rand(8, generator=generator).tolist()
+        if flip < self.flip_probability:
+            pixels = pixels.flip(-1)
+        pixels = self._shift(pixels, top, left)
+        if erase < self.erasing_probability:
+            _, height, width = pixels.shape
+            area = (0.02 + 0.38 * area) * height * width
+            aspect = math.exp((2 * aspect - 1) * math.log(1 / 0.3))  # height / width, log-uniform in [0.3, 1 / 0.3]
+            box_height = min(round(math.sqrt(area * aspect)), height)
+            box_width = min(round(math.sqrt(area / aspect)), width)
+            y, x = int(y * (height - box_height + 1)), int(x * (width - box_width + 1))
+            pixels = pixels.clone()
+            pixels[:, y : y + box_height, x : x + box_width] = 0  # the mean colour, once normalised
+        return pixels
+
+    def _shift(self, pixels, top, left):
+        """A crop of the image's own size from the image on black padding."""
+        if self.crop_padding == 0:
+            return pixels
+        mean, std = (
+            torch.tensor(getattr(self.processor.image_processor, name)) for name in ("image_mean", "image_std")
+        )
+        padded = (-mean / std)[:, None, None].repeat(1, *(side + 2 * self.crop_padding for side in pixels.shape[1:]))
+        pad, (_, height, width) = self.crop_padding, pixels.shape
+        padded[:, pad : pad + height, pad : pad + width] = pixels
+        top, left = int(top * (2 * pad + 1)), int(left * (2 * pad + 1))
+        return padded[:, top : top + height, left : left + width]
+
+
+def caption_columns(row: dict) -> list[str]:
+    """Names of the caption columns, `caption1`, `caption2`, ..., in order.
+
+    Raises:
+        ValueError: there is none.
+    """
+    columns = sorted((name for name in row if name[:7] == "caption" and name[7:].isdigit()), key=lambda n: int(n[7:]))
+    if not columns:
+        raise ValueError(
+            f"no column caption1, caption2, ... among {sorted(row)}: rename the one that holds the captions"
+        )
+    return columns
+
+
+def pick_caption(row: dict) -> str:
+    """The caption that a row shows in its epoch: all in turn, from a start that depends on the image."""
+    columns = caption_columns(row)
+    return row[columns[(stable_hash(row["image_path"]) + row["epoch"]) % len(columns)]]

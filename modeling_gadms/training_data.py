@@ -1,0 +1,83 @@
+"""Rows on their way into training: which row when, and everything random about it decided by the row itself."""
+
+import hashlib
+
+import torch
+import torch.utils.data
+
+
+def stable_hash(*parts) -> int:
+    """A number in [0, 2**63) that depends on the printed parts alone: the same in every process, run and machine."""
+    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def read_row(dataset, index: int) -> dict:
+    """One row with its image decoded.
+
+    Raises:
+        ValueError: the image is missing or broken; names the row and the image, and the cure.
+    """
+    try:
+        return dataset[index]
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on missing and broken files
+        path = dataset.select_columns("image_path")[index]["image_path"]
+        raise ValueError(
+            f"row {index}, image {path}: cannot be read ({error}). Replace the file, or leave the row out with "
+            "`dataset.select`; training can be resumed from its last checkpoint"
+        ) from error
+
+
+class EpochSampler(torch.utils.data.Sampler):
+    """Yields `(epoch, index)`, shuffled by seed and epoch, so that a row knows which pass over the data it is in.
+
+    Loader workers see the epoch without shared state, and an epoch resumed half-way goes on in the same order.
+    """
+
+    def __init__(self, num_rows: int, seed: int):
+        self.num_rows = num_rows
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.num_rows
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(stable_hash(self.seed, self.epoch))
+        for index in torch.randperm(self.num_rows, generator=generator).tolist():
+            yield self.epoch, index
+
+
+class TrainingRows(torch.utils.data.Dataset):
+    """A `datasets.Dataset` addressed by `(epoch, index)`; each row carries its `epoch`."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, key):
+        epoch, index = key
+        row = read_row(self.dataset, index)
+        return {**row, "epoch": epoch}
+
+
+class StreamedRows(torch.utils.data.IterableDataset):
+    """A `datasets.IterableDataset` whose rows carry their `epoch`; shuffled anew in each."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
+
+    def set_epoch(self, epoch: int):
+        self.epoch.fill_(epoch)
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self):
+        epoch = self.epoch.item()
+        for row in self.dataset:
+            yield {**row, "epoch": epoch}

@@ -1,0 +1,80 @@
+"""Each loss against a loop over its definition, value and gradient."""
+
+import math
+
+import pytest
+import torch
+
+from modeling_gadms.losses_gadms import mtp_loss, sdm_loss
+
+
+def sdm_by_loops(images, texts, ids, temperature, eps=1e-8):
+    count = len(ids)
+    cosine = [[(image / image.norm()) @ (text / text.norm()) / temperature for text in texts] for image in images]
+    total = 0
+    for row in range(count):
+        matches = [float(ids[row] == ids[column]) for column in range(count)]
+        for logits in (cosine[row], [cosine[column][row] for column in range(count)]):
+            largest = max(logits)
+            normaliser = largest + torch.stack([(logit - largest).exp() for logit in logits]).sum().log()
+            for logit, match in zip(logits, matches, strict=True):
+                log_p = logit - normaliser
+                total = total + log_p.exp() * (log_p - math.log(match / sum(matches) + eps)) / count
+    return total
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2, 3, 4], [7, 7, 2, 7, 2], [1, 1, 1, 1, 1], [5]])
+def test_sdm_equals_its_definition_with_gradients(ids):
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (torch.randn(len(ids), 6, generator=generator, requires_grad=True) for _ in range(2))
+    loss = sdm_loss(images, texts, torch.tensor(ids), temperature=0.1)
+    expected = sdm_by_loops(images, texts, ids, temperature=0.1)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    for got, want in zip(
+        torch.autograd.grad(loss, (images, texts)), torch.autograd.grad(expected, (images, texts)), strict=True
+    ):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+
+
+def test_sdm_is_near_zero_when_similarities_match_identities():
+    embeds = torch.eye(4)[[0, 0, 1, 2]]
+    assert sdm_loss(embeds, embeds, torch.tensor([0, 0, 1, 2])).item() == pytest.approx(0, abs=1e-5)
+    assert sdm_loss(embeds, embeds.flip(0), torch.tensor([0, 0, 1, 2])).item() > 1
+
+
+def test_sdm_of_identical_captions_is_finite_with_finite_gradient():
+    images = torch.randn(6, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    loss = sdm_loss(images, torch.ones(6, 8), torch.arange(6))
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(images.grad).all()
+
+
+def test_mtp_equals_its_definition_with_gradients():
+    logits = torch.randn(5, 9, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.tensor([0, 8, 3, 3, 1])
+    expected = sum(logits[row].exp().sum().log() - logits[row, label] for row, label in enumerate(labels.tolist())) / 5
+    loss = mtp_loss(logits, labels)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits))
+
+
+def test_mtp_of_nothing_masked_is_zero_with_a_gradient_of_zeros():
+    logits = torch.randn(0, 9, requires_grad=True)
+    loss = mtp_loss(logits, torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == 0 and logits.grad.shape == (0, 9)
+
+
+def test_processes_with_unequal_counts_average_to_the_joint_mtp():
+    logits = torch.randn(7, 9, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(7)
+    mean_count = torch.tensor(3.5)
+    parts = [mtp_loss(logits[:2], labels[:2], mean_count), mtp_loss(logits[2:], labels[2:], mean_count)]
+    torch.testing.assert_close(sum(parts) / 2, mtp_loss(logits, labels))
+
+
+def test_half_precision_embeddings_are_compared_in_float32():
+    embeds = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    loss = sdm_loss(embeds, embeds, torch.arange(4))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, sdm_loss(embeds.float(), embeds.float(), torch.arange(4)))
