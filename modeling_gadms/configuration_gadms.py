@@ -6,7 +6,8 @@ from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 class GADMSTextConfig(CLIPTextConfig):
     """A [`CLIPTextConfig`] whose last three ids are mask, BOS and EOS.
 
-    They are 49405 to 49407 in the released checkpoints; they follow from `vocab_size` and cannot be set: EOS is found in a caption as its highest id.
+    They are 49405 to 49407 in the released checkpoints. They follow from `vocab_size` and cannot be set, since EOS is
+    found in a caption as its highest id.
     """
 
     model_type = "gadms_text_model"
@@ -26,12 +27,12 @@ class GADMSVisionConfig(CLIPVisionConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        height_width = self.image_size
-        self.image_size = (height_width,) * 2 if isinstance(height_width, int) else tuple(height_width)
-        if len(self.image_size) != 2 or any(side < self.patch_size for side in self.image_size):
+        sides = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+        if len(sides) != 2 or min(sides) < self.patch_size:
             raise ValueError(
-                f"image_size must be (height, width), each at least patch_size={self.patch_size}; got {height_width}"
+                f"image_size must be (height, width), each at least patch_size={self.patch_size}: {self.image_size}"
             )
+        self.image_size = sides
         if any(side % self.patch_size for side in self.image_size):
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
 
@@ -73,9 +74,12 @@ class GADMSConfig(CLIPConfig):
         """Id of `<|mask|>`: the last entry of the BPE vocabulary, just below BOS and EOS."""
         return self.text_config.vocab_size - 3
 
-    def decoder_block_config(self) -> CLIPTextConfig:
-        """Configuration of the decoder's blocks: CLIP blocks at the width of the joint space, heads of 64."""
+    def decoder_config(self) -> CLIPTextConfig:
+        """Configuration of the decoder: CLIP blocks at the width of the joint space, heads of 64."""
         return CLIPTextConfig(
+            vocab_size=self.text_config.vocab_size,
+            bos_token_id=self.text_config.bos_token_id,
+            eos_token_id=self.text_config.eos_token_id,
             hidden_size=self.projection_dim,
             intermediate_size=4 * self.projection_dim,
             num_attention_heads=self.projection_dim // 64,

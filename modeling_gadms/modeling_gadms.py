@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPModel, CLIPPreTrainedModel, CLIPTextModel, CLIPVisionModel
+from transformers import CLIPConfig, CLIPModel, CLIPPreTrainedModel, CLIPTextConfig, CLIPTextModel, CLIPVisionModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
@@ -24,6 +24,7 @@ from .configuration_gadms import GADMSConfig, GADMSVisionConfig
 from .distributed_gadms import gather_batch, mean_over_processes, num_processes
 from .losses_gadms import mtp_loss, sdm_loss
 from .masking_gadms import DualMasking, draw_uniforms, mask_captions
+from .released_scores_gadms import released_scores
 from .token_scores_gadms import eos_positions, gradient_attention_scores, valid_tokens
 
 
@@ -59,7 +60,18 @@ class GADMSVisionEmbeddings(CLIPVisionEmbeddings):
         return tokens + self.position_embedding(self.position_ids)
 
 
-class GADMSVisionModel(CLIPVisionModel):
+class WholeInitialization:
+    """Initialises modules that own no parameter directly, such as an attention through its projections.
+
+    transformers passes these over in classes from outside, as a guard for code that does not use its `initialization`;
+    without this, the weights of CLIP's attention and MLP, and those set below, would keep a generic distribution.
+    """
+
+    def _initialize_weights(self, module, is_custom_code=False):
+        super()._initialize_weights(module, is_custom_code=False)
+
+
+class GADMSVisionModel(WholeInitialization, CLIPVisionModel):
     """[`CLIPVisionModel`] over non-square images."""
 
     config: GADMSVisionConfig
@@ -89,7 +101,7 @@ def resize_position_table(table: torch.Tensor, grid: tuple[int, int]) -> torch.T
     return torch.cat([table[:1], patches.flatten(2)[0].T.to(table.dtype)])
 
 
-class GADMSPreTrainedModel(CLIPPreTrainedModel):
+class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
     """What the models below share: configuration, weight initialisation, and starting from a CLIP."""
 
     config: GADMSConfig
@@ -101,15 +113,6 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
         if isinstance(module, GADMSModel):
             for projection in (module.text_projection, module.visual_projection):
                 init.normal_(projection.weight, std=projection.in_features**-0.5)
-        elif isinstance(module, GADMSDecoder):
-            # the released code's: wide enough for pre-LN blocks not to drown the cross-attention they follow
-            width = self.config.projection_dim
-            output_std = width**-0.5 * (2 * self.config.decoder_num_layers) ** -0.5
-            for projection in ("q_proj", "k_proj", "v_proj"):
-                init.normal_(getattr(module.cross_attention, projection).weight, std=width**-0.5)
-            init.normal_(module.cross_attention.out_proj.weight, std=output_std)
-            init.normal_(module.dense.weight, std=(2 * width) ** -0.5)
-            init.normal_(module.vocabulary.weight, std=output_std)
 
     def save_pretrained(self, save_directory, **kwargs):
         # either class saves what both need to be loaded with `trust_remote_code=True`
@@ -133,11 +136,20 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
             kwargs: passed to [`CLIPModel.from_pretrained`] (`dtype`, `revision`, `attn_implementation`, ...).
 
         Raises:
-            ValueError: the folder or Hub id holds another kind of model.
+            ValueError: the folder or Hub id holds another kind of model, or not all of one.
         """
+        found = CLIPConfig.get_config_dict(pretrained_model_name_or_path, **kwargs)[0].get("model_type")
+        if found != "clip":
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is not a CLIP model with both towers, but of type {found}; a GA-DMS "
+                "model is loaded with from_pretrained"
+            )
         clip, report = CLIPModel.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        if clip.config.model_type != "clip" or report["missing_keys"]:
-            raise ValueError(f"{pretrained_model_name_or_path} is not a CLIP model: missing {report['missing_keys']}")
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is not a whole CLIP model: {len(missing)} weights are missing "
+                f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"
+            )
         config = GADMSConfig(
             text_config=clip.config.text_config.to_dict(),
             vision_config={**clip.config.vision_config.to_dict(), "image_size": tuple(image_size)},
@@ -217,7 +229,9 @@ class GADMSModel(GADMSPreTrainedModel):
             vision_model_output=vision_outputs,
         )
 
-    def token_scores(self, pixel_values, input_ids, attention_mask=None, num_layers=None) -> torch.Tensor:
+    def token_scores(
+        self, pixel_values, input_ids, attention_mask=None, num_layers=None, recipe="paper"
+    ) -> torch.Tensor:
         """Which words carried the match: the gradient-attention score of every token of every pair.
 
         Args:
@@ -225,14 +239,22 @@ class GADMSModel(GADMSPreTrainedModel):
             input_ids (`torch.Tensor` of shape `(B, T)`): one caption for each image.
             attention_mask: as in `get_text_features`.
             num_layers (`int`, *optional*): last text layers used; two thirds of them by default (8 of 12).
+            recipe (`str`): `"paper"`, or `"released"` for the released code's own way, which depends on the batch.
 
         Returns:
             `torch.Tensor` of shape `(B, T)`, float32, in [0, 1]; 0 at BOS, EOS and padding. See
-            `token_scores_gadms.gradient_attention_scores`.
+            `token_scores_gadms.gradient_attention_scores` and `released_scores_gadms.released_scores`.
+
+        Raises:
+            ValueError: another recipe, a depth that the text tower does not have, or images and captions that do not
+                pair up.
         """
+        if recipe not in ("paper", "released"):
+            raise ValueError(f'recipe must be "paper" or "released", got {recipe!r}')
+        score = gradient_attention_scores if recipe == "paper" else released_scores
         with torch.no_grad():
             image_embeds = self.get_image_features(pixel_values).pooler_output
-        return gradient_attention_scores(self.text_model, self.text_projection, image_embeds, input_ids, num_layers)
+        return score(self.text_model, self.text_projection, image_embeds, input_ids, num_layers)
 
     def project_image_tokens(self, last_hidden_state):
         """All tokens of the image tower in the joint space, CLS first: `(B, 1 + patches, projection_dim)`."""
@@ -251,23 +273,37 @@ class GADMSCrossAttention(CLIPAttention):
         return self.out_proj(output.flatten(2))
 
 
-class GADMSDecoder(nn.Module):
+class GADMSDecoder(WholeInitialization, CLIPPreTrainedModel):
     """Predicts masked caption tokens from the image: cross-attention, CLIP blocks over the text, vocabulary head."""
 
-    def __init__(self, config: GADMSConfig):
-        super().__init__()
-        block_config = config.decoder_block_config()
-        width, eps = config.projection_dim, block_config.layer_norm_eps
-        self.config = block_config
+    config: CLIPTextConfig
+
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__(config)
+        width, eps = config.hidden_size, config.layer_norm_eps
         self.text_norm = nn.LayerNorm(width, eps=eps)
         self.image_norm = nn.LayerNorm(width, eps=eps)
-        self.cross_attention = GADMSCrossAttention(block_config)
-        self.encoder = CLIPEncoder(block_config)
+        self.cross_attention = GADMSCrossAttention(config)
+        self.encoder = CLIPEncoder(config)
         self.final_norm = nn.LayerNorm(width, eps=eps)
         self.dense = nn.Linear(width, width)
         self.activation = ACT2FN["quick_gelu"]
         self.head_norm = nn.LayerNorm(width, eps=eps)
-        self.vocabulary = nn.Linear(width, config.text_config.vocab_size)
+        self.vocabulary = nn.Linear(width, config.vocab_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        width = self.config.hidden_size
+        output_std = width**-0.5 * (2 * self.config.num_hidden_layers) ** -0.5
+        if isinstance(module, GADMSCrossAttention):  # as in the released code
+            for projection in (module.q_proj, module.k_proj, module.v_proj):
+                init.normal_(projection.weight, std=width**-0.5)
+            init.normal_(module.out_proj.weight, std=output_std)
+        elif isinstance(module, GADMSDecoder):
+            init.normal_(module.dense.weight, std=(2 * width) ** -0.5)
+            init.normal_(module.vocabulary.weight, std=output_std)
 
     def forward(self, text_tokens, image_tokens, attention_mask, positions):
         """Logits at the chosen positions alone: on all of them the vocabulary layer would outweigh the rest.
@@ -318,7 +354,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
     def __init__(self, config: GADMSConfig):
         super().__init__(config)
         self.gadms = GADMSModel(config)
-        self.decoder = GADMSDecoder(config)
+        self.decoder = GADMSDecoder._from_config(config.decoder_config())
         self.post_init()
 
     def forward(

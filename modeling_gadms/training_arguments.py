@@ -1,8 +1,10 @@
 """Training arguments of GA-DMS; the defaults are the paper's pre-training recipe."""
 
+import os
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from .masking_gadms import DualMasking
 
@@ -54,6 +56,12 @@ class GADMSTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.resume_from_checkpoint == "True":  # as it comes from a command line
+            self.resume_from_checkpoint = (
+                get_last_checkpoint(self.output_dir) if os.path.isdir(self.output_dir) else None
+            )
+            if self.resume_from_checkpoint is None:
+                raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {self.output_dir}")
         self.dual_masking()
         for name in ("flip_probability", "erasing_probability"):
             if not 0 <= getattr(self, name) <= 1:

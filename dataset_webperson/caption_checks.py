@@ -1,0 +1,87 @@
+"""What can be wrong with one caption, and how long it is in tokens."""
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+MAX_TOKENS = 77
+
+_LEAK = re.compile(
+    r"description\]"  # the end of a captioner's own template, as in "[detailed description]"
+    r"|<(?!\d)"  # a tag or an unfilled slot; "<5" is left alone
+    r"|\[[^\[\]]{0,60}\]",  # a placeholder such as [colored top]
+    re.IGNORECASE,
+)
+_CODE = re.compile(
+    r"[{}]"
+    r"|</?[a-z][^<>]*>"  # markup
+    r"|==|!=|=>|&&|\|\|"
+    r"|&(?:[a-z]{2,8}|#\d+);"  # entities
+    r"|https?://|www\."
+    r"|\\[nrtu\"']|(?<!\w)/n"  # escapes left as two characters
+    r"|\w+\.\w+\(|\w\(\)|\);"  # calls
+    r"|\b\w+\s?=\s?[\"'\w]"  # assignments
+    r"|\b(?:var|const|def|elif|nullptr|undefined|NaN)\b",
+)
+# The text pieces CLIP's tokenizer splits a caption into before it applies its merges.
+_PIECES = re.compile(r"'(?:s|t|re|ve|m|ll|d)\b|[^\W\d_]+|\d|[^\s\w]+|_+", re.IGNORECASE)
+
+
+def is_template_leak(caption: str) -> bool:
+    """Whether a generator's template shows in the caption: `description]`, `<`, or an unfilled `[slot]`."""
+    return _LEAK.search(caption) is not None
+
+
+def has_code(caption: str) -> bool:
+    """Whether the caption holds markup, an entity, an address, an escape, a call or an assignment."""
+    return _CODE.search(caption) is not None
+
+
+def foreign_characters(caption: str) -> str:
+    """The letters of `caption` that belong to no Latin script, and full-width or CJK punctuation."""
+    if caption.isascii():
+        return ""
+    return "".join(
+        character
+        for character in caption
+        if "\u3000" <= character <= "\u303f"
+        or "\uff00" <= character <= "\uffef"
+        or (character.isalpha() and not unicodedata.name(character, "").startswith(("LATIN", "FEMININE", "MASCULINE")))
+    )
+
+
+def caption_problems(caption: str) -> list[str]:
+    """The kinds of defect (codes of `findings.KINDS`) that this caption has on its own."""
+    if not caption.strip():
+        return ["caption-empty"]
+    problems = []
+    if foreign_characters(caption):
+        problems.append("caption-foreign-script")
+    if has_code(caption):
+        problems.append("caption-code")
+    if is_template_leak(caption):
+        problems.append("caption-template-leak")
+    return problems
+
+
+def estimate_tokens(caption: str) -> int:
+    """A lower bound of the caption's CLIP tokens, the two ends included: every word, digit and run of marks is one.
+
+    Rare words take two tokens or more, so true lengths are a few percent higher.
+    """
+    return 2 + len(_PIECES.findall(caption))
+
+
+def token_counter(tokenizer_folder: str | None) -> Callable[[list[str]], list[int]]:
+    """A function from captions to token counts, the two ends included.
+
+    Args:
+        tokenizer_folder (`str`, *optional*): a folder saved by `save_pretrained`; exact counts by that tokenizer.
+            Without it the counts are `estimate_tokens`.
+    """
+    if tokenizer_folder is None:
+        return lambda captions: [estimate_tokens(caption) for caption in captions]
+    from transformers import AutoTokenizer  # only this option needs transformers
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    return lambda captions: [len(ids) for ids in tokenizer(captions, truncation=False)["input_ids"]]

@@ -1,0 +1,321 @@
+"""Examines a benchmark or corpus on the disk and says what is wrong with it.
+
+    python -m dataset_webperson.doctor data/CUHK-PEDES --output reports/cuhk
+
+finds which datasets lie there, checks json, files, counts, ids, splits, images and captions, prints a table, and
+writes `report.json` and `report.html` (with pictures of the worst cases) into the output folder. Exit code 1 when
+something would break training or make its figures worthless, 0 when there are warnings only. A run that was stopped
+goes on where it was; images that did not change are not decoded again.
+"""
+
+import argparse
+import os
+import random
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from .benchmark_copy import Benchmark, Counts, find_jsons, read_copy
+from .benchmarks import BENCHMARKS, COUNT_KINDS, benchmark_class
+from .caption_checks import MAX_TOKENS, caption_problems, token_counter
+from .corpora import CORPORA, Corpus, corpus_class, find_corpus_jsons, locate_rows
+from .doctor_report import print_table, write_html, write_json
+from .findings import MAX_EXAMPLES, DataError, Findings, share
+from .image_audit import ImageFacts, audit_images
+from .near_duplicates import close_pairs
+from .safe_paths import SafeRoot
+
+NEAR_BITS = 4  # of 64: re-encoded and resized copies stay below, different pictures lie near 32
+_MAX_KNOWN_CAPTIONS = 1_000_000  # remembered for the search of shared ones; about 220 MB
+_TOKEN_BATCH = 1000
+_PLAIN_MODES = ("RGB", "L")
+
+
+@dataclass
+class Report:
+    """What the doctor found out about one dataset."""
+
+    name: str
+    root: str
+    json_files: list[str]
+    image_root: str
+    counts: dict[str, Counts]  # by split
+    official: dict[str, Counts]
+    findings: Findings
+    images_named: int = 0
+    images_examined: int = 0
+    captions: int = 0
+    longest: int = 0  # tokens
+    over_limit: int = 0  # captions over MAX_TOKENS
+    token_method: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a dataset is examined; see `--help` for each."""
+
+    output: str
+    annotations: str | None = None
+    image_root: str | None = None
+    partial: bool = False
+    tokenizer: str | None = None
+    max_images: int = 100_000
+    workers: int = 1
+
+
+def detect(root: str) -> list[type[Benchmark] | type[Corpus]]:
+    """The datasets whose json lies in `root` or in their own folder below it, or that `root` is named after."""
+    found = []
+    for benchmark in BENCHMARKS.values():
+        named = _named_after(root, benchmark.folder)
+        _, jsons = find_jsons(benchmark, root, need_prefix=not named)
+        if jsons or named or os.path.isdir(os.path.join(root, benchmark.folder)):
+            found.append(benchmark)
+    for corpus in CORPORA.values():
+        _, jsons = find_corpus_jsons(corpus, root)
+        if jsons or _named_after(root, corpus.folder) or os.path.isdir(os.path.join(root, corpus.folder)):
+            found.append(corpus)
+    return found
+
+
+def _named_after(root: str, folder: str) -> bool:
+    return os.path.basename(os.path.realpath(root)).lower() == folder.lower()
+
+
+class CaptionExaminer:
+    """Takes the captions of one image after the other; findings are complete after `finish`."""
+
+    def __init__(self, findings: Findings, tokenizer: str | None):
+        self.findings = findings
+        self.count_tokens = token_counter(tokenizer)
+        self.captions = self.longest = self.over_limit = 0
+        self._waiting: list[tuple[str, str]] = []
+        self._person_of: dict[int, tuple[int, str]] = {}  # hash of a caption: first person, and its image
+        self._shared: set[int] = set()
+
+    def add(self, captions: list[str], person: int, image_path: str, file: str) -> None:
+        self.captions += len(captions)
+        for caption in captions:
+            for code in caption_problems(caption):
+                self.findings.add(code, f"{image_path}: {caption:.200}", (file,))
+            self._waiting.append((caption, file))
+            self._look_for_shared(caption, person, image_path, file)
+        if len(self._waiting) >= _TOKEN_BATCH:
+            self._count_waiting()
+
+    def _look_for_shared(self, caption: str, person: int, image_path: str, file: str) -> None:
+        words = " ".join(caption.lower().split())
+        if not words:
+            return
+        key = hash(words)  # 64 bits stand for the caption: with a million of them, two meet once in 40 million runs
+        first = self._person_of.get(key)
+        if first is None:
+            if len(self._person_of) < _MAX_KNOWN_CAPTIONS:
+                self._person_of[key] = (person, file)
+        elif first[0] != person and key not in self._shared:
+            self._shared.add(key)
+            self.findings.add("caption-shared", f"{image_path}: {caption:.200}", (first[1], file))
+
+    def _count_waiting(self) -> None:
+        lengths = self.count_tokens([caption for caption, _ in self._waiting])
+        for (caption, file), length in zip(self._waiting, lengths, strict=True):
+            self.longest = max(self.longest, length)
+            if length > MAX_TOKENS:
+                self.over_limit += 1
+                self.findings.add("caption-long", f"{length} tokens: {caption:.200}", (file,))
+        self._waiting.clear()
+
+    def finish(self, report: Report, tokenizer: str | None) -> None:
+        if self._waiting:
+            self._count_waiting()
+        report.captions, report.longest, report.over_limit = self.captions, self.longest, self.over_limit
+        report.token_method = (
+            f"counted by the tokenizer in {tokenizer}" if tokenizer else "estimated: one token a word, digit or mark"
+        )
+        if self.over_limit:
+            part = share(self.over_limit, self.captions)
+            self.findings.set_detail("caption-long", f"{part} of the captions ({report.token_method})")
+
+
+def examine_benchmark(benchmark: type[Benchmark], root: str, options: Options) -> Report:
+    """Examine one copy of a benchmark. Raises `DataError` only when a folder does not exist."""
+    findings = Findings()
+    copy = read_copy(benchmark, root, findings, options.annotations, options.image_root)
+    if options.partial:
+        for code in COUNT_KINDS:
+            findings.set_severity(code, "warning")
+    report = Report(
+        benchmark.name, root, copy.json_files, copy.image_root, copy.counts(), dict(benchmark.official), findings
+    )
+    examiner = CaptionExaminer(findings, options.tokenizer)
+    for row in copy.rows:
+        examiner.add(row.captions, row.person, row.image_path, row.file)
+    examiner.finish(report, options.tokenizer)
+    report.images_named = len(copy.rows)
+    present = [(row.image_path, row.file) for row in copy.rows if row.present]
+    facts = _examine_images(present, report, options)
+    splits = {row.image_path: (row.split, row.file) for row in copy.rows}
+    _find_near_duplicates(facts, splits, findings)
+    return report
+
+
+def examine_corpus(corpus: type[Corpus], root: str, options: Options) -> Report:
+    """Examine a corpus: every row of its json; of its images a random sample when there are too many."""
+    findings = Findings()
+    home, files = find_corpus_jsons(corpus, SafeRoot(root).root, options.annotations)
+    images = SafeRoot(options.image_root or home)
+    report = Report(corpus.name, root, list(files), images.root, {}, {}, findings)
+    if not files:
+        findings.add("json-missing", f"{options.annotations or home}: looked for {', '.join(corpus.json_patterns)}")
+        return report
+    examiner = CaptionExaminer(findings, options.tokenizer)
+    rng = random.Random(0)
+    sample: list[tuple[str, str]] = []
+    seen = captions = present = 0
+    rows = locate_rows(corpus, files, images, findings)
+    for located in tqdm(rows, desc=f"{corpus.name} json", unit=" rows"):
+        person = located.row.person if located.row.person is not None else seen
+        examiner.add(located.row.captions, person, located.image_path, located.file)
+        seen += 1
+        captions += len(located.row.captions)
+        if located.present:
+            # Reservoir sampling: every image has the same chance, and only the sample is kept.
+            present += 1
+            if len(sample) < options.max_images:
+                sample.append((located.image_path, located.file))
+            elif (place := rng.randrange(present)) < options.max_images:
+                sample[place] = (located.image_path, located.file)
+    examiner.finish(report, options.tokenizer)
+    report.images_named = seen
+    report.counts = {"train": Counts(0, seen, captions)}
+    _examine_images(sample, report, options)
+    return report
+
+
+def _examine_images(images: list[tuple[str, str]], report: Report, options: Options) -> dict[str, ImageFacts]:
+    if len(images) > options.max_images:
+        images = random.Random(0).sample(images, options.max_images)
+    cache_file = os.path.join(options.output, f"images-{report.name}.jsonl")
+    facts = audit_images(images, report.image_root, cache_file, options.workers, f"{report.name} images")
+    report.images_examined = len(facts)
+    if len(facts) < report.images_named:
+        report.notes.append(f"{len(facts):,} of the {report.images_named:,} images named in the json were decoded")
+    files = dict(images)
+    for path, found in facts.items():
+        if found.problem:
+            report.findings.add(found.problem, found.message, (files[path],))
+            continue
+        if found.mode not in _PLAIN_MODES:
+            report.findings.add("image-mode", f"{path}: {found.mode}", (files[path],))
+        if found.rotated:
+            report.findings.add("image-rotated", path, (files[path],))
+    return facts
+
+
+def _find_near_duplicates(
+    facts: dict[str, ImageFacts], splits: dict[str, tuple[str, str]], findings: Findings
+) -> None:
+    by_split: dict[str, list[str]] = {}
+    for path, found in facts.items():
+        if not found.problem:
+            by_split.setdefault(splits[path][0], []).append(path)
+    hashes = {split: np.array([facts[path].hash for path in paths], np.uint64) for split, paths in by_split.items()}
+    names = sorted(by_split)
+    for position, left in enumerate(names):
+        for right in names[position + 1 :]:
+            for block in close_pairs(hashes[left], hashes[right], NEAR_BITS):
+                # The first pairs of a block are shown; the rest (many, when most images are blank) is only counted.
+                for i, j, bits in block[:MAX_EXAMPLES]:
+                    a, b = by_split[left][i], by_split[right][j]
+                    text = f"{a} ({left}) and {b} ({right}): {bits} of 64 bits differ"
+                    findings.add("near-duplicate", text, (splits[a][1], splits[b][1]))
+                if len(block) > MAX_EXAMPLES:
+                    findings.add("near-duplicate", "and more pairs like these", count=len(block) - MAX_EXAMPLES)
+
+
+def examine(root: str, datasets: Iterable[type[Benchmark] | type[Corpus]], options: Options) -> list[Report]:
+    """Examine each dataset below `root` in turn."""
+    os.makedirs(options.output, exist_ok=True)
+    return [
+        examine_benchmark(dataset, root, options)
+        if issubclass(dataset, Benchmark)
+        else examine_corpus(dataset, root, options)
+        for dataset in datasets
+    ]
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_webperson.doctor",
+        description="Examine a benchmark or corpus on the disk. Exit code 1: something would break training.",
+    )
+    parser.add_argument("root", help="the dataset's folder, or the folder above several")
+    known = ", ".join([*BENCHMARKS, *CORPORA])
+    parser.add_argument("--dataset", help=f"what lies there, if it cannot be told: {known}")
+    parser.add_argument("--output", default="doctor_report", help="folder of the reports (default: %(default)s)")
+    parser.add_argument("--annotations", help="a json, or a folder of jsons, that lies elsewhere")
+    parser.add_argument("--image-root", help="folder of the images, if they lie elsewhere")
+    parser.add_argument(
+        "--partial", action="store_true", help="a part of a dataset on purpose: counts are warnings, not errors"
+    )
+    parser.add_argument("--tokenizer", help="folder of a saved tokenizer, for exact caption lengths")
+    parser.add_argument(
+        "--max-images",
+        type=int,
+        default=Options.max_images,
+        help="decode a random sample beyond (default: %(default)s)",
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns the exit code."""
+    args = _parse(arguments)
+    try:
+        if args.dataset:
+            try:
+                datasets = [benchmark_class(args.dataset)]
+            except DataError:
+                datasets = [corpus_class(args.dataset)]
+        else:
+            datasets = detect(SafeRoot(args.root).root)
+        if not datasets:
+            names = [name for known in BENCHMARKS.values() for name in known.json_names]
+            names += [pattern for known in CORPORA.values() for pattern in known.json_patterns]
+            raise DataError(
+                f"{args.root}: no known dataset in it. Looked for {', '.join(names)}. Pass --dataset to say what it "
+                "is."
+            )
+        if len(datasets) > 1 and (args.annotations or args.image_root):
+            names = ", ".join(dataset.name for dataset in datasets)
+            raise DataError(f"{args.root}: {names} lie there; --annotations and --image-root need --dataset.")
+        options = Options(
+            output=args.output,
+            annotations=args.annotations,
+            image_root=args.image_root,
+            partial=args.partial,
+            tokenizer=args.tokenizer,
+            max_images=args.max_images,
+            workers=args.workers,
+        )
+        reports = examine(args.root, datasets, options)
+    except DataError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    exit_code = int(any(report.findings.errors() for report in reports))
+    print_table(reports, sys.stdout)
+    json_file = os.path.join(args.output, "report.json")
+    html_file = os.path.join(args.output, "report.html")
+    write_json(reports, json_file, exit_code)
+    write_html(reports, html_file)
+    sys.stdout.write(f"\nReports: {json_file}, {html_file}\n")
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

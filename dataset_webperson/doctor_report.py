@@ -1,0 +1,148 @@
+"""The doctor's findings as a table of text, as json, and as one HTML page that needs no other file."""
+
+import base64
+import dataclasses
+import html
+import io
+import json
+import os
+from typing import TYPE_CHECKING, TextIO
+
+from .caption_checks import MAX_TOKENS
+from .findings import DataError, Finding, share
+from .images import open_image
+
+if TYPE_CHECKING:
+    from .doctor import Report
+
+_THUMBNAIL = (96, 192)  # pixels, width and height at most
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .3rem .8rem; text-align: left;
+border-bottom: 1px solid #ccc; vertical-align: top; } td.number { text-align: right; }
+.error { color: #b00020; } .warning { color: #8a5a00; } .note { color: #44607a; } .case { display: inline-block;
+width: 15rem; margin: .5rem; vertical-align: top; overflow-wrap: anywhere; font-size: 13px; }
+.case img { margin-right: .3rem; background: #eee; }
+@media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd; } th, td { border-color: #444; }
+.error { color: #ff7b88; } .warning { color: #e5b35c; } .note { color: #9bb8d3; } }
+"""
+
+
+def print_table(reports: list["Report"], out: TextIO) -> None:
+    """Write what was found as plain text: counts a split, then two lines a finding."""
+    encoding = out.encoding or "utf-8"
+
+    def write(text: str) -> None:
+        # Captions of any script must not stop a terminal that knows only some.
+        out.write(text.encode(encoding, "replace").decode(encoding))
+
+    for report in reports:
+        write(f"\n{report.name} in {report.root}\n")
+        for split, counts in report.counts.items():
+            official = report.official.get(split)
+            agrees = "" if official is None else "  as official" if official == counts else f"  official: {official}"
+            write(f"  {split:<11}{_counts(report, split)}{agrees}\n")
+        for note in _notes(report):
+            write(f"  {note}\n")
+        findings = list(report.findings)
+        if not findings:
+            write("  nothing found\n")
+            continue
+        width = max(len(finding.title) for finding in findings)
+        for finding in findings:
+            shown = finding.detail or finding.examples[0].text
+            line = f"  {finding.severity:<8}{finding.title:<{width}}{finding.count:>10,}  "
+            write(f"{line}{' '.join(shown.split()):.160}\n{'':<10}{finding.cure}\n")
+
+
+def _counts(report: "Report", split: str) -> str:
+    counts = report.counts[split]
+    return str(counts) if counts.ids else f"{counts.images:,} images, {counts.captions:,} captions"
+
+
+def _notes(report: "Report") -> list[str]:
+    notes = list(report.notes)
+    if report.captions:
+        part = share(report.over_limit, report.captions)
+        notes.append(
+            f"captions over {MAX_TOKENS} tokens: {part}; the longest has {report.longest} ({report.token_method})"
+        )
+    return notes
+
+
+def write_json(reports: list["Report"], path: str, exit_code: int) -> None:
+    """Write everything the table says, and all kept examples, as json."""
+    content = {"exit_code": exit_code, "datasets": [_as_dict(report) for report in reports]}
+    _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _as_dict(report: "Report") -> dict:
+    values = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
+    for name in ("counts", "official"):
+        values[name] = {split: dataclasses.asdict(counts) for split, counts in values[name].items()}
+    values["findings"] = [
+        {**dataclasses.asdict(finding), "title": finding.title, "cure": finding.cure} for finding in report.findings
+    ]
+    return values
+
+
+def write_html(reports: list["Report"], path: str) -> None:
+    """Write one page with the table and pictures of the worst cases of every finding, embedded."""
+    body = "".join(_section(report) for report in reports)
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Data doctor</title>
+<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>
+<body><h1>Data doctor</h1>{body}</body></html>
+"""
+    _write(path, page)
+
+
+def _section(report: "Report") -> str:
+    rows = "".join(
+        f"<tr><td>{split}</td><td>{_counts(report, split)}</td><td>{report.official.get(split, '')}</td></tr>"
+        for split in report.counts
+    )
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(report))
+    findings = list(report.findings)
+    lines = "".join(
+        f'<tr><td class="{finding.severity}">{finding.severity}</td><td>{html.escape(finding.title)}</td>'
+        f'<td class="number">{finding.count:,}</td><td>{html.escape(finding.cure)}</td></tr>'
+        for finding in findings
+    )
+    table = f"<table><tr><th></th><th>finding</th><th>count</th><th>cure</th></tr>{lines}</table>"
+    cases = "".join(_cases(finding) for finding in findings)
+    return (
+        f"<h2>{html.escape(report.name)}</h2><p>{html.escape(report.root)}</p>"
+        f"<table><tr><th>split</th><th>here</th><th>official</th></tr>{rows}</table><ul>{notes}</ul>"
+        f"{table if findings else '<p>Nothing found.</p>'}{cases}"
+    )
+
+
+def _cases(finding: Finding) -> str:
+    cases = "".join(
+        f'<div class="case">{"".join(map(_thumbnail, example.images))}<div>{html.escape(example.text)}</div></div>'
+        for example in finding.examples
+    )
+    detail = f"<p>{html.escape(finding.detail)}</p>" if finding.detail else ""
+    return f'<h3 class="{finding.severity}">{html.escape(finding.title)} ({finding.count:,})</h3>{detail}{cases}'
+
+
+def _thumbnail(file: str) -> str:
+    """An `<img>` with the picture in it, or a word where it cannot be shown."""
+    try:
+        image = open_image(file)
+    except DataError:
+        return "<em>cannot be shown</em> "
+    image.thumbnail(_THUMBNAIL)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img src="data:image/jpeg;base64,{data}" width="{image.width}" height="{image.height}" alt="">'
+
+
+def _write(path: str, text: str) -> None:
+    """Write whole or not at all. Lone surrogates, which a json may hold, cannot be encoded and become `?`."""
+    part = path + ".part"
+    with open(part, "w", encoding="utf-8", errors="replace") as file:
+        file.write(text)
+    os.replace(part, path)

@@ -1,0 +1,149 @@
+"""Pre-train GA-DMS on captioned person images, and measure retrieval before and after.
+
+    accelerate launch examples/pretrain.py                  # the demo of pretrain_demo.yaml: offline, 2 cores, minutes
+    accelerate launch examples/pretrain.py --model_name_or_path openai/clip-vit-base-patch16 \
+        --dataset_name org/webperson --streaming True --max_steps 100000 --bf16 True --output_dir runs/webperson
+    accelerate launch examples/pretrain.py my_recipe.yaml --learning_rate 1e-5
+
+A data set is `synthetic`, or a folder or Hub id with the columns of WebPerson: image, image_path, caption1, ...
+Beside the checkpoint it writes metrics.json, curve.png, retrievals.png and token_scores.png.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+
+import datasets
+import torch
+from datasets import load_dataset
+from safetensors.torch import save_file
+from train_small_clip import main as train_small_clip
+from transformers import AutoConfig, set_seed
+
+from dataset_webperson import WebPerson
+from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
+from modeling_gadms.command_line import free_folder, parse_arguments, refuse_used_folder
+from modeling_gadms.encoding import encode_retrieval_set
+from modeling_gadms.run_report import (
+    metrics_table,
+    replacing,
+    save_curve,
+    save_json,
+    save_retrievals,
+    save_token_scores,
+)
+from modeling_gadms.trainer import GADMSTrainer
+from modeling_gadms.training_arguments import GADMSTrainingArguments
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+@dataclass
+class PretrainArguments:
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder of a CLIP or a GA-DMS; by default a small CLIP is trained first."},
+    )
+    dataset_name: str = field(default="synthetic", metadata={"help": "`synthetic`, a folder or a Hub id."})
+    streaming: bool = field(default=False, metadata={"help": "Read the training split as it comes; needs max_steps."})
+    num_test_images: int = field(default=1000, metadata={"help": "Held out of train where there is no test split."})
+    image_size: list[int] = field(default_factory=lambda: [384, 128], metadata={"help": "Height, width in pixels."})
+    num_persons: int = field(default=4000, metadata={"help": "Synthetic: persons drawn, two images each."})
+    noise_rate: float = field(default=0.3, metadata={"help": "Synthetic: share of false attributes in training."})
+    small_clip_epochs: float = field(default=10.0, metadata={"help": "Epochs of the small CLIP, if one is trained."})
+
+
+def load_model(args: PretrainArguments, training: GADMSTrainingArguments):
+    """Model and processor, from a GA-DMS, from a CLIP, or from a small CLIP trained on the spot."""
+    path, size = args.model_name_or_path, [str(side) for side in args.image_size]
+    if path is None:
+        path = os.path.join(training.output_dir, "small_clip")
+        if not os.path.exists(os.path.join(path, "config.json")):
+            options = ["--output_dir", path, "--num_train_epochs", str(args.small_clip_epochs), "--image_size", *size]
+            options += ["--num_persons", str(args.num_persons), "--seed", str(training.seed)]
+            train_small_clip(options + ["--use_cpu", str(training.use_cpu)])
+    set_seed(training.seed)
+    config = AutoConfig.from_pretrained(path)
+    if config.architectures == ["GADMSModel"]:  # a retriever: its decoder is new
+        model = GADMSForPreTraining(config)
+        model.gadms = GADMSModel.from_pretrained(path)
+        return model, GADMSProcessor.from_pretrained(path)
+    if config.model_type == "gadms":
+        return GADMSForPreTraining.from_pretrained(path), GADMSProcessor.from_pretrained(path)
+    model = GADMSForPreTraining.from_clip_pretrained(path, image_size=tuple(args.image_size))
+    return model, GADMSProcessor.from_clip_pretrained(path, image_size=tuple(args.image_size))
+
+
+def load_pairs(args: PretrainArguments, seed: int):
+    """Training rows, and a test gallery with its captions."""
+    if args.dataset_name == "synthetic":
+        size, persons = tuple(args.image_size), args.num_persons
+        builder = WebPerson(
+            config_name="synthetic", image_size=size, num_train_persons=persons, noise_rate=args.noise_rate, seed=seed
+        )
+        builder.download_and_prepare()
+        return builder.as_dataset(split="train"), builder.as_dataset(split="test")
+    splits = load_dataset(args.dataset_name, streaming=args.streaming)
+    if "test" in splits:
+        test = splits["test"]
+        return splits["train"], datasets.Dataset.from_list(list(test), test.features) if args.streaming else test
+    train = splits["train"]
+    if args.streaming:
+        test = datasets.Dataset.from_list(list(train.take(args.num_test_images)), train.features)
+        return train.skip(args.num_test_images).shuffle(seed=seed, buffer_size=10_000), test
+    held_out = train.train_test_split(test_size=args.num_test_images, seed=seed)
+    return held_out["train"], held_out["test"]
+
+
+def report(trainer, test, metrics, seconds, arguments) -> None:
+    """Tables and pictures beside the checkpoint, and the checkpoint loaded by a process without this package."""
+    folder = trainer.args.output_dir
+    model, processor = trainer.accelerator.unwrap_model(trainer.model).gadms, trainer.processing_class
+    encoded = encode_retrieval_set(model, processor, test, trainer.args.per_device_eval_batch_size)
+    if not trainer.is_world_process_zero():
+        return
+    table = metrics_table(metrics)
+    save_json(
+        {"metrics": metrics, "test_images": len(test), "seconds": seconds, **arguments}, f"{folder}/metrics.json"
+    )
+    save_curve(trainer.state.log_history, f"{folder}/curve.png")
+    save_retrievals(test, encoded, f"{folder}/retrievals.png")
+    row = max(trainer.train_dataset.dataset.take(64), key=lambda row: len(row.get("caption1_false_spans") or []))
+    save_token_scores(model, processor, row, f"{folder}/token_scores.png")
+    pair = processor(images=[test[0]["image"]], text=[test[0]["caption1"]]).to(model.device)
+    with torch.no_grad():
+        outputs = model.eval()(**pair)
+    kept = {**pair, "image_embeds": outputs.image_embeds, "text_embeds": outputs.text_embeds}
+    with replacing(f"{folder}/reload_check.safetensors") as temporary:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, temporary)
+    print(f"\n{len(test)} test images\n{table}\n\n{seconds:.0f} s; checkpoint and pictures in {folder}", flush=True)
+    subprocess.run([sys.executable, "-I", os.path.join(HERE, "reload.py"), folder], check=True)
+
+
+def main(argv: list[str]) -> None:
+    start = time.time()
+    is_demo = not argv
+    argv = argv or [os.path.join(HERE, "pretrain_demo.yaml")]
+    args, training = parse_arguments((PretrainArguments, GADMSTrainingArguments), argv)
+    if is_demo:
+        training.output_dir = free_folder(os.path.join("runs", "demo"))
+    refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
+    train, test = load_pairs(args, training.seed)
+    model, processor = load_model(args, training)
+    trainer = GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=test)
+    before = trainer.evaluate()
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    after = trainer.evaluate()
+    trainer.save_model()
+    metrics = {
+        name: {key.removeprefix("eval_"): value for key, value in found.items() if "2" in key}
+        for name, found in (("before", before), ("after", after))
+    }
+    arguments = {"arguments": vars(args), "training_arguments": training.to_dict()}
+    report(trainer, test, metrics, time.time() - start, arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

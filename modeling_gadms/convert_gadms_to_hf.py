@@ -1,0 +1,169 @@
+"""Converts released checkpoints (OpenAI's CLIP, GA-DMS, IRRA, NAM) to a Hub-ready folder, and back.
+
+    python -m modeling_gadms.convert_gadms_to_hf --checkpoint FILE --output_dir DIR [--tokenizer CLIP]
+    python -m modeling_gadms.convert_gadms_to_hf --reverse --checkpoint DIR --output_dir DIR
+
+CLIP is where the vocabulary is: openai/clip-vit-base-patch16, a folder, or bpe_simple_vocab_16e6.txt.gz.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import sys
+
+import torch
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from .image_processing_gadms import GADMSImageProcessor
+from .modeling_gadms import GADMSForPreTraining
+from .processing_gadms import GADMSProcessor
+from .released_checkpoints import Conversion, load_converted, load_released, save_released
+from .tokenization_gadms import GADMSTokenizer
+
+RELEASED_FILE = "gadms_released.pth"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+NO_VOCABULARY = (
+    "no tokenizer was written: the checkpoint does not hold its vocabulary, and without it the folder has no "
+    "processor. Give --tokenizer, for example openai/clip-vit-base-patch16 or bpe_simple_vocab_16e6.txt.gz"
+)
+
+MODEL_CARD = """\
+---
+library_name: transformers
+tags:
+- gadms
+- text-to-person-retrieval
+---
+
+# {name}
+
+{architecture}.
+
+Converted from `{source}` (sha256 `{sha256}`), {num_used} weights, nothing missing.
+{left}
+```python
+from transformers import {auto_class}, {processor_class}
+
+model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)
+processor = {processor_class}.from_pretrained("{name}", trust_remote_code=True)
+```
+
+To be filled in before it is shared: where the checkpoint comes from and its licence, the data it was trained on, \
+retrieval results, and what it must not be used for: it finds people in pictures.
+"""
+
+
+def convert_checkpoint(
+    checkpoint: str,
+    output_dir: str,
+    tokenizer: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Conversion:
+    """Write a folder that `from_pretrained` loads, here or from the Hub: weights, config, code, card, processor.
+
+    Args:
+        checkpoint (`str`): a released file, see [`load_released`].
+        output_dir (`str`): must not exist, or be empty; it appears complete or not at all.
+        tokenizer (`str`, *optional*): the vocabulary: a CLIP or GA-DMS model (folder or Hub id), or OpenAI's BPE file.
+            Without it only the image processor is written, as the checkpoint does not hold the vocabulary.
+        image_size, dtype: see [`load_released`].
+
+    Raises:
+        FileExistsError: the folder already holds files.
+        FileNotFoundError, OSError, ValueError: as [`load_released`], and for a vocabulary of another size.
+    """
+    _refuse_used_folder(output_dir)
+    model, conversion = load_released(checkpoint, image_size, dtype)
+    height, width = model.config.vision_config.image_size
+    processor = GADMSImageProcessor(size={"height": height, "width": width})
+    if tokenizer is not None:
+        processor = GADMSProcessor(processor, _load_tokenizer(tokenizer, model.config.text_config))
+
+    output_dir = os.path.abspath(output_dir)
+    name = os.path.basename(output_dir)
+    temporary = os.path.join(os.path.dirname(output_dir), f".writing-{name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a conversion that was killed
+    os.makedirs(temporary)
+    try:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        with open(os.path.join(temporary, "README.md"), "w", encoding="utf-8") as file:
+            file.write(_model_card(name, checkpoint, model, processor, conversion))
+        os.replace(temporary, output_dir)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return conversion
+
+
+def _load_tokenizer(path: str, text_config) -> GADMSTokenizer:
+    if not os.path.isfile(path) and "mask_token" in get_tokenizer_config(path):
+        tokenizer = GADMSTokenizer.from_pretrained(path)
+    else:
+        tokenizer = GADMSTokenizer.from_clip_vocabulary(path)
+    if len(tokenizer) != text_config.vocab_size:
+        raise ValueError(
+            f"the vocabulary in {path} has {len(tokenizer)} entries, the checkpoint {text_config.vocab_size}: give "
+            "--tokenizer the one it was trained with"
+        )
+    tokenizer.model_max_length = text_config.max_position_embeddings
+    return tokenizer
+
+
+def _model_card(name: str, checkpoint: str, model, processor, conversion: Conversion) -> str:
+    with open(checkpoint, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    left = "".join(f"\n- left out: `{part}`, {reason}" for part, reason in conversion.left.items())
+    return MODEL_CARD.format(
+        name=name,
+        architecture=conversion.architecture,
+        source=os.path.basename(checkpoint),
+        sha256=sha256,
+        num_used=len(conversion.used),
+        left=left + "\n" if left else "",
+        auto_class="AutoModelForPreTraining" if isinstance(model, GADMSForPreTraining) else "AutoModel",
+        processor_class="AutoProcessor" if isinstance(processor, GADMSProcessor) else "AutoImageProcessor",
+    )
+
+
+def _refuse_used_folder(folder: str) -> None:
+    if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise FileExistsError(f"{folder} already exists and is not an empty folder: choose another --output_dir")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, help="released .pt or .pth; with --reverse a model folder")
+    parser.add_argument("--output_dir", required=True, help="folder to write; it must not exist, or be empty")
+    parser.add_argument("--tokenizer", help="vocabulary: CLIP or GA-DMS folder, Hub id, or OpenAI's BPE file")
+    parser.add_argument(
+        "--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="for grids neither square nor 3:1"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of what is written")
+    parser.add_argument("--reverse", action="store_true", help=f"write OUTPUT_DIR/{RELEASED_FILE} from a model folder")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.reverse:
+            _refuse_used_folder(arguments.output_dir)
+            path = os.path.join(arguments.output_dir, RELEASED_FILE)
+            count = save_released(load_converted(arguments.checkpoint, DTYPES[arguments.dtype]), path)
+            sys.stdout.write(f"wrote {path}: {count} weights\n")
+            return
+        conversion = convert_checkpoint(
+            arguments.checkpoint,
+            arguments.output_dir,
+            arguments.tokenizer,
+            arguments.image_size and tuple(arguments.image_size),
+            DTYPES[arguments.dtype],
+        )
+        sys.stdout.write(f"{conversion}\nwrote {arguments.output_dir}\n")
+        if arguments.tokenizer is None:
+            sys.stdout.write(f"note: {NO_VOCABULARY}\n")
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
