@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test lint benchmark clean
+.PHONY: help setup demo test test-slow test-datasets3 lint benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # one marker file, so that a second run installs nothing; pins are in .ci/constraints.txt and nowhere else
 setup: $(VENV)/.installed ## make the virtual environment with pinned versions
@@ -28,7 +28,22 @@ demo: setup ## pre-train a small GA-DMS offline and show what it learnt (2 cores
 		|| { echo "make: the demo failed; its message is above"; exit 1; }
 
 test: setup ## the whole test suite (under 15 minutes on 2 cores)
-	@$(RUN) -m pytest --quiet || { echo "make: the test suite failed; its report is above"; exit 1; }
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest --quiet --numprocesses 2 --dist loadfile -m "not slow" || { echo "make: the test suite failed; its report is above"; exit 1; }
+
+test-slow: setup ## proofs that take minutes each: fine-tuning until retrieval improves
+	@$(RUN) -m pytest --quiet -m slow || { echo "make: a slow test failed; its report is above"; exit 1; }
+
+# its own environment: `datasets` 3.6 and the current version cannot be installed side by side
+$(VENV)-datasets3/.installed: .ci/requirements-datasets3.txt
+	@$(PYTHON) -m venv $(VENV)-datasets3 || { echo "make: $(PYTHON) -m venv failed; install python3-venv"; exit 1; }
+	@$(VENV)-datasets3/bin/python -m pip install --quiet --disable-pip-version-check \
+		--requirement .ci/requirements-datasets3.txt \
+		|| { echo "make: installation failed; see the lines above, then run make again"; exit 1; }
+	@touch $@
+
+test-datasets3: setup $(VENV)-datasets3/.installed ## a released WebPerson read by datasets 3.6 and by the current version
+	@DATASETS3_PYTHON=$(VENV)-datasets3/bin/python $(RUN) -m pytest --quiet tests/test_datasets3.py \
+		|| { echo "make: versions differ; the report is above"; exit 1; }
 
 lint: setup ## ruff: style and formatting
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
@@ -37,4 +52,4 @@ benchmark: setup ## where a training step's time goes, beside a plain CLIP step
 	@$(RUN) examples/benchmark_step.py
 
 clean: ## remove the virtual environment and caches, never runs/
-	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info build
+	rm -rf $(VENV) $(VENV)-datasets3 .pytest_cache .ruff_cache *.egg-info build

@@ -1,25 +1,39 @@
-"""The `datasets` builder of WebPerson; its config "synthetic" draws its own pedestrians.
+"""The `datasets` builder of WebPerson, from the Hub, from a folder, or drawn.
 
 builder = WebPerson(config_name="synthetic", image_size=(64, 32), num_train_persons=4000)
+builder = WebPerson(config_name="local", data_dir="data/webperson", on_bad_images="warn")
+builder = WebPerson(config_name="webperson-1m")
 builder.download_and_prepare(num_proc=2)
 train = builder.as_dataset(split="train")
 """
 
 import hashlib
 import json
+import os
+import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 
 from .attributes import VERSION
+from .findings import DataError
+from .local_source import FORMATS, ParquetSource, Source, open_source, source_features
+from .row_preparation import RowOptions, RowReport, describe_summary, merge_summaries, prepare_rows
 from .synthetic import generate_rows
 
 # Persons in a unit of work; `num_proc` processes share the units, in order.
 CHUNK = 50
 # Persons of a split are numbered below this, see `synthetic.FIRST_PERSON_ID`.
 MAX_PERSONS = 100_000_000
+# Repository and number of rows of each released WebPerson. The byte counts on their cards are wrong: only rows count.
+RELEASES = {
+    "webperson-1m": ("Kaichengalex/WebPerson-1M", 1_000_000),
+    "webperson-5m": ("Kaichengalex/WebPerson-5M", 5_002_723),
+}
 
 WORD = {
     "start": datasets.Value("int32"),
@@ -32,6 +46,19 @@ WORD = {
 @dataclass
 class WebPersonConfig(datasets.BuilderConfig):
     """What a WebPerson holds. A value that makes no sense raises one `ValueError` that says so.
+
+    Of "local" (a folder), "webperson-1m" and "webperson-5m" (the Hub):
+
+    Args:
+        data_dir: The folder of "local": parquet shards, WebDataset tars, or json lists and their images, see
+            `local_source`.
+        source_format: "parquet", "webdataset" or "images", for a folder that holds more than one of them.
+        repository: Hub id, or folder, in the place of the released repository.
+        expected_rows: Rows there must be, left-out ones included. By default the declared number of a released
+            repository, and any number in a folder; 0 is any number.
+        on_bad_images, clean_captions, min_side: See `row_preparation.RowOptions`.
+
+    Of "synthetic":
 
     Args:
         image_size: (height, width) in pixels, the height 32 to 1024, the width 16 to 1024, and height/width between
@@ -52,11 +79,18 @@ class WebPersonConfig(datasets.BuilderConfig):
     views_per_person: int = 2
     noise_rate: float = 0.3
     seed: int = 0
+    source_format: str | None = None
+    repository: str | None = None
+    expected_rows: int | None = None
+    on_bad_images: str = "error"
+    clean_captions: bool = True
+    min_side: int = 0
 
     def __post_init__(self):
         super().__post_init__()
         if self.name not in WebPerson.CONFIG_NAMES:
             raise ValueError(f"WebPerson has no config {self.name!r}; it has {', '.join(WebPerson.CONFIG_NAMES)}")
+        self._check_source()
         size = self.image_size
         if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(_is_whole(side) for side in size):
             raise ValueError(f"image_size must be two whole numbers (height, width), not {size!r}")
@@ -79,10 +113,33 @@ class WebPersonConfig(datasets.BuilderConfig):
         if not _is_whole(self.seed):
             raise ValueError(f"seed must be a whole number, not {self.seed!r}")
 
+    def _check_source(self) -> None:
+        self.row_options()
+        if (self.name == "local") != (self.data_dir is not None):
+            raise ValueError(
+                f"data_dir is the folder of the config 'local'; {self.name!r} has data_dir={self.data_dir!r}"
+            )
+        if self.source_format is not None and (self.name != "local" or self.source_format not in FORMATS):
+            raise ValueError(
+                f"source_format of the config 'local' is one of {', '.join(FORMATS)}, not {self.source_format!r}"
+            )
+        if self.name in RELEASES:
+            repository, rows = RELEASES[self.name]
+            self.repository = repository if self.repository is None else self.repository
+            self.expected_rows = rows if self.expected_rows is None else self.expected_rows
+        elif self.repository is not None:
+            raise ValueError(f"repository belongs to the configs {', '.join(RELEASES)}, not to {self.name!r}")
+        if self.expected_rows is not None and (not _is_whole(self.expected_rows) or self.expected_rows < 0):
+            raise ValueError(f"expected_rows must be a whole number, not {self.expected_rows!r}")
+
+    def row_options(self) -> RowOptions:
+        return RowOptions(self.on_bad_images, self.clean_captions, self.min_side)
+
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """The name of the cache folder: every option counts, whether given or left at its default."""
+        """The name of the cache folder: every option counts, given or left at its default, and a folder's files."""
         options = {name: value for name, value in vars(self).items() if name not in ("name", "version", "description")}
-        text = json.dumps([options, repr(custom_features)], sort_keys=True, default=str)
+        state = source_state(open_source(self.data_dir, self.source_format), self.data_dir) if self.data_dir else []
+        text = json.dumps([options, state, repr(custom_features)], sort_keys=True, default=str)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -90,8 +147,20 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def source_state(source: Source, root: str) -> list:
+    """What changes when the files of a folder do: size and time of each shard, time of the folder of images."""
+    files = [(shard, os.stat(shard).st_size, os.stat(shard).st_mtime_ns) for shard in source.shards]
+    folders = [os.path.join(root, name) for name in ("", "images", "imgs")]
+    times = [os.stat(folder).st_mtime_ns for folder in folders if os.path.isdir(folder)]
+    return [files, times if source.format == "images" else []]
+
+
 class WebPerson(datasets.GeneratorBasedBuilder):
-    """Captioned pedestrians: `image, image_path, caption1, caption2`, and `person_id` where it is known.
+    """Captioned pedestrians: `image, image_path, caption1, caption2`, and the source's further columns.
+
+    "local", "webperson-1m" and "webperson-5m" have one split, "train". Their images are decoded once on the way and
+    embedded; `report()` says what was left out and which captions were changed. The synthetic one has splits "train",
+    "validation", "test".
 
     The config "synthetic" has columns more, for study: `caption1_words` and `caption2_words`, the character span,
     attribute and truth of every attribute word; `caption1_false_spans` and `caption2_false_spans`, the [start, end]
@@ -100,14 +169,55 @@ class WebPerson(datasets.GeneratorBasedBuilder):
 
     VERSION = datasets.Version(VERSION)
     BUILDER_CONFIG_CLASS = WebPersonConfig
-    CONFIG_NAMES = ("synthetic",)
+    CONFIG_NAMES = ("synthetic", "local", *RELEASES)
     # Rows of a record batch: a few megabytes of pictures.
     DEFAULT_WRITER_BATCH_SIZE = 256
 
     def __init__(self, *args, dataset_name: str = "webperson", **kwargs):
         super().__init__(*args, dataset_name=dataset_name, **kwargs)
 
+    def download_and_prepare(self, *args, **kwargs) -> None:
+        """As of `datasets`; then what was left out or changed is told in one warning.
+
+        Raises:
+            `DataError`: a folder or repository that cannot be used as it is; names the file and the cure.
+        """
+        try:
+            super().download_and_prepare(*args, **kwargs)
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, DataError):
+                raise error.__cause__ from None
+            raise
+        if self.config.name == "synthetic":
+            return
+        summary, expected = self.report(), self.config.expected_rows
+        read = summary.get("rows", {}).get("read", 0)
+        if expected and read != expected:
+            raise DataError(_wrong_count(self.config.data_dir or self.config.repository, read, expected))
+        lines = describe_summary(summary, os.path.join(self.report_dir, "*.tsv"))
+        if not summary.get("rows", {}).get("kept"):
+            raise DataError(f"{self.config.data_dir or self.config.repository}: no usable row; {'; '.join(lines)}")
+        if lines and self.config.on_bad_images != "skip":
+            warnings.warn(f"{self.config.data_dir or self.config.repository}: {'; '.join(lines)}", stacklevel=2)
+
+    @property
+    def report_dir(self) -> str:
+        """Where the names of rows left out (`*.tsv`) and the counts of changes (`*.json`) lie, a file each a shard."""
+        return os.path.join(self._cache_dir_root, "webperson_reports", self.config_id)
+
+    def report(self) -> dict[str, Any]:
+        """Rows read, kept and left out, and captions changed, with examples; of all shards prepared so far."""
+        names = sorted(os.listdir(self.report_dir)) if os.path.isdir(self.report_dir) else []
+        summaries = []
+        for name in names:
+            if name.endswith(".json"):
+                with open(os.path.join(self.report_dir, name), encoding="utf-8") as file:
+                    summaries.append(json.load(file))
+        return merge_summaries(summaries)
+
     def _info(self) -> datasets.DatasetInfo:
+        if self.config.name != "synthetic":  # the features are those of the source, see `_split_generators`
+            return datasets.DatasetInfo(description="Person images of the web with two generated captions each.")
         features: dict[str, Any] = {
             "image": datasets.Image(),
             "image_path": datasets.Value("string"),
@@ -124,7 +234,23 @@ class WebPerson(datasets.GeneratorBasedBuilder):
             features=datasets.Features(features),
         )
 
+    def _open_source(self, dl_manager: datasets.DownloadManager) -> Source:
+        if self.config.name == "local":
+            source = open_source(self.config.data_dir, self.config.source_format)
+        else:
+            files = datasets.load_dataset_builder(self.config.repository).config.data_files
+            source = ParquetSource(tuple(dl_manager.download(list(files["train"]))))
+        expected, rows = self.config.expected_rows, source.count()
+        if expected and rows is not None and rows != expected:
+            raise DataError(_wrong_count(self.config.data_dir or self.config.repository, rows, expected))
+        return source
+
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        if self.config.name != "synthetic":
+            self._source = self._open_source(dl_manager)
+            self.info.features = source_features(self._source)
+            shards = list(enumerate(self._source.shards))
+            return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"shards": shards})]
         persons = {
             datasets.Split.TRAIN: self.config.num_train_persons,
             datasets.Split.VALIDATION: self.config.num_validation_persons,
@@ -140,8 +266,20 @@ class WebPerson(datasets.GeneratorBasedBuilder):
             for split, count in persons.items()
         ]
 
-    def _generate_examples(self, chunks: list[tuple[str, int, int]]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Rows of chunks of persons, each chunk (split, first person, one past the last)."""
+    def _generate_examples(self, **kwargs: list[tuple]) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Rows of `shards` (number, file) of a source, or of `chunks` (split, first person, one past the last)."""
+        return self._drawn_rows(**kwargs) if "chunks" in kwargs else self._source_rows(**kwargs)
+
+    def _source_rows(self, shards: list[tuple[int, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, shard in shards:
+            stem = re.sub(r"[^\w.-]", "_", os.path.basename(shard))[:80]
+            with RowReport(os.path.join(self.report_dir, f"{number:05d}-{stem}")) as report:
+                rows = self._source.rows(shard)
+                options = self.config.row_options()
+                for position, row in enumerate(prepare_rows(rows, self._source.extra, options, report)):
+                    yield f"{number}/{position}", row
+
+    def _drawn_rows(self, chunks: list[tuple[str, int, int]]) -> Iterator[tuple[str, dict[str, Any]]]:
         for split, start, stop in chunks:
             rows = generate_rows(
                 split,
@@ -154,3 +292,10 @@ class WebPerson(datasets.GeneratorBasedBuilder):
             )
             for row in rows:
                 yield row["image_path"], row
+
+
+def _wrong_count(place: str | None, rows: int, expected: int) -> str:
+    return (
+        f"{place}: {rows:,} rows, {expected:,} are declared. Get the complete copy, or pass expected_rows={rows} if "
+        "these rows are what you want (0 for any number)."
+    )

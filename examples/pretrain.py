@@ -23,6 +23,7 @@ from train_small_clip import main as train_small_clip
 from transformers import AutoConfig, set_seed
 
 from dataset_webperson import WebPerson
+from dataset_webperson.streaming import ShuffledParquet
 from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
 from modeling_gadms.command_line import free_folder, parse_arguments, refuse_used_folder
 from modeling_gadms.encoding import encode_retrieval_set
@@ -47,7 +48,7 @@ class PretrainArguments:
         metadata={"help": "Hub id or folder of a CLIP or a GA-DMS; by default a small CLIP is trained first."},
     )
     dataset_name: str = field(default="synthetic", metadata={"help": "`synthetic`, a folder or a Hub id."})
-    streaming: bool = field(default=False, metadata={"help": "Read the training split as it comes; needs max_steps."})
+    streaming: bool = field(default=False, metadata={"help": "Read the training split as it is used, from parquet."})
     num_test_images: int = field(default=1000, metadata={"help": "Held out of train where there is no test split."})
     image_size: list[int] = field(default_factory=lambda: [384, 128], metadata={"help": "Height, width in pixels."})
     num_persons: int = field(default=4000, metadata={"help": "Synthetic: persons drawn, two images each."})
@@ -88,11 +89,13 @@ def load_pairs(args: PretrainArguments, seed: int):
     splits = load_dataset(args.dataset_name, streaming=args.streaming)
     if "test" in splits:
         test = splits["test"]
-        return splits["train"], datasets.Dataset.from_list(list(test), test.features) if args.streaming else test
+        if args.streaming:
+            return ShuffledParquet(args.dataset_name, seed=seed), datasets.Dataset.from_list(list(test), test.features)
+        return splits["train"], test
     train = splits["train"]
     if args.streaming:
         test = datasets.Dataset.from_list(list(train.take(args.num_test_images)), train.features)
-        return train.skip(args.num_test_images).shuffle(seed=seed, buffer_size=10_000), test
+        return ShuffledParquet(args.dataset_name, seed=seed, first_row=args.num_test_images), test
     held_out = train.train_test_split(test_size=args.num_test_images, seed=seed)
     return held_out["train"], held_out["test"]
 

@@ -22,7 +22,7 @@ from modeling_gadms.tokenizer_training import train_tokenizer
 from modeling_gadms.trainer import GADMSTrainer
 from modeling_gadms.training_arguments import GADMSTrainingArguments
 
-TEMPERATURE = 0.07  # where CLIP's own temperature starts
+FIRST_TEMPERATURE = 0.07  # where CLIP's own, learnt, temperature starts; it ends near that of GA-DMS, as this one does
 
 
 @dataclass
@@ -33,6 +33,7 @@ class SmallClipArguments:
     num_layers: int = field(default=3, metadata={"help": "Depth of both towers."})
     context_length: int = field(default=48, metadata={"help": "Longest caption in tokens."})
     num_persons: int = field(default=4000, metadata={"help": "Persons drawn for training, two images each."})
+    noise_rate: float = field(default=0.3, metadata={"help": "Share of false attributes in the captions."})
 
 
 class SmallClipTrainer(GADMSTrainer):
@@ -40,8 +41,10 @@ class SmallClipTrainer(GADMSTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"])
-        cosine = outputs.logits_per_text * self.accelerator.unwrap_model(model).config.temperature
-        loss = image_text_contrastive_loss(cosine / TEMPERATURE)
+        last_temperature = self.accelerator.unwrap_model(model).config.temperature
+        done = self.state.global_step / self.state.max_steps
+        temperature = FIRST_TEMPERATURE ** (1 - done) * last_temperature**done
+        loss = image_text_contrastive_loss(outputs.logits_per_text * last_temperature / temperature)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -52,7 +55,7 @@ def train_small_clip(args: SmallClipArguments, training: GADMSTrainingArguments)
         config_name="synthetic",
         image_size=tuple(args.image_size),
         num_train_persons=args.num_persons,
-        noise_rate=0.0,
+        noise_rate=args.noise_rate,
         seed=training.seed + 1,  # other people than those that GA-DMS is trained and tested on
     )
     builder.download_and_prepare()

@@ -20,8 +20,8 @@ class PairCollator:
     its `n` captions once.
 
     The batch: `pixel_values` `(B, 3, height, width)` float32, `input_ids` and `attention_mask` `(B, T)` int64, padded
-    to the longest caption, `person_ids` `(B,)` int64 (each image its own identity), `mask_uniforms`
-    `(B, NUM_DRAWS, context length)` float32, and `image_paths`, a list for error messages.
+    to the longest caption, `person_ids` `(B,)` int64 (each image its own identity, unless `persons` are given),
+    `mask_uniforms` `(B, NUM_DRAWS, context length)` float32, and `image_paths`, a list for error messages.
 
     Args:
         processor ([`GADMSProcessor`]): tokenizer and image processor.
@@ -29,6 +29,7 @@ class PairCollator:
         crop_padding (`int`): black pixels padded on each side before a crop back to size (10 in the paper).
         flip_probability (`float`): of a horizontal flip (0.5).
         erasing_probability (`float`): of filling a random box, 2 to 40 % of the area, with CLIP's mean colour (0.5).
+        persons (`dict[int, int]`, *optional*): the class of each `person_id` of the rows, for fine-tuning.
     """
 
     processor: object
@@ -36,6 +37,7 @@ class PairCollator:
     crop_padding: int = 10
     flip_probability: float = 0.5
     erasing_probability: float = 0.5
+    persons: dict[int, int] | None = None
 
     def __call__(self, rows: list[dict]) -> dict:
         captions = [pick_caption(row) for row in rows]
@@ -48,10 +50,14 @@ class PairCollator:
             uniforms.append(draw_uniforms(1, self.processor.tokenizer.model_max_length, generator))
         return {
             **batch,
-            "person_ids": torch.tensor([stable_hash(row["image_path"]) for row in rows]),
+            "person_ids": torch.tensor([self.identity(row) for row in rows]),
             "mask_uniforms": torch.cat(uniforms),
             "image_paths": [row["image_path"] for row in rows],
         }
+
+    def identity(self, row: dict) -> int:
+        """Who a row shows: the class of its person, or else its image."""
+        return stable_hash(row["image_path"]) if self.persons is None else self.persons[row["person_id"]]
 
     def augment(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Flip, pad and crop, and erase one normalised image `(3, height, width)`; always the same count of draws."""

@@ -1,9 +1,11 @@
 """A captioned image set -> the embeddings of its images and captions, and how well they find each other."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .data_collator import caption_columns
@@ -40,66 +42,146 @@ class RetrievalSet:
         return metrics
 
 
-@torch.no_grad()
-def encode_retrieval_set(model, processor, dataset, batch_size=64, progress=True) -> RetrievalSet:
+def encode_retrieval_set(model, processor, dataset, batch_size=64, progress=True, num_workers=0) -> RetrievalSet:
     """Encode every image and every caption once, shared among the processes there are.
 
     Args:
-        model ([`GADMSModel`]): the retriever.
-        processor ([`GADMSProcessor`]): its processor.
-        dataset (`datasets.Dataset`): columns `image`, `image_path`, `caption1`, ... and, if there is one, `person_id`;
-            without it each image is its own person.
+        model ([`GADMSModel`], or a CLIP-like model): has `get_image_features` and `get_text_features`.
+        processor ([`GADMSProcessor`], or the model's own): its processor.
+        dataset (`datasets.Dataset`): columns `image`, `image_path`, `captions` (lists) or `caption1`, ... and, if
+            there is one, `person_id`; without it each image is its own person.
         batch_size (`int`): images, and captions, at a time.
         progress (`bool`): show a bar.
+        num_workers (`int`): processes that read and prepare images ahead.
 
     Returns:
-        [`RetrievalSet`] on the CPU, whole in every process.
+        [`RetrievalSet`] on the CPU, whole in every process, and bit for bit the same for any number of processes.
 
     Raises:
-        ValueError: the data set is empty, or has no caption column.
+        ValueError: the data set is empty, or has no captions.
     """
     if len(dataset) == 0:
         raise ValueError("cannot measure retrieval on an empty data set")
+    captions, text_image_index = all_captions(dataset)
+    image_person_ids = torch.tensor(person_ids(dataset))
+    return RetrievalSet(
+        image_embeds=encode_images(model, processor, dataset, batch_size, progress, num_workers),
+        text_embeds=encode_captions(model, processor, captions, batch_size, progress),
+        image_person_ids=image_person_ids,
+        text_person_ids=image_person_ids[text_image_index],
+        text_image_index=text_image_index,
+    )
+
+
+def encode_images(
+    model, processor, dataset, batch_size=64, progress=True, num_workers=0, change: Callable | None = None
+):
+    """Embeddings `(N, D)` of the images of a data set, float32, unit norm, on the CPU, whole in every process.
+
+    Args:
+        change (`Callable`, *optional*): `(row with its decoded image, index) -> image` to encode in its place.
+    """
+    batches = _ImageBatches(processor, dataset, batch_size, change)
+
+    def encode(inputs):
+        for name, tensor in inputs.items():
+            inputs[name] = tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
+        return model.get_image_features(**inputs).pooler_output
+
+    return _encode(model, batches, encode, "Encoding images", progress, num_workers)
+
+
+def encode_captions(model, processor, captions: list[str], batch_size=64, progress=True):
+    """Embeddings `(M, D)` of captions, float32, unit norm, on the CPU, whole in every process."""
+
+    def encode(inputs):
+        return model.get_text_features(**inputs.to(model.device)).pooler_output
+
+    batches = _CaptionBatches(processor, captions, batch_size, model.config)
+    return _encode(model, batches, encode, "Encoding captions", progress, 0)
+
+
+def captions_of(row: dict) -> list[str]:
+    """The captions of a row, in order: its `captions`, or its `caption1`, `caption2`, ...
+
+    Raises:
+        ValueError: it has neither.
+    """
+    if "captions" in row:
+        return [row["captions"]] if isinstance(row["captions"], str) else list(row["captions"])
+    return [row[name] for name in caption_columns(row)]
+
+
+def all_captions(dataset) -> tuple[list[str], torch.Tensor]:
+    """Every caption of a data set, and the row of the image each was written for, int64 `(M,)`."""
+    names = [name for name in dataset.column_names if name.startswith("caption")]
+    names = [name for name in names if name == "captions" or name[7:].isdigit()]
+    # without the images, which would be decoded
+    rows = dataset.select_columns(names) if names else [dict.fromkeys(dataset.column_names)]
+    captions = [captions_of(row) for row in rows]
+    index = [row for row, own in enumerate(captions) for _ in own]
+    if not index:
+        raise ValueError("the data set has no captions: every list of captions is empty")
+    return [caption for own in captions for caption in own], torch.tensor(index)
+
+
+def person_ids(dataset) -> list[int]:
+    """Who is seen in each image; without a column `person_id` each image is its own person."""
+    if "person_id" in dataset.column_names:
+        return dataset["person_id"][:]
+    return [stable_hash(path) for path in dataset["image_path"][:]]
+
+
+class _ImageBatches(Dataset):
+    """Prepared pixels of whole batches, by number: any process or worker can make any of them."""
+
+    def __init__(self, processor, dataset, batch_size, change):
+        self.processor, self.dataset, self.batch_size, self.change = processor, dataset, batch_size, change
+
+    def __len__(self):
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __getitem__(self, number):
+        first = number * self.batch_size
+        images = []
+        for index in range(first, min(first + self.batch_size, len(self.dataset))):
+            row = read_row(self.dataset, index)
+            images.append(row["image"] if self.change is None else self.change(row, index))
+        return self.processor(images=images, return_tensors="pt")
+
+
+class _CaptionBatches(Dataset):
+    """Prepared ids of whole batches, by number."""
+
+    def __init__(self, processor, captions, batch_size, config):
+        self.processor, self.captions, self.batch_size = processor, captions, batch_size
+        longest = config.text_config.max_position_embeddings
+        # SigLIP reads the last position, padding or not, and was trained on captions of full length
+        padding = "max_length" if config.model_type.startswith("siglip") else True
+        self.options = {"padding": padding, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+
+    def __len__(self):
+        return -(-len(self.captions) // self.batch_size)
+
+    def __getitem__(self, number):
+        first = number * self.batch_size
+        return self.processor(text=self.captions[first : first + self.batch_size], **self.options)
+
+
+@torch.no_grad()
+def _encode(model, batches, encode, words, progress, num_workers):
+    # Whole batches are shared out, so that a batch holds the same items, and pads alike, on any number of processes.
     world = num_processes()
-    mine = list(range(dist.get_rank() if world > 1 else 0, len(dataset), world))
-    parts = []
+    mine = list(range(dist.get_rank() if world > 1 else 0, len(batches), world))
+    loader = DataLoader(batches, batch_size=None, sampler=mine, num_workers=num_workers)
     was_training = model.training
     model.eval()
-    for start in tqdm(range(0, len(mine), batch_size), desc="Encoding", disable=not progress, leave=False):
-        indices = mine[start : start + batch_size]
-        rows = [read_row(dataset, index) for index in indices]
-        captions = [
-            (index, row[name]) for index, row in zip(indices, rows, strict=True) for name in caption_columns(row)
-        ]
-        images = processor(images=[row["image"] for row in rows], return_tensors="pt").to(model.device)
-        texts = processor(text=[caption for _, caption in captions], return_tensors="pt").to(model.device)
-        parts.append(
-            (
-                indices,
-                _unit(model.get_image_features(images["pixel_values"]).pooler_output),
-                [row["person_id"] if "person_id" in row else stable_hash(row["image_path"]) for row in rows],
-                [index for index, _ in captions],
-                _unit(model.get_text_features(texts["input_ids"]).pooler_output),
-            )
-        )
+    bar = tqdm(loader, desc=words, disable=not progress, leave=False)
+    parts = [torch.nn.functional.normalize(encode(batch).float(), dim=-1).cpu() for batch in bar]
     model.train(was_training)
     if world > 1:
         gathered = [None] * world
         dist.all_gather_object(gathered, parts)
-        parts = [part for process in gathered for part in process]
-    indices, image_embeds, person_ids, text_index, text_embeds = zip(*parts, strict=True)
-    order = torch.argsort(torch.tensor(sum(indices, [])))
-    text_index = torch.tensor(sum(text_index, []))
-    text_order = torch.argsort(text_index, stable=True)
-    person_ids = torch.tensor(sum(person_ids, []))[order]
-    return RetrievalSet(
-        image_embeds=torch.cat(image_embeds)[order],
-        text_embeds=torch.cat(text_embeds)[text_order],
-        image_person_ids=person_ids,
-        text_person_ids=person_ids[text_index[text_order]],
-        text_image_index=text_index[text_order],
-    )
-
-
-def _unit(embeds):
-    return torch.nn.functional.normalize(embeds.float(), dim=-1).cpu()
+        # batch b is the (b // world)-th of process b % world
+        parts = [gathered[number % world][number // world] for number in range(len(batches))]
+    return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""The two losses of GA-DMS: similarity distribution matching (SDM) and masked token prediction (MTP)."""
+"""The losses: similarity distribution matching (SDM), masked token prediction (MTP) and, in fine-tuning, identity."""
 
 import torch
 import torch.nn.functional as F
@@ -47,3 +47,20 @@ def mtp_loss(logits, labels, num_masked=None):
     return F.cross_entropy(logits.float(), labels, reduction="sum") / num_masked.clamp_min(
         torch.finfo(torch.float32).tiny
     )
+
+
+def id_loss(image_logits, text_logits, labels, num_rows=None):
+    """Identity classification: the mean of the images' cross-entropy and the captions' (IRRA, section 3.4).
+
+    Args:
+        image_logits (`torch.Tensor` of shape `(N, num_persons)`): the classifier's answer to the image embeddings.
+        text_logits (`torch.Tensor` of shape `(N, num_persons)`): the same classifier's to the text embeddings.
+        labels (`torch.Tensor` of shape `(N,)`): int64, who it is, from 0 to `num_persons - 1`.
+        num_rows (`float`, *optional*): what the sums are divided by, `N` by default. Chunks of a batch pass the mean
+            of their sizes, so that the mean of their losses is the loss of the batch.
+
+    Returns:
+        `torch.Tensor`: scalar, float32.
+    """
+    both = sum(F.cross_entropy(logits.float(), labels, reduction="sum") for logits in (image_logits, text_logits))
+    return both / (2 * (len(labels) if num_rows is None else num_rows))

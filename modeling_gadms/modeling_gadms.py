@@ -20,10 +20,11 @@ from transformers.models.clip.modeling_clip import (
 )
 from transformers.utils import ModelOutput
 
+from .chunk_gadms import BatchChunk
 from .configuration_gadms import GADMSConfig, GADMSVisionConfig
 from .distributed_gadms import gather_batch, mean_over_processes, num_processes
 from .losses_gadms import mtp_loss, sdm_loss
-from .masking_gadms import DualMasking, draw_uniforms, mask_captions
+from .masking_gadms import DualMasking, MaskedCaptions, draw_uniforms, mask_captions
 from .released_scores_gadms import released_scores
 from .token_scores_gadms import eos_positions, gradient_attention_scores, valid_tokens
 
@@ -171,8 +172,8 @@ class GADMSModel(GADMSPreTrainedModel):
     and in `token_scores`.
     """
 
-    # a pre-training checkpoint loads here without its decoder
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+    # a pre-training checkpoint loads here without its decoder, one of fine-tuning without its classifier
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
 
     def __init__(self, config: GADMSConfig):
         super().__init__(config)
@@ -336,7 +337,9 @@ class GADMSForPreTrainingOutput(ModelOutput):
     noise_rate (`torch.Tensor`): share of valid tokens hidden before alignment, in this process.
     prediction_rate (`torch.Tensor`): share of valid tokens to predict, in this process.
     no_valid_tokens (`torch.Tensor`): share of captions without any token between BOS and EOS, in this process.
-    token_scores (`torch.Tensor` of shape `(B, T)`): the scores that the masks were drawn from.
+    token_scores (`torch.Tensor` of shape `(B, T)`): the scores that the masks were drawn from, if they were.
+    image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): image embeddings, not normalised.
+    text_embeds (`torch.Tensor` of shape `(B, projection_dim)`): embeddings of the captions as SDM saw them.
     """
 
     loss: torch.Tensor | None = None
@@ -346,16 +349,85 @@ class GADMSForPreTrainingOutput(ModelOutput):
     prediction_rate: torch.Tensor | None = None
     no_valid_tokens: torch.Tensor | None = None
     token_scores: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+
+
+@dataclass
+class EncodedPairs:
+    """What the towers make of a batch of pairs: all that the losses need, short of the decoder.
+
+    Attributes:
+        image_tokens (`torch.Tensor` of shape `(B, 1 + patches, projection_dim)`): projected image tokens.
+        image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): the first of them.
+        text_embeds (`torch.Tensor` of shape `(B, projection_dim)`): embeddings of the captions' noise view.
+        text_tokens (`torch.Tensor` of shape `(B, T, projection_dim)`): projected tokens of the prediction view.
+        views ([`MaskedCaptions`]): both views; without masks, this and the rest is `None`.
+        token_scores (`torch.Tensor` of shape `(B, T)`): what the masks were drawn from, if they were.
+    """
+
+    image_tokens: torch.Tensor
+    image_embeds: torch.Tensor
+    text_embeds: torch.Tensor
+    text_tokens: torch.Tensor | None = None
+    views: MaskedCaptions | None = None
+    token_scores: torch.Tensor | None = None
 
 
 class GADMSForPreTraining(GADMSPreTrainedModel):
     """A [`GADMSModel`] with the decoder, and the whole training step of the paper."""
+
+    # a checkpoint of fine-tuning loads here without its classifier
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
 
     def __init__(self, config: GADMSConfig):
         super().__init__(config)
         self.gadms = GADMSModel(config)
         self.decoder = GADMSDecoder._from_config(config.decoder_config())
         self.post_init()
+
+    def encode_pairs(
+        self,
+        pixel_values,
+        input_ids,
+        mask_uniforms=None,
+        masking=DualMasking(),  # noqa: B008 - frozen
+    ) -> EncodedPairs:
+        """Score the tokens, draw both masks, and run the towers: once over the images, once over both views.
+
+        The arguments are those of `forward`.
+        """
+        gadms = self.gadms
+        image_tokens = gadms.project_image_tokens(gadms.vision_model(pixel_values).last_hidden_state)
+        image_embeds = image_tokens[:, 0]
+        if masking is None:
+            return EncodedPairs(image_tokens, image_embeds, gadms.get_text_features(input_ids).pooler_output)
+
+        scores = None
+        if masking.uses_scores:
+            scores = gradient_attention_scores(
+                gadms.text_model, gadms.text_projection, image_embeds.detach(), input_ids
+            )
+        if mask_uniforms is None:
+            seed = torch.randint(2**62, ()).item()
+            mask_uniforms = draw_uniforms(*input_ids.shape, torch.Generator(input_ids.device).manual_seed(seed))
+        views = mask_captions(input_ids, scores, mask_uniforms, masking, self.config.mask_token_id)
+        if masking.in_place:  # the two views are one
+            text_tokens = noise_tokens = gadms.text_projection(
+                gadms.text_model(views.prediction_input_ids).last_hidden_state
+            )
+        else:
+            both = torch.cat([views.noise_input_ids, views.prediction_input_ids])
+            noise_tokens, text_tokens = gadms.text_projection(gadms.text_model(both).last_hidden_state).chunk(2)
+        rows = torch.arange(len(input_ids), device=input_ids.device)
+        text_embeds = noise_tokens[rows, eos_positions(input_ids)]
+        return EncodedPairs(image_tokens, image_embeds, text_embeds, text_tokens, views, scores)
+
+    def joint_sdm_loss(self, image_embeds, text_embeds, person_ids) -> torch.Tensor:
+        """SDM over the pairs of all processes; see `losses_gadms.sdm_loss`."""
+        return sdm_loss(
+            gather_batch(image_embeds), gather_batch(text_embeds), gather_batch(person_ids), self.config.temperature
+        )
 
     def forward(
         self,
@@ -366,6 +438,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         mask_uniforms=None,
         masking=DualMasking(),  # noqa: B008 - frozen
         mtp_weight=0.4,
+        chunk: BatchChunk | None = None,
     ) -> GADMSForPreTrainingOutput:
         """One step: score the tokens, draw both masks, align the noise view (SDM), predict the other's tokens (MTP).
 
@@ -380,38 +453,25 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
                 each image is its own identity.
             mask_uniforms (`torch.Tensor` of shape `(B, NUM_DRAWS, W)`, `W >= T`, *optional*): random numbers of the
                 masks, from `masking_gadms.draw_uniforms`; by default drawn from a seed of torch's global generator.
-            masking ([`DualMasking`], *optional*): constants of the masks; `None` trains on plain captions with SDM
-                alone, without scores and decoder.
+            masking ([`DualMasking`] or [`RandomMasking`], *optional*): constants of the masks; `None` trains on plain
+                captions with SDM alone, without scores and decoder.
             mtp_weight (`float`): weight of MTP in the loss.
+            chunk ([`BatchChunk`], *optional*): given when these pairs are but a chunk of the batch; see
+                `contrastive_accumulation`.
         """
-        vision_outputs = self.gadms.vision_model(pixel_values)
-        image_tokens = self.gadms.project_image_tokens(vision_outputs.last_hidden_state)
-        image_embeds = image_tokens[:, 0]
-        rows = torch.arange(len(input_ids), device=input_ids.device)
         if person_ids is None:
-            first = len(rows) * (torch.distributed.get_rank() if num_processes() > 1 else 0)
-            person_ids = rows + first
-
+            rows = torch.arange(len(input_ids), device=input_ids.device)
+            person_ids = rows + len(rows) * (torch.distributed.get_rank() if num_processes() > 1 else 0)
+        pairs = self.encode_pairs(pixel_values, input_ids, mask_uniforms, masking)
+        embeds = {"image_embeds": pairs.image_embeds, "text_embeds": pairs.text_embeds}
+        sdm = self.joint_sdm_loss(**embeds, person_ids=person_ids) if chunk is None else chunk.sdm_loss(**embeds)
         if masking is None:
-            text_embeds = self.gadms.get_text_features(input_ids).pooler_output
-            loss = self._sdm_loss(image_embeds, text_embeds, person_ids)
-            return GADMSForPreTrainingOutput(loss=loss, sdm_loss=loss.detach())
+            return GADMSForPreTrainingOutput(loss=sdm, sdm_loss=sdm.detach(), **embeds)
 
-        gadms = self.gadms
-        scores = gradient_attention_scores(gadms.text_model, gadms.text_projection, image_embeds.detach(), input_ids)
-        if mask_uniforms is None:
-            seed = torch.randint(2**62, ()).item()
-            mask_uniforms = draw_uniforms(*input_ids.shape, torch.Generator(input_ids.device).manual_seed(seed))
-        views = mask_captions(input_ids, scores, mask_uniforms, masking, self.config.mask_token_id)
-
-        both = torch.cat([views.noise_input_ids, views.prediction_input_ids])
-        noise_tokens, text_tokens = gadms.text_projection(gadms.text_model(both).last_hidden_state).chunk(2)
-        eos = eos_positions(input_ids)
-        sdm = self._sdm_loss(image_embeds, noise_tokens[rows, eos], person_ids)
-
-        own_tokens = torch.arange(input_ids.shape[1], device=input_ids.device) <= eos[:, None]
-        logits = self.decoder(text_tokens, image_tokens, own_tokens, views.prediction_mask)
-        num_masked = mean_over_processes(views.prediction_mask.sum())
+        views = pairs.views
+        own_tokens = torch.arange(input_ids.shape[1], device=input_ids.device) <= eos_positions(input_ids)[:, None]
+        logits = self.decoder(pairs.text_tokens, pairs.image_tokens, own_tokens, views.prediction_mask)
+        num_masked = mean_over_processes(views.prediction_mask.sum()) if chunk is None else chunk.num_masked
         mtp = mtp_loss(logits, input_ids[views.prediction_mask], num_masked)
 
         valid = valid_tokens(input_ids)
@@ -423,12 +483,8 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             noise_rate=views.noise_mask.sum() / num_valid,
             prediction_rate=views.prediction_mask.sum() / num_valid,
             no_valid_tokens=(~valid.any(dim=1)).float().mean(),
-            token_scores=scores,
-        )
-
-    def _sdm_loss(self, image_embeds, text_embeds, person_ids):
-        return sdm_loss(
-            gather_batch(image_embeds), gather_batch(text_embeds), gather_batch(person_ids), self.config.temperature
+            token_scores=pairs.token_scores,
+            **embeds,
         )
 
 

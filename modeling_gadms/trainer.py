@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from contextlib import nullcontext
 from functools import partial
 
 import datasets
@@ -13,26 +14,30 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, speed_metrics
 
+from dataset_webperson.streaming import ShuffledParquet
+
+from .contrastive_accumulation import Replay, plan_replays
 from .data_collator import PairCollator
 from .encoding import encode_retrieval_set
 from .training_arguments import GADMSTrainingArguments
-from .training_data import EpochSampler, StreamedRows, TrainingRows
+from .training_data import EpochSampler, ParquetRows, StreamedRows, TrainingRows
 
-LOSS_PARTS = ("sdm_loss", "mtp_loss", "noise_rate", "prediction_rate", "no_valid_tokens")
+LOSS_PARTS = ("sdm_loss", "id_loss", "mtp_loss", "noise_rate", "prediction_rate", "no_valid_tokens")
 
 
 class GADMSTrainer(Trainer):
     """Pre-train [`GADMSForPreTraining`] on captioned images, and measure retrieval.
 
-    The batch of all processes enters the loss, whatever their number; runs repeat bit for bit from `args.seed`, and
-    resume exactly.
+    The batch of all processes and of all `gradient_accumulation_steps` chunks enters the loss as one, whatever their
+    numbers; runs repeat bit for bit from `args.seed`, and resume exactly.
 
     Args:
         model ([`GADMSForPreTraining`]): what to train.
         args ([`GADMSTrainingArguments`]): the recipe.
         processing_class ([`GADMSProcessor`]): saved with every checkpoint.
-        train_dataset (`datasets.Dataset` or `datasets.IterableDataset`, *optional*): columns `image`, `image_path`,
-            `caption1`, ...
+        train_dataset (`datasets.Dataset`, `datasets.IterableDataset` or `ShuffledParquet`, *optional*): columns
+            `image`, `image_path`, `caption1`, ... A `ShuffledParquet` streams, and resumes without reading again what
+            was seen, given as many processes, workers and rows a batch as before.
         eval_dataset (`datasets.Dataset`, or a `dict` of them, *optional*): the same columns, and `person_id` if images
             share persons.
         kwargs: passed to [`Trainer`].
@@ -42,7 +47,7 @@ class GADMSTrainer(Trainer):
         FloatingPointError: in training, a loss that is not finite; names the step and the images of the batch.
     """
 
-    loss_is_scaled_for_ga = False
+    loss_is_scaled_for_ga = False  # the parent averages the losses of chunks
 
     def __init__(self, model, args: GADMSTrainingArguments, processing_class, train_dataset=None, **kwargs):
         if args.n_gpu > 1:
@@ -51,7 +56,7 @@ class GADMSTrainer(Trainer):
                 "`accelerate launch`, or choose one by CUDA_VISIBLE_DEVICES"
             )
         if train_dataset is not None:
-            train_dataset = _check_and_wrap(train_dataset, args)
+            train_dataset = self.training_rows(train_dataset, args)
         collator = PairCollator(
             processing_class,
             seed=args.seed if args.data_seed is None else args.data_seed,
@@ -60,7 +65,7 @@ class GADMSTrainer(Trainer):
             erasing_probability=args.erasing_probability,
         )
         if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = args.dual_masking() is None  # without masks the decoder has no part
+            args.ddp_find_unused_parameters = args.masks() is None  # without masks the decoder has no part
         super().__init__(
             model,
             args,
@@ -69,12 +74,31 @@ class GADMSTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
-        self._loss_parts: list[torch.Tensor] = []
+        self._loss_parts: list[dict[str, torch.Tensor]] = []
+        self._chunks: list[dict] = []
+        self._replays: list[Replay] = []
 
     # ---- data
 
+    def training_rows(self, dataset, args):
+        """Find out before training what would stop it, and let rows know their epoch."""
+        columns = dataset.column_names
+        if columns is not None and not {"image", "image_path", "caption1"} <= set(columns):
+            raise ValueError(f"the training set needs the columns image, image_path, caption1, ...; it has {columns}")
+        if isinstance(dataset, datasets.IterableDataset):
+            return StreamedRows(split_dataset_by_node(dataset, args.process_index, args.world_size))
+        if isinstance(dataset, ShuffledParquet):
+            batch, workers = args.train_batch_size, args.dataloader_num_workers
+            rows = ParquetRows(dataset, batch, args.world_size, workers)
+        else:
+            rows = TrainingRows(dataset)
+        args.refuse_unfilled_batch(len(rows))
+        return rows
+
     def _get_train_sampler(self, train_dataset=None):
-        return EpochSampler(len(self.train_dataset), self.data_collator.seed)
+        batch_size = self.args.joint_batch_size() if self.args.dataloader_drop_last else 1
+        shuffle = not isinstance(self.train_dataset, ParquetRows)
+        return EpochSampler(len(self.train_dataset), self.data_collator.seed, batch_size, shuffle)
 
     def get_train_dataloader(self) -> DataLoader:
         if not isinstance(self.train_dataset, StreamedRows):
@@ -107,8 +131,7 @@ class GADMSTrainer(Trainer):
         if self.lr_scheduler is None:
             epochs = self.args.num_train_epochs
             if not isinstance(self.train_dataset, StreamedRows):
-                batch = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-                epochs = num_training_steps * batch / len(self.train_dataset)
+                epochs = num_training_steps * self.args.joint_batch_size() / len(self._get_train_sampler())
             warmup_steps = round(num_training_steps * min(self.args.warmup_epochs / epochs, 1))
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
                 self.optimizer if optimizer is None else optimizer,
@@ -124,28 +147,59 @@ class GADMSTrainer(Trainer):
 
     # ---- loss
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        self._chunks, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if len(self._chunks) < num_batches:  # a stream ends amid a batch
+            self._chunks = []
+        self._replays = []
+        return self._chunks, None
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         image_paths = inputs.pop("image_paths")
-        outputs = model(**inputs, masking=self.args.dual_masking(), mtp_weight=self.args.mtp_weight)
-        if not torch.isfinite(outputs.loss):
+        options, randomness = self.args.loss_options(), nullcontext()
+        if len(self._chunks) > 1:
+            self._replays = self._replays or self._plan_replays()
+            replay = self._replays.pop(0)
+            options["chunk"], randomness = replay.chunk, replay.same_randomness()
+            if not self._replays:  # this is the last
+                self._chunks = []
+        with randomness:
+            outputs = model(**inputs, **options)
+        self._refuse_not_finite(outputs.loss, image_paths)
+        self._loss_parts.append({name: outputs[name].detach().float() for name in LOSS_PARTS if name in outputs})
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _plan_replays(self):
+        chunks = [self._prepare_inputs(chunk) for chunk in self._chunks]
+        with self.accelerator.autocast():
+            replays = plan_replays(self.accelerator.unwrap_model(self.model), chunks, self.args.masks())
+        paths = [path for chunk in chunks for path in chunk["image_paths"]]
+        self._refuse_not_finite(replays[0].chunk.batch_sdm_loss, paths)
+        return replays
+
+    def _refuse_not_finite(self, loss, image_paths):
+        if not torch.isfinite(loss):
             last = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
             raise FloatingPointError(
-                f"the loss is {outputs.loss.item()} at step {self.state.global_step + 1}, on a batch of images "
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}, on a batch of images "
                 f"{', '.join(image_paths)}. Weights were not updated; last checkpoint: {last or 'none yet'}. "
                 "Lower the learning rate, or look at these images"
             )
-        parts = [outputs[name] for name in LOSS_PARTS if name in outputs]
-        self._loss_parts.append(torch.stack([part.float() for part in parts]).detach())
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs, start_time=None):
         if "loss" in logs and self._loss_parts:
-            means = self.accelerator.reduce(torch.stack(self._loss_parts).mean(dim=0), reduction="mean")
-            logs |= dict(zip(LOSS_PARTS, means.tolist(), strict=False))  # SDM alone, when there are no masks
+            names = list(self._loss_parts[0])
+            values = torch.stack([torch.stack([parts[name] for name in names]) for parts in self._loss_parts])
+            means = self.accelerator.reduce(values.mean(dim=0), reduction="mean")
+            logs |= dict(zip(names, means.tolist(), strict=True))
             self._loss_parts.clear()
         super().log(logs, start_time)
 
     # ---- evaluation
+
+    def retriever(self):
+        """The [`GADMSModel`] in what is trained."""
+        return self.accelerator.unwrap_model(self.model).base_model
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Retrieval both ways: `eval_t2i_R@1`, `..._R@5`, `..._R@10`, `..._mAP`, `..._mINP`, `eval_i2t_R@1`, ..."""
@@ -157,7 +211,7 @@ class GADMSTrainer(Trainer):
             return metrics
         start = time.time()
         encoded = encode_retrieval_set(
-            self.accelerator.unwrap_model(self.model).base_model,
+            self.retriever(),
             self.processing_class,
             eval_dataset,
             batch_size=self.args.per_device_eval_batch_size,
@@ -174,11 +228,14 @@ class GADMSTrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            # the parent pickles the arguments; JSON can be read without running what it holds
             folder = self.args.output_dir if output_dir is None else output_dir
             os.remove(os.path.join(folder, "training_args.bin"))
-            with open(os.path.join(folder, "training_args.json"), "w") as file:
-                json.dump(self.args.to_dict(), file, indent=2)
+            self.save_arguments(folder)
+
+    def save_arguments(self, folder):
+        """As JSON, which can be read without running what it holds; the parent would pickle them."""
+        with open(os.path.join(folder, "training_args.json"), "w") as file:
+            json.dump(self.args.to_dict(), file, indent=2)
 
 
 def warmup_then_cosine(step: int, *, warmup_steps: int, num_training_steps: int, warmup_factor: float) -> float:
@@ -187,19 +244,3 @@ def warmup_then_cosine(step: int, *, warmup_steps: int, num_training_steps: int,
         return warmup_factor + (1 - warmup_factor) * step / warmup_steps
     done = (step - warmup_steps) / max(num_training_steps - warmup_steps, 1)
     return 0.5 * (1 + math.cos(math.pi * min(done, 1)))
-
-
-def _check_and_wrap(dataset, args):
-    """Find out before training what would stop it, and let rows know their epoch."""
-    columns = dataset.column_names
-    if columns is not None and not {"image", "image_path", "caption1"} <= set(columns):
-        raise ValueError(f"the training set needs the columns image, image_path, caption1, ...; it has {columns}")
-    if isinstance(dataset, datasets.IterableDataset):
-        return StreamedRows(split_dataset_by_node(dataset, args.process_index, args.world_size))
-    batch = args.train_batch_size * args.world_size
-    if len(dataset) < batch and args.dataloader_drop_last:
-        raise ValueError(
-            f"{len(dataset)} rows do not fill one batch of {batch}; lower per_device_train_batch_size, or pass "
-            "dataloader_drop_last=False on one process"
-        )
-    return TrainingRows(dataset)

@@ -62,7 +62,7 @@ class GADMSTrainingArguments(TrainingArguments):
             )
             if self.resume_from_checkpoint is None:
                 raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {self.output_dir}")
-        self.dual_masking()
+        self.masks()
         for name in ("flip_probability", "erasing_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, between 0 and 1; got {getattr(self, name)}")
@@ -70,7 +70,24 @@ class GADMSTrainingArguments(TrainingArguments):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
 
-    def dual_masking(self) -> DualMasking | None:
+    def joint_batch_size(self) -> int:
+        """Pairs that one optimiser step compares: those of all processes and all accumulated chunks."""
+        return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+
+    def refuse_unfilled_batch(self, num_rows: int) -> None:
+        """Raise `ValueError` where an epoch of so many rows would be dropped whole."""
+        if num_rows < self.joint_batch_size() and self.dataloader_drop_last:
+            raise ValueError(
+                f"{num_rows} rows do not fill one batch of {self.joint_batch_size()}; lower "
+                "per_device_train_batch_size or gradient_accumulation_steps, or pass dataloader_drop_last=False on "
+                "one process"
+            )
+
+    def loss_options(self) -> dict:
+        """What the model's `forward` takes beside the batch."""
+        return {"masking": self.masks(), "mtp_weight": self.mtp_weight}
+
+    def masks(self) -> DualMasking | None:
         """The constants of the masks, or `None` when training without masks."""
         if self.masking == "none":
             return None

@@ -1,0 +1,382 @@
+"""Writes a folder for the Hub: parquet shards with embedded JPEGs, a dataset card with a datasheet, a loading script.
+
+python -m dataset_webperson.release --source data/webperson --out release/webperson --repository org/webperson \
+    --contact privacy@example.org
+
+`OUT` is branch `main` of the dataset repository, `OUT-script` its branch `script` for `datasets` 3.x, and `OUT-report`
+(what was left out, repaired and rewritten) is for the one who publishes. A run that was interrupted goes on where it
+was when it is started again; the same source and options give the same bytes.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from string import Template
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features
+from tqdm import tqdm
+
+from .builder import source_state
+from .findings import DataError
+from .local_source import FORMATS, Source, SourceRow, open_source, source_features
+from .row_preparation import (
+    ON_BAD_IMAGES,
+    RowOptions,
+    RowReport,
+    describe_summary,
+    merge_summaries,
+    prepare_rows,
+    write_json,
+)
+
+# Chosen by measurement: `release_files/layout.md`, which goes into the dataset card.
+ROWS_PER_SHARD = 10_000
+ROW_GROUP_ROWS = 100
+_FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "release_files")
+_VERSION = 1  # raise it when the same source and options would give other bytes: a run begun before is not continued
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows lie in parquet.
+
+    Args:
+        rows_per_shard: rows of the source a file; those left out are not made up for.
+        row_group_rows: rows a row group, which is the least that a stream reads at a time.
+    """
+
+    rows_per_shard: int = ROWS_PER_SHARD
+    row_group_rows: int = ROW_GROUP_ROWS
+
+    def __post_init__(self):
+        if not 1 <= self.row_group_rows <= self.rows_per_shard:
+            raise ValueError(
+                f"rows_per_shard={self.rows_per_shard} and row_group_rows={self.row_group_rows}: at least one row a "
+                "group, and a group a shard"
+            )
+
+
+def release(
+    source: Source,
+    root: str,
+    out: str,
+    card: dict[str, str],
+    options: RowOptions,
+    layout: Layout,
+    num_proc: int = 1,
+) -> dict[str, Any]:
+    """Write `out`, `out-script` and `out-report`.
+
+    Args:
+        source: rows.
+        root: the source's folder.
+        out: must not exist; it appears, whole, when everything is written. Until then the work lies in `out.partial`.
+        card: `name`, `repository`, `licence`, `contact`, and `provenance` (Markdown).
+        options: what is left out, repaired or refused.
+        layout: how rows lie in parquet.
+        num_proc: processes that check images.
+
+    Returns:
+        The summary of all rows (`row_preparation.RowReport.summary`), with `shards`, the files' names.
+
+    Raises:
+        `DataError`: `out` exists, `out.partial` was begun with another source or other options, or a row or shard of
+            the source cannot be used.
+    """
+    out = os.path.abspath(out)
+    work, report = out + ".partial", out + "-report"
+    # A run that goes on may find what it moved into place before it was interrupted.
+    for path in (out,) if os.path.isdir(work) else (out, out + "-script", report):
+        if os.path.lexists(path):
+            raise DataError(f"{path}: is there already. Delete it, or choose another folder with --out.")
+    _begin(work, [_VERSION, source_state(source, root), asdict(options), asdict(layout), source.format])
+    pool = ProcessPoolExecutor(num_proc, mp_context=multiprocessing.get_context("spawn")) if num_proc > 1 else None
+    try:
+        _write_shards(source, work, options, layout, pool)
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+    summary = _finish(work, source_features(source), card, layout)
+    # The report and the script first: when `out` is there, all is there.
+    for name, target in (("report", report), ("script", out + "-script"), ("main", out)):
+        if os.path.isdir(target):
+            shutil.rmtree(target)
+        os.replace(os.path.join(work, name), target)
+    shutil.rmtree(work)
+    return summary
+
+
+def _begin(work: str, state: list) -> None:
+    """Make the folder of the work, or go on in it if it was begun with the same source and options."""
+    os.makedirs(os.path.join(work, "shards"), exist_ok=True)
+    file = os.path.join(work, "state.json")
+    state = json.loads(json.dumps(state))
+    if not os.path.exists(file):
+        write_json(file, state)
+        return
+    with open(file, encoding="utf-8") as begun:
+        if json.load(begun) != state:
+            raise DataError(f"{work}: was begun with another source or other options. Delete it to begin anew.")
+
+
+def _positions(source: Source, start: tuple[int, int]) -> Iterator[tuple[tuple[int, int], SourceRow]]:
+    """Rows from (number of the source's shard, row in it) on, each with the position after it."""
+    number, skip = start
+    for shard_number in range(number, len(source.shards)):
+        first = skip if shard_number == number else 0
+        for position, row in enumerate(source.rows(source.shards[shard_number], first), first + 1):
+            yield (shard_number, position), row
+
+
+def _write_shards(
+    source: Source, work: str, options: RowOptions, layout: Layout, pool: ProcessPoolExecutor | None
+) -> None:
+    """Write all shards that are not there. A shard is there when its file of facts is, which is written last."""
+    done, start = 0, (0, 0)
+    while os.path.exists(facts := os.path.join(work, "shards", f"{done:06d}.facts.json")):
+        with open(facts, encoding="utf-8") as file:
+            start = tuple(json.load(file)["end"])
+        done += 1
+    rows = _positions(source, start)
+    total = source.count()
+    with tqdm(total=total, desc="release", unit=" rows", initial=done * layout.rows_per_shard) as bar:
+        while (first := next(rows, None)) is not None:
+            stem = os.path.join(work, "shards", f"{done:06d}")
+            end = [first[0]]
+
+            def shard_rows(first=first, end=end) -> Iterator[SourceRow]:
+                yield first[1]
+                for _ in range(layout.rows_per_shard - 1):
+                    if (item := next(rows, None)) is None:
+                        return
+                    end[0] = item[0]
+                    bar.update()
+                    yield item[1]
+
+            with RowReport(stem) as report:
+                kept = prepare_rows(shard_rows(), source.extra, options, report, pool)
+                _write_parquet(stem + ".parquet", kept, source_features(source), layout.row_group_rows)
+            write_json(stem + ".facts.json", {"end": end[0], "kept": report.counts["kept"]})
+            bar.update()
+            done += 1
+
+
+def _write_parquet(path: str, rows: Iterator[dict[str, Any]], features: Features, row_group_rows: int) -> None:
+    schema = release_schema(features)
+    columns = schema.names
+    with pq.ParquetWriter(
+        path + ".part",
+        schema,
+        # JPEGs do not shrink; text does. Least and greatest values of pictures would only fill the footer.
+        compression={**dict.fromkeys(columns, "SNAPPY"), "image.bytes": "NONE", "image.path": "SNAPPY"},
+        use_dictionary=False,
+        write_statistics=False,
+    ) as writer:
+        group: list[dict[str, Any]] = []
+
+        def flush() -> None:
+            table = pa.table([[row[name] for row in group] for name in columns], schema=schema)
+            writer.write_table(table, row_group_size=row_group_rows)
+            group.clear()
+
+        for row in rows:
+            group.append(row)
+            if len(group) == row_group_rows:
+                flush()
+        if group:
+            flush()
+    os.replace(path + ".part", path)
+
+
+def release_schema(features: Features) -> pa.Schema:
+    """The Arrow schema, with the features written so that `datasets` 3.x and newer read them alike."""
+    described = json.dumps({"info": {"features": _older_form(features.to_dict())}})
+    return features.arrow_schema.with_metadata({"huggingface": described})
+
+
+def _older_form(feature: Any) -> Any:
+    """Lists as `datasets` 3.x writes them, `[feature]`: it does not know the type "List"."""
+    if isinstance(feature, dict) and feature.get("_type") in ("List", "LargeList") and feature.get("length", -1) == -1:
+        return [_older_form(feature["feature"])]
+    if isinstance(feature, dict):
+        return {name: _older_form(value) for name, value in feature.items()}
+    return feature
+
+
+def _finish(work: str, features: Features, card: dict[str, str], layout: Layout) -> dict[str, Any]:
+    """Put the shards in order under their final names, and write card, script and report beside them."""
+    shards = os.path.join(work, "shards")
+    places = {name: os.path.join(work, name) for name in ("main", "script", "report")}
+    os.makedirs(os.path.join(places["main"], "data"), exist_ok=True)
+    for place in ("script", "report"):
+        os.makedirs(places[place], exist_ok=True)
+    facts = []
+    for name in sorted(os.listdir(shards)):
+        if name.endswith(".facts.json"):
+            with open(os.path.join(shards, name), encoding="utf-8") as file:
+                facts.append((name.removesuffix(".facts.json"), json.load(file)["kept"]))
+    stems = [stem for stem, kept in facts if kept]
+    if not stems:
+        raise DataError(f"{work}: no row is left to release. Look at the reports in {shards}, then delete the folder.")
+    names = [f"data/train-{number:05d}-of-{len(stems):05d}.parquet" for number in range(len(stems))]
+    for stem, name in zip(stems, names, strict=True):
+        target = os.path.join(places["main"], name)
+        # Linked, not moved: a run that is interrupted here finds the shards where it looks for them.
+        if os.path.lexists(target):
+            os.remove(target)
+        _link(os.path.join(shards, f"{stem}.parquet"), target)
+    summaries = []
+    with open(os.path.join(places["report"], "left_out.tsv"), "w", encoding="utf-8") as left_out:
+        for stem, _ in facts:
+            with open(os.path.join(shards, f"{stem}.tsv"), encoding="utf-8") as part:
+                shutil.copyfileobj(part, left_out)
+            with open(os.path.join(shards, f"{stem}.json"), encoding="utf-8") as file:
+                summaries.append(json.load(file))
+    summary = {**merge_summaries(summaries), "shards": names}
+    write_json(os.path.join(places["report"], "report.json"), summary)
+    texts = {
+        **card,
+        **_layout_facts(places["main"], names, layout),
+        "rows": f"{summary['rows']['kept']:,}",
+        "num_rows": str(summary["rows"]["kept"]),
+        "size_category": _size_category(summary["rows"]["kept"]),
+        "columns": _column_table(features),
+        "left_out": _left_out_text(summary),
+        "files": json.dumps(names, indent=4),
+    }
+    with open(os.path.join(_FILES, "layout.md"), encoding="utf-8") as file:
+        texts["layout"] = file.read().strip()
+    _fill("dataset_card.md", texts, os.path.join(places["main"], "README.md"))
+    _fill("loading_script.py.txt", texts, os.path.join(places["script"], f"{card['name']}.py"))
+    _fill("script_branch.md", texts, os.path.join(places["script"], "README.md"))
+    return summary
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _fill(template: str, texts: dict[str, str], path: str) -> None:
+    with open(os.path.join(_FILES, template), encoding="utf-8") as file:
+        text = Template(file.read()).substitute(texts)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _layout_facts(main: str, names: list[str], layout: Layout) -> dict[str, str]:
+    sizes = [os.path.getsize(os.path.join(main, name)) for name in names]
+    digest, uncompressed = hashlib.sha256(), 0
+    for name in names:
+        footer = pq.read_metadata(os.path.join(main, name))
+        uncompressed += sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
+        with open(os.path.join(main, name), "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return {
+        "num_shards": f"{len(names):,}",
+        "megabytes": f"{max(sizes) / 1e6:,.0f}" if max(sizes) >= 1e6 else "under 1",
+        "gigabytes": f"{sum(sizes) / 1e9:,.2f}",
+        "row_group_rows": f"{layout.row_group_rows:,}",
+        "rows_per_shard": f"{layout.rows_per_shard:,}",
+        "num_bytes": str(uncompressed),
+        "download_size": str(sum(sizes)),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _size_category(rows: int) -> str:
+    bounds = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+    return next((name for bound, name in bounds if rows < bound), "10M<n<100M")
+
+
+def _column_table(features: Features) -> str:
+    meaning = {
+        "image": "the person, upright RGB or grey JPEG, decoded when it is looked at",
+        "image_path": "name of the image in the source; unique where the source's names are",
+        "caption1": "first caption; where an image has one usable caption, it stands in both columns",
+        "caption2": "second caption",
+    }
+    rows = ["| column | type | |", "|---|---|---|"]
+    for name, feature in features.items():
+        kind = getattr(feature, "dtype", type(feature).__name__)
+        kind = "Image" if name == "image" else kind
+        rows.append(f"| `{name}` | {kind} | {meaning.get(name, 'as the source has it')} |")
+    return "\n".join(rows)
+
+
+def _left_out_text(summary: dict[str, Any]) -> str:
+    lines = describe_summary(summary, "with the publisher")
+    if not lines:
+        return "Nothing: every row of the source is here, with its captions as they came."
+    return "\n".join(f"- {line[0].upper()}{line[1:]}." for line in lines)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_webperson.release", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--source", required=True, metavar="FOLDER", help="parquet, tars, or json lists and images")
+    parser.add_argument("--source-format", choices=FORMATS, help="for a folder that holds more than one")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="must not exist")
+    parser.add_argument("--repository", default="org/webperson", metavar="ORG/NAME", help="where it goes on the Hub")
+    parser.add_argument("--contact", required=True, help="address for opt-out and takedown; printed on the card")
+    parser.add_argument(
+        "--licence", default="cc-by-4.0", help="Hub id of the captions' licence (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--provenance", metavar="FILE.md", help="how the data was made, if not as the paper's WebPerson"
+    )
+    parser.add_argument("--on-bad-images", choices=ON_BAD_IMAGES, default="error", help="(default: %(default)s)")
+    parser.add_argument("--keep-captions", action="store_true", help="do not repair captions")
+    parser.add_argument("--min-side", type=int, default=0, metavar="PIXELS", help="leave smaller images out")
+    parser.add_argument("--rows-per-shard", type=int, default=ROWS_PER_SHARD, help="(default: %(default)s)")
+    parser.add_argument("--row-group-rows", type=int, default=ROW_GROUP_ROWS, help="(default: %(default)s)")
+    parser.add_argument("--num-proc", type=int, default=1, help="processes that check images (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = _parse(arguments)
+    try:
+        provenance = args.provenance or os.path.join(_FILES, "provenance.md")
+        with open(provenance, encoding="utf-8") as file:
+            card = {"provenance": file.read().strip()}
+        name = args.repository.split("/")[-1]
+        if args.repository.count("/") != 1 or not name.replace("-", "_").replace(".", "_").isidentifier():
+            raise DataError(f"--repository {args.repository!r}: write ORG/NAME, of letters, digits, `-`, `_` and `.`")
+        card |= {"repository": args.repository, "name": name, "licence": args.licence, "contact": args.contact}
+        summary = release(
+            open_source(args.source, args.source_format),
+            os.path.realpath(args.source),
+            args.out,
+            card,
+            RowOptions(args.on_bad_images, not args.keep_captions, args.min_side, only_jpeg=True),
+            Layout(args.rows_per_shard, args.row_group_rows),
+            args.num_proc,
+        )
+    except (ValueError, OSError) as error:  # DataError is a ValueError
+        sys.stderr.write(f"{error}\n")
+        return 1
+    report = f"{os.path.abspath(args.out)}-report"
+    lines = describe_summary(summary, f"{report}/left_out.tsv")
+    lines.append(
+        f"{summary['rows']['kept']:,} rows in {len(summary['shards'])} shards in {args.out}; report: {report}"
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""python examples/benchmark_loading.py
+
+Rows/s of the loaders beside a bare loop over the same bytes.
+
+The bare loop decodes JPEGs that lie in memory and resizes them to 384 x 128; the loaders also find them, read them
+from disk, shuffle, and hand rows on. Rounds alternate, and each figure is the best of its rounds. On a machine that
+others use as well, compare rows a CPU second. `--data` takes a folder that `python -m dataset_webperson.release`
+wrote; by default pictures of the size of person crops are made up.
+"""
+
+import argparse
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+import datasets
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from dataset_webperson.local_source import open_source
+from dataset_webperson.release import Layout, release
+from dataset_webperson.row_preparation import RowOptions
+from dataset_webperson.streaming import ShuffledParquet
+
+BATCH, BUFFER = 64, 1000
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="a release folder")
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    datasets.disable_progress_bars()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        data = args.data or make_release(make_source(f"{folder}/source", args.rows), f"{folder}/out", Layout())
+        print(loaders(data, args.rows, args.rounds))
+
+
+def loaders(data: str, rows: int, rounds: int) -> str:
+    stream = ShuffledParquet(data, batch_size=BATCH)
+    in_worker = stream.arranged(batch_size=BATCH, lanes=1)
+    raw = ShuffledParquet(data, batch_size=BATCH, decode=False)
+    count = min(rows, len(stream))
+    jpegs = [raw[0, position]["image"]["bytes"] for position in range(count)]
+    keys = [(0, position) for position in range(count)]
+    shuffled = datasets.load_dataset(data, split="train", streaming=True).shuffle(seed=0, buffer_size=BUFFER)
+    loader = DataLoader(in_worker, BATCH, sampler=keys, num_workers=1, collate_fn=pixels, persistent_workers=True)
+    bare_rows = [{"image": jpeg} for jpeg in jpegs]
+    bare_loader = DataLoader(bare_rows, BATCH, num_workers=1, collate_fn=bare_pixels, persistent_workers=True)
+    next(iter(loader)), next(iter(bare_loader))  # the workers have started
+    found = best(
+        {
+            "bare loop, JPEGs in memory": lambda: (
+                resize(Image.open(io.BytesIO(jpeg)).convert("RGB")) for jpeg in jpegs
+            ),
+            "`ShuffledParquet`": lambda: (resize(stream[key]["image"]) for key in keys),
+            "bare loop in one loader worker": lambda: (image for batch in bare_loader for image in batch),
+            "`ShuffledParquet` in one loader worker": lambda: (image for batch in loader for image in batch),
+            "`ShuffledParquet.iterable`": lambda: (resize(row["image"]) for row in islice(stream.iterable(0), count)),
+            f"`load_dataset(streaming=True).shuffle({BUFFER})`": lambda: (
+                resize(row["image"]) for row in islice(shuffled, count)
+            ),
+        },
+        count,
+        rounds,
+    )
+    bare, cpu_bare = next(iter(found.values()))
+    lines = [
+        f"| {name} | {rate:,.0f} | {100 * rate / bare:.0f} % | {cpu:,.0f} | {100 * cpu / cpu_bare:.0f} % |"
+        for name, (rate, cpu) in found.items()
+    ]
+    size = sum(map(len, jpegs)) / count / 1000
+    head = f"{count:,} JPEGs of {size:.0f} kB, best of {rounds} rounds, one process\n"
+    titles = "| | rows/s | of the bare loop | rows a CPU second | of the bare loop |\n|---|---|---|---|---|"
+    return "\n".join([head, titles, *lines])
+
+
+def best(readers: dict[str, Callable[[], Iterable]], count: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """Rows a second, and rows a CPU second of this process and its workers, in the best of rounds that alternate."""
+    rates = dict.fromkeys(readers, (0.0, 0.0))
+    for _ in range(rounds):
+        for name, reader in readers.items():
+            read, start, cpu_start = 0, time.perf_counter(), cpu_seconds()
+            for _ in reader():
+                # Up to the last row. `datasets` sleeps for 5 seconds where its source ends, to let threads end.
+                read, end = read + 1, time.perf_counter()
+            rate, cpu_rate = read / (end - start), read / (cpu_seconds() - cpu_start)
+            rates[name] = (max(rates[name][0], rate), max(rates[name][1], cpu_rate))
+            assert read == count, f"{name}: {read} rows of {count}"
+    return rates
+
+
+def cpu_seconds() -> float:
+    """Of this process, its threads and the loader workers it has."""
+    workers = [psutil.Process(child.pid).cpu_times() for child in psutil.Process().children()]
+    return time.process_time() + sum(times.user + times.system for times in workers)
+
+
+def resize(image: Image.Image) -> Image.Image:
+    return image.resize((128, 384), Image.Resampling.BICUBIC)
+
+
+def pixels(rows: list[dict]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([np.asarray(resize(row["image"])) for row in rows]))
+
+
+def bare_pixels(rows: list[dict]) -> torch.Tensor:
+    return pixels([{"image": Image.open(io.BytesIO(row["image"])).convert("RGB")} for row in rows])
+
+
+def make_source(folder: str, rows: int) -> str:
+    """Made-up pictures of the size of person crops, and their list."""
+    os.makedirs(f"{folder}/images")
+    generator = np.random.default_rng(0)
+    entries = []
+    for number in range(rows):
+        height = int(generator.integers(250, 700))
+        size = (int(height / generator.uniform(2, 4)), height)
+        blocks = generator.integers(0, 256, (24, 10, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
+        noise = generator.integers(-8, 9, smooth.shape)
+        picture = Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8))
+        picture.save(f"{folder}/images/{number:06d}.jpg", quality=85)
+        caption = "A person in a red coat and black trousers walks with a brown bag over the left shoulder. " * 2
+        entries.append({f"{number:06d}.jpg": {"caption1": caption, "caption2": caption}})
+    with open(f"{folder}/list.json", "w") as file:
+        json.dump(entries, file)
+    return folder
+
+
+def make_release(source: str, out: str, layout: Layout) -> str:
+    card = dict.fromkeys(("name", "repository", "licence", "contact", "provenance"), "benchmark")
+    release(open_source(source), source, out, card, RowOptions(only_jpeg=True), layout)
+    return out
+
+
+if __name__ == "__main__":
+    main()

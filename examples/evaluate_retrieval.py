@@ -1,0 +1,145 @@
+"""Measure text-to-person retrieval: one table with confidence intervals, published figures beside it, a report page.
+
+    python examples/evaluate_retrieval.py --model runs/demo --benchmark synthetic --image_size 64 32
+    python examples/evaluate_retrieval.py --model runs/webperson --benchmark cuhk-pedes icfg-pedes rstpreid \
+        --root data --protocol direct-transfer --compare openai/clip-vit-base-patch16 --robustness True
+    torchrun --nproc_per_node 2 examples/evaluate_retrieval.py --model runs/webperson --benchmark my/folder --bf16 True
+
+A benchmark is `cuhk-pedes`, `icfg-pedes`, `rstpreid` or `ufine6926` below --root, `synthetic`, or a folder of images
+with `captions` and `person_id`; a model any GA-DMS, CLIP or SigLIP. Below --output_dir it leaves results.json,
+results.md, model-index.yaml for the model card, and a report page for each result. Embeddings are kept, and read again
+where neither model nor data changed.
+"""
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import PartialState
+
+from dataset_webperson import DataError
+from modeling_gadms.command_line import free_folder, parse_arguments
+from modeling_gadms.embedding_cache import DEFAULT_FOLDER, cached_retrieval_set
+from modeling_gadms.evaluation import compare, evaluate_embeddings, evaluate_ranks
+from modeling_gadms.evaluation_data import display_name, load_evaluation_set
+from modeling_gadms.evaluation_output import write_results
+from modeling_gadms.published_results import PROTOCOLS, column_of
+from modeling_gadms.rescoring import RESCORINGS, rescore
+from modeling_gadms.retrieval_report import write_report
+from modeling_gadms.retrievers import load_retriever
+from modeling_gadms.robustness import measure_robustness
+
+
+@dataclass
+class EvaluationArguments:
+    model: list[str] = field(metadata={"help": "Folder or Hub id: one for all benchmarks, or one for each in order."})
+    benchmark: list[str] = field(metadata={"help": "Names of benchmarks, `synthetic`, or folders."})
+    root: str | None = field(default=None, metadata={"help": "Folder that holds the benchmarks."})
+    split: str = field(default="test", metadata={"help": "Which part of each benchmark."})
+    on_count_mismatch: str = field(default="error", metadata={"choices": ["error", "warn"]})
+    image_size: list[int] = field(default_factory=lambda: [128, 64], metadata={"help": "Synthetic: height, width."})
+    num_persons: int = field(default=400, metadata={"help": "Synthetic: persons of the split."})
+    views_per_person: int = field(default=2, metadata={"help": "Synthetic: images of each person."})
+    compare: list[str] = field(default_factory=list, metadata={"help": "Another model (or one for each benchmark)."})
+    protocol: str | None = field(default=None, metadata={"help": "A table to lay out.", "choices": PROTOCOLS})
+    trained_on: list[str] = field(default_factory=list, metadata={"help": "cross-domain: what `model` has seen."})
+    rescore: list[str] = field(default_factory=list, metadata={"choices": list(RESCORINGS)})
+    robustness: bool = field(default=False, metadata={"help": "Measure on spoilt captions and images too."})
+    output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})
+    cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Where embeddings are kept."})
+    batch_size: int = field(default=64, metadata={"help": "Images, and captions, at a time."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that prepare images ahead."})
+    bf16: bool = field(default=False, metadata={"help": "Encode in bfloat16."})
+    use_cpu: bool = field(default=False, metadata={"help": "Even where there is a GPU."})
+    seed: int = field(default=0, metadata={"help": "Of intervals, tests, spoilt inputs and synthetic persons."})
+
+    def of_each_benchmark(self, name: str) -> list:
+        """The values of an option, one a benchmark."""
+        values = getattr(self, name) or [None]
+        if len(values) not in (1, len(self.benchmark)):
+            raise ValueError(
+                f"--{name}: {len(values)} values for {len(self.benchmark)} benchmarks; give one or as many"
+            )
+        return values * len(self.benchmark) if len(values) == 1 else values
+
+
+def load(benchmark: str, args: EvaluationArguments):
+    """The rows of one benchmark; drawn, or brought into a cache, by one process while the others wait."""
+    persons = {f"num_{split}_persons": 2 for split in ("train", "validation", "test")}
+    persons[f"num_{args.split}_persons"] = args.num_persons
+    options = {"image_size": tuple(args.image_size), "seed": args.seed, "views_per_person": args.views_per_person}
+    with PartialState().main_process_first():
+        where = {"split": args.split, "on_count_mismatch": args.on_count_mismatch}
+        return load_evaluation_set(benchmark, args.root, synthetic_options={**options, **persons}, **where)
+
+
+def evaluate(name: str, dataset, args: EvaluationArguments):
+    """Encode and rank one data set by one model; each process encodes its share. The first result is the plain one."""
+    state = PartialState()
+    options = {"batch_size": args.batch_size, "num_workers": args.num_workers, "progress": state.is_main_process}
+    model, processor = load_retriever(name, bf16=args.bf16, device=state.device)
+    start = time.time()
+    encoded, note = cached_retrieval_set(model, processor, dataset, args.cache_dir, **options)
+    result = {
+        "model": os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "images": len(encoded.image_embeds),
+        "captions": len(encoded.text_embeds),
+        "processes": state.num_processes,
+        "encoding_seconds": round(time.time() - start, 2),
+        **note,
+    }
+    evaluations = {"cosine": evaluate_embeddings(encoded, seed=args.seed)}
+    results = [{**result, "scoring": "cosine", "metrics": evaluations["cosine"].metrics}]
+    for scoring in args.rescore:
+        start = time.time()
+        ranks = {"t2i": rescore(scoring, encoded, state.is_main_process)}
+        evaluations[scoring] = evaluate_ranks(ranks, evaluations["cosine"].person_ids, seed=args.seed)
+        seconds = {"rescoring_seconds": round(time.time() - start, 2)}
+        results.append({**result, **seconds, "scoring": RESCORINGS[scoring], "metrics": evaluations[scoring].metrics})
+    if args.robustness:
+        results[0]["robustness"] = measure_robustness(model, processor, dataset, encoded, seed=args.seed, **options)
+    return results, evaluations, encoded
+
+
+def main(argv: list[str]) -> None:
+    (args,) = parse_arguments(EvaluationArguments, argv)
+    state = PartialState(cpu=args.use_cpu or not torch.cuda.is_available())
+    jobs = list(zip(args.benchmark, *map(args.of_each_benchmark, ("model", "compare", "trained_on")), strict=True))
+    output_dir, results, comparisons = free_folder(args.output_dir), [], []
+    for number, (benchmark, name, other, trained_on) in enumerate(jobs, 1):
+        benchmark_name, trained_on, plain = display_name(benchmark), trained_on and display_name(trained_on), []
+        column_of(args.protocol, name, benchmark_name, trained_on)  # what would not fit is refused before the work
+        dataset = load(benchmark, args)
+        about = {"benchmark": benchmark_name, "dataset_type": os.path.basename(os.path.abspath(benchmark))}
+        about |= {"split": args.split, "trained_on": trained_on}
+        for model in [name] if other is None else [name, other]:
+            found, evaluations, encoded = evaluate(model, dataset, args)
+            results += [{**result, **about} for result in found]
+            shown = found[0]["model"]
+            for scoring in args.rescore:
+                differences = compare(evaluations[scoring], evaluations["cosine"], seed=args.seed)
+                names = {"model": f"{shown}, {RESCORINGS[scoring]}", "other": shown, "benchmark": benchmark_name}
+                comparisons.append({**names, "differences": differences})
+            if state.is_main_process:
+                page = f"{number}-{benchmark_name}-{shown.replace('/', '--')}.html"
+                title = f"{shown} on {benchmark_name}"
+                write_report(os.path.join(output_dir, page), dataset, encoded, evaluations["cosine"], title)
+            plain.append((shown, evaluations["cosine"]))
+        if other is not None:
+            (first, of_first), (second, of_second) = plain
+            differences = compare(of_first, of_second, seed=args.seed)
+            names = {"model": first, "other": second, "benchmark": benchmark_name}
+            comparisons.append({**names, "differences": differences})
+    if state.is_main_process:
+        print(write_results(output_dir, results, comparisons, args.protocol, vars(args)))
+        print(f"\nresults, model-index and report pages in {output_dir}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (DataError, OSError, ValueError) as error:
+        sys.exit(f"evaluate_retrieval: {error}")

@@ -1,0 +1,144 @@
+"""Fine-tune GA-DMS, or a CLIP, on a benchmark of persons with captions, by the recipe of IRRA.
+
+    accelerate launch examples/finetune.py --model_name_or_path runs/webperson --dataset_name cuhk-pedes \
+        --data_root data/CUHK-PEDES --bf16 True --output_dir runs/cuhk
+    accelerate launch examples/finetune.py ... --per_device_train_batch_size 16 --gradient_accumulation_steps 4
+    accelerate launch examples/finetune.py ... --masking gradient_attention --instances_per_person 4 --lora True
+    accelerate launch examples/finetune.py --model_name_or_path runs/demo --dataset_name synthetic \
+        --output_dir runs/synthetic
+
+The data set is cuhk-pedes, icfg-pedes, rstpreid or ufine6926 in the folder `--data_root`, or `synthetic`. The best
+epoch is chosen on validation; where a benchmark has no such split, `--validation_persons 200` holds persons out of
+train. Test is measured before training (direct transfer) and once at the end. `--gradient_accumulation_steps` gives
+the loss and gradient of the whole batch; `--activation_checkpointing True` saves more memory. With `--lora True`, a
+learning rate of 1e-4 and `--adam_epsilon 1e-8` suit the adapters better than the defaults, which are for whole towers.
+Beside the checkpoint, which is a plain GA-DMS with adapters merged, it writes metrics.json and, with LoRA, adapter/.
+"""
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+
+from transformers import AutoConfig, set_seed
+
+from dataset_webperson import WebPerson, load_benchmark
+from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
+from modeling_gadms.command_line import parse_arguments, refuse_used_folder
+from modeling_gadms.finetuning import GADMSFineTuningTrainer
+from modeling_gadms.finetuning_arguments import GADMSFineTuningArguments
+from modeling_gadms.finetuning_model import GADMSForFineTuning
+from modeling_gadms.lora import LoraArguments, add_lora, count_parameters, save_adapter
+from modeling_gadms.run_report import metrics_table, save_json
+
+ROLES = ("train", "validation", "test")
+
+
+@dataclass
+class FinetuneArguments:
+    model_name_or_path: str = field(metadata={"help": "Hub id or folder of a GA-DMS or a CLIP."})
+    dataset_name: str = field(metadata={"help": "A benchmark's name, or `synthetic`."})
+    data_root: str | None = field(default=None, metadata={"help": "The benchmark's folder, or the one above it."})
+    on_count_mismatch: str = field(default="error", metadata={"help": "`warn`: use a benchmark that is not whole."})
+    validation_persons: int | None = field(default=None, metadata={"help": "Persons to hold out of train."})
+    select_on_test: bool = field(
+        default=False,
+        metadata={"help": "Choose the best epoch on test, as published figures often do; the results file says so."},
+    )
+    image_size: list[int] = field(default_factory=lambda: [384, 128], metadata={"help": "For a CLIP: height, width."})
+    num_persons: int = field(default=4000, metadata={"help": "Synthetic: persons of train, two images each."})
+    noise_rate: float = field(default=0.0, metadata={"help": "Synthetic: share of false attributes in training."})
+
+
+def load_model(args: FinetuneArguments):
+    """A pre-training model and its processor, from a GA-DMS, whose decoder may be missing, or from a CLIP."""
+    path, size = args.model_name_or_path, tuple(args.image_size)
+    config = AutoConfig.from_pretrained(path)
+    if config.model_type != "gadms":
+        model = GADMSForPreTraining.from_clip_pretrained(path, image_size=size)
+        return model, GADMSProcessor.from_clip_pretrained(path, image_size=size)
+    if config.architectures == ["GADMSModel"]:  # a retriever: its decoder is new
+        model = GADMSForPreTraining(config)
+        model.gadms = GADMSModel.from_pretrained(path)
+    else:
+        model = GADMSForPreTraining.from_pretrained(path)
+    return model, GADMSProcessor.from_pretrained(path)
+
+
+def load_splits(args: FinetuneArguments, image_size, seed: int) -> dict:
+    """`train`, `test` and what the best epoch is chosen on, `validation`, with the name of each in the benchmark."""
+    if args.dataset_name == "synthetic":
+        persons, rate = args.num_persons, args.noise_rate
+        builder = WebPerson(
+            config_name="synthetic", image_size=image_size, num_train_persons=persons, noise_rate=rate, seed=seed
+        )
+        builder.download_and_prepare()
+        splits = builder.as_dataset()
+    elif args.data_root is None:
+        raise ValueError(f"--data_root: where is the folder of {args.dataset_name}?")
+    else:
+        options = {"on_count_mismatch": args.on_count_mismatch, "validation_persons": args.validation_persons}
+        splits = load_benchmark(args.dataset_name, args.data_root, **options)
+    train = "train" if "train" in splits else "train_minus_validation"
+    validation = "validation" if "validation" in splits else "validation_from_train"
+    if args.select_on_test:
+        validation = "test"
+    elif validation not in splits:
+        raise ValueError(
+            f"{args.dataset_name} has no validation split to choose the best epoch on: hold persons out of train with "
+            "--validation_persons 200, as load_benchmark(validation_persons=200), or choose on test with "
+            "--select_on_test, which the results file will say"
+        )
+    return {role: (name, splits[name]) for role, name in zip(ROLES, (train, validation, "test"), strict=True)}
+
+
+def report(trainer, names, before, after, run) -> None:
+    state = trainer.state
+    results = {
+        "metrics": {"before": before, "after": after},
+        "splits": names,
+        "best_epoch_chosen_on": names["validation"],
+        "best": {"step": state.best_global_step, trainer.args.metric_for_best_model: state.best_metric},
+        **run,
+    }
+    if names["validation"] == "test":
+        results["warning"] = "the best epoch was chosen on the test set: these figures are optimistic"
+    save_json(results, os.path.join(trainer.args.output_dir, "metrics.json"))
+    print(f"\n{metrics_table(results['metrics'])}\n\nbest epoch chosen on {names['validation']}", flush=True)
+    print(f"{results['seconds']:.0f} s; checkpoint and metrics.json in {trainer.args.output_dir}", flush=True)
+
+
+def main(argv: list[str]) -> None:
+    start = time.time()
+    args, lora, training = parse_arguments((FinetuneArguments, LoraArguments, GADMSFineTuningArguments), argv)
+    refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
+    set_seed(training.seed)
+    pretrained, processor = load_model(args)
+    splits = load_splits(args, pretrained.config.vision_config.image_size, training.seed)
+    train, validation, test = (dataset for _, dataset in splits.values())
+    model = GADMSForFineTuning.from_pre_training(pretrained, num_persons=len(set(train["person_id"])))
+    if lora.lora:
+        model = add_lora(model, lora)
+    trainable, total = count_parameters(model)
+    trainer = GADMSFineTuningTrainer(model, training, processor, train_dataset=train, eval_dataset=validation)
+
+    def measure(when: str) -> dict[str, float]:
+        found = trainer.evaluate(test, metric_key_prefix=when)
+        return {name.removeprefix(f"{when}_"): value for name, value in found.items() if "2" in name}
+
+    before = measure("before")
+    if trainer.is_world_process_zero():
+        print(f"training {trainable:,} of {total:,} parameters ({trainable / total:.1%})", flush=True)
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    after = measure("test")
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        if lora.lora:
+            save_adapter(trainer.model, os.path.join(training.output_dir, "adapter"))
+        run = {"trainable_parameters": trainable, "parameters": total, "seconds": time.time() - start}
+        run |= {"arguments": vars(args) | vars(lora), "training_arguments": training.to_dict()}
+        report(trainer, {role: name for role, (name, _) in splits.items()}, before, after, run)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
