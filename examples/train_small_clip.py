@@ -33,7 +33,6 @@ class SmallClipArguments:
     num_layers: int = field(default=3, metadata={"help": "Depth of both towers."})
     context_length: int = field(default=48, metadata={"help": "Longest caption in tokens."})
     num_persons: int = field(default=4000, metadata={"help": "Persons drawn for training, two images each."})
-    noise_rate: float = field(default=0.3, metadata={"help": "Share of false attributes in the captions."})
 
 
 class SmallClipTrainer(GADMSTrainer):
@@ -55,7 +54,7 @@ def train_small_clip(args: SmallClipArguments, training: GADMSTrainingArguments)
         config_name="synthetic",
         image_size=tuple(args.image_size),
         num_train_persons=args.num_persons,
-        noise_rate=args.noise_rate,
+        noise_rate=0.0,
         seed=training.seed + 1,  # other people than those that GA-DMS is trained and tested on
     )
     builder.download_and_prepare()
