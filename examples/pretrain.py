@@ -73,8 +73,8 @@ def load_model(args: PretrainArguments, training: GADMSTrainingArguments):
         return model, GADMSProcessor.from_pretrained(path)
     if config.model_type == "gadms":
         return GADMSForPreTraining.from_pretrained(path), GADMSProcessor.from_pretrained(path)
-    model = GADMSForPreTraining.from_clip_pretrained(path, image_size=tuple(args.image_size))
-    return model, GADMSProcessor.from_clip_pretrained(path, image_size=tuple(args.image_size))
+    kinds = (GADMSForPreTraining, GADMSProcessor)
+    return tuple(kind.from_clip_pretrained(path, image_size=tuple(args.image_size)) for kind in kinds)
 
 
 def load_pairs(args: PretrainArguments, seed: int):
@@ -87,11 +87,11 @@ def load_pairs(args: PretrainArguments, seed: int):
         builder.download_and_prepare()
         return builder.as_dataset(split="train"), builder.as_dataset(split="test")
     splits = load_dataset(args.dataset_name, streaming=args.streaming)
+    if "test" in splits and not args.streaming:
+        return splits["train"], splits["test"]
     if "test" in splits:
-        test = splits["test"]
-        if args.streaming:
-            return ShuffledParquet(args.dataset_name, seed=seed), datasets.Dataset.from_list(list(test), test.features)
-        return splits["train"], test
+        test = datasets.Dataset.from_list(list(splits["test"]), splits["test"].features)
+        return ShuffledParquet(args.dataset_name, seed=seed), test
     train = splits["train"]
     if args.streaming:
         test = datasets.Dataset.from_list(list(train.take(args.num_test_images)), train.features)
@@ -136,16 +136,13 @@ def main(argv: list[str]) -> None:
     train, test = load_pairs(args, training.seed)
     model, processor = load_model(args, training)
     trainer = GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=test)
-    before = trainer.evaluate()
+    metrics = {"before": trainer.evaluate()}
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    after = trainer.evaluate()
+    metrics["after"] = trainer.evaluate()
     trainer.save_model()
-    metrics = {
-        name: {key.removeprefix("eval_"): value for key, value in found.items() if "2" in key}
-        for name, found in (("before", before), ("after", after))
-    }
-    arguments = {"arguments": vars(args), "training_arguments": training.to_dict()}
-    report(trainer, test, metrics, time.time() - start, arguments)
+    for when, found in metrics.items():
+        metrics[when] = {key.removeprefix("eval_"): value for key, value in found.items() if "2" in key}
+    report(trainer, test, metrics, time.time() - start, {"arguments": vars(args), "training": training.to_dict()})
 
 
 if __name__ == "__main__":
