@@ -21,7 +21,8 @@ def launch(*argv, cwd, processes=1, check=True):
     """`accelerate launch examples/...` with a cache of its own."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
     launcher += ["--dynamo_backend", "no", "--num_processes", str(processes)]
-    launcher += ["--multi_gpu"] if processes > 1 else []  # with --cpu, accelerate quietly runs one process
+    # with --cpu, accelerate quietly runs one process; port 0 is any free one
+    launcher += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = launcher + [str(argument) for argument in argv]
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
