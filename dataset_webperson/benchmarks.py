@@ -98,19 +98,28 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
 }
 
 
+def class_by_name(kind: str, name: str | type, classes: dict[str, type]) -> type:
+    """The class of `classes` under a name, in which upper case, `-` and `_` do not matter. A class is handed back.
+
+    Raises:
+        `DataError`: nothing of this `kind` has that name.
+    """
+    if not isinstance(name, str):
+        return name
+    plain = re.sub(r"[-_ ]", "", name.lower())
+    for key, found in classes.items():
+        if key.replace("-", "") == plain:
+            return found
+    raise DataError(f"no {kind} {name!r}; known: {', '.join(classes)}")
+
+
 def benchmark_class(name: str | type[Benchmark]) -> type[Benchmark]:
     """The class for a name such as `"cuhk-pedes"`; upper case, `-` and `_` do not matter. A class is handed back.
 
     Raises:
         `DataError`: no benchmark of that name.
     """
-    if not isinstance(name, str):
-        return name
-    plain = re.sub(r"[-_ ]", "", name.lower())
-    for key, benchmark in BENCHMARKS.items():
-        if key.replace("-", "") == plain:
-            return benchmark
-    raise DataError(f"no benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
+    return class_by_name("benchmark", name, BENCHMARKS)
 
 
 COUNT_KINDS = ("counts-differ", "old-copy", "split-missing")

@@ -5,16 +5,15 @@ python -m dataset_webperson.contact_sheet FILE [--image_size H W] [--count N] [-
 
 import argparse
 import io
-import os
 import sys
 import textwrap
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from .builder import WebPersonConfig
 from .synthetic import generate_rows
+from .whole_files import replacing
 
 
 def contact_sheet(rows: list[dict[str, Any]], path: str, columns: int = 8) -> None:
@@ -32,9 +31,8 @@ def contact_sheet(rows: list[dict[str, Any]], path: str, columns: int = 8) -> No
         for start, end in row["caption1_false_spans"]:
             caption = caption[:start] + caption[start:end].upper() + caption[end:]
         draw.text((left + width + 4, top), textwrap.fill(caption, 24), fill="black", font=font)
-    temporary = Path(f"{path}.part")
-    sheet.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,7 +17,6 @@ import fnmatch
 import itertools
 import os
 import posixpath
-import re
 import sqlite3
 import warnings
 from collections import Counter
@@ -29,7 +28,7 @@ from datasets import Dataset, Features, Image, List, Value
 from datasets.exceptions import DatasetGenerationError
 
 from .benchmark_copy import check_captions, choose_base, missing_shares
-from .benchmarks import check_choice
+from .benchmarks import check_choice, class_by_name
 from .caption_checks import is_template_leak
 from .findings import DataError, Findings
 from .json_stream import JsonError, JsonShapeError, iter_dict, iter_list
@@ -228,13 +227,7 @@ def corpus_class(name: str | type[Corpus]) -> type[Corpus]:
     Raises:
         `DataError`: no corpus of that name.
     """
-    if not isinstance(name, str):
-        return name
-    plain = re.sub(r"[-_ ]", "", name.lower())
-    for key, corpus in CORPORA.items():
-        if key.replace("-", "") == plain:
-            return corpus
-    raise DataError(f"no corpus {name!r}; known: {', '.join(CORPORA)}")
+    return class_by_name("corpus", name, CORPORA)
 
 
 def find_corpus_jsons(corpus: type[Corpus], root: str, annotations: str | None = None) -> tuple[str, tuple[str, ...]]:

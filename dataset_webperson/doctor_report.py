@@ -5,12 +5,12 @@ import dataclasses
 import html
 import io
 import json
-import os
 from typing import TYPE_CHECKING, TextIO
 
 from .caption_checks import MAX_TOKENS
 from .findings import DataError, Finding, share
 from .images import open_image
+from .whole_files import replacing
 
 if TYPE_CHECKING:
     from .doctor import Report
@@ -142,7 +142,5 @@ def _thumbnail(file: str) -> str:
 
 def _write(path: str, text: str) -> None:
     """Write whole or not at all. Lone surrogates, which a json may hold, cannot be encoded and become `?`."""
-    part = path + ".part"
-    with open(part, "w", encoding="utf-8", errors="replace") as file:
+    with replacing(path) as part, open(part, "w", encoding="utf-8", errors="replace") as file:
         file.write(text)
-    os.replace(part, path)

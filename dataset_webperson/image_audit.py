@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from .images import ImageError, load_image, to_rgb
 from .near_duplicates import perceptual_hash
+from .whole_files import replacing
 
 _VERSION = 1  # of what a line of the cache holds; raise it when a hash or a check changes
 _CHUNK = 64  # images a task: the results of one task are written together
@@ -125,9 +126,7 @@ def _read_cache(cache_file: str, image_root: str) -> dict[tuple[str, int, int], 
     except FileNotFoundError:
         pass
     # Written anew, whole and at once: without lines that were cut off, and with the right first line.
-    part = cache_file + ".part"
-    with open(part, "w", encoding="utf-8") as file:
+    with replacing(cache_file) as part, open(part, "w", encoding="utf-8") as file:
         rows = (json.dumps([*key, *astuple(facts)]) for key, facts in known.items())
         file.writelines(line + "\n" for line in itertools.chain([header], rows))
-    os.replace(part, cache_file)
     return known

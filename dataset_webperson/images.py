@@ -1,5 +1,6 @@
 """Any image file as plain RGB, or one error that names the file."""
 
+import io
 import os
 import warnings
 
@@ -21,27 +22,42 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     """The decoded image in the file's own mode, EXIF rotation not applied.
 
     Raises:
-        `ImageError`: no such file (`image-missing`), 0 bytes (`image-empty`), more pixels than
-            `PIL.Image.MAX_IMAGE_PIXELS` (`image-bomb`), or cut off, broken or no image (`image-unreadable`).
+        `ImageError`: no such file (`image-missing`), and what `decode_image` raises.
     """
     name = os.fspath(path)
     try:
-        if os.path.getsize(path) == 0:
-            raise ImageError(f"{name}: 0 bytes. Copy the file again.", "image-empty")
+        size = os.path.getsize(path)
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file. Check the folder of the images.", "image-missing") from error
+    except Exception as error:  # a path that no system call takes
+        raise _not_decoded(error, name) from error
+    return _decode(path, size, name)
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """The decoded image in its own mode, EXIF rotation not applied.
+
+    Raises:
+        `ImageError`, which names `name`: 0 bytes (`image-empty`), more pixels than `PIL.Image.MAX_IMAGE_PIXELS`
+            (`image-bomb`), or cut off, broken or no image (`image-unreadable`).
+    """
+    return _decode(io.BytesIO(data), len(data), name)
+
+
+def _decode(source: str | os.PathLike | io.BytesIO, size: int, name: str) -> Image.Image:
+    if size == 0:
+        raise ImageError(f"{name}: 0 bytes. Copy the file again.", "image-empty")
+    try:
         with warnings.catch_warnings():
             # Pillow only warns up to twice its limit; the size is compared below, before a pixel is decoded.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(source)
         with image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             image.load()
             return image
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such file. Check the folder of the images.", "image-missing") from error
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"{name}: {error}, over the limit of {Image.MAX_IMAGE_PIXELS:,}. Replace it, or raise "
@@ -49,8 +65,12 @@ def load_image(path: str | os.PathLike) -> Image.Image:
             "image-bomb",
         ) from error
     except Exception as error:  # hostile bytes make Pillow's decoders raise nearly every type there is
-        reason = " ".join(str(error).replace(name, "").split())[:120]
-        raise ImageError(f"{name}: cannot be decoded ({reason}). Copy the file again.", "image-unreadable") from error
+        raise _not_decoded(error, name) from error
+
+
+def _not_decoded(error: Exception, name: str) -> ImageError:
+    reason = " ".join(str(error).replace(name, "").split())[:120]
+    return ImageError(f"{name}: cannot be decoded ({reason}). Copy the file again.", "image-unreadable")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -75,13 +95,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_image(path: str | os.PathLike) -> Image.Image:
-    """The file as an upright RGB image. Raises what `load_image` raises."""
-    image = load_image(path)
+def upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    """`to_rgb` with one kind of error. Raises `ImageError`, which names `name`."""
     try:
-        return to_rgb(image)
+        # A plain image is handed on as it is: `to_rgb` would copy its pixels.
+        return image if image.mode == "RGB" and orientation(image) == 1 else to_rgb(image)
     except Exception as error:  # a broken colour profile or EXIF block shows only here
         raise ImageError(
-            f"{os.fspath(path)}: cannot be converted from mode {image.mode} ({error}). Save it again as RGB.",
-            "image-unreadable",
+            f"{name}: cannot be converted from mode {image.mode} ({error}). Save it again as RGB.", "image-unreadable"
         ) from error
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 for upright."""
+    return image.getexif().get(Image.ExifTags.Base.Orientation, 1) or 1
+
+
+def open_image(path: str | os.PathLike) -> Image.Image:
+    """The file as an upright RGB image. Raises what `load_image` raises."""
+    return upright_rgb(load_image(path), os.fspath(path))

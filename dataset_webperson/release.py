@@ -38,6 +38,7 @@ from .row_preparation import (
     prepare_rows,
     write_json,
 )
+from .whole_files import replacing
 
 # Chosen by measurement: `release_files/layout.md`, which goes into the dataset card.
 ROWS_PER_SHARD = 10_000
@@ -174,14 +175,17 @@ def _write_shards(
 def _write_parquet(path: str, rows: Iterator[dict[str, Any]], features: Features, row_group_rows: int) -> None:
     schema = release_schema(features)
     columns = schema.names
-    with pq.ParquetWriter(
-        path + ".part",
-        schema,
-        # JPEGs do not shrink; text does. Least and greatest values of pictures would only fill the footer.
-        compression={**dict.fromkeys(columns, "SNAPPY"), "image.bytes": "NONE", "image.path": "SNAPPY"},
-        use_dictionary=False,
-        write_statistics=False,
-    ) as writer:
+    with (
+        replacing(path) as part,
+        pq.ParquetWriter(
+            part,
+            schema,
+            # JPEGs do not shrink; text does. Least and greatest values of pictures would only fill the footer.
+            compression={**dict.fromkeys(columns, "SNAPPY"), "image.bytes": "NONE", "image.path": "SNAPPY"},
+            use_dictionary=False,
+            write_statistics=False,
+        ) as writer,
+    ):
         group: list[dict[str, Any]] = []
 
         def flush() -> None:
@@ -195,7 +199,6 @@ def _write_parquet(path: str, rows: Iterator[dict[str, Any]], features: Features
                 flush()
         if group:
             flush()
-    os.replace(path + ".part", path)
 
 
 def release_schema(features: Features) -> pa.Schema:

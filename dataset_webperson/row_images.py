@@ -1,12 +1,9 @@
 """The bytes of an image file, checked by decoding them, and turned into plain ones where they are not."""
 
 import io
-import warnings
 from dataclasses import dataclass
 
-from PIL import Image
-
-from .images import ImageError, to_rgb
+from .images import ImageError, decode_image, orientation, upright_rgb
 
 JPEG_QUALITY = 95
 # JPEG segments that describe the photograph, perhaps with place or name: EXIF and XMP (APP1), IPTC (APP13), comments.
@@ -23,43 +20,6 @@ class CheckedImage:
     converted: bool = False
     problem: str = ""
     message: str = ""
-
-
-def decode_image(data: bytes, name: str) -> Image.Image:
-    """The decoded image in its own mode, EXIF rotation not applied. Raises `ImageError`, which names `name`."""
-    if not data:
-        raise ImageError(f"{name}: 0 bytes. Copy the file again.", "image-empty")
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns up to twice its limit; the size is compared below, before a pixel is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-        image.load()
-        return image
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"{name}: {error}, over the limit of {Image.MAX_IMAGE_PIXELS}. Replace it, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS if you trust it.",
-            "image-bomb",
-        ) from error
-    except Exception as error:  # hostile bytes make Pillow's decoders raise nearly every type there is
-        reason = " ".join(str(error).split())[:120]
-        raise ImageError(f"{name}: cannot be decoded ({reason}). Copy the file again.", "image-unreadable") from error
-
-
-def upright_rgb(data: bytes, name: str) -> Image.Image:
-    """The bytes as an upright RGB image. Raises `ImageError`, which names `name`."""
-    image = decode_image(data, name)
-    try:
-        # A plain image is handed on as it is: `to_rgb` would copy its pixels.
-        return image if image.mode == "RGB" and _orientation(image) == 1 else to_rgb(image)
-    except Exception as error:  # a broken colour profile or EXIF block shows only here
-        raise ImageError(
-            f"{name}: cannot be converted from mode {image.mode} ({error}). Save it again as RGB.", "image-unreadable"
-        ) from error
 
 
 def check_image(data: bytes, name: str, min_side: int, only_jpeg: bool) -> CheckedImage:
@@ -80,12 +40,12 @@ def check_image(data: bytes, name: str, min_side: int, only_jpeg: bool) -> Check
         if min(image.size) < min_side:
             message = f"{name}: {image.width} x {image.height} pixels, shorter side below {min_side}"
             return CheckedImage(width=image.width, height=image.height, problem="image-small", message=message)
-        plain = image.mode in ("RGB", "L") and "transparency" not in image.info and _orientation(image) == 1
+        plain = image.mode in ("RGB", "L") and "transparency" not in image.info and orientation(image) == 1
         if plain and image.format == "JPEG":
             return CheckedImage(without_description(data) if only_jpeg else data, *image.size)
         if plain and not only_jpeg:
             return CheckedImage(data, *image.size)
-        image = upright_rgb(data, name)
+        image = upright_rgb(image, name)
         buffer = io.BytesIO()
         if only_jpeg:
             image.save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
@@ -98,11 +58,6 @@ def check_image(data: bytes, name: str, min_side: int, only_jpeg: bool) -> Check
     except Exception as error:  # EXIF blocks of hostile files raise nearly every type there is
         message = f"{name}: {type(error).__name__} {error}"[:200]
         return CheckedImage(problem="image-unreadable", message=f"{message}. Copy the file again.")
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 for upright."""
-    return image.getexif().get(Image.ExifTags.Base.Orientation, 1) or 1
 
 
 def without_description(jpeg: bytes) -> bytes:

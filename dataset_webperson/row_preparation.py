@@ -13,6 +13,7 @@ from .caption_cleaning import CaptionCleaner, is_unicode, usable_captions
 from .findings import KINDS, DataError
 from .local_source import SourceRow, fit
 from .row_images import CheckedImage, check_image
+from .whole_files import replacing
 
 ON_BAD_IMAGES = ("error", "warn", "skip")
 _CHUNK = 64  # rows whose images are read before they are checked, together if there are processes for it
@@ -86,9 +87,8 @@ class RowReport:
 
 def write_json(path: str, content: Any) -> None:
     """Write json under a temporary name and move it into place."""
-    with open(path + ".part", "w", encoding="utf-8") as file:
+    with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, ensure_ascii=True)
-    os.replace(path + ".part", path)
 
 
 def prepare_rows(

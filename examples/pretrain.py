@@ -24,12 +24,11 @@ from transformers import AutoConfig, set_seed
 
 from dataset_webperson import WebPerson
 from dataset_webperson.streaming import ShuffledParquet
+from dataset_webperson.whole_files import replacing
 from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
 from modeling_gadms.command_line import free_folder, parse_arguments, refuse_used_folder
-from modeling_gadms.encoding import encode_retrieval_set
 from modeling_gadms.run_report import (
     metrics_table,
-    replacing,
     save_curve,
     save_json,
     save_retrievals,
@@ -104,7 +103,6 @@ def report(trainer, test, metrics, seconds, arguments) -> None:
     """Tables and pictures beside the checkpoint, and the checkpoint loaded by a process without this package."""
     folder = trainer.args.output_dir
     model, processor = trainer.accelerator.unwrap_model(trainer.model).gadms, trainer.processing_class
-    encoded = encode_retrieval_set(model, processor, test, trainer.args.per_device_eval_batch_size)
     if not trainer.is_world_process_zero():
         return
     table = metrics_table(metrics)
@@ -112,7 +110,7 @@ def report(trainer, test, metrics, seconds, arguments) -> None:
         {"metrics": metrics, "test_images": len(test), "seconds": seconds, **arguments}, f"{folder}/metrics.json"
     )
     save_curve(trainer.state.log_history, f"{folder}/curve.png")
-    save_retrievals(test, encoded, f"{folder}/retrievals.png")
+    save_retrievals(test, trainer.measured, f"{folder}/retrievals.png")
     row = max(trainer.train_dataset.dataset.take(64), key=lambda row: len(row.get("caption1_false_spans") or []))
     save_token_scores(model, processor, row, f"{folder}/token_scores.png")
     pair = processor(images=[test[0]["image"]], text=[test[0]["caption1"]]).to(model.device)

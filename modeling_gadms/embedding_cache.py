@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from dataset_webperson.whole_files import replacing
+
 from .distributed_gadms import num_processes
 from .encoding import RetrievalSet, captions_of, encode_retrieval_set, person_ids
-from .run_report import replacing
 
 DEFAULT_FOLDER = os.path.join(HF_HOME, "gadms-embeddings")
 

@@ -9,9 +9,11 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
+from dataset_webperson.whole_files import replacing
+
 from .published_results import protocol_table
 from .robustness import robustness_table
-from .run_report import METRICS, replacing, save_json
+from .run_report import METRICS, save_json
 
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 

@@ -8,8 +8,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save_file
 from torch import nn
 
+from dataset_webperson.whole_files import replacing
+
 from .finetuning_model import GADMSForFineTuning
-from .run_report import replacing
 
 
 @dataclass

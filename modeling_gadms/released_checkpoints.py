@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig
 
+from dataset_webperson.whole_files import replacing
+
 from .checkpoint_reading import read_checkpoint
 from .configuration_gadms import GADMSConfig
 from .modeling_gadms import GADMSForPreTraining, GADMSModel
@@ -18,7 +20,6 @@ from .released_layout import (
     layout,
     to_released,
 )
-from .run_report import replacing
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ to 0 at the very end, as both recipes' callers expect.
 import torch
 import torch.nn.functional as F
 
-from .token_scores_gadms import eos_positions, valid_tokens
+from .token_scores_gadms import eos_positions, scored_layers, valid_tokens
 
 
 @torch.compiler.disable  # autograd.grad inside a compiled forward breaks the graph anyway
@@ -40,13 +40,7 @@ def released_scores(text_model, text_projection, image_embeds, input_ids, num_la
         ValueError: `num_layers` outside 1..layers of the tower, or a batch of images that is not that of the captions.
     """
     layers = text_model.encoder.layers
-    num_layers = round(len(layers) * 2 / 3) if num_layers is None else num_layers
-    if not 1 <= num_layers <= len(layers):
-        raise ValueError(
-            f"num_layers must be between 1 and {len(layers)}, the depth of the text tower; got {num_layers}"
-        )
-    if image_embeds.shape[0] != input_ids.shape[0]:
-        raise ValueError(f"{image_embeds.shape[0]} images for {input_ids.shape[0]} captions; scores need pairs")
+    num_layers = scored_layers(len(layers), num_layers, len(image_embeds), len(input_ids))
 
     num_positions = input_ids.shape[1]
     valid = valid_tokens(input_ids)

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from dataset_webperson.attributes import WORDS
+from dataset_webperson.whole_files import replacing
 
 from .encoding import RetrievalSet, all_captions
 from .evaluation import Evaluation, query_values
 from .evaluation_output import DIRECTIONS
 from .person_retrieval.ranking import QueryRanks
-from .run_report import METRICS, replacing
+from .run_report import METRICS
 from .significance import bootstrap_interval
 
 _STYLE = """

@@ -1,30 +1,15 @@
 """What a run leaves to look at: its table, its curve, and pictures of retrievals and token scores."""
 
 import json
-import os
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from dataset_webperson.whole_files import replacing
+
 METRICS = ("R@1", "R@5", "R@10", "mAP", "mINP")
 RIGHT, WRONG, INK, PAPER = (30, 150, 60), (210, 50, 50), (20, 20, 20), (255, 255, 255)
-
-
-@contextmanager
-def replacing(path) -> Iterator[str]:
-    """A temporary name beside `path` that replaces it once the block has ended without error."""
-    folder, name = os.path.split(path)
-    os.makedirs(folder or ".", exist_ok=True)
-    temporary = os.path.join(folder, f".writing-{name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def save_json(content, path) -> None:

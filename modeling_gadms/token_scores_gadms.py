@@ -79,6 +79,20 @@ def _finish(layer, hidden_states, attention_output):
     return hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
 
 
+def scored_layers(depth: int, num_layers: int | None, num_images: int, num_captions: int) -> int:
+    """How many of the last text layers are used, two thirds of `depth` by default; refuses what no recipe can score.
+
+    Raises:
+        ValueError: `num_layers` outside 1..`depth`, or a batch of images that is not that of the captions.
+    """
+    num_layers = round(depth * 2 / 3) if num_layers is None else num_layers
+    if not 1 <= num_layers <= depth:
+        raise ValueError(f"num_layers must be between 1 and {depth}, the depth of the text tower; got {num_layers}")
+    if num_images != num_captions:
+        raise ValueError(f"{num_images} images for {num_captions} captions; scores need pairs")
+    return num_layers
+
+
 @torch.compiler.disable  # autograd.grad inside a compiled forward breaks the graph anyway
 def gradient_attention_scores(text_model, text_projection, image_embeds, input_ids, num_layers=None):
     """Score every caption token against its image.
@@ -101,13 +115,7 @@ def gradient_attention_scores(text_model, text_projection, image_embeds, input_i
         ValueError: `num_layers` outside 1..layers of the tower, or a batch of images that is not that of the captions.
     """
     layers = text_model.encoder.layers
-    num_layers = round(len(layers) * 2 / 3) if num_layers is None else num_layers
-    if not 1 <= num_layers <= len(layers):
-        raise ValueError(
-            f"num_layers must be between 1 and {len(layers)}, the depth of the text tower; got {num_layers}"
-        )
-    if image_embeds.shape[0] != input_ids.shape[0]:
-        raise ValueError(f"{image_embeds.shape[0]} images for {input_ids.shape[0]} captions; scores need pairs")
+    num_layers = scored_layers(len(layers), num_layers, len(image_embeds), len(input_ids))
 
     with torch.inference_mode(False), torch.no_grad():
         input_ids, image_embeds = input_ids.clone(), image_embeds.clone()  # inference tensors cannot enter a graph

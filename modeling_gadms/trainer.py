@@ -1,6 +1,5 @@
 """The Trainer of GA-DMS: wires rows, the paper's optimiser and schedule, logging and retrieval evaluation."""
 
-import json
 import math
 import os
 import time
@@ -12,13 +11,14 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import get_last_checkpoint, speed_metrics
+from transformers.trainer_utils import speed_metrics
 
 from dataset_webperson.streaming import ShuffledParquet
 
 from .contrastive_accumulation import Replay, plan_replays
 from .data_collator import PairCollator
-from .encoding import encode_retrieval_set
+from .encoding import RetrievalSet, encode_retrieval_set
+from .run_report import save_json
 from .training_arguments import GADMSTrainingArguments
 from .training_data import EpochSampler, ParquetRows, StreamedRows, TrainingRows
 
@@ -77,6 +77,7 @@ class GADMSTrainer(Trainer):
         self._loss_parts: list[dict[str, torch.Tensor]] = []
         self._chunks: list[dict] = []
         self._replays: list[Replay] = []
+        self.measured: RetrievalSet | None = None  # what the last evaluation encoded
 
     # ---- data
 
@@ -179,10 +180,10 @@ class GADMSTrainer(Trainer):
 
     def _refuse_not_finite(self, loss, image_paths):
         if not torch.isfinite(loss):
-            last = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}, on a batch of images "
-                f"{', '.join(image_paths)}. Weights were not updated; last checkpoint: {last or 'none yet'}. "
+                f"{', '.join(image_paths)}. Weights were not updated; last checkpoint: "
+                f"{self.args.last_checkpoint() or 'none yet'}. "
                 "Lower the learning rate, or look at these images"
             )
 
@@ -210,14 +211,14 @@ class GADMSTrainer(Trainer):
                 metrics |= self.evaluate(part, metric_key_prefix=f"{metric_key_prefix}_{name}")
             return metrics
         start = time.time()
-        encoded = encode_retrieval_set(
+        self.measured = encode_retrieval_set(
             self.retriever(),
             self.processing_class,
             eval_dataset,
             batch_size=self.args.per_device_eval_batch_size,
             progress=not self.args.disable_tqdm and self.is_world_process_zero(),
         )
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in encoded.metrics().items()}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measured.metrics().items()}
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(eval_dataset))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -234,8 +235,7 @@ class GADMSTrainer(Trainer):
 
     def save_arguments(self, folder):
         """As JSON, which can be read without running what it holds; the parent would pickle them."""
-        with open(os.path.join(folder, "training_args.json"), "w") as file:
-            json.dump(self.args.to_dict(), file, indent=2)
+        save_json(self.args.to_dict(), os.path.join(folder, "training_args.json"))
 
 
 def warmup_then_cosine(step: int, *, warmup_steps: int, num_training_steps: int, warmup_factor: float) -> float:

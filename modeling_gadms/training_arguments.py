@@ -57,9 +57,7 @@ class GADMSTrainingArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         if self.resume_from_checkpoint == "True":  # as it comes from a command line
-            self.resume_from_checkpoint = (
-                get_last_checkpoint(self.output_dir) if os.path.isdir(self.output_dir) else None
-            )
+            self.resume_from_checkpoint = self.last_checkpoint()
             if self.resume_from_checkpoint is None:
                 raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {self.output_dir}")
         self.masks()
@@ -69,6 +67,10 @@ class GADMSTrainingArguments(TrainingArguments):
         for name in ("mtp_weight", "warmup_epochs", "warmup_factor", "crop_padding"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+
+    def last_checkpoint(self) -> str | None:
+        """Folder of the newest checkpoint in `output_dir`, if there is one."""
+        return get_last_checkpoint(self.output_dir) if os.path.isdir(self.output_dir) else None
 
     def joint_batch_size(self) -> int:
         """Pairs that one optimiser step compares: those of all processes and all accumulated chunks."""

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from tiny import tiny_model, tiny_processor, tiny_rows
 
+from dataset_webperson.whole_files import replacing
 from modeling_gadms.encoding import RetrievalSet
 from modeling_gadms.run_report import (
     RIGHT,
     WRONG,
     metrics_table,
-    replacing,
     save_curve,
     save_json,
     save_retrievals,
