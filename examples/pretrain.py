@@ -19,7 +19,6 @@ import datasets
 import torch
 from datasets import load_dataset
 from safetensors.torch import save_file
-from train_small_clip import main as train_small_clip
 from transformers import AutoConfig, set_seed
 
 from dataset_webperson import WebPerson
@@ -42,9 +41,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 @dataclass
 class PretrainArguments:
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Hub id or folder of a CLIP or a GA-DMS; by default a small CLIP is trained first."},
+    model_name_or_path: str = field(
+        default=os.path.join(HERE, "small_clip"),
+        metadata={"help": "Hub id or folder of a CLIP or a GA-DMS; by default the small CLIP beside this script."},
     )
     dataset_name: str = field(default="synthetic", metadata={"help": "`synthetic`, a folder or a Hub id."})
     streaming: bool = field(default=False, metadata={"help": "Read the training split as it is used, from parquet."})
@@ -52,18 +51,11 @@ class PretrainArguments:
     image_size: list[int] = field(default_factory=lambda: [384, 128], metadata={"help": "Height, width in pixels."})
     num_persons: int = field(default=4000, metadata={"help": "Synthetic: persons drawn, two images each."})
     noise_rate: float = field(default=0.3, metadata={"help": "Synthetic: share of false attributes in training."})
-    small_clip_epochs: float = field(default=10.0, metadata={"help": "Epochs of the small CLIP, if one is trained."})
 
 
 def load_model(args: PretrainArguments, training: GADMSTrainingArguments):
-    """Model and processor, from a GA-DMS, from a CLIP, or from a small CLIP trained on the spot."""
-    path, size = args.model_name_or_path, [str(side) for side in args.image_size]
-    if path is None:
-        path = os.path.join(training.output_dir, "small_clip")
-        if not os.path.exists(os.path.join(path, "config.json")):
-            options = ["--output_dir", path, "--num_train_epochs", str(args.small_clip_epochs), "--image_size", *size]
-            options += ["--num_persons", str(args.num_persons), "--seed", str(training.seed)]
-            train_small_clip(options + ["--use_cpu", str(training.use_cpu)])
+    """Model and processor, from a GA-DMS or from a CLIP."""
+    path = args.model_name_or_path
     set_seed(training.seed)
     config = AutoConfig.from_pretrained(path)
     if config.architectures == ["GADMSModel"]:  # a retriever: its decoder is new

@@ -1,24 +1,25 @@
 """Train a small CLIP from scratch on drawn pedestrians with true captions: what the demo's GA-DMS starts from.
 
-    accelerate launch examples/train_small_clip.py --output_dir runs/small-clip
+    accelerate launch examples/train_small_clip.py --output_dir runs/small-clip      # 15 minutes on 2 cores
 
-GA-DMS always starts from a CLIP, and no published one is small enough to pre-train on two cores in minutes. This one
-is trained where it is used rather than shipped, so that nothing in the demo has to be believed. As the real CLIP, it
-learns by the symmetric contrastive loss: from scratch, SDM at its temperature of 0.02 stays on a plateau for hundreds
-of steps.
+GA-DMS always starts from a CLIP, and no published one is small enough to pre-train on two cores in minutes; what this
+script makes is shipped as examples/small_clip. As the real CLIP it sees square images, and learns by the symmetric
+contrastive loss: from scratch, SDM at its temperature of 0.02 stays on a plateau for hundreds of steps.
 """
 
+import math
 import os
 import sys
 from dataclasses import dataclass, field
 
-from transformers import set_seed
+import torch
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, set_seed
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 from dataset_webperson import WebPerson
-from modeling_gadms import GADMSConfig, GADMSImageProcessor, GADMSModel, GADMSProcessor
+from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
 from modeling_gadms.command_line import parse_arguments, refuse_used_folder
-from modeling_gadms.tokenizer_training import train_tokenizer
+from modeling_gadms.tokenizer_training import train_clip_tokenizer
 from modeling_gadms.trainer import GADMSTrainer
 from modeling_gadms.training_arguments import GADMSTrainingArguments
 
@@ -27,12 +28,12 @@ FIRST_TEMPERATURE = 0.07  # where CLIP's own, learnt, temperature starts; it end
 
 @dataclass
 class SmallClipArguments:
-    image_size: list[int] = field(default_factory=lambda: [64, 32], metadata={"help": "Height and width in pixels."})
+    image_size: int = field(default=48, metadata={"help": "Side of the square images in pixels."})
     patch_size: int = field(default=8, metadata={"help": "Side of a patch in pixels."})
     hidden_size: int = field(default=128, metadata={"help": "Width of both towers and of the joint space."})
     num_layers: int = field(default=3, metadata={"help": "Depth of both towers."})
     context_length: int = field(default=48, metadata={"help": "Longest caption in tokens."})
-    num_persons: int = field(default=4000, metadata={"help": "Persons drawn for training, two images each."})
+    num_persons: int = field(default=8000, metadata={"help": "Persons drawn for training, two images each."})
 
 
 class SmallClipTrainer(GADMSTrainer):
@@ -47,57 +48,61 @@ class SmallClipTrainer(GADMSTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def train_small_clip(args: SmallClipArguments, training: GADMSTrainingArguments) -> str:
-    """Train, save model and processor to `training.output_dir`, and return that folder."""
+def save_as_clip(model: GADMSModel, folder: str) -> None:
+    """Write a square model as the `CLIPModel` that it is, for [`GADMSModel.from_clip_pretrained`]."""
+    vision = {**model.config.vision_config.to_dict(), "image_size": model.config.vision_config.image_size[0]}
+    text = model.config.text_config.to_dict()
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=model.config.projection_dim))
+    scale = torch.tensor(-math.log(model.config.temperature))
+    clip.load_state_dict({**model.state_dict(), "logit_scale": scale})
+    clip.save_pretrained(folder)
+
+
+def train_small_clip(args: SmallClipArguments, training: GADMSTrainingArguments) -> None:
+    """Train, and save model and processor to `training.output_dir` as a CLIP folder."""
     set_seed(training.seed)
+    side, folder = args.image_size, training.output_dir
     builder = WebPerson(
         config_name="synthetic",
-        image_size=tuple(args.image_size),
+        image_size=(side, side),
         num_train_persons=args.num_persons,
         noise_rate=0.0,
         seed=training.seed + 1,  # other people than those that GA-DMS is trained and tested on
     )
     builder.download_and_prepare()
     rows = builder.as_dataset(split="train")
-    height, width = args.image_size
-    tokenizer = train_tokenizer(rows["caption1"][:] + rows["caption2"][:], vocab_size=2048)
+    tokenizer = train_clip_tokenizer(rows["caption1"][:] + rows["caption2"][:], vocab_size=2048)
     tokenizer.model_max_length = args.context_length
-    processor = GADMSProcessor(GADMSImageProcessor(size={"height": height, "width": width}), tokenizer)
+    tokenizer.save_pretrained(folder)
+    processor = GADMSProcessor.from_clip_pretrained(folder, image_size=(side, side))
     tower = {
         "hidden_size": args.hidden_size,
         "intermediate_size": 4 * args.hidden_size,
         "num_attention_heads": args.hidden_size // 64,
         "num_hidden_layers": args.num_layers,
     }
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = GADMSConfig(
-        text_config={**tower, "vocab_size": len(tokenizer), "max_position_embeddings": args.context_length},
-        vision_config={**tower, "image_size": (height, width), "patch_size": args.patch_size},
+        text_config={**tower, **special, "vocab_size": len(tokenizer), "max_position_embeddings": args.context_length},
+        vision_config={**tower, "image_size": (side, side), "patch_size": args.patch_size},
         projection_dim=args.hidden_size,
-        decoder_num_layers=2,
     )
-    trainer = SmallClipTrainer(GADMSModel(config), training, processor, train_dataset=rows)
-    trainer.train()
-    trainer.save_model()
-    return training.output_dir
+    model = GADMSModel(config)
+    SmallClipTrainer(model, training, processor, train_dataset=rows).train()
+    save_as_clip(model, folder)
+    size = {"height": side, "width": side}
+    CLIPImageProcessorPil(size=size, do_center_crop=False).save_pretrained(folder)
 
 
 def main(argv: list[str]) -> None:
     # on drawings this small the paper's erasing and padding would hide most of a person
-    defaults = ["--crop_padding", "2", "--erasing_probability", "0", "--num_train_epochs", "10"]
-    defaults += [
-        "--learning_rate",
-        "1e-3",
-        "--adam_epsilon",
-        "1e-8",
-        "--warmup_epochs",
-        "0.5",
-        "--save_strategy",
-        "no",
-    ]
-    defaults += ["--per_device_train_batch_size", "64", "--output_dir", os.path.join("runs", "small-clip")]
-    args, training = parse_arguments((SmallClipArguments, GADMSTrainingArguments), defaults + argv)
+    defaults = "--crop_padding 2 --erasing_probability 0 --warmup_epochs 0.5 --learning_rate 1e-3 --adam_epsilon 1e-8"
+    defaults += " --num_train_epochs 14 --per_device_train_batch_size 64 --save_strategy no --use_cpu True"
+    defaults += f" --output_dir {os.path.join('runs', 'small-clip')}"
+    args, training = parse_arguments((SmallClipArguments, GADMSTrainingArguments), defaults.split() + argv)
     refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
-    print(f"small CLIP saved to {train_small_clip(args, training)}")
+    train_small_clip(args, training)
+    print(f"small CLIP saved to {training.output_dir}")
 
 
 if __name__ == "__main__":

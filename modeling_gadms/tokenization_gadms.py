@@ -126,7 +126,14 @@ class GADMSTokenizer(CLIPTokenizer):
             OSError: no such file there.
             ValueError: the vocabulary is not laid out as CLIP's.
         """
-        return cls.from_merges(_read_clip_merges(path, hub_kwargs)[:-1])
+        tokenizer = cls.from_merges(_read_clip_merges(path, hub_kwargs)[:-1])
+        if not Path(path).is_file():
+            name = cached_file(
+                path, "tokenizer_config.json", **hub_kwargs, _raise_exceptions_for_missing_entries=False
+            )
+            options = {} if name is None else json.loads(Path(name).read_text(encoding="utf-8"))
+            tokenizer.model_max_length = options.get("model_max_length", tokenizer.model_max_length)
+        return tokenizer
 
     @classmethod
     def from_merges(cls, merges: Iterable[tuple[str, str]]) -> "GADMSTokenizer":

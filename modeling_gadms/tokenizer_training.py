@@ -1,4 +1,4 @@
-"""Trains a small GA-DMS tokenizer on captions, for models that do not start from a CLIP vocabulary."""
+"""Trains small tokenizers on captions: GA-DMS's own, or a CLIP's for a CLIP that GA-DMS is to start from."""
 
 import json
 from collections.abc import Iterable
@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
+from transformers import CLIPTokenizer
 
-from .tokenization_gadms import GADMSTokenizer, byte_symbols, clean_caption, word_splitter
+from .tokenization_gadms import BOS_TOKEN, EOS_TOKEN, GADMSTokenizer, byte_symbols, clean_caption, word_splitter
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> GADMSTokenizer:
@@ -22,6 +23,25 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> GADMSTokenizer:
     Raises:
         ValueError: `vocab_size` leaves no room for a merge.
     """
+    return GADMSTokenizer.from_merges(learn_merges(captions, vocab_size))
+
+
+def train_clip_tokenizer(captions: Iterable[str], vocab_size: int) -> CLIPTokenizer:
+    """
+    A tokenizer laid out as CLIP's: no mask token, and in its place a last merge that captions can do without.
+
+    Saved and read by [`GADMSTokenizer.from_clip_vocabulary`] it becomes that of [`train_tokenizer`], whose arguments
+    and errors it shares.
+    """
+    merges = learn_merges(captions, vocab_size)
+    tokens = byte_symbols() + ["".join(merge) for merge in merges]
+    spare = next((byte, byte) for byte in byte_symbols() if byte + byte not in tokens)
+    tokens += ["".join(spare), BOS_TOKEN, EOS_TOKEN]
+    return CLIPTokenizer({token: index for index, token in enumerate(dict.fromkeys(tokens))}, [*merges, spare])
+
+
+def learn_merges(captions: Iterable[str], vocab_size: int) -> list[tuple[str, str]]:
+    """The merges of a vocabulary with three special tokens, by rank; see [`train_tokenizer`]."""
     symbols = byte_symbols()
     if vocab_size <= len(symbols) + 3:
         raise ValueError(f"vocab_size is {vocab_size}; the bytes and special tokens alone take {len(symbols) + 3}.")
@@ -33,5 +53,4 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> GADMSTokenizer:
         vocab_size=vocab_size - 3, special_tokens=symbols, end_of_word_suffix="</w>", show_progress=False
     )
     backend.train_from_iterator((clean_caption(caption) for caption in captions), trainer)
-    merges = json.loads(backend.to_str())["model"]["merges"]
-    return GADMSTokenizer.from_merges(tuple(pair) for pair in merges)
+    return [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]

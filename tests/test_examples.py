@@ -13,8 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_processor, tiny_rows
 
+from modeling_gadms import GADMSModel, GADMSProcessor
+
 REPO = Path(__file__).parent.parent
-SMALL = ["--small_clip_epochs", "2", "--num_train_epochs", "2", "--num_persons", "128", "--logging_steps", "1"]
+SMALL = ["--num_train_epochs", "2", "--num_persons", "128", "--logging_steps", "1"]
 
 
 def launch(*argv, cwd, processes=1, check=True):
@@ -101,11 +103,29 @@ def test_pretraining_on_a_folder_from_a_saved_model_with_two_processes(tmp_path)
         "save_strategy": "no",
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    for name, options, processes in (("map", [], 2), ("stream", ["--streaming", "True"], 1)):
+    for name, options, processes in (("map", [], 2), ("stream", ["--streaming", "True"], 2)):
         command = [REPO / "examples/pretrain.py", tmp_path / "recipe.yaml", "--output_dir", tmp_path / name, *options]
         result = launch(*command, cwd=tmp_path, processes=processes)
         assert "8 test images" in result.stdout
         assert (tmp_path / name / "model.safetensors").exists()
+
+
+def test_the_small_clip_that_is_shipped_is_one_that_its_script_makes(tmp_path):
+    shipped = REPO / "examples" / "small_clip"
+    options = ["--num_persons", "64", "--num_train_epochs", "1", "--image_size", "48"]
+    launch(REPO / "examples/train_small_clip.py", "--output_dir", tmp_path / "clip", *options, cwd=tmp_path)
+    assert {path.name for path in shipped.iterdir()} <= {path.name for path in (tmp_path / "clip").iterdir()}
+    made = GADMSModel.from_clip_pretrained(tmp_path / "clip", image_size=(64, 32)).state_dict()
+    kept = GADMSModel.from_clip_pretrained(shipped, image_size=(64, 32)).state_dict()
+    vocabulary = "text_model.embeddings.token_embedding.weight"  # its size depends on the captions seen
+    assert made.keys() == kept.keys()
+    assert all(made[name].shape == kept[name].shape for name in made if name != vocabulary)
+    for folder in (tmp_path / "clip", shipped):
+        processor = GADMSProcessor.from_clip_pretrained(folder, image_size=(64, 32))
+        model = GADMSModel.from_clip_pretrained(folder, image_size=(64, 32))
+        inputs = processor(images=Image.new("RGB", (9, 30)), text="a man in a red coat " * 20)
+        assert inputs["input_ids"].shape == (1, 48) and inputs["input_ids"].max() == len(processor.tokenizer) - 1
+        assert model(**inputs).logits_per_text.isfinite().all()
 
 
 def test_examples_stay_short():
