@@ -21,7 +21,7 @@ from accelerate import PartialState
 
 from dataset_webperson import DataError
 from modeling_gadms.command_line import free_folder, parse_arguments
-from modeling_gadms.embedding_cache import DEFAULT_FOLDER, cached_retrieval_set
+from modeling_gadms.embedding_cache import DEFAULT_FOLDER, DEFAULT_LIMIT, cached_retrieval_set
 from modeling_gadms.evaluation import compare, evaluate_embeddings, evaluate_ranks
 from modeling_gadms.evaluation_data import display_name, load_evaluation_set
 from modeling_gadms.evaluation_output import write_results
@@ -49,6 +49,7 @@ class EvaluationArguments:
     robustness: bool = field(default=False, metadata={"help": "Measure on spoilt captions and images too."})
     output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})
     cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Where embeddings are kept."})
+    cache_limit: float = field(default=DEFAULT_LIMIT, metadata={"help": "GB they may take; the least used go."})
     batch_size: int = field(default=64, metadata={"help": "Images, and captions, at a time."})
     num_workers: int = field(default=0, metadata={"help": "Processes that prepare images ahead."})
     bf16: bool = field(default=False, metadata={"help": "Encode in bfloat16."})
@@ -81,7 +82,7 @@ def evaluate(name: str, dataset, args: EvaluationArguments):
     options = {"batch_size": args.batch_size, "num_workers": args.num_workers, "progress": state.is_main_process}
     model, processor = load_retriever(name, bf16=args.bf16, device=state.device)
     start = time.time()
-    encoded, note = cached_retrieval_set(model, processor, dataset, args.cache_dir, **options)
+    encoded, note = cached_retrieval_set(model, processor, dataset, args.cache_dir, limit=args.cache_limit, **options)
     result = {
         "model": os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name,
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -1,12 +1,14 @@
 """Embeddings kept on disk under the hashes of the model and of the data that gave them.
 
 A file is read only if weights, configuration, processor, images, captions and person ids are all as they were, down
-to the last bit; it is written whole or not at all.
+to the last bit; it is written whole or not at all. Beyond a limit of size, the files not used for longest go.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 
 import datasets
@@ -23,6 +25,8 @@ from .distributed_gadms import num_processes
 from .encoding import RetrievalSet, captions_of, encode_retrieval_set, person_ids
 
 DEFAULT_FOLDER = os.path.join(HF_HOME, "gadms-embeddings")
+DEFAULT_LIMIT = 10.0  # GB; the three benchmarks' test sets take about 0.1 GB a model at 512 dimensions
+CACHED = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.safetensors")
 
 
 def model_hash(model, processor) -> str:
@@ -68,14 +72,31 @@ def data_hash(dataset, progress=True) -> str:
 
 
 def cached_retrieval_set(
-    model, processor, dataset, folder=DEFAULT_FOLDER, *, batch_size=64, progress=True, num_workers=0
+    model,
+    processor,
+    dataset,
+    folder=DEFAULT_FOLDER,
+    *,
+    limit=DEFAULT_LIMIT,
+    batch_size=64,
+    progress=True,
+    num_workers=0,
 ) -> tuple[RetrievalSet, dict]:
     """[`encode_retrieval_set`], or what an earlier call of it left in `folder`.
+
+    Args:
+        limit (`float`): GB (10**9 bytes) that the embeddings in `folder` may take; what was not used for longest is
+            deleted. The embeddings of this call stay, even alone beyond the limit.
 
     Returns:
         `(RetrievalSet, {"model_hash": ..., "data_hash": ..., "file": ..., "was_cached": ...})`, the same in every
         process.
+
+    Raises:
+        ValueError: `limit` is negative or NaN, or as `encode_retrieval_set`.
     """
+    if not limit >= 0:
+        raise ValueError(f"the limit of the embeddings kept in {folder} is a number of GB from 0, not {limit}")
     found = [None, None]
     if _is_main():
         keys = {"model_hash": model_hash(model, processor), "data_hash": data_hash(dataset, progress)}
@@ -90,7 +111,31 @@ def cached_retrieval_set(
         if _is_main():
             with replacing(note["file"]) as temporary:
                 save_file({name: tensor.contiguous() for name, tensor in vars(encoded).items()}, temporary)
+    if _is_main():
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # deleted by another process, or read only
+            os.utime(note["file"])  # the time of last use: many file systems note no reading
+        delete_least_recent(folder, limit, keep=note["file"])
     return encoded, note
+
+
+def delete_least_recent(folder: str, limit: float, keep: str) -> None:
+    """Deletes embeddings in `folder`, those not used for longest first, until they take at most `limit` GB.
+
+    A file goes whole; a process that reads it at the time reads on. Files of other names, and `keep`, stay.
+    """
+    found = []
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):  # another process deletes here too
+            if CACHED.fullmatch(entry.name):
+                found.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= limit * 1e9:
+            break
+        if os.path.basename(path) != os.path.basename(keep):
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                os.remove(path)
+            total -= size
 
 
 def _is_main() -> bool:

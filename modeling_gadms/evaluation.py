@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .encoding import RetrievalSet
-from .person_retrieval.ranking import QueryRanks, rank_queries
+from .person_retrieval.ranking import QueryRanks, rank_both_ways
 from .run_report import METRICS
 from .significance import Difference, Interval, bootstrap_interval, paired_difference
 
@@ -26,15 +26,11 @@ class Evaluation:
 
 
 def evaluate_embeddings(encoded: RetrievalSet, *, seed=0, num_resamples=10_000) -> Evaluation:
-    """Rank both ways; see `ranking.rank_queries` for what is raised, `significance` for seed and resamples."""
-    texts, images = (encoded.text_embeds, encoded.text_person_ids), (encoded.image_embeds, encoded.image_person_ids)
-    ranks = {
-        "t2i": rank_queries(texts[0], images[0], texts[1], images[1]),
-        "i2t": rank_queries(images[0], texts[0], images[1], texts[1]),
-    }
-    return evaluate_ranks(
-        ranks, {"t2i": texts[1].numpy(), "i2t": images[1].numpy()}, seed=seed, num_resamples=num_resamples
-    )
+    """Rank both ways; see `ranking.rank_both_ways` for what is raised, `significance` for seed and resamples."""
+    texts, images = encoded.text_person_ids, encoded.image_person_ids
+    t2i, i2t = rank_both_ways(encoded.text_embeds, encoded.image_embeds, texts, images)
+    person_ids = {"t2i": texts.numpy(), "i2t": images.numpy()}
+    return evaluate_ranks({"t2i": t2i, "i2t": i2t}, person_ids, seed=seed, num_resamples=num_resamples)
 
 
 def evaluate_ranks(ranks, person_ids, *, seed=0, num_resamples=10_000) -> Evaluation:

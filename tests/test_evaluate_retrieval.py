@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -209,6 +210,30 @@ def test_a_damaged_file_of_embeddings_is_written_anew(gadms, tmp_path):
     again, note = cached_retrieval_set(model, processor, tiny_rows(6), str(tmp_path), progress=False)
     assert not note["was_cached"] and torch.equal(again.text_embeds, first.text_embeds)
     assert torch.equal(load_file(note["file"])["text_embeds"], first.text_embeds)
+
+
+def test_embeddings_not_used_for_longest_are_deleted_beyond_the_limit(gadms, tmp_path):
+    model, processor = load_retriever(gadms)
+
+    def kept(count, limit):
+        rows = tiny_rows(count)
+        return Path(
+            cached_retrieval_set(model, processor, rows, str(tmp_path), limit=limit, progress=False)[1]["file"]
+        )
+
+    (tmp_path / "notes.safetensors").write_bytes(b"0" * 10_000)  # no embeddings: neither counted nor deleted
+    files = [kept(count, limit=1) for count in (4, 5, 6)]
+    for age, file in enumerate(files):
+        os.utime(file, ns=(0, age))
+    kept(4, limit=1)  # the oldest is used again
+    two = (files[0].stat().st_size + files[2].stat().st_size) / 1e9
+    assert kept(6, limit=two) == files[2]
+    assert [file.exists() for file in files] == [True, False, True]
+    last = kept(7, limit=0)
+    assert {path.name for path in tmp_path.iterdir()} == {last.name, "notes.safetensors"}
+    for limit in (-1, float("nan")):
+        with pytest.raises(ValueError, match="a number of GB from 0, not"):
+            kept(4, limit=limit)
 
 
 def test_every_part_of_a_model_enters_its_hash(gadms, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_gadms.person_retrieval import ranking
-from modeling_gadms.person_retrieval.ranking import rank_queries, retrieval_metrics, same_camera
+from modeling_gadms.person_retrieval.ranking import rank_both_ways, rank_queries, retrieval_metrics, same_camera
 
 FIELDS = ("first_match_rank", "average_precision", "inverse_negative_penalty", "num_matches")
 
@@ -79,9 +79,9 @@ def test_ranks_are_those_of_a_sorted_row(num_queries, num_gallery, num_ids, dim,
     assert_same(rank_queries(queries, gallery, query_ids, gallery_ids, block_size=block_size), twin)
 
 
-def test_many_pieces_of_a_row_are_passed_over_without_a_change():
+def test_a_row_far_above_the_others_is_counted_like_them():
     queries, gallery, query_ids, gallery_ids = random_set(60, 1500, 200, 64, seed=3)
-    gallery += 8 * queries[0]  # most of the gallery lies near one query: few rows reach many pieces
+    gallery += 8 * queries[0]  # most of the gallery lies near one query
     twin = sorted_twin(cosines(queries, gallery), query_ids.tolist(), gallery_ids.tolist())
     assert_same(rank_queries(queries, gallery, query_ids, gallery_ids), twin)
 
@@ -158,6 +158,47 @@ def test_limits_on_memory_do_not_change_the_result(monkeypatch):
     parts = rank_queries(queries, gallery, query_ids, gallery_ids, block_size=(9, 31))
     assert_same(parts, [getattr(whole, name) for name in FIELDS])
     np.testing.assert_array_equal(parts.first_match_rank, whole.first_match_rank)
+
+
+@pytest.mark.parametrize("ties", ["pessimistic", "optimistic"])
+@pytest.mark.parametrize("block_size", [(1024, 2048), (7, 13)])
+@pytest.mark.parametrize("max_shared", [ranking.MAX_SHARED, 10])
+def test_both_ways_are_the_two_single_ways(ties, block_size, max_shared, monkeypatch):
+    monkeypatch.setattr(ranking, "MAX_SHARED", max_shared)
+    texts, images, text_ids, image_ids, _ = duplicated_set()
+    text_ids[-1], image_ids[-1] = 77, 78  # nobody's
+    options = {"ties": ties, "on_missing": "skip", "block_size": block_size}
+    t2i, i2t = rank_both_ways(texts, images, text_ids, image_ids, **options)
+    scores = cosines(texts, images[:60]).repeat(1, 3)
+    assert_same(t2i, sorted_twin(scores, text_ids.tolist(), image_ids.tolist(), ties))
+    assert_same(i2t, sorted_twin(scores.T, image_ids.tolist(), text_ids.tolist(), ties))
+    assert t2i.skipped.tolist() == [39] and i2t.skipped.tolist() == [179]
+    with pytest.raises(ValueError, match="1 of 40 queries have no match"):
+        rank_both_ways(texts, images, text_ids, image_ids)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_no_rank_and_are_given_back(threads):
+    queries, gallery, query_ids, gallery_ids = random_set(150, 400, 12, 32)
+    expected = rank_both_ways(queries, gallery, query_ids, gallery_ids)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = rank_both_ways(queries, gallery, query_ids, gallery_ids, block_size=(16, 32))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.first_match_rank, other.first_match_rank)
+        assert_same(one, [getattr(other, name) for name in FIELDS])
+
+
+@pytest.mark.parametrize("few", [1, 4, 10**9])
+def test_gathering_scores_early_late_or_never_changes_nothing(few, monkeypatch):
+    monkeypatch.setattr(ranking, "FEW", few)
+    queries, gallery, query_ids, gallery_ids = random_set(40, 300, 15, 24)
+    twin = sorted_twin(cosines(queries, gallery), query_ids.tolist(), gallery_ids.tolist())
+    assert_same(rank_queries(queries, gallery, query_ids, gallery_ids), twin)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

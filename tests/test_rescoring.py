@@ -1,14 +1,23 @@
 """Re-scoring against slow twins that follow the papers' formulas item by item."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_captions, tiny_images, tiny_model
 
 from modeling_gadms.encoding import RetrievalSet
 from modeling_gadms.person_retrieval.ranking import rank_queries
 from modeling_gadms.rescoring import RESCORINGS, average_phrasings, k_reciprocal_scores, rank_scores, rescore
+from modeling_gadms.token_scores_gadms import eos_positions
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "benchmark_rescoring.py"
+spec = importlib.util.spec_from_file_location("benchmark_rescoring", EXAMPLE)
+benchmark_rescoring = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(benchmark_rescoring)
 
 
 def clustered_set(num_persons=12, views=4, noise=0.8, seed=0):
@@ -136,6 +145,30 @@ def test_captions_alone_are_left_and_sets_without_phrasings_refused():
     assert averaged[1].tolist() == averaged[2].tolist() == [0, 0.5, 0.5, 0]
     with pytest.raises(ValueError, match="two captions or more"):
         average_phrasings(embeds, torch.arange(4))
+
+
+def test_likelihood_of_a_caption_is_that_of_its_words_one_at_a_time():
+    model, ids, pixels = tiny_model(), tiny_captions([6, 9, 12]), tiny_images(5)
+    candidates = torch.arange(3 * benchmark_rescoring.TOP).view(3, -1) % 5
+    with torch.no_grad():
+        tokens = model.gadms.project_image_tokens(model.gadms.vision_model(pixels).last_hidden_state)
+        found = benchmark_rescoring.likelihood(model, ids, tokens[candidates.flatten()])
+    parts = benchmark_rescoring.PARTS
+    for row, column in ((0, 0), (1, 3), (2, 1)):
+        end = int(eos_positions(ids[row : row + 1]))
+        words = ids[row : row + 1, : end + 1]
+        scores = []
+        for place in range(1, end):
+            masked = words.clone()
+            masked[0, [i for i in range(1, end) if (i - place) % parts == 0]] = model.config.mask_token_id
+            here = torch.zeros_like(words, dtype=torch.bool)
+            here[0, place] = True
+            with torch.no_grad():
+                texts = model.gadms.text_projection(model.gadms.text_model(masked).last_hidden_state)
+                image = tokens[candidates[row, column]][None]
+                logits = model.decoder(texts, image, torch.ones_like(here), here)
+            scores.append(logits.log_softmax(dim=-1)[0, words[0, place]].item())
+        assert found[row, column].item() == pytest.approx(sum(scores) / len(scores), abs=1e-5)
 
 
 def test_an_unknown_re_scoring_names_those_there_are():

@@ -100,6 +100,16 @@ def test_alike_models_are_not_told_apart():
     assert paired_difference([1, 0, 1], [1, 0, 1]).p_value == 1
 
 
+def test_rounding_of_floating_point_is_no_difference():
+    values = 100.0 * np.linspace(0.1, 0.9, 200)
+    rounded = np.nextafter(values, np.inf)  # the last bit, in favour of one side everywhere
+    assert (rounded > values).all()
+    for groups in (None, np.arange(200) // 4):
+        result = paired_difference(rounded, values, groups=groups)
+        assert (result.mean, result.low, result.high, result.p_value) == (0, 0, 0, 1)
+    assert paired_difference(values + 1e-6, values).p_value < 0.001  # small, but no rounding
+
+
 def test_seeds_and_portions_of_the_draws_are_reproducible(monkeypatch):
     values = np.arange(50.0)
     assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)

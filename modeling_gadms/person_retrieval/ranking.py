@@ -1,6 +1,6 @@
-"""The one ranking of the project: embeddings in, `R@1 R@5 R@10 mAP mINP` out, block by block and without a sort.
+"""The one ranking of the project: embeddings in, `R@1 R@5 R@10 mAP mINP` out, block by block, no row sorted whole.
 
-The rank of a match is one plus the number of gallery items above it, so counting replaces sorting:
+The rank of a match is one plus the number of gallery items above it, so counting replaces most of the sorting:
 
 1. each query's matches are found through sorted ids and get their *exact* score;
 2. blocks of `float32` scores are compared with them. A negative clearly above or below a match is counted at once; one
@@ -13,21 +13,25 @@ order.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-__all__ = ["QueryRanks", "rank_queries", "retrieval_metrics", "same_camera", "summarize_ranks"]
+__all__ = ["QueryRanks", "rank_both_ways", "rank_queries", "retrieval_metrics", "same_camera", "summarize_ranks"]
 
 GRID = 2.0**26  # components of unit vectors are multiples of 1 / GRID: 2 * 26 + 1 bits fit float64's 53
 GROUP_ROWS = 64  # queries whose matches are scored together
 SUPER_ROWS = 16384  # queries that share one reading of the gallery
 MAX_MATCHES = 1 << 21  # matches held at a time by one block of queries
-SORT_FROM = 96  # matches a query from which sorting a *block* is faster than comparing it with each match
-PIECE = 128  # neighbouring scores of a row that are looked at or passed over together
+SORT_FROM = 40  # matches a query from which sorting a *block* is faster than comparing it with each match
+FEW = 48  # the scores above a match are gathered and sorted once they are less than 1 / FEW of the block
 MAX_PAIRS = 4096  # pairs scored exactly at a time
+MAX_SHARED = 1 << 16  # queries and gallery items together whose blocks of scores serve both directions
 
 Exclude = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -148,7 +152,7 @@ def rank_queries(
     """Ranks the gallery for each query by cosine similarity and reports where the matches are.
 
     The work is done on the device of the embeddings. Beside them it takes less than 300 MB at 512 dimensions, plus
-    some 50 bytes a query and a gallery item.
+    25 MB a thread and some 50 bytes a query and a gallery item.
 
     Args:
         query_embeds (`torch.Tensor` or `np.ndarray` of shape `(num_queries, dim)`): any floating dtype; half precision
@@ -180,6 +184,102 @@ def rank_queries(
     >>> ranks.first_match_rank, ranks.average_precision.round(3), ranks.inverse_negative_penalty.round(3)
     (array([2]), array([0.583]), array([0.667]))
     """
+    ranker = _ranker(
+        query_embeds, gallery_embeds, query_ids, gallery_ids, exclude, ties, on_missing, block_size, normalize
+    )
+    # Queries with alike numbers of matches side by side (little padding), those of one id too (matches scored once).
+    num_matches = ranker.right - ranker.left
+    order = np.lexsort((ranker.left, num_matches))
+    order = order[num_matches[order] > 0]
+    with torch.autocast(ranker.device.type, enabled=False), _pool(ranker.device) as pool:
+        for blocks in _super_blocks(order, num_matches[order], ranker.max_rows):
+            ranker.rank(blocks, pool)
+    return ranker.result(on_missing)
+
+
+@torch.no_grad()
+def rank_both_ways(
+    text_embeds, image_embeds, text_ids, image_ids, *, ties="pessimistic", on_missing="error", block_size=(1024, 2048)
+) -> tuple[QueryRanks, QueryRanks]:
+    """Text to image and image to text: the two results of [`rank_queries`], from one similarity matrix.
+
+    A block of scores serves its rows and its columns; sets of more than 65,536 texts and images together, or of more
+    than 4 million matches, are ranked one way after the other, so that memory stays flat.
+
+    Args:
+        text_embeds, image_embeds, text_ids, image_ids, ties, on_missing, block_size: as in [`rank_queries`], with the
+            texts as queries.
+
+    Returns:
+        `(QueryRanks of the texts, QueryRanks of the images)`
+
+    Raises:
+        ValueError: as [`rank_queries`], either way.
+
+    >>> texts, images = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    >>> texts, images = rank_both_ways(texts, images, [5], [5, 6], on_missing="skip")
+    >>> texts.first_match_rank, images.first_match_rank
+    (array([2]), array([1, 0]))
+    """
+    sides = (text_embeds, image_embeds, text_ids, image_ids), (image_embeds, text_embeds, image_ids, text_ids)
+    forward, backward = (_ranker(*side, None, ties, on_missing, block_size, True) for side in sides)
+    num_matches = [ranker.right - ranker.left for ranker in (forward, backward)]
+    if (
+        sum(map(len, num_matches)) > MAX_SHARED
+        or sum(len(counts) * counts.max() for counts in num_matches) > 2 * MAX_MATCHES
+    ):
+        options = {"ties": ties, "on_missing": on_missing, "block_size": block_size}
+        return tuple(rank_queries(*side, **options) for side in sides)
+    with torch.autocast(forward.device.type, enabled=False), _pool(forward.device) as pool:
+        _rank_shared(forward, backward, pool)
+    return forward.result(on_missing), backward.result(on_missing)
+
+
+def _rank_shared(forward: _Ranker, backward: _Ranker, pool: ThreadPoolExecutor) -> None:
+    """Ranks both ways; the rows of the one are the gallery of the other, in the order of its ids."""
+    text_places, image_places = torch.arange(backward.num_gallery), torch.arange(forward.num_gallery)
+    texts, images = (
+        [(places.to(ranker.device), ranker.start(other.gallery.order[places].numpy())) for places in parts]
+        for ranker, other, parts in (
+            (forward, backward, text_places.split(forward.max_rows)),
+            (backward, forward, image_places.split(forward.max_cols)),
+        )
+    )
+
+    def compare(text):
+        text_cols, text_block = text
+        for image_cols, image_block in images:
+            scores, flags, turned = forward.room(len(text_cols), len(image_cols))
+            torch.mm(text_block.units, image_block.units.T, out=scores)
+            forward.drop(scores, text_block, image_cols)  # the matches of the rows are those of the columns
+            turned = turned.view(len(image_cols), len(text_cols)).copy_(scores.T)
+            forward.count(text_block, image_cols, scores, flags)
+            backward.count(image_block, text_cols, turned, flags.view(turned.shape))
+
+    list(pool.map(compare, texts))
+    for ranker, blocks in ((forward, texts), (backward, images)):
+        for _, block in blocks:
+            ranker.settle(block)
+            ranker.finish(block)
+
+
+@contextmanager
+def _pool(device: torch.device):
+    """Threads that each compare whole blocks, one core each: half of the steps would leave the other cores idle."""
+    if device.type != "cpu":  # one thread feeds the device
+        with ThreadPoolExecutor(1) as pool:
+            yield pool
+        return
+    cores = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)  # threads made later start with the number that was set last
+
+
+def _ranker(query_embeds, gallery_embeds, query_ids, gallery_ids, exclude, ties, on_missing, block_size, normalize):
+    """Checks everything and finds each query's matches: the [`_Ranker`]."""
     if ties not in ("pessimistic", "optimistic"):
         raise ValueError(f'`ties` is "pessimistic" or "optimistic", not {ties!r}.')
     if on_missing not in ("error", "skip"):
@@ -200,28 +300,15 @@ def rank_queries(
     if not exclude:
         _check_missing(right == left, on_missing)
 
-    ranker = _Ranker(
+    return _Ranker(
         queries=_Units(query_embeds, "query_embeds", normalize=True),  # a query's own length cannot change its ranking
         gallery=_Units(gallery_embeds, "gallery_embeds", normalize=normalize, order=gallery_order),
         left=left,
         right=right,
         exclude=exclude,
         pessimistic=ties == "pessimistic",
+        max_rows=max_rows,
         max_cols=min(max_cols, len(gallery_ids)),
-    )
-    # Queries with alike numbers of matches side by side (little padding), those of one id too (matches scored once).
-    order = np.lexsort((query_ids, right - left))
-    order = order[(right > left)[order]]
-    with torch.autocast(gallery_embeds.device.type, enabled=False):
-        for blocks in _super_blocks(order, (right - left)[order], max_rows):
-            ranker.rank(blocks)
-    _check_missing(ranker.num_matches == 0, on_missing)
-    return QueryRanks(
-        first_match_rank=ranker.first_match_rank,
-        average_precision=ranker.average_precision,
-        inverse_negative_penalty=ranker.inverse_negative_penalty,
-        num_matches=ranker.num_matches,
-        skipped=np.flatnonzero(ranker.num_matches == 0),
     )
 
 
@@ -294,26 +381,33 @@ class _Block:
 class _Ranker:
     """Ranks blocks of queries; the four arrays of [`QueryRanks`] fill up."""
 
-    def __init__(self, queries, gallery, left, right, exclude, pessimistic, max_cols):
+    def __init__(self, queries, gallery, left, right, exclude, pessimistic, max_rows, max_cols):
         self.queries, self.gallery = queries, gallery
         self.left, self.right = left, right
-        self.exclude, self.pessimistic, self.max_cols = exclude, pessimistic, max_cols
+        self.exclude, self.pessimistic = exclude, pessimistic
+        self.max_rows, self.max_cols = max_rows, max_cols
         self.device = gallery.embeds.device
         self.num_gallery, self.dim = gallery.embeds.shape
-        self.scratch = torch.empty(2, 0, device=self.device)
+        self.scratch = threading.local()
+        self.lock = threading.Lock()  # of the counts of a block, which several threads may add to
         self.first_match_rank = np.zeros(len(left), dtype=np.int64)
         self.num_matches = np.zeros(len(left), dtype=np.int64)
         self.average_precision = np.full(len(left), np.nan)
         self.inverse_negative_penalty = np.full(len(left), np.nan)
 
-    def rank(self, blocks: list[np.ndarray]) -> None:
+    def rank(self, blocks: list[np.ndarray], pool: ThreadPoolExecutor) -> None:
         blocks = [self.start(rows) for rows in blocks]
         for start in range(0, self.num_gallery, self.max_cols):
             cols = torch.arange(start, min(start + self.max_cols, self.num_gallery), device=self.device)
-            exact_units = self.gallery(cols)
-            units = exact_units.float()
-            for block in blocks:
-                self.count(block, cols, units, exact_units)
+            units = self.gallery(cols).float()
+
+            def compare(block, cols=cols, units=units):
+                scores, flags, _ = self.room(len(block.rows), len(cols))
+                torch.mm(block.units, units.T, out=scores)
+                self.drop(scores, block, cols)
+                self.count(block, cols, scores, flags)
+
+            list(pool.map(compare, blocks))
         for block in blocks:
             self.settle(block)
             self.finish(block)
@@ -369,26 +463,23 @@ class _Ranker:
             result = torch.where(here, found, result)
         return result, error
 
-    def count(self, block: _Block, cols: torch.Tensor, units: torch.Tensor, exact_units: torch.Tensor) -> None:
-        """Adds the negatives among `cols` that are above each match."""
-        scores, flags = self.room(len(block.rows), len(cols))
-        torch.mm(block.units, units.T, out=scores[:, : len(cols)])
-        self.drop(scores, block, cols)
+    def count(self, block: _Block, cols: torch.Tensor, scores: torch.Tensor, flags: torch.Tensor) -> None:
+        """Adds the negatives among `cols` that are above each match, from their `scores` as [`drop`] left them."""
         low, high = _count_above(scores, flags, block.low, block.high)
         near = low - high
         total = int(near.sum())
         if total > scores.numel() // 32:
             # Many ties, as in a collapsed model: the whole block exactly.
-            exact = scores.double()
-            query_units = self.queries(torch.from_numpy(block.rows).to(self.device))
-            torch.mm(query_units, exact_units.T, out=exact[:, : len(cols)])
+            exact = self.queries(torch.from_numpy(block.rows).to(self.device)) @ self.gallery(cols).T
             self.drop(exact, block, cols)
             limit = block.matches
             if self.pessimistic:  # at least the match = above the number before it
                 limit = torch.nextafter(limit, torch.full_like(limit, -torch.inf))
-            block.above += _count_above(exact, torch.empty_like(exact).view(-1), limit)[0]
+            above = _count_above(exact, torch.empty_like(exact), limit)[0]
+            with self.lock:
+                block.above += above
             return
-        block.above += high
+        unsure = []
         if total:
             flagged = near.nonzero()
             for start in range(0, len(flagged), 1024):
@@ -396,21 +487,22 @@ class _Ranker:
                 chunk = scores[row]
                 found = (chunk > block.low[row, match, None]) & (chunk <= block.high[row, match, None])
                 which, col = found.nonzero(as_tuple=True)
-                block.unsure.append(torch.stack([row[which], match[which], cols[col]]))
+                unsure.append(torch.stack([row[which], match[which], cols[col]]))
+        with self.lock:
+            block.above += high
+            block.unsure += unsure
             if sum(triples.shape[1] for triples in block.unsure) > 1 << 18:
                 self.settle(block)
 
-    def room(self, num_rows: int, num_cols: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores `(num_rows, num_cols rounded up to PIECE)` and as many flags, the memory of the block before."""
-        padded = -(-num_cols // PIECE) * PIECE
-        if self.scratch.shape[1] < num_rows * padded:
-            self.scratch = torch.empty(2, num_rows * padded, device=self.device)
-        scores = self.scratch[0, : num_rows * padded].view(num_rows, padded)
-        return scores, self.scratch[1]
+    def room(self, *shape: int) -> list[torch.Tensor]:
+        """Three blocks of float32 `shape`, in the memory of this thread's blocks before."""
+        size = shape[0] * shape[1]
+        if not hasattr(self.scratch, "rows") or self.scratch.rows.shape[1] < size:
+            self.scratch.rows = torch.empty(3, size, device=self.device)
+        return [row[:size].view(shape) for row in self.scratch.rows]
 
     def drop(self, scores: torch.Tensor, block: _Block, cols: torch.Tensor) -> None:
-        """Takes padding, matches and excluded pairs out of a block of scores, by index: only negatives are counted."""
-        scores[:, len(cols) :] = -torch.inf
+        """Takes matches and excluded pairs out of a block of scores, by index: only negatives are counted."""
         first = int(cols[0])
         start = np.maximum(self.left[block.rows] - first, 0)
         size = np.minimum(self.right[block.rows] - first, len(cols)) - start
@@ -422,7 +514,7 @@ class _Ranker:
             scores.view(-1).index_fill_(0, torch.from_numpy(flat).to(self.device), -torch.inf)
         if self.exclude:
             rows = torch.from_numpy(block.rows).to(self.device)
-            scores[:, : len(cols)].masked_fill_(self.exclude(rows, self.gallery.order[cols]), -torch.inf)
+            scores.masked_fill_(self.exclude(rows, self.gallery.order[cols]), -torch.inf)
 
     def settle(self, block: _Block) -> None:
         """Scores the pairs exactly that float32 could not order."""
@@ -453,48 +545,61 @@ class _Ranker:
         self.average_precision[rows] = (precision.sum(dim=1) / num_matches).cpu().numpy()
         self.inverse_negative_penalty[rows] = (num_matches.double() / rank[:, 0]).cpu().numpy()
 
+    def result(self, on_missing: str) -> QueryRanks:
+        _check_missing(self.num_matches == 0, on_missing)
+        return QueryRanks(
+            first_match_rank=self.first_match_rank,
+            average_precision=self.average_precision,
+            inverse_negative_penalty=self.inverse_negative_penalty,
+            num_matches=self.num_matches,
+            skipped=np.flatnonzero(self.num_matches == 0),
+        )
+
 
 def _count_above(scores: torch.Tensor, flags: torch.Tensor, *limits: torch.Tensor) -> list[torch.Tensor]:
     """How many of a row's scores are above each of its limits.
 
-    `scores` is `(R, C)` with C a multiple of `PIECE`, `flags` room for as many numbers of its dtype, each of `limits`
-    `(R, P)` ascending, the first the lowest; the result is `(R, P)` int64 for each of them.
+    `scores` is `(R, C)`, `flags` as many numbers of its dtype, overwritten, each of `limits` `(R, P)` ascending, the
+    first the lowest; the result is `(R, P)` int64 for each of them.
     """
     width = limits[0].shape[1]
     if width >= SORT_FROM:
-        ordered = scores.sort(dim=1).values
-        return [scores.shape[1] - torch.searchsorted(ordered, limit.contiguous(), right=True) for limit in limits]
-    # Few pieces of a row reach its better matches: pieces whose best score is too low are dropped on the way up.
-    num_rows = len(scores)
-    pieces = scores.view(-1, PIECE)
-    best = pieces.amax(dim=1)
-    row = torch.arange(num_rows, device=scores.device).repeat_interleave(len(pieces) // num_rows)
-    limits = [limit.T.contiguous() for limit in limits]
-    counts = scores.new_zeros(len(limits), width, num_rows)
-    whole = True
+        return _search(scores, limits)
+    # Every score is compared with the lowest matches, until few scores are left above; these are gathered and sorted.
+    counts = [torch.zeros(limit.shape, dtype=torch.int64, device=scores.device) for limit in limits]
     for k in range(width):
-        if whole:
-            reached = (best.view(num_rows, -1) > limits[0][k][:, None]).view(-1)
-        else:
-            reached = best > limits[0][k].index_select(0, row)
-        num_reached = int(reached.count_nonzero())
-        if not num_reached:
-            break
-        if num_reached < 0.75 * len(row):
-            whole = False
-            kept = reached.nonzero()[:, 0]
-            pieces, row, best = (x.index_select(0, kept) for x in (pieces, row, best))
-        for limit, count in zip(limits, counts, strict=True):
+        for limit, count in zip(reversed(limits), reversed(counts), strict=True):  # the lowest limit leaves the flags
             # Into numbers, not booleans: both the comparison and the sum are several times faster.
-            if whole:
-                part = flags[: scores.numel()].view(scores.shape)
-                torch.gt(scores, limit[k][:, None], out=part)
-                torch.sum(part, dim=1, out=count[k])
-            else:
-                part = flags[: pieces.numel()].view(pieces.shape)
-                torch.gt(pieces, limit[k].index_select(0, row)[:, None], out=part)
-                count[k].index_add_(0, row, part.sum(dim=1))
-    return list(counts.transpose(1, 2).long())
+            torch.gt(scores, limit[:, k, None], out=flags)
+            count[:, k] = flags.sum(dim=1)
+        above = counts[0][:, k]
+        if k + 1 < width and above.sum() * FEW < scores.numel():
+            flat = _places(flags)
+            kept = scores.new_full((len(scores), int(above.max())), -torch.inf)
+            # Row r's go to the front of row r: their places are where they lie in `flat` less where their row starts.
+            shift = torch.arange(len(scores), device=flat.device) * kept.shape[1] - (above.cumsum(0) - above)
+            place = shift.repeat_interleave(above, output_size=len(flat)).add_(
+                torch.arange(len(flat), device=flat.device)
+            )
+            kept.view(-1).scatter_(0, place, scores.view(-1).index_select(0, flat))
+            rest = _search(kept, [limit[:, k + 1 :] for limit in limits])
+            for count, found in zip(counts, rest, strict=True):
+                count[:, k + 1 :] = found
+            break
+    return counts
+
+
+def _places(flags: torch.Tensor) -> torch.Tensor:
+    """Where flags are not zero, counted row after row, int64. On the CPU NumPy finds them three times as fast."""
+    if flags.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(flags.numpy() > 0))
+    return flags.view(-1).nonzero()[:, 0]
+
+
+def _search(scores: torch.Tensor, limits) -> list[torch.Tensor]:
+    """[`_count_above`] by sorting the scores. NumPy sorts rows on the CPU, several times as fast as torch does."""
+    ordered = torch.from_numpy(np.sort(scores.numpy())) if scores.device.type == "cpu" else scores.sort(dim=1).values
+    return [scores.shape[1] - torch.searchsorted(ordered, limit.contiguous(), right=True) for limit in limits]
 
 
 def _check_embeds(embeds, side: str) -> torch.Tensor:
