@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-slow test-datasets3 lint benchmark clean
+.PHONY: help setup demo test test-slow test-datasets3 test-stranger test-minimum docs-check lint benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,6 +45,36 @@ test-datasets3: setup $(VENV)-datasets3/.installed ## a released WebPerson read 
 	@DATASETS3_PYTHON=$(VENV)-datasets3/bin/python $(RUN) -m pytest --quiet tests/test_datasets3.py \
 		|| { echo "make: versions differ; the report is above"; exit 1; }
 
+PIP := -m pip install --quiet --disable-pip-version-check
+
+$(VENV)-stranger/.installed: .ci/constraints.txt
+	@$(PYTHON) -m venv $(VENV)-stranger && $(VENV)-stranger/bin/python $(PIP) --constraint .ci/constraints.txt torch transformers pillow
+	@touch $@
+
+$(VENV)-exports/.installed: .ci/constraints.txt .ci/constraints-exports.txt
+	@$(PYTHON) -m venv $(VENV)-exports && $(VENV)-exports/bin/python $(PIP) --constraint .ci/constraints.txt \
+		--constraint .ci/constraints-exports.txt \
+		torch transformers pillow accelerate onnx onnxscript onnxruntime sentence-transformers
+	@touch $@
+
+test-stranger: setup $(VENV)-stranger/.installed $(VENV)-exports/.installed ## a checkpoint where this package is not installed; ONNX, sentence-transformers
+	@STRANGER_PYTHON=$(abspath $(VENV)-stranger/bin/python) EXPORTS_PYTHON=$(abspath $(VENV)-exports/bin/python) \
+		$(RUN) -m pytest --quiet tests/test_stranger.py || { echo "make: a stranger cannot use it; the report is above"; exit 1; }
+
+$(VENV)-minimum/.installed: .ci/constraints-minimum.txt .ci/constraints.txt
+	@$(PYTHON) -m venv $(VENV)-minimum && $(VENV)-minimum/bin/python $(PIP) --constraint .ci/constraints-minimum.txt \
+		torch transformers datasets accelerate peft evaluate safetensors numpy ijson pillow pyyaml tqdm pytest regex ftfy matplotlib
+	@$(VENV)-minimum/bin/python $(PIP) --constraint .ci/constraints.txt --no-deps open_clip_torch
+	@touch $@
+
+test-minimum: $(VENV)-minimum/.installed ## the model on the oldest versions allowed (downloads 3 GB)
+	@PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)-minimum/bin/python -m pytest --quiet tests/test_modeling.py tests/test_token_scores.py \
+		tests/test_masking.py tests/test_losses.py tests/test_processing.py tests/test_tokenization.py tests/test_from_clip.py \
+		tests/test_stranger.py tests/test_trainer.py
+
+docs-check: setup ## every command in README, cards and docstrings
+	@OMP_NUM_THREADS=1 $(RUN) tests/docs_check.py
+
 lint: setup ## ruff: style and formatting
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
@@ -52,4 +82,4 @@ benchmark: setup ## where a training step's time goes, beside a plain CLIP step
 	@$(RUN) examples/benchmark_step.py
 
 clean: ## remove the virtual environment and caches, never runs/
-	rm -rf $(VENV) $(VENV)-datasets3 .pytest_cache .ruff_cache *.egg-info build
+	rm -rf $(VENV) $(VENV)-datasets3 $(VENV)-stranger $(VENV)-exports $(VENV)-minimum .pytest_cache .ruff_cache *.egg-info build

@@ -133,6 +133,8 @@ def main(argv: list[str]) -> None:
     for when, found in metrics.items():
         metrics[when] = {key.removeprefix("eval_"): value for key, value in found.items() if "2" in key}
     report(trainer, test, metrics, time.time() - start, {"arguments": vars(args), "training": training.to_dict()})
+    if training.push_to_hub:
+        trainer.push_to_hub(commit_message="Card and pictures")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from dataset_webperson.streaming import ShuffledParquet
 from .contrastive_accumulation import Replay, plan_replays
 from .data_collator import PairCollator
 from .encoding import RetrievalSet, encode_retrieval_set
+from .hub_pushes import HubPushes
+from .run_facts import FACTS_FILE, facts_of_run
 from .run_report import save_json
 from .training_arguments import GADMSTrainingArguments
 from .training_data import EpochSampler, ParquetRows, StreamedRows, TrainingRows
@@ -25,7 +27,7 @@ from .training_data import EpochSampler, ParquetRows, StreamedRows, TrainingRows
 LOSS_PARTS = ("sdm_loss", "id_loss", "mtp_loss", "noise_rate", "prediction_rate", "no_valid_tokens")
 
 
-class GADMSTrainer(Trainer):
+class GADMSTrainer(HubPushes, Trainer):
     """Pre-train [`GADMSForPreTraining`] on captioned images, and measure retrieval.
 
     The batch of all processes and of all `gradient_accumulation_steps` chunks enters the loss as one, whatever their
@@ -236,6 +238,7 @@ class GADMSTrainer(Trainer):
     def save_arguments(self, folder):
         """As JSON, which can be read without running what it holds; the parent would pickle them."""
         save_json(self.args.to_dict(), os.path.join(folder, "training_args.json"))
+        save_json(facts_of_run(self), os.path.join(folder, FACTS_FILE))
 
 
 def warmup_then_cosine(step: int, *, warmup_steps: int, num_training_steps: int, warmup_factor: float) -> float:

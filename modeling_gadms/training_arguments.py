@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from .hub_upload import download_last_checkpoint
 from .masking_gadms import DualMasking
 
 
@@ -60,6 +61,8 @@ class GADMSTrainingArguments(TrainingArguments):
             self.resume_from_checkpoint = self.last_checkpoint()
             if self.resume_from_checkpoint is None:
                 raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {self.output_dir}")
+        elif self.resume_from_checkpoint == "hub":
+            self.resume_from_checkpoint = self.checkpoint_of_hub()
         self.masks()
         for name in ("flip_probability", "erasing_probability"):
             if not 0 <= getattr(self, name) <= 1:
@@ -71,6 +74,13 @@ class GADMSTrainingArguments(TrainingArguments):
     def last_checkpoint(self) -> str | None:
         """Folder of the newest checkpoint in `output_dir`, if there is one."""
         return get_last_checkpoint(self.output_dir) if os.path.isdir(self.output_dir) else None
+
+    def checkpoint_of_hub(self) -> str:
+        """Bring what `hub_strategy="checkpoint"` left at `hub_model_id` into `output_dir`; gives its folder."""
+        if self.hub_model_id is None:
+            raise ValueError("resume_from_checkpoint=hub: name the repository by hub_model_id")
+        with self.main_process_first(desc="the last checkpoint on the Hub"):
+            return download_last_checkpoint(self.hub_model_id, self.output_dir, self.hub_revision, self.hub_token)
 
     def joint_batch_size(self) -> int:
         """Pairs that one optimiser step compares: those of all processes and all accumulated chunks."""

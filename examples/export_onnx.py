@@ -1,0 +1,71 @@
+"""Export both towers of a checkpoint to ONNX, and compare what ONNX Runtime makes of them with torch.
+
+    pip install onnx onnxscript onnxruntime
+    python examples/export_onnx.py runs/demo onnx
+
+CHECKPOINT is a folder or Hub id, and needs this package not. FOLDER receives image.onnx, `pixel_values` (batch, 3,
+height, width) to `image_embeds`, and text.onnx, `input_ids` (batch, tokens) to `text_embeds`; both of unit norm, so
+that their dot product is the cosine. Batch and tokens are free.
+"""
+
+import os
+import sys
+
+import torch
+from transformers import AutoModel, AutoProcessor
+
+
+class Tower(torch.nn.Module):
+    """One half of the model: `method` of it, normalised."""
+
+    def __init__(self, model, method: str):
+        super().__init__()
+        self.model, self.method = model, method
+
+    def forward(self, inputs):
+        return torch.nn.functional.normalize(getattr(self.model, self.method)(inputs).pooler_output, dim=-1)
+
+
+def export(model, method: str, example: torch.Tensor, free: tuple[int, ...], name: str, path: str) -> float:
+    """Write one tower, and return the largest difference from torch, on the example and on another batch size."""
+    import onnxruntime
+
+    tower = Tower(model, method).eval()
+    dynamic = {axis: torch.export.Dim.DYNAMIC for axis in free}
+    names = {"input_names": [name], "output_names": ["image_embeds" if name == "pixel_values" else "text_embeds"]}
+    torch.onnx.export(tower, (example,), path, dynamo=True, dynamic_shapes=(dynamic,), verbose=False, **names)
+    session = onnxruntime.InferenceSession(path)
+    differences = []
+    for batch in (example, example[:1], example.repeat(3, *[1] * (example.dim() - 1))):
+        with torch.no_grad():
+            expected = tower(batch)
+        differences.append(abs(session.run(None, {name: batch.numpy()})[0] - expected.numpy()).max().item())
+    return max(differences)
+
+
+def main(checkpoint: str, folder: str) -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise SystemExit(f"error: {error.name} is missing: pip install onnx onnxscript onnxruntime") from None
+    model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
+    os.makedirs(folder, exist_ok=True)
+    height, width = model.config.vision_config.image_size
+    pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    captions = processor(text=["a woman with long black hair and a red coat", "a man"])["input_ids"]
+    image, text = os.path.join(folder, "image.onnx"), os.path.join(folder, "text.onnx")
+    difference = export(model, "get_image_features", pixels, (0,), "pixel_values", image)
+    print(f"{image}: largest difference from torch {difference:.1e}")
+    difference = max(difference, export(model, "get_text_features", captions, (0, 1), "input_ids", text))
+    print(f"{text}: largest difference of both from torch {difference:.1e}")
+    if difference > 1e-4:
+        raise SystemExit("error: ONNX Runtime and torch differ")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit(f"usage: {sys.argv[0]} CHECKPOINT FOLDER\n\n{__doc__}")
+    main(*sys.argv[1:])

@@ -1,0 +1,148 @@
+"""Publish on the Hugging Face Hub: a model with its code and card, a data set, or the metric.
+
+    python examples/publish.py model runs/webperson org/gadms --tag v1.0 --base_model openai/clip-vit-base-patch16 \
+        --evaluation runs/evaluation
+    python examples/publish.py model runs/webperson org/gadms --training_state runs/webperson/checkpoint-100000
+    python examples/publish.py dataset release/webperson org/webperson --tag v1.0
+    python examples/publish.py metric org/person_retrieval
+
+Log in first (`hf auth login`, or HF_TOKEN). The card of a model is filled from what its run wrote down
+(run_facts.json, metrics.json, emissions.csv) and with --evaluation from the figures of examples/evaluate_retrieval.py.
+Where a fact is missing that a card must have, nothing is published. A data set is a folder that
+`python -m dataset_webperson.release` wrote; it goes up in parts, its card last, and the same command goes on after a
+break. Each command prints the commit, which readers can pin by `revision=`.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from modeling_gadms.hub_upload import (
+    DATASET,
+    LAST_CHECKPOINT,
+    METRIC,
+    SCRIPT,
+    TRAINING_STATE,
+    model_listing,
+    refuse_classifier,
+    upload,
+    write_sentence_transformers,
+)
+from modeling_gadms.model_card import DEFAULT_LICENCE, write_card
+
+METRIC_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "modeling_gadms", "person_retrieval")
+SHARDS_PER_COMMIT = 25  # of 200 MB: a break costs a few GB at most
+
+
+def publish_model(args, api: HfApi) -> str:
+    if args.card:
+        shutil.copyfile(args.card, os.path.join(args.folder, "README.md"))
+    else:
+        options = {"licence": args.licence, "data": args.data, "base_model": args.base_model}
+        options |= {"evaluation": args.evaluation, "pictures_of_persons": args.pictures_of_persons}
+        write_card(args.folder, args.repository, **options)
+    write_sentence_transformers(args.folder)
+    for folder in filter(None, (args.folder, args.training_state)):
+        refuse_classifier(folder)
+    listing = model_listing(args.folder)
+    listing.files(args.folder)  # a missing file is told before anything is created
+    begin(args, api, "model")
+    if args.training_state:
+        message, where = (
+            f"Training state of {os.path.basename(args.training_state)}",
+            {"path_in_repo": LAST_CHECKPOINT},
+        )
+        upload(args.training_state, args.repository, TRAINING_STATE, message, revision=args.branch, **where)
+    return upload(
+        args.folder, args.repository, listing, args.message or "Model, processor, code and card", revision=args.branch
+    )
+
+
+def publish_dataset(args, api: HfApi) -> str:
+    DATASET.files(args.folder)
+    with open(os.path.join(args.folder, "README.md"), encoding="utf-8") as file:
+        if f'load_dataset("{args.repository}"' not in file.read():
+            raise ValueError(
+                f"{args.folder}/README.md: is the card of another repository; write the release with --repository "
+                f"{args.repository}, or edit the card"
+            )
+    begin(args, api, "dataset")
+    if os.path.isdir(script := f"{os.path.abspath(args.folder)}-script"):
+        api.create_branch(args.repository, branch="script", repo_type="dataset", exist_ok=True)
+        where = {"repo_type": "dataset", "revision": "script"}
+        upload(script, args.repository, SCRIPT, "Loading script for datasets 3.x", **where)
+    parts = {"repo_type": "dataset", "revision": args.branch, "files_per_commit": args.shards_per_commit}
+    return upload(args.folder, args.repository, DATASET, args.message or "Data and card", **parts)
+
+
+def publish_metric(args, api: HfApi) -> str:
+    if args.repository.split("/")[-1] != "person_retrieval":
+        raise ValueError(f"{args.repository}: `evaluate` finds the metric only in a Space named person_retrieval")
+    begin(args, api, "space")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in METRIC.files(METRIC_FOLDER):
+            with open(os.path.join(METRIC_FOLDER, name), encoding="utf-8") as file:
+                text = file.read().replace("./modeling_gadms/person_retrieval", args.repository)
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        where = {"repo_type": "space", "revision": args.branch}
+        return upload(folder, args.repository, METRIC, args.message or "Metric and its card", **where)
+
+
+def begin(args, api: HfApi, repo_type: str) -> None:
+    sdk = "static" if repo_type == "space" else None
+    api.create_repo(args.repository, repo_type=repo_type, private=args.private, exist_ok=True, space_sdk=sdk)
+    if args.branch:
+        api.create_branch(args.repository, branch=args.branch, repo_type=repo_type, exist_ok=True)
+    if args.tag:
+        refs = api.list_repo_refs(args.repository, repo_type=repo_type)
+        if args.tag in [tag.name for tag in refs.tags]:
+            raise ValueError(f"{args.repository} has a tag {args.tag}, which readers may have pinned: choose another")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    model, dataset, metric = (kinds.add_parser(kind) for kind in ("model", "dataset", "metric"))
+    for kind, folder in ((model, "folder of a saved model"), (dataset, "folder that dataset_webperson.release wrote")):
+        kind.add_argument("folder", help=folder)
+    for kind in (model, dataset, metric):
+        kind.add_argument("repository", help="ORG/NAME on the Hub; created if it is not there")
+        kind.add_argument("--branch", help="instead of main; created if it is not there")
+        kind.add_argument("--tag", help="name for the revision that this publishes")
+        kind.add_argument("--private", action="store_true", default=None, help="if the repository is created")
+        kind.add_argument("--message", help="title of the commit")
+    model.add_argument("--licence", default=DEFAULT_LICENCE, help="of the weights (default: %(default)s)")
+    model.add_argument("--data", help="what it was trained on, if the run did not write it down")
+    model.add_argument("--base_model", help="Hub id of the model that training started from")
+    model.add_argument("--evaluation", help="output folder of examples/evaluate_retrieval.py")
+    model.add_argument("--pictures_of_persons", action="store_true", help="show retrievals that are not drawings")
+    model.add_argument("--card", help="publish this file as the card, in place of the filled template")
+    model.add_argument("--training_state", help="folder of a checkpoint, so that others can go on training")
+    dataset.add_argument("--shards_per_commit", type=int, default=SHARDS_PER_COMMIT, help="(default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    args, api = parse(argv), HfApi()
+    publish, repo_type = {
+        "model": (publish_model, "model"),
+        "dataset": (publish_dataset, "dataset"),
+        "metric": (publish_metric, "space"),
+    }[args.kind]
+    try:
+        commit = publish(args, api)
+        if args.tag:
+            api.create_tag(args.repository, tag=args.tag, revision=commit, repo_type=repo_type)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"published {args.repository}, revision {commit}" + (f", tag {args.tag}" if args.tag else ""))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

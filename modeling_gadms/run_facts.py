@@ -1,0 +1,97 @@
+"""What a training run knows about itself, written beside its weights for the model card: `run_facts.json`."""
+
+import os
+import platform
+import re
+
+import datasets
+import torch
+import transformers
+
+FACTS_FILE = "run_facts.json"
+RECIPE = (
+    "learning_rate",
+    "adam_epsilon",
+    "weight_decay",
+    "warmup_epochs",
+    "seed",
+    "masking",
+    "mtp_weight",
+    "alpha_noise",
+    "alpha_info",
+)
+_MEASURED = re.compile(r"(eval|test)_(?:(.+)_)?(t2i|i2t)_(R@1|R@5|R@10|mAP|mINP)")
+
+
+def facts_of_run(trainer) -> dict:
+    """Facts of a [`GADMSTrainer`], as far as it has come: model, data, recipe, hardware and metrics, ready for JSON.
+
+    Nothing of the environment, of folders or of accounts is among them.
+    """
+    args, state = trainer.args, trainer.state
+    values = args.to_dict()
+    precision = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
+    seconds = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
+    return {
+        "parameters": sum(parameter.numel() for parameter in trainer.retriever().parameters()),
+        "training_data": data_name(trainer.train_dataset and trainer.train_dataset.dataset),
+        "training_items": length(trainer.train_dataset),
+        "test_data": data_name(trainer.eval_dataset),
+        "test_images": length(trainer.eval_dataset),
+        "recipe": {name: values[name] for name in RECIPE if name in values} | {"precision": precision},
+        "pairs_a_step": args.joint_batch_size(),
+        "epochs": state.epoch,
+        "steps": state.global_step,
+        "max_steps": state.max_steps,
+        "seconds": seconds[-1] if seconds else None,
+        "processes": args.world_size,
+        "hardware": hardware(args.device),
+        "software": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "metrics": metrics_of_weights(state.log_history, state.global_step, args.load_best_model_at_end),
+    }
+
+
+def metrics_of_weights(log_history: list[dict], step: int, best_at_end: bool) -> dict[str, dict[str, float]]:
+    """The retrieval figures of the weights as they are: `{"": {"t2i_R@1": ...}}`, a key more for each named test set.
+
+    Figures of an earlier step are not theirs, nor, where the best weights were put back at the end of training, those
+    from before it. Those of a `test_` prefix stand above those of `eval_`, which chose the checkpoint.
+    """
+    ends = [number for number, entry in enumerate(log_history) if "train_runtime" in entry]
+    if best_at_end and ends:
+        log_history = log_history[ends[-1] :]
+    found: dict[str, dict[str, dict[str, float]]] = {"eval": {}, "test": {}}
+    for entry in log_history:
+        for key, value in entry.items() if entry["step"] == step else ():
+            if match := _MEASURED.fullmatch(key):
+                prefix, name, direction, metric = match.groups()
+                found[prefix].setdefault(name or "", {})[f"{direction}_{metric}"] = value
+    return found["test"] or found["eval"]
+
+
+def data_name(dataset) -> str | None:
+    """As its builder calls it, where it came from one."""
+    if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+        return None
+    info = dataset.info
+    parts = [info.dataset_name or info.builder_name, info.config_name]
+    return " ".join(part for part in parts if part and part != "default") or None
+
+
+def length(rows) -> int | None:
+    """Rows, where they can be counted."""
+    if rows is None or isinstance(rows, dict | datasets.IterableDataset | torch.utils.data.IterableDataset):
+        return None
+    return len(rows)
+
+
+def hardware(device: torch.device) -> str:
+    """One process's accelerator, or its processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        name = names[0] if names else name
+    return f"{name} ({device.type}, {os.cpu_count()} cores)"
