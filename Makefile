@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-slow test-datasets3 test-stranger test-minimum docs-check lint benchmark clean
+.PHONY: help setup demo test test-slow test-datasets3 test-stranger test-minimum docs-check photo-models demo-webperson lint benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +26,12 @@ demo: setup ## pre-train a small GA-DMS offline and show what it learnt (2 cores
 	@$(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $$($(RUN) -c 'import os; print(os.cpu_count())') examples/pretrain.py \
 		|| { echo "make: the demo failed; its message is above"; exit 1; }
+
+demo-webperson: setup ## build a small WebPerson from web images, end to end and offline (2 cores, under 10 minutes)
+	@OMP_NUM_THREADS=1 $(RUN) examples/demo_webperson.py || { echo "make: the demonstration failed; its message is above"; exit 1; }
+
+photo-models: setup ## real photographs and two small models for the construction (npm, apt-get and dpkg must be there)
+	@$(RUN) examples/prepare_photo_models.py || { echo "make: preparation failed; see above"; exit 1; }
 
 test: setup ## the whole test suite (under 15 minutes on 2 cores)
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest --quiet --numprocesses 2 --dist loadfile -m "not slow" || { echo "make: the test suite failed; its report is above"; exit 1; }

@@ -1,0 +1,163 @@
+"""Builds a WebPerson from web images: select, crop, dedup, caption, quality, release, from one file.
+
+python -m dataset_webperson.build CONFIG.yaml
+
+Each stage writes shards below the folder `work` of the file. A run that was interrupted, however, goes on with what is
+missing when the same command is given again. With a section `select` and no images yet, it writes the list of
+addresses, says how img2dataset downloads them, and ends.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+from typing import Any
+
+from .construction.captioning import caption_shard
+from .construction.config import BuildConfig, read_config
+from .construction.crop import crop_shard
+from .construction.duplicates import dedup_shard, find_duplicates
+from .construction.opt_out import OptOut
+from .construction.quality import assess_shard
+from .construction.select_urls import select_shard, unique_urls
+from .construction.shards import run_stage, shard_counts
+from .construction.sources import find_shards
+from .findings import DataError
+from .release import main as release_folder
+from .row_preparation import write_json
+
+_DOWNLOAD = """The images are not there yet: {source}. Download them, then give this command again:
+  pip install img2dataset
+  img2dataset --url_list {urls} --input_format parquet --url_col url --save_additional_columns '["id"]' \\
+    --output_format webdataset --output_folder {source} --resize_mode no --compute_hash sha256
+"""
+
+
+def build(config: BuildConfig) -> dict[str, dict[str, int]]:
+    """Run every stage that the configuration has.
+
+    Returns:
+        The counts of each stage, by the stage's name; also written to `work/counts.json`.
+
+    Raises:
+        `DataError`: an input or an option that cannot be used. What is finished stays.
+    """
+    opt_out = OptOut.from_file(config.opt_out) if config.opt_out else OptOut()
+    counts: dict[str, dict[str, int]] = {}
+
+    def place(name: str) -> str:
+        return os.path.join(config.work, name)
+
+    def run(name: str, stage, sources: list[str], options: Any) -> list[str]:
+        folder = place(name)
+        counts[name] = run_stage(stage, sources, folder, options, config.num_workers, opt_out)
+        _report(name, counts[name])
+        write_json(place("counts.json"), counts)
+        return [os.path.join(folder, os.path.splitext(os.path.basename(source))[0] + ".parquet") for source in sources]
+
+    if config.select:
+        metadata = _parquets(config.select.metadata)
+        selected = run("0_select", select_shard, metadata, _with_opt_out(config.select, config.opt_out))
+        counts["0_urls"] = unique_urls(selected, place("0_urls"), config.select)
+        _report("0_urls", counts["0_urls"])
+        write_json(place("counts.json"), counts)
+        if not os.path.isdir(config.source):
+            sys.stdout.write(_DOWNLOAD.format(source=config.source, urls=place("0_urls")))
+            return counts
+    sources, unfinished = find_shards(config.source, place("0_lists"))
+    if unfinished:
+        names = ", ".join(os.path.basename(path) for path in unfinished[:5])
+        sys.stdout.write(f"{len(unfinished)} shards left out that img2dataset has not finished: {names}\n")
+    shards = run("1_crop", crop_shard, sources, _with_opt_out(config.crop, config.opt_out))
+    plan = os.path.join(config.work, "2_dedup", "plan")
+    find_duplicates(shards, dataclasses.replace(config.dedup, plan=plan), config.num_workers)
+    shards = run("2_dedup", dedup_shard, shards, dataclasses.replace(config.dedup, plan=plan))
+    if config.caption:
+        shards = run("3_caption", caption_shard, shards, config.caption)
+    if config.quality:
+        shards = run("4_quality", assess_shard, shards, config.quality)
+    if config.release:
+        counts["release"] = _release(config, os.path.dirname(shards[0]), shards)
+        _report("release", counts["release"])
+        write_json(place("counts.json"), counts)
+    return counts
+
+
+def _parquets(folder: str) -> list[str]:
+    if not os.path.isdir(folder):
+        raise DataError(f"{folder}: no such folder. `select.metadata` is the folder of COYO's parquet files.")
+    files = sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".parquet"))
+    if not files:
+        raise DataError(f"{folder}: no parquet in it. `select.metadata` is the folder of COYO's parquet files.")
+    return files
+
+
+def _with_opt_out(options: Any, path: str | None) -> Any:
+    return dataclasses.replace(options, opt_out=path) if path else options
+
+
+def _report(name: str, counts: dict[str, int]) -> None:
+    reasons = sorted((key, value) for key, value in counts.items() if key not in ("rows_in", "rows_out") and value)
+    named = ", ".join(f"{key} {value:,}" for key, value in reasons)
+    ending = f" ({named})" if named else ""
+    sys.stdout.write(f"{name}: {counts['rows_in']:,} in, {counts['rows_out']:,} out{ending}\n")
+
+
+def _release(config: BuildConfig, folder: str, shards: list[str]) -> dict[str, int]:
+    """Release the assessed shards, once; a release that this work made of other rows before is replaced."""
+    options, record = config.release, os.path.join(config.work, "release.json")
+    out = os.path.abspath(options.out)
+    state = {"out": out, "rows": _digest(shards), "options": dataclasses.asdict(options)}
+    before = None
+    if os.path.exists(record):
+        with open(record, encoding="utf-8") as file:
+            before = json.load(file)
+    if before != state:
+        if before is not None and before["out"] == out:
+            # Rows were opted out, or options changed: the old release goes first, so that nobody finds it meanwhile.
+            for ending in ("", "-script", "-report", ".partial"):
+                shutil.rmtree(out + ending, ignore_errors=True)
+        elif os.path.lexists(out):
+            raise DataError(
+                f"{out}: is there already, and not made by {config.work}. Delete it, or change `release.out`."
+            )
+        write_json(record, state)
+    if os.path.isdir(out + ".partial") or not os.path.isdir(out):
+        arguments = ["--source", folder, "--source-format", "parquet", "--out", out, "--contact", options.contact]
+        arguments += ["--repository", options.repository, "--licence", options.licence, "--on-bad-images", "warn"]
+        arguments += ["--rows-per-shard", str(options.rows_per_shard), "--num-proc", str(config.num_workers)]
+        arguments += ["--row-group-rows", str(options.row_group_rows)]
+        arguments += ["--provenance", options.provenance] if options.provenance else []
+        if release_folder(arguments):
+            raise DataError(f"{out}: not released; the reason is above")
+    with open(os.path.join(out + "-report", "report.json"), encoding="utf-8") as file:
+        report = json.load(file)
+    return {"rows_in": report["rows"]["read"], "rows_out": report["rows"].get("kept", 0), **report["left_out"]}
+
+
+def _digest(shards: list[str]) -> str:
+    digest = hashlib.sha256()
+    for shard in shards:
+        digest.update(f"{os.path.basename(shard)} {os.path.getsize(shard)} {shard_counts(shard)}".encode())
+    return digest.hexdigest()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_webperson.build", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("config", metavar="CONFIG.yaml", help="see `dataset_webperson/construction/config.py`")
+    args = parser.parse_args(arguments)
+    try:
+        build(read_config(args.config))
+    except (ValueError, OSError, RuntimeError) as error:  # DataError is a ValueError; a server gone, a RuntimeError
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

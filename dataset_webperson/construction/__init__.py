@@ -1,0 +1,1 @@
+"""From web images to captioned person crops: stages, each a function of one shard, and what runs them."""

@@ -1,0 +1,76 @@
+"""The file that describes a construction: one YAML, a section a stage, every threshold in it."""
+
+import os
+from dataclasses import dataclass, field
+
+import yaml
+
+from ..findings import DataError
+from ..release import ROW_GROUP_ROWS, ROWS_PER_SHARD
+from .captioning import CaptionOptions
+from .crop import CropOptions
+from .duplicates import DedupOptions
+from .quality import QualityOptions
+from .select_urls import SelectOptions
+from .typed_yaml import fill
+
+
+@dataclass(frozen=True)
+class ReleaseOptions:
+    """The folder for the Hub; see `python -m dataset_webperson.release --help`."""
+
+    out: str
+    contact: str
+    repository: str = "org/webperson"
+    licence: str = "cc-by-4.0"
+    provenance: str | None = None
+    rows_per_shard: int = ROWS_PER_SHARD
+    row_group_rows: int = ROW_GROUP_ROWS
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """A construction.
+
+    Args:
+        source: folder of images: what img2dataset wrote, tars, or plain files.
+        work: folder of the stages' shards; made if it is not there.
+        num_workers: processes.
+        opt_out: file of an opt-out list, for every stage.
+        select: rules for COYO's metadata; without them the images must be there.
+        crop, dedup, caption, quality, release: the stages. Without `caption` the work ends after `dedup`, without
+            `quality` or `release` after the stage before.
+    """
+
+    source: str
+    work: str
+    num_workers: int = 1
+    opt_out: str | None = None
+    select: SelectOptions | None = None
+    crop: CropOptions = field(default_factory=CropOptions)
+    dedup: DedupOptions = field(default_factory=DedupOptions)
+    caption: CaptionOptions | None = None
+    quality: QualityOptions | None = None
+    release: ReleaseOptions | None = None
+
+    def __post_init__(self):
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers={self.num_workers} is at least 1")
+        for later, earlier in (("quality", "caption"), ("release", "quality")):
+            if getattr(self, later) is not None and getattr(self, earlier) is None:
+                raise ValueError(f"a section `{later}` needs a section `{earlier}`")
+
+
+def read_config(path: str | os.PathLike) -> BuildConfig:
+    """Read a construction from YAML.
+
+    Raises:
+        `DataError`: no such file, no YAML, an unknown name, a missing one, or a value that makes no sense.
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{name}: cannot be read ({error})") from error
+    return fill(BuildConfig, values, name)

