@@ -14,6 +14,7 @@ from tqdm import tqdm
 from .images import ImageError, load_image, to_rgb
 from .near_duplicates import perceptual_hash
 from .whole_files import replacing
+from .worker_processes import end_with_parent
 
 _VERSION = 1  # of what a line of the cache holds; raise it when a hash or a check changes
 _CHUNK = 64  # images a task: the results of one task are written together
@@ -103,7 +104,7 @@ def _examine_all(todo: list[tuple[tuple, str]], workers: int) -> Iterator[tuple[
         yield from zip(keys, map(_examine_chunk, files), strict=True)
         return
     # Spawned, not forked: the caller may have threads (progress bars, Arrow), and a fork would copy their locks.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent)
     try:
         yield from zip(keys, pool.map(_examine_chunk, files), strict=True)
     finally:

@@ -39,6 +39,7 @@ from .row_preparation import (
     write_json,
 )
 from .whole_files import replacing
+from .worker_processes import end_with_parent
 
 # Chosen by measurement: `release_files/layout.md`, which goes into the dataset card.
 ROWS_PER_SHARD = 10_000
@@ -101,7 +102,10 @@ def release(
         if os.path.lexists(path):
             raise DataError(f"{path}: is there already. Delete it, or choose another folder with --out.")
     _begin(work, [_VERSION, source_state(source, root), asdict(options), asdict(layout), source.format])
-    pool = ProcessPoolExecutor(num_proc, mp_context=multiprocessing.get_context("spawn")) if num_proc > 1 else None
+    pool = None
+    if num_proc > 1:
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(num_proc, mp_context=spawn, initializer=end_with_parent)
     try:
         _write_shards(source, work, options, layout, pool)
     finally:
