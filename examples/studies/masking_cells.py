@@ -1,0 +1,102 @@
+"""One cell of the masking table: a kind of masks, the losses that they enter, a share of false words, a seed."""
+
+import os
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from transformers import set_seed
+
+from dataset_webperson import WebPerson
+from modeling_gadms import GADMSForPreTraining, GADMSProcessor
+from modeling_gadms.data_collator import PairCollator, pick_caption
+from modeling_gadms.evaluation import evaluate_embeddings, query_values
+from modeling_gadms.masking_gadms import DualMasking, RandomMasking
+from modeling_gadms.trainer import GADMSTrainer
+from modeling_gadms.training_arguments import GADMSTrainingArguments
+
+SMALL_CLIP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "small_clip")
+CELLS = ["none", "gass both", "oracle SDM", "random both", "gass SDM", "gass MTP", "random SDM", "random MTP"]
+SHARES = "noise_rate", "prediction_rate"
+RATES = 0.16, 0.065  # shares of words that GASS hides and predicts in the demo, as logged in training
+DATA_SEED = 42  # one test set for all cells, so that their queries can be compared one by one
+
+
+@dataclass(frozen=True)
+class RandomDualMasking(RandomMasking):
+    """Two masks as the paper's, at constant rates."""
+
+    noise: float = 0.0
+
+    def noise_probability(self, scores):
+        return scores + self.noise  # without scores, these are zeros
+
+
+@dataclass
+class StudyArguments(GADMSTrainingArguments):
+    cell: str = field(default="none", metadata={"help": "Masking and the losses that it enters."})
+
+    def masks(self):
+        kind, parts = self.cell.split()[0], self.cell.split()[-1]
+        if kind == "none":
+            return None
+        masks = DualMasking() if kind == "gass" else RandomDualMasking(RATES[1], noise=RATES[0])
+        if kind == "oracle":  # the noise mask comes from OracleCollator alone
+            return replace(masks, noise=0.0)
+        if parts == "MTP":
+            return replace(masks, alpha_noise=0.0) if kind == "gass" else replace(masks, noise=0.0)
+        return masks
+
+
+@dataclass
+class OracleCollator(PairCollator):
+    """Draws -1, which is below every probability, for the noise mask of each false word."""
+
+    def __call__(self, rows):
+        batch = super().__call__(rows)
+        for row, uniforms in zip(rows, batch["mask_uniforms"], strict=True):
+            caption = pick_caption(row)
+            name = next(name for name in ("caption1", "caption2") if row[name] == caption)
+            offsets = self.processor.tokenizer(caption, return_offsets_mapping=True, truncation=True)["offset_mapping"]
+            for token, (start, _) in enumerate(offsets):
+                if any(low <= start < high for low, high in row[f"{name}_false_spans"]):
+                    uniforms[0, token] = -1.0
+        return batch
+
+
+def train_cell(cell, noise_rate, seed, args) -> dict:
+    """Train and test once; what each query scored is kept for paired comparisons."""
+    options = {"image_size": tuple(args.image_size), "num_train_persons": args.num_persons, "noise_rate": noise_rate}
+    data = WebPerson(config_name="synthetic", seed=DATA_SEED, **options)
+    data.download_and_prepare()
+    set_seed(seed)
+    kinds = (GADMSForPreTraining, GADMSProcessor)
+    model, processor = (kind.from_clip_pretrained(SMALL_CLIP, image_size=tuple(args.image_size)) for kind in kinds)
+    training = StudyArguments(  # the demo's recipe
+        output_dir=os.path.join(args.output_dir, "trainer"),
+        cell=cell,
+        seed=seed,
+        num_train_epochs=args.epochs,
+        mtp_weight=0.0 if cell.endswith("SDM") else 0.4,
+        adam_epsilon=1e-8,
+        warmup_epochs=0.5,
+        crop_padding=2,
+        erasing_probability=0.0,
+        per_device_eval_batch_size=128,
+        save_strategy="no",
+        logging_steps=25,
+        logging_first_step=True,
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    test = data.as_dataset(split="test")
+    trainer = GADMSTrainer(model, training, processor, train_dataset=data.as_dataset(split="train"), eval_dataset=test)
+    if cell.startswith("oracle"):
+        collator = trainer.data_collator
+        trainer.data_collator = OracleCollator(**{name: getattr(collator, name) for name in vars(collator)})
+    trainer.train()
+    trainer.evaluate()
+    found = evaluate_embeddings(trainer.measured, num_resamples=100)
+    values = {name: np.round(query_values(found.ranks["t2i"])[name], 3).tolist() for name in ("R@1", "mAP")}
+    logged = [entry for entry in trainer.state.log_history if "noise_rate" in entry]
+    rates = {name: float(np.mean([entry[name] for entry in logged])) for name in SHARES} if logged else {}
+    return {"steps": trainer.state.global_step, **rates, "values": values, "persons": found.person_ids["t2i"].tolist()}

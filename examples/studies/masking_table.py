@@ -1,0 +1,110 @@
+"""Study 2: the paper's Table 4 in miniature: which masking helps retrieval, and in which of the two losses?
+
+    python examples/studies/masking_table.py --noise_rates 0.3 0.5 --seeds 0 1 2        # a minute or two for each cell
+
+From the same small CLIP, the same number of steps on drawn pedestrians with false words, tested on the same persons:
+
+- none: alignment (SDM) on whole captions, no masks
+- random: as GASS, but every word is as likely to be masked as any other, at the rates that GASS ends up with
+- gass: the paper's masks; oracle: every false word, and no other, is hidden before alignment
+
+"SDM": the noise mask, and no prediction. "MTP": prediction, and alignment of whole captions. "both" is the paper's.
+Each finished cell is kept in --output_dir; started again, the script goes on with the others and writes the table.
+"""
+
+import argparse
+import json
+import os
+
+import numpy as np
+from masking_cells import CELLS, train_cell
+from study_report import RESULTS, pyplot, save_study, table
+
+from modeling_gadms.run_report import save_json
+from modeling_gadms.significance import bootstrap_interval, paired_difference
+
+
+def summarize(cells: dict, noise_rate: float) -> dict:
+    """Means over seeds, and differences from no masking over the seeds that both have; persons are drawn anew."""
+    rows = {}
+    for cell in CELLS:
+        runs = {seed: run for (name, noise, seed), run in cells.items() if (name, noise) == (cell, noise_rate)}
+        plain = {seed: run for (name, noise, seed), run in cells.items() if (name, noise) == ("none", noise_rate)}
+        if not runs:
+            continue
+        rows[cell] = {"seeds": sorted(runs)}
+        for metric in ("R@1", "mAP"):
+            values = np.mean([run["values"][metric] for run in runs.values()], axis=0)
+            groups = next(iter(runs.values()))["persons"]
+            rows[cell][metric] = vars(bootstrap_interval(values, groups=groups))
+            rows[cell][metric]["by_seed"] = {seed: float(np.mean(run["values"][metric])) for seed, run in runs.items()}
+            shared = sorted(runs.keys() & plain.keys())
+            if cell != "none" and shared:
+                sides = [np.mean([side[seed]["values"][metric] for seed in shared], axis=0) for side in (runs, plain)]
+                rows[cell][metric]["gain"] = vars(paired_difference(*sides, groups=groups))
+    return rows
+
+
+def draw(results):
+    figure, axes = pyplot.subplots(1, len(results), figsize=(6 * len(results), 4), layout="constrained", squeeze=False)
+    for axis, (noise_rate, rows) in zip(axes[0], results.items(), strict=True):
+        found = [row["R@1"] for row in rows.values()]
+        bars = np.array([[one["mean"] - one["low"], one["high"] - one["mean"]] for one in found]).T
+        axis.barh(list(rows), [one["mean"] for one in found], xerr=bars, color="tab:blue", alpha=0.6)
+        for place, one in enumerate(found):
+            axis.plot(list(one["by_seed"].values()), [place] * len(one["by_seed"]), "k.")
+        low = min(one["low"] for one in found)
+        axis.set(xlim=(low - 2, None), xlabel="text->image R@1; dots are seeds", title=f"{noise_rate} of words false")
+        axis.invert_yaxis()
+    return figure
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
+    parser.add_argument("--noise_rates", nargs="+", type=float, default=[0.3, 0.5])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--num_persons", type=int, default=4000)
+    parser.add_argument("--image_size", nargs=2, type=int, default=[64, 32])
+    parser.add_argument("--output_dir", default=os.path.join("runs", "masking_table"), help="of finished cells")
+    parser.add_argument("--results_dir", default=RESULTS)
+    parser.add_argument("--only_finished", action="store_true", help="write the table of the cells there are")
+    args = parser.parse_args()
+    setting = {name: getattr(args, name) for name in ("epochs", "num_persons", "image_size")}
+    cells = {}
+    for key in ((cell, noise, seed) for seed in args.seeds for noise in args.noise_rates for cell in args.cells):
+        file = os.path.join(args.output_dir, "_".join(map(str, key)).replace(" ", "_") + ".json")
+        if not os.path.exists(file) and args.only_finished:
+            continue
+        if not os.path.exists(file):
+            save_json(setting | train_cell(*key, args), file)
+        with open(file) as opened:
+            cells[key] = json.load(opened)
+        if {name: cells[key][name] for name in setting} != setting:
+            raise SystemExit(f"{file} was trained otherwise ({setting} is asked for): choose another --output_dir")
+        print(key, {name: round(float(np.mean(v)), 2) for name, v in cells[key]["values"].items()}, flush=True)
+    results, texts = {noise: summarize(cells, noise) for noise in args.noise_rates}, []
+    for noise, rows in results.items():
+        lines = []
+        for cell, row in rows.items():
+            line = [cell, len(row["seeds"])]
+            for metric in ("R@1", "mAP"):
+                one, gain = row[metric], row[metric].get("gain")
+                line.append(f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}]")
+                line.append(
+                    f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}], p {gain['p_value']:.3f}"
+                    if gain
+                    else "-"
+                )
+            lines.append(line)
+        head = ["masking and losses", "seeds", "R@1", "gain over none", "mAP", "gain over none"]
+        texts.append(f"Text to image, {noise} of the training words false:\n\n" + table(head, lines))
+    content = {"arguments": vars(args), "results": results}
+    save_study(
+        "masking_table", "Which masking helps retrieval?", content, "\n\n".join(texts), draw(results), args.results_dir
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Captions with known false words -> every score of every attribute token."""
+
+import io
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scores import (
+    barred_differences,
+    contrast_direction,
+    decoder_surprise,
+    gradient_parts,
+    masked_differences,
+    patch_cosine,
+)
+from tqdm import tqdm
+
+from dataset_webperson.synthetic import generate_rows
+from modeling_gadms.token_scores_gadms import minmax, valid_tokens
+
+
+def load_rows(image_size, num_captions, noise_rate, seed):
+    """One captioned image of each of so many persons."""
+    options = {"image_size": image_size, "views_per_person": 1, "noise_rate": noise_rate, "seed": seed}
+    return list(generate_rows("train", 0, num_captions, **options))
+
+
+def label_tokens(caption_words, offsets, valid):
+    """For each token the attribute word it lies in, or -1, and its place among the words between spaces."""
+    word, place, end_before = np.full(len(offsets), -1), np.zeros(len(offsets), dtype=int), 0
+    for token, (start, end) in enumerate(offsets):
+        place[token] = place[token - 1] + (start > end_before) if token else 0
+        end_before = end
+        for number, attribute_word in enumerate(caption_words):
+            if valid[token] and attribute_word["start"] <= start < attribute_word["end"]:
+                word[token] = number
+    return word, place
+
+
+@torch.no_grad()
+def score_batch(model, pixel_values, input_ids, passes, generator) -> dict[str, torch.Tensor]:
+    """Every score of a batch, `(B, T)` each, high where a token is trusted."""
+    gadms, valid = model.gadms, valid_tokens(input_ids)
+    image_tokens = gadms.project_image_tokens(gadms.vision_model(pixel_values).last_hidden_state)
+    text = gadms.get_text_features(input_ids)
+    direction = F.normalize(image_tokens[:, 0], dim=-1)
+    contrast = contrast_direction(image_tokens[:, 0], text.pooler_output, gadms.config.temperature)
+    towers, depth = (gadms.text_model, gadms.text_projection), len(gadms.text_model.encoder.layers)
+    parts = gradient_parts(*towers, direction, input_ids)
+    all_layers = gradient_parts(*towers, direction, input_ids, num_layers=depth)
+    contrasted = gradient_parts(*towers, contrast, input_ids)
+    differences = masked_differences(gadms, input_ids)
+    barred, all_barred = (barred_differences(*towers, input_ids, num_layers) for num_layers in (None, depth))
+    return {
+        "random": torch.rand(input_ids.shape, generator=generator),
+        "GASS, paper": gadms.token_scores(pixel_values, input_ids),
+        "GASS, all layers": gadms.token_scores(pixel_values, input_ids, num_layers=depth),
+        "GASS, released code": gadms.token_scores(pixel_values, input_ids, recipe="released"),
+        "GASS's attention alone": parts["attention"],
+        "GASS's gradient alone": minmax(F.relu(parts["gradient"]), valid),
+        "signed GASS, scaled": minmax(parts["product"], valid),
+        "signed GASS": parts["product"],
+        "signed GASS, all layers": all_layers["product"],
+        "cosine to patches (NAM)": patch_cosine(gadms.text_projection(text.last_hidden_state), image_tokens),
+        "per-head evidence": parts["evidence"],
+        "per-head evidence, all layers": all_layers["evidence"],
+        "per-head evidence, contrasted": contrasted["evidence"],
+        "barred drop": torch.einsum("btd,bd->bt", barred, direction),
+        "barred drop, all layers": torch.einsum("btd,bd->bt", all_barred, direction),
+        "masked drop": torch.einsum("btd,bd->bt", differences, direction),
+        "masked drop, contrasted": torch.einsum("btd,bd->bt", differences, contrast),
+        "decoder's surprise": decoder_surprise(model, image_tokens, input_ids, passes),
+    }
+
+
+def score_tokens(model, processor, rows, batch_size=100, seed=0, progress=True) -> dict[str, np.ndarray]:
+    """All attribute tokens of all captions: a column for each score, "caption", "word", "attribute", "is_false"."""
+    generator, columns = torch.Generator().manual_seed(seed), {}
+    for first in tqdm(range(0, len(rows), batch_size), desc="Scoring captions", disable=not progress):
+        part = rows[first : first + batch_size]
+        captions = [row["caption1"] for row in part]
+        images = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in part]
+        inputs = processor(text=captions, images=images, return_tensors="pt")
+        offsets = processor.tokenizer(captions, return_offsets_mapping=True, padding=True, truncation=True)
+        valid, words = valid_tokens(inputs["input_ids"]).numpy(), [row["caption1_words"] for row in part]
+        labels = [label_tokens(*found) for found in zip(words, offsets["offset_mapping"], valid, strict=True)]
+        word, place = (np.stack(values) for values in zip(*labels, strict=True))
+        passes = torch.from_numpy(place % 4)
+        scores = score_batch(model, inputs["pixel_values"], inputs["input_ids"], passes, generator)
+        caption, token = np.nonzero(word >= 0)
+        found = {name: score[caption, token].numpy() for name, score in scores.items()}
+        named = [words[c][word[c, t]] for c, t in zip(caption, token, strict=True)]
+        found |= {"caption": first + caption, "word": (first + caption) * 100 + word[caption, token]}
+        found |= {key: np.array([item[key] for item in named]) for key in ("attribute", "is_false")}
+        for name, values in found.items():
+            columns.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in columns.items()}
+
+
+def by_word(columns, names) -> dict[str, np.ndarray]:
+    """Whole attribute words in the place of tokens: a word's score is the mean of its tokens'."""
+    _, first, which, count = np.unique(columns["word"], return_index=True, return_inverse=True, return_counts=True)
+    return {key: values[first] for key, values in columns.items()} | {
+        name: np.bincount(which, columns[name]) / count for name in names
+    }

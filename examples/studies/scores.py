@@ -1,0 +1,152 @@
+"""Scores of caption tokens to compare with GASS.
+
+Every score is high where a token is trusted, has shape `(B, T)`, and means something between BOS and EOS alone. A
+`direction` is what the text embedding is multiplied with: the image's unit embedding for the cosine similarity.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from modeling_gadms.token_scores_gadms import (
+    _cached_pass,
+    _eos_pass,
+    _finish,
+    _project,
+    _split_heads,
+    eos_positions,
+    minmax,
+    pooling_matrix,
+    scored_layers,
+    valid_tokens,
+)
+
+
+@torch.no_grad()
+def contrast_direction(image_embeds, text_embeds, temperature):
+    """What tells a caption's image from the batch's other images: `(B, D)` twice -> `(B, D)`.
+
+    The image's unit embedding less that of the others, weighted by the softmax of their similarity to the caption.
+    """
+    images, texts = F.normalize(image_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
+    others = (texts @ images.T / temperature).fill_diagonal_(-torch.inf).softmax(dim=-1)
+    return images - others @ images
+
+
+def gradient_parts(text_model, text_projection, direction, input_ids, num_layers=None) -> dict[str, torch.Tensor]:
+    """The parts that GASS is made of, signed and unscaled, as means over the last layers, and what they leave out.
+
+    Returns:
+        "attention" (Sa), "gradient" (Sg) and "product" (of which GASS is the min-max of the ReLU), and "evidence":
+        `sum_heads A_h[e, j] <g_h, v_h[j]>` with no importance and no mean over heads, each head's part of the first
+        order change of the similarity when EOS stops reading token `j`. Over all `j` of a layer it sums to `<g, a>`.
+    """
+    layers = text_model.encoder.layers
+    num_layers = scored_layers(len(layers), num_layers, len(direction), len(input_ids))
+    with torch.no_grad():
+        eos, positions = eos_positions(input_ids), torch.arange(input_ids.shape[1], device=input_ids.device)
+        rows = torch.arange(len(input_ids), device=input_ids.device)
+        at_eos, after_eos, valid = positions == eos[:, None], positions > eos[:, None], valid_tokens(input_ids)
+        eos_hidden, kept = _cached_pass(text_model, layers, num_layers, input_ids, rows, eos)
+        layers = layers[-num_layers:]
+        gradients, attentions = _eos_pass(
+            text_model, text_projection, layers, direction, eos_hidden, kept, at_eos, after_eos
+        )
+        pool = pooling_matrix(eos + 1, input_ids.shape[1])
+        parts = {name: torch.zeros(input_ids.shape) for name in ("attention", "gradient", "product", "evidence")}
+        for layer, (queries, keys, values), gradient, attention in zip(
+            layers, kept, gradients, attentions, strict=True
+        ):
+            importance = F.cosine_similarity(pool[rows, eos][:, None] @ queries, pool @ keys, dim=-1)
+            gradient_score = minmax(importance, ~after_eos) * (values @ gradient[..., None]).squeeze(-1)
+            attention = torch.where(valid, attention, 0.0)
+            attention_score = attention / attention.sum(-1, keepdim=True).clamp_min(1e-12)
+            query, key, value, slope = (
+                _split_heads(tensor, layer.self_attn.head_dim)
+                for tensor in (queries[rows, eos][:, None], keys, values, gradient[:, None])
+            )
+            logits = (query @ key.transpose(-1, -2)) * layer.self_attn.scale  # (B, H, 1, T)
+            weights = logits.masked_fill(after_eos[:, None, None], -torch.inf).softmax(-1)
+            evidence = (weights * (slope @ value.transpose(-1, -2))).sum(dim=1).squeeze(1)
+            found = (attention_score, gradient_score, gradient_score * attention_score, evidence)
+            for name, value in zip(parts, found, strict=True):
+                parts[name] += value / num_layers
+        # the gradient of a cosine does not depend on the length of `direction`; that of a product does
+        length = direction.norm(dim=-1, keepdim=True)
+        return {name: value if name == "attention" else value * length for name, value in parts.items()}
+
+
+@torch.no_grad()
+def masked_differences(model, input_ids) -> torch.Tensor:
+    """What each token adds to the unit text embedding: whole caption less the caption with that token masked.
+
+    One forward pass of the text tower for each token: `(B, T)` ids -> `(B, T, D)`, 0 at BOS, EOS and padding.
+    """
+
+    def embed(ids):
+        return F.normalize(model.get_text_features(ids).pooler_output, dim=-1)
+
+    whole, valid = embed(input_ids), valid_tokens(input_ids)
+    differences = torch.zeros(*input_ids.shape, whole.shape[-1])
+    for position in range(1, input_ids.shape[1] - 1):
+        rows, masked = valid[:, position], input_ids.clone()
+        masked[:, position] = model.config.mask_token_id
+        if rows.any():
+            differences[rows, position] = whole[rows] - embed(masked[rows])
+    return differences
+
+
+@torch.no_grad()
+def barred_differences(text_model, text_projection, input_ids, num_layers=None) -> torch.Tensor:
+    """As [`masked_differences`], with EOS barred from reading the token in the last layers in place of masking it.
+
+    A stream of EOS for each token walks through those layers against the kept keys and values: together they cost as
+    much as these layers for whole captions, without gradients. `(B, T)` ids -> `(B, T, D)`, 0 at BOS, EOS and padding.
+    """
+    layers = text_model.encoder.layers
+    num_layers = scored_layers(len(layers), num_layers, len(input_ids), len(input_ids))
+    eos, positions = eos_positions(input_ids), torch.arange(input_ids.shape[1], device=input_ids.device)
+    rows = torch.arange(len(input_ids), device=input_ids.device)
+    at_eos, after_eos, valid = positions == eos[:, None], positions > eos[:, None], valid_tokens(input_ids)
+    eos_hidden, kept = _cached_pass(text_model, layers, num_layers, input_ids, rows, eos)
+    # stream j may not read token j; those of BOS, EOS and padding read everything up to EOS
+    barred = torch.diag_embed(valid) | after_eos[:, None]
+    hidden_states = eos_hidden[:, None].expand(-1, len(positions), -1)  # (B, streams, D)
+    for layer, (_, keys, values) in zip(layers[-num_layers:], kept, strict=True):
+        heads = [_split_heads(x, layer.self_attn.head_dim) for x in (*_project(layer, hidden_states), keys, values)]
+        query, own_key, own_value, key, value = heads  # (B, H, T, head_dim)
+        # each stream reads its own key and value at EOS
+        own_logits = (query * own_key).sum(dim=-1, keepdim=True)
+        logits = torch.where(at_eos[:, None, None], own_logits, query @ key.transpose(-1, -2)) * layer.self_attn.scale
+        weights = logits.masked_fill(barred[:, None], -torch.inf).softmax(-1)  # (B, H, streams, T)
+        output = weights.masked_fill(at_eos[:, None, None], 0.0) @ value
+        output += (weights * at_eos[:, None, None]).sum(dim=-1, keepdim=True) * own_value
+        hidden_states = _finish(layer, hidden_states, output.transpose(1, 2).flatten(2))
+    texts = F.normalize(text_projection(text_model.final_layer_norm(hidden_states)), dim=-1)
+    return (texts[rows, eos][:, None] - texts) * valid[..., None]
+
+
+def patch_cosine(text_tokens, image_tokens) -> torch.Tensor:
+    """NAM's score, cosine to the nearest image patch: `(B, T, D)`, `(B, 1 + patches, D)` with CLS -> `(B, T)`."""
+    texts, patches = F.normalize(text_tokens, dim=-1), F.normalize(image_tokens[:, 1:], dim=-1)
+    return (texts @ patches.transpose(1, 2)).amax(dim=-1)
+
+
+@torch.no_grad()
+def decoder_surprise(model, image_tokens, input_ids, passes, num_passes=4) -> torch.Tensor:
+    """`log p(token) - log p(best token)` by the decoder, at most 0, each token masked in one pass out of a few.
+
+    Args:
+        model ([`GADMSForPreTraining`]): with a trained decoder.
+        image_tokens (`torch.Tensor` of shape `(B, 1 + patches, D)`): projected tokens of the image.
+        passes (`torch.Tensor` of shape `(B, T)`): the pass in which each token is masked, 0 to `num_passes - 1`.
+    """
+    own = torch.arange(input_ids.shape[1]) <= eos_positions(input_ids)[:, None]
+    valid, surprise = valid_tokens(input_ids), torch.zeros(input_ids.shape)
+    for number in range(num_passes):
+        hidden = valid & (passes == number)
+        masked = torch.where(hidden, model.config.mask_token_id, input_ids)
+        text_tokens = model.gadms.text_projection(model.gadms.text_model(masked).last_hidden_state)
+        logits = model.decoder(text_tokens, image_tokens, own, hidden).float()
+        chosen = logits.gather(1, input_ids[hidden][:, None]).squeeze(1)
+        surprise[hidden] = chosen - logits.amax(dim=1)
+    return surprise

@@ -1,0 +1,50 @@
+"""What every study leaves: its command, commit and figures as JSON and as Markdown, and its picture."""
+
+import os
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import matplotlib
+
+from dataset_webperson.whole_files import replacing
+from modeling_gadms.run_report import save_json
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402, F401 - for the studies, after the choice of a backend without a screen
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+RESULTS = os.path.join(HERE, "results")
+
+
+def provenance() -> dict[str, str]:
+    """The command that runs, and the commit of the code; "-dirty" where modules were changed since."""
+    try:
+        options = {"cwd": HERE, "capture_output": True, "text": True, "check": True}
+        commit = subprocess.run(["git", "describe", "--always", "--abbrev=12", "--dirty"], **options).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown: not a git clone"
+    script = os.path.relpath(sys.argv[0], os.path.join(HERE, "..", ".."))
+    command = shlex.join(["python", script, *sys.argv[1:]])
+    return {"command": command, "commit": commit, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def table(head: list[str], rows: list[list]) -> str:
+    """A Markdown table; the first column is words, the others are figures."""
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+def save_study(name: str, title: str, content: dict, text: str, figure, folder: str = RESULTS) -> None:
+    """Write `<name>.json`, `<name>.md` and `<name>.png`, each whole or not at all; prints the Markdown."""
+    os.makedirs(folder, exist_ok=True)
+    facts = provenance()
+    save_json({**facts, **content}, os.path.join(folder, f"{name}.json"))
+    lines = [f"# {title}", "", f"    {facts['command']}", "", f"Commit {facts['commit']}, {facts['date']}.", "", text]
+    lines += ["", f"![{title}]({name}.png)", ""]
+    with replacing(os.path.join(folder, f"{name}.md")) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines))
+    with replacing(os.path.join(folder, f"{name}.png")) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    print("\n".join(lines))

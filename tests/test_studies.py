@@ -1,0 +1,338 @@
+"""The studies' figures against slow twins, and a reduced version of each that fails when its mechanism breaks."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import tiny_captions, tiny_images, tiny_model
+
+from modeling_gadms import GADMSForPreTraining, GADMSProcessor
+from modeling_gadms.masking_gadms import draw_uniforms, mask_captions
+from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax, valid_tokens
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+sys.path.insert(0, str(EXAMPLES / "studies"))
+
+import detection_quality  # noqa: E402
+import masking_cells  # noqa: E402
+import masking_table  # noqa: E402
+import scored_words  # noqa: E402
+import scores  # noqa: E402
+
+
+def pairwise_auroc(suspicion, is_false):
+    pairs = [
+        (a, b)
+        for a, x in zip(suspicion, is_false, strict=True)
+        if x
+        for b, y in zip(suspicion, is_false, strict=True)
+        if not y
+    ]
+    return sum((a > b) + (a == b) / 2 for a, b in pairs) / len(pairs)
+
+
+def stepwise_average_precision(suspicion, is_false):
+    """Recall gained at each threshold, from the highest, times the precision there."""
+    total = 0.0
+    for threshold in set(suspicion):
+        gained = sum(x for s, x in zip(suspicion, is_false, strict=True) if s == threshold)
+        above = [x for s, x in zip(suspicion, is_false, strict=True) if s >= threshold]
+        total += gained / sum(is_false) * sum(above) / len(above)
+    return total
+
+
+def some_tokens(count=60, seed=0):
+    draw = random.Random(seed)
+    suspicion = np.array([draw.randint(0, 12) / 12 for _ in range(count)])  # many ties
+    return suspicion, np.array([draw.random() < 0.2 + 0.4 * value for value in suspicion])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranking_quality_is_that_of_loops_over_pairs_and_thresholds(seed):
+    suspicion, is_false = some_tokens(seed=seed)
+    auroc, precision = detection_quality.ranking_quality(suspicion, is_false)
+    assert auroc == pytest.approx(pairwise_auroc(suspicion, is_false), abs=1e-12)
+    assert precision == pytest.approx(stepwise_average_precision(suspicion, is_false), abs=1e-12)
+
+
+def test_scores_that_are_all_equal_are_chance():
+    is_false = np.array([True, False, False, True, False])
+    assert detection_quality.ranking_quality(np.zeros(5), is_false) == (0.5, 0.4)
+
+
+def test_tokens_of_one_kind_alone_have_no_quality():
+    assert np.isnan(detection_quality.ranking_quality(np.arange(3.0), np.array([True, True, True]))).all()
+
+
+def test_a_weight_counts_a_token_so_many_times():
+    suspicion, is_false = some_tokens()
+    captions = np.arange(60) // 6
+    weights = detection_quality.caption_resamples(captions, num_resamples=4, seed=1)
+    found = detection_quality.ranking_quality(suspicion, is_false, weights)
+    for number, row in enumerate(weights.astype(int)):
+        assert row.sum() == 60 and all(len(set(row[captions == caption])) == 1 for caption in range(10))
+        drawn = np.repeat(suspicion, row), np.repeat(is_false, row)
+        assert found[0][number] == pytest.approx(pairwise_auroc(*drawn), abs=1e-6)
+        assert found[1][number] == pytest.approx(stepwise_average_precision(*drawn), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    model, input_ids = tiny_model(), tiny_captions([9, 14, 4, 11])
+    with torch.no_grad():
+        image_tokens = model.gadms.project_image_tokens(model.gadms.vision_model(tiny_images(4)).last_hidden_state)
+    return model, input_ids, image_tokens
+
+
+def parts_of(pairs, num_layers=2):
+    model, input_ids, image_tokens = pairs
+    direction = F.normalize(image_tokens[:, 0], dim=-1)
+    return scores.gradient_parts(model.gadms.text_model, model.gadms.text_projection, direction, input_ids, num_layers)
+
+
+def test_gass_is_the_scaled_relu_of_the_product_of_its_parts(pairs):
+    model, input_ids, image_tokens = pairs
+    product = parts_of(pairs)["product"]
+    assert (product < 0).any()  # there is something for the ReLU to take away
+    gass = gradient_attention_scores(
+        model.gadms.text_model, model.gadms.text_projection, image_tokens[:, 0], input_ids, 2
+    )
+    torch.testing.assert_close(minmax(F.relu(product), valid_tokens(input_ids)), gass)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_evidence_is_the_slope_along_a_gate_on_what_eos_reads(pairs, num_layers):
+    """The twin runs whole captions, with a gate on each of EOS's attention weights."""
+    model, input_ids, image_tokens = pairs
+    tower, found = model.gadms.text_model, parts_of(pairs, num_layers)["evidence"]
+    for row, ids in enumerate(input_ids):
+        ids = ids[: ids.argmax() + 1]
+        gate, hidden = torch.ones(len(ids), requires_grad=True), tower.embeddings(ids[None])[0]
+        for number, layer in enumerate(tower.encoder.layers):
+            normed, attention, outputs = layer.layer_norm1(hidden), layer.self_attn, []
+            q, k, v = attention.q_proj(normed), attention.k_proj(normed), attention.v_proj(normed)
+            for head in range(attention.num_heads):
+                own = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
+                logits = q[:, own] @ k[:, own].T * attention.scale
+                weights = logits.masked_fill(torch.ones_like(logits).triu(1).bool(), -torch.inf).softmax(-1)
+                if number >= len(tower.encoder.layers) - num_layers:
+                    weights = torch.cat([weights[:-1], weights[-1:] * gate])
+                outputs.append(weights @ v[:, own])
+            hidden = hidden + attention.out_proj(torch.cat(outputs, dim=-1))
+            hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
+        text = model.gadms.text_projection(tower.final_layer_norm(hidden[-1]))
+        (slope,) = torch.autograd.grad(F.cosine_similarity(text, image_tokens[row, 0], dim=0), gate)
+        torch.testing.assert_close(found[row, : len(ids)], slope / num_layers, rtol=1e-4, atol=1e-6)
+
+
+def test_evidence_against_other_images_is_the_difference_of_evidence(pairs):
+    model, input_ids, image_tokens = pairs
+    images = F.normalize(image_tokens[:, 0], dim=-1)
+
+    def evidence(direction):
+        return scores.gradient_parts(model.gadms.text_model, model.gadms.text_projection, direction, input_ids)[
+            "evidence"
+        ]
+
+    texts = F.normalize(model.gadms.get_text_features(input_ids).pooler_output, dim=-1).detach()
+    logits = texts @ images.T / model.config.temperature
+    others = torch.stack(
+        [
+            sum(
+                w * images[j]
+                for j, w in zip(
+                    [j for j in range(4) if j != i], logits[i, [j for j in range(4) if j != i]].softmax(0), strict=True
+                )
+            )
+            for i in range(4)
+        ]
+    )
+    contrast = scores.contrast_direction(image_tokens[:, 0], texts, model.config.temperature)
+    torch.testing.assert_close(contrast, images - others)
+    torch.testing.assert_close(evidence(contrast), evidence(images) - evidence(others), rtol=1e-3, atol=1e-5)
+
+
+def test_masked_differences_are_those_of_one_forward_for_each_token(pairs):
+    model, input_ids, _ = pairs
+    found = scores.masked_differences(model.gadms, input_ids)
+    for row, ids in enumerate(input_ids):
+        end = int(ids.argmax())
+        whole = F.normalize(model.gadms.get_text_features(ids[None, : end + 1]).pooler_output[0], dim=0)
+        for position in range(len(ids)):
+            expected = torch.zeros_like(whole)
+            if 0 < position < end:
+                masked = ids[: end + 1].clone()
+                masked[position] = model.config.mask_token_id
+                expected = whole - F.normalize(model.gadms.get_text_features(masked[None]).pooler_output[0], dim=0)
+            torch.testing.assert_close(found[row, position], expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_barred_differences_are_those_of_one_walk_of_eos_for_each_token(pairs, num_layers):
+    model, input_ids, _ = pairs
+    tower, projection = model.gadms.text_model, model.gadms.text_projection
+    found = scores.barred_differences(tower, projection, input_ids, num_layers)
+
+    def embed(ids, barred):
+        """A whole causal pass in which EOS alone does not read `barred` in the last layers."""
+        hidden = tower.embeddings(ids[None])[0]
+        for number, layer in enumerate(tower.encoder.layers):
+            normed, attention, outputs = layer.layer_norm1(hidden), layer.self_attn, []
+            q, k, v = attention.q_proj(normed), attention.k_proj(normed), attention.v_proj(normed)
+            hides = torch.ones(len(ids), len(ids)).triu(1).bool()
+            if barred is not None and number >= len(tower.encoder.layers) - num_layers:
+                hides[-1, barred] = True
+            for own in torch.arange(q.shape[-1]).split(attention.head_dim):
+                logits = q[:, own] @ k[:, own].T * attention.scale
+                outputs.append(logits.masked_fill(hides, -torch.inf).softmax(-1) @ v[:, own])
+            hidden = hidden + attention.out_proj(torch.cat(outputs, dim=-1))
+            hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
+        return F.normalize(projection(tower.final_layer_norm(hidden[-1])), dim=0)
+
+    with torch.no_grad():
+        for row, ids in enumerate(input_ids):
+            end = int(ids.argmax())
+            for position in range(len(ids)):
+                inside = 0 < position < end
+                expected = embed(ids[: end + 1], None) - embed(ids[: end + 1], position if inside else None)
+                torch.testing.assert_close(found[row, position], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_decoders_surprise_is_that_of_each_caption_alone(pairs):
+    model, input_ids, image_tokens = pairs
+    passes = torch.arange(input_ids.shape[1]).expand(input_ids.shape) % 3
+    found = scores.decoder_surprise(model, image_tokens, input_ids, passes, num_passes=3)
+    assert (found <= 0).all() and (found[valid_tokens(input_ids)] < 0).any()
+    for row, ids in enumerate(input_ids):
+        ids = ids[: ids.argmax() + 1][None]
+        for position in range(1, ids.shape[1] - 1):
+            hidden = (torch.arange(ids.shape[1]) % 3 == position % 3)[None] & valid_tokens(ids)
+            text = model.gadms.text_model(ids.masked_fill(hidden, model.config.mask_token_id)).last_hidden_state
+            here = torch.zeros_like(hidden)
+            here[0, position] = True
+            own = torch.ones_like(hidden)
+            logits = model.decoder(model.gadms.text_projection(text), image_tokens[row : row + 1], own, here)[0]
+            chances = logits.log_softmax(-1)
+            expected = (chances[ids[0, position]] - chances.max()).detach()
+            torch.testing.assert_close(found[row, position], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def small_clip():
+    torch.manual_seed(0)
+    kinds = (GADMSForPreTraining, GADMSProcessor)
+    return tuple(kind.from_clip_pretrained(EXAMPLES / "small_clip", image_size=(64, 32)) for kind in kinds)
+
+
+def test_tokens_carry_the_attribute_word_that_they_spell(small_clip):
+    _, processor = small_clip
+    for row in scored_words.load_rows((64, 32), 20, noise_rate=0.5, seed=3):
+        encoded = processor.tokenizer(row["caption1"], return_offsets_mapping=True)
+        valid = valid_tokens(torch.tensor([encoded["input_ids"]]))[0].numpy()
+        word, place = scored_words.label_tokens(row["caption1_words"], encoded["offset_mapping"], valid)
+        for number, attribute_word in enumerate(row["caption1_words"]):
+            text = row["caption1"][attribute_word["start"] : attribute_word["end"]]
+            spelt = processor.tokenizer.decode(np.array(encoded["input_ids"])[word == number])
+            assert spelt.replace(" ", "") == text.lower().replace(" ", "")
+        assert place[-2] + 1 == len(row["caption1"].split())
+
+
+def test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not(small_clip):
+    """Study 1, reduced. The shipped CLIP has learnt true captions alone, and its decoder nothing."""
+    model, processor = small_clip
+    rows = scored_words.load_rows((64, 32), 120, noise_rate=0.3, seed=1000)
+    columns = scored_words.score_tokens(model, processor, rows, batch_size=60, progress=False)
+    weights = detection_quality.caption_resamples(columns["caption"], num_resamples=200)
+    low, high = {}, {}
+    for name in (
+        "masked drop",
+        "per-head evidence, all layers",
+        "GASS's attention alone",
+        "random",
+        "decoder's surprise",
+    ):
+        resampled = detection_quality.ranking_quality(-columns[name].astype(float), columns["is_false"], weights)[0]
+        low[name], high[name] = np.quantile(resampled, (0.005, 0.995))
+    assert low["masked drop"] > 0.55
+    assert low["masked drop"] > high["GASS's attention alone"]
+    assert low["per-head evidence, all layers"] > 0.5
+    assert low["random"] < 0.5 < high["random"]
+    assert high["decoder's surprise"] < low["masked drop"]
+
+
+def test_the_oracle_hides_every_false_word_and_nothing_else(small_clip):
+    model, processor = small_clip
+    masks = masking_cells.StudyArguments(output_dir="unused", cell="oracle SDM", use_cpu=True).masks()
+    rows = [
+        {**row, "image": scored_words.Image.new("RGB", (32, 64)), "epoch": epoch}
+        for epoch, row in enumerate(scored_words.load_rows((64, 32), 8, noise_rate=0.4, seed=5))
+    ]
+    batch = masking_cells.OracleCollator(processor)(rows)
+    views = mask_captions(batch["input_ids"], None, batch["mask_uniforms"], masks, model.config.mask_token_id)
+    for row, ids, hidden in zip(rows, batch["input_ids"], views.noise_mask, strict=True):
+        caption = masking_cells.pick_caption(row)
+        name = "caption1" if caption == row["caption1"] else "caption2"
+        text = "".join(caption[low:high] for low, high in row[f"{name}_false_spans"])
+        assert text and processor.tokenizer.decode(ids[hidden]).replace(" ", "") == text.lower().replace(" ", "")
+
+
+def test_every_cell_masks_in_the_losses_that_it_names():
+    input_ids = tiny_captions([32] * 64)
+    uniforms, gass = draw_uniforms(64, 32, torch.Generator().manual_seed(0)), torch.rand(64, 32)
+    for cell in masking_cells.CELLS:
+        masks = masking_cells.StudyArguments(output_dir="unused", cell=cell, use_cpu=True).masks()
+        if cell == "none":
+            assert masks is None
+            continue
+        views = mask_captions(input_ids, gass if masks.uses_scores else None, uniforms, masks, mask_token_id=97)
+        share = views.noise_mask.sum() / valid_tokens(input_ids).sum()
+        assert (share == 0) == (cell.endswith("MTP") or cell.startswith("oracle")), cell
+        if cell.startswith("random") and share:
+            assert abs(share - masking_cells.RATES[0]) < 0.03
+
+
+def finished_cell(gain):
+    draw = np.random.default_rng(0)
+    hits = (draw.random(40) < 0.6 + gain).astype(float) * 100
+    return {"epochs": 1.0, "num_persons": 4000, "image_size": [64, 32], "steps": 125, "persons": list(range(40))} | {
+        "values": {"R@1": hits.tolist(), "mAP": hits.tolist()}
+    }
+
+
+def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, monkeypatch):
+    for seed in (0, 1):
+        for cell, gain in (("none", 0.0), ("gass_both", 0.3)):
+            (tmp_path / f"{cell}_0.3_{seed}.json").write_text(json.dumps(finished_cell(gain)))
+    trained = []
+    monkeypatch.setattr(
+        masking_table, "train_cell", lambda *key: trained.append(key[:3]) or {**finished_cell(0.1), "steps": 1}
+    )
+    argv = [
+        "masking_table.py",
+        "--cells",
+        "none",
+        "gass both",
+        "random SDM",
+        "--noise_rates",
+        "0.3",
+        "--seeds",
+        "0",
+        "1",
+    ]
+    argv += ["--output_dir", str(tmp_path), "--results_dir", str(tmp_path / "results")]
+    monkeypatch.setattr(sys, "argv", argv)
+    masking_table.main()
+    assert trained == [("random SDM", 0.3, 0), ("random SDM", 0.3, 1)]
+    found = json.loads((tmp_path / "results" / "masking_table.json").read_text())["results"]["0.3"]
+    none, gass = (np.mean(finished_cell(gain)["values"]["R@1"]) for gain in (0.0, 0.3))
+    assert found["gass both"]["R@1"]["gain"]["mean"] == pytest.approx(gass - none)
+    assert found["gass both"]["seeds"] == [0, 1]
+
+    monkeypatch.setattr(sys, "argv", [*argv, "--epochs", "2"])
+    with pytest.raises(SystemExit, match="trained otherwise"):
+        masking_table.main()
