@@ -70,8 +70,9 @@ MINIATURES = {
     "examples/benchmark_step.py": ["--batch_size", "2", "--caption_length", "16", "--repeats", "1"],
 }
 
-# they ask for an account of the reader's own, for npm and apt-get, or for what these have fetched
+# they ask for an account of the reader's own, for npm and apt-get, for what these have fetched, or for minutes
 BY_HAND = {
+    "python examples/studies/exactness.py",
     "hf auth login",
     "python examples/prepare_photo_models.py [FOLDER]",
     "python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--images 96] [--shards 4]",
