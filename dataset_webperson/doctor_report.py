@@ -1,15 +1,13 @@
 """The doctor's findings as a table of text, as json, and as one HTML page that needs no other file."""
 
-import base64
 import dataclasses
 import html
-import io
 import json
 from typing import TYPE_CHECKING, TextIO
 
 from .caption_checks import MAX_TOKENS
 from .findings import DataError, Finding, share
-from .images import open_image
+from .images import jpeg_uri, open_image
 from .whole_files import replacing
 
 if TYPE_CHECKING:
@@ -134,10 +132,7 @@ def _thumbnail(file: str) -> str:
     except DataError:
         return "<em>cannot be shown</em> "
     image.thumbnail(_THUMBNAIL)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img src="data:image/jpeg;base64,{data}" width="{image.width}" height="{image.height}" alt="">'
+    return f'<img src="{jpeg_uri(image, 80)}" width="{image.width}" height="{image.height}" alt="">'
 
 
 def _write(path: str, text: str) -> None:

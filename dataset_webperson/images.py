@@ -1,5 +1,6 @@
 """Any image file as plain RGB, or one error that names the file."""
 
+import base64
 import io
 import os
 import warnings
@@ -109,6 +110,18 @@ def upright_rgb(image: Image.Image, name: str) -> Image.Image:
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 for upright."""
     return image.getexif().get(Image.ExifTags.Base.Orientation, 1) or 1
+
+
+def decode_rgb(data: bytes, name: str) -> Image.Image:
+    """The image in `data`, upright and RGB. Raises what `decode_image` raises."""
+    return upright_rgb(decode_image(data, name), name)
+
+
+def jpeg_uri(image: Image.Image, quality: int) -> str:
+    """An RGB image as a `data:` address, for pages that need no other file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def open_image(path: str | os.PathLike) -> Image.Image:

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .findings import DataError
-from .images import decode_image, upright_rgb
+from .images import decode_rgb
 
 _FOOTER_READERS = 16  # connections that read the shards' footers at the start
 
@@ -167,7 +167,7 @@ class ShuffledParquet:
         if not self.decode or not isinstance(row.get("image"), dict):
             return row
         name = f"{row.get('image_path') or row['image']['path']} at position {key[1]} of epoch {key[0]}"
-        return {**row, "image": upright_rgb(decode_image(row["image"]["bytes"] or b"", name), name)}
+        return {**row, "image": decode_rgb(row["image"]["bytes"] or b"", name)}
 
     def iterable(self, epoch: int) -> datasets.IterableDataset:
         """The rows of an epoch as an `IterableDataset`, in the order of lanes and windows.

@@ -5,17 +5,17 @@ that neither can do without, and checks that both give the same numbers, on made
 test set of ICFG-PEDES (19,848 x 19,848, 512 dimensions). Below the table: a slice of 100,000 x 1,000,000 in float16,
 and the whole extrapolated from it.
 
-Measured with `OMP_NUM_THREADS=2 python examples/benchmark_ranking.py --size icfg` on two cores of an EPYC; the full
-sort and the matrix product in one run, the ranking in another, all with the cores to themselves, but for its memory:
+Measured with `OMP_NUM_THREADS=2 python examples/benchmark_ranking.py --size icfg` on two cores of an EPYC, all in one
+run:
 
     |                | one way: seconds | both ways: seconds | GB above the embeddings |
-    | full sort      |             44.7 |               77.1 |                   13.66 |
-    | ranking        |              3.9 |                5.4 |                    0.21 |
-    | matrix product |              2.6 |                2.9 |                    0.01 |
+    | full sort      |            41.75 |              75.86 |                   13.66 |
+    | ranking        |             4.21 |               6.86 |                    0.27 |
+    | matrix product |             2.72 |               3.17 |                    0.01 |
 
-So the ranking is about 11 times as fast one way and 14 times both ways. The matrix product, more than half of its
-time, leaves no method that computes every score more than 17 and 27 times. With other work on the machine
-8,192 x 100,000 in float16 took 15.9 s and 0.15 GB: 100,000 x 1,000,000 would take 0.54 h and no more memory.
+So the ranking is 9.9 times as fast one way and 11.1 times both ways, of the 15.3 and 24.0 times that the matrix
+product leaves to any method that computes every score. 8,192 x 100,000 in float16 took 8.39 s and 0.15 GB:
+100,000 x 1,000,000 would take 0.28 h and no more memory.
 """
 
 import argparse

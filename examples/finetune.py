@@ -20,16 +20,16 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from dataset_webperson import WebPerson, load_benchmark
-from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
 from modeling_gadms.command_line import parse_arguments, refuse_used_folder
 from modeling_gadms.finetuning import GADMSFineTuningTrainer
 from modeling_gadms.finetuning_arguments import GADMSFineTuningArguments
 from modeling_gadms.finetuning_model import GADMSForFineTuning
 from modeling_gadms.lora import LoraArguments, add_lora, count_parameters, save_adapter
 from modeling_gadms.run_report import metrics_table, save_json
+from modeling_gadms.starting_points import load_starting_point
 
 ROLES = ("train", "validation", "test")
 
@@ -48,21 +48,6 @@ class FinetuneArguments:
     image_size: list[int] = field(default_factory=lambda: [384, 128], metadata={"help": "For a CLIP: height, width."})
     num_persons: int = field(default=4000, metadata={"help": "Synthetic: persons of train, two images each."})
     noise_rate: float = field(default=0.0, metadata={"help": "Synthetic: share of false attributes in training."})
-
-
-def load_model(args: FinetuneArguments):
-    """A pre-training model and its processor, from a GA-DMS, whose decoder may be missing, or from a CLIP."""
-    path, size = args.model_name_or_path, tuple(args.image_size)
-    config = AutoConfig.from_pretrained(path)
-    if config.model_type != "gadms":
-        model = GADMSForPreTraining.from_clip_pretrained(path, image_size=size)
-        return model, GADMSProcessor.from_clip_pretrained(path, image_size=size)
-    if config.architectures == ["GADMSModel"]:  # a retriever: its decoder is new
-        model = GADMSForPreTraining(config)
-        model.gadms = GADMSModel.from_pretrained(path)
-    else:
-        model = GADMSForPreTraining.from_pretrained(path)
-    return model, GADMSProcessor.from_pretrained(path)
 
 
 def load_splits(args: FinetuneArguments, image_size, seed: int) -> dict:
@@ -113,7 +98,7 @@ def main(argv: list[str]) -> None:
     args, lora, training = parse_arguments((FinetuneArguments, LoraArguments, GADMSFineTuningArguments), argv)
     refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
-    pretrained, processor = load_model(args)
+    pretrained, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
     splits = load_splits(args, pretrained.config.vision_config.image_size, training.seed)
     train, validation, test = (dataset for _, dataset in splits.values())
     model = GADMSForFineTuning.from_pre_training(pretrained, num_persons=len(set(train["person_id"])))

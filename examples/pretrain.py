@@ -19,12 +19,11 @@ import datasets
 import torch
 from datasets import load_dataset
 from safetensors.torch import save_file
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from dataset_webperson import WebPerson
 from dataset_webperson.streaming import ShuffledParquet
 from dataset_webperson.whole_files import replacing
-from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
 from modeling_gadms.command_line import free_folder, parse_arguments, refuse_used_folder
 from modeling_gadms.run_report import (
     metrics_table,
@@ -33,6 +32,7 @@ from modeling_gadms.run_report import (
     save_retrievals,
     save_token_scores,
 )
+from modeling_gadms.starting_points import load_starting_point
 from modeling_gadms.trainer import GADMSTrainer
 from modeling_gadms.training_arguments import GADMSTrainingArguments
 
@@ -51,21 +51,6 @@ class PretrainArguments:
     image_size: list[int] = field(default_factory=lambda: [384, 128], metadata={"help": "Height, width in pixels."})
     num_persons: int = field(default=4000, metadata={"help": "Synthetic: persons drawn, two images each."})
     noise_rate: float = field(default=0.3, metadata={"help": "Synthetic: share of false attributes in training."})
-
-
-def load_model(args: PretrainArguments, training: GADMSTrainingArguments):
-    """Model and processor, from a GA-DMS or from a CLIP."""
-    path = args.model_name_or_path
-    set_seed(training.seed)
-    config = AutoConfig.from_pretrained(path)
-    if config.architectures == ["GADMSModel"]:  # a retriever: its decoder is new
-        model = GADMSForPreTraining(config)
-        model.gadms = GADMSModel.from_pretrained(path)
-        return model, GADMSProcessor.from_pretrained(path)
-    if config.model_type == "gadms":
-        return GADMSForPreTraining.from_pretrained(path), GADMSProcessor.from_pretrained(path)
-    kinds = (GADMSForPreTraining, GADMSProcessor)
-    return tuple(kind.from_clip_pretrained(path, image_size=tuple(args.image_size)) for kind in kinds)
 
 
 def load_pairs(args: PretrainArguments, seed: int):
@@ -124,7 +109,8 @@ def main(argv: list[str]) -> None:
         training.output_dir = free_folder(os.path.join("runs", "demo"))
     refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
     train, test = load_pairs(args, training.seed)
-    model, processor = load_model(args, training)
+    set_seed(training.seed)
+    model, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
     trainer = GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=test)
     metrics = {"before": trainer.evaluate()}
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from .data_collator import caption_columns
 from .distributed_gadms import num_processes
-from .person_retrieval.ranking import retrieval_metrics
+from .person_retrieval.ranking import rank_both_ways, summarize_ranks
 from .training_data import read_row, stable_hash
 
 
@@ -34,12 +34,12 @@ class RetrievalSet:
 
     def metrics(self) -> dict[str, float]:
         """`t2i_R@1`, ..., `i2t_mINP`: percentages both ways; a match is any image or caption of the same person."""
-        texts, images = (self.text_embeds, self.text_person_ids), (self.image_embeds, self.image_person_ids)
-        metrics = {}
-        for direction, (query, query_ids), (gallery, gallery_ids) in (("t2i", texts, images), ("i2t", images, texts)):
-            found = retrieval_metrics(query, gallery, query_ids, gallery_ids)
-            metrics |= {f"{direction}_{name}": value for name, value in found.items()}
-        return metrics
+        ranks = rank_both_ways(self.text_embeds, self.image_embeds, self.text_person_ids, self.image_person_ids)
+        return {
+            f"{direction}_{name}": value
+            for direction, found in zip(("t2i", "i2t"), ranks, strict=True)
+            for name, value in summarize_ranks(found).items()
+        }
 
 
 def encode_retrieval_set(model, processor, dataset, batch_size=64, progress=True, num_workers=0) -> RetrievalSet:

@@ -83,6 +83,22 @@ def comparison_table(comparisons: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def eval_result(
+    direction: str, dataset_type: str, dataset: str, split: str, scoring: str, name: str, value: float
+) -> EvalResult:
+    """One figure as the Hub indexes it; another scoring than the plain cosine is said in the metric's name."""
+    return EvalResult(
+        task_type="text-to-image-retrieval" if direction == "t2i" else "image-to-text-retrieval",
+        task_name=f"Person retrieval, {DIRECTIONS[direction]}",
+        dataset_type=dataset_type,
+        dataset_name=dataset,
+        dataset_split=split,
+        metric_type=name,
+        metric_name=name if scoring == "cosine" else f"{name} ({scoring})",
+        metric_value=round(value, 2),
+    )
+
+
 def model_index(results: list[dict]) -> str:
     """The `model-index` block of a model card's YAML head, one entry a model.
 
@@ -93,15 +109,14 @@ def model_index(results: list[dict]) -> str:
     entries = []
     for model in dict.fromkeys(result["model"] for result in results):
         found = [
-            EvalResult(
-                task_type="text-to-image-retrieval" if direction == "t2i" else "image-to-text-retrieval",
-                task_name=f"Person retrieval, {DIRECTIONS[direction]}",
-                dataset_type=result["dataset_type"],
-                dataset_name=result["benchmark"],
-                dataset_split=result["split"],
-                metric_type=name,
-                metric_name=name if result["scoring"] == "cosine" else f"{name} ({result['scoring']})",
-                metric_value=round(interval.mean, 2),
+            eval_result(
+                direction,
+                result["dataset_type"],
+                result["benchmark"],
+                result["split"],
+                result["scoring"],
+                name,
+                interval.mean,
             )
             for result in results
             if result["model"] == model

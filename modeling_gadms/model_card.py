@@ -7,11 +7,12 @@ import os
 import re
 from string import Template
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 from safetensors import SafetensorError, safe_open
 
 from dataset_webperson.whole_files import replacing
 
+from .evaluation_output import DIRECTIONS, eval_result
 from .published_results import BENCHMARKS, published
 from .run_facts import FACTS_FILE
 from .run_report import METRICS
@@ -26,7 +27,6 @@ PICTURES = {
 }
 # what shows persons goes on a card only where they are drawings, or the publisher says so
 PICTURES_OF_PERSONS = ("retrievals.png", "token_scores.png")
-DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 
 
 def write_card(folder: str, repository: str, card_folder: str | None = None, **options) -> str:
@@ -147,15 +147,8 @@ def weight_counts(folder: str) -> tuple[int, int]:
 def metadata(title, licence, base_model, measured, carbon) -> str:
     """The YAML head: what the Hub indexes."""
     results = [
-        EvalResult(
-            task_type="text-to-image-retrieval" if row["direction"] == "t2i" else "image-to-text-retrieval",
-            task_name=f"Person retrieval, {DIRECTIONS[row['direction']]}",
-            dataset_type=row["dataset_type"],
-            dataset_name=row["dataset"],
-            dataset_split=row["split"],
-            metric_type=name,
-            metric_name=name if row["scoring"] == "cosine" else f"{name} ({row['scoring']})",
-            metric_value=round(value[0], 2),
+        eval_result(
+            row["direction"], row["dataset_type"], row["dataset"], row["split"], row["scoring"], name, value[0]
         )
         for row in measured
         for name, value in row["metrics"].items()

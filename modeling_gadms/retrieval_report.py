@@ -1,14 +1,13 @@
 """One HTML page that shows where a retriever succeeds and fails: no server, no script, no other file."""
 
-import base64
 import html
-import io
 import re
 
 import numpy as np
 import torch
 
 from dataset_webperson.attributes import WORDS
+from dataset_webperson.images import jpeg_uri
 from dataset_webperson.whole_files import replacing
 
 from .encoding import RetrievalSet, all_captions
@@ -287,12 +286,9 @@ class _Shots:
             row = self.dataset[index]
             image = row["image"].convert("RGB")
             size = (max(round(self.height * image.width / image.height), 1), self.height)
-            buffer = io.BytesIO()
-            image.resize(size).save(buffer, "JPEG", quality=82)
-            data = base64.b64encode(buffer.getvalue()).decode("ascii")
+            address = jpeg_uri(image.resize(size), 82)
             name = html.escape(row["image_path"], quote=True)
             self.made[index] = (
-                f'<img src="data:image/jpeg;base64,{data}" width="{size[0]}" height="{size[1]}" alt="{name}" '
-                f'title="{name}">'
+                f'<img src="{address}" width="{size[0]}" height="{size[1]}" alt="{name}" title="{name}">'
             )
         return self.made[index]

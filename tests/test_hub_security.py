@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model, tiny_processor
+from tiny import save_published
 
-from modeling_gadms.hub_upload import DATASET, METRIC, MODEL, SCRIPT, TRAINING_STATE, write_sentence_transformers
+from modeling_gadms.hub_upload import DATASET, METRIC, MODEL, SCRIPT, TRAINING_STATE
 
 # torch, transformers, and what transformers itself depends on
 LIBRARIES = {"torch", "transformers", "numpy", "tokenizers", "PIL"}
@@ -31,10 +31,7 @@ READERS = {("tokenization_gadms.py", name) for name in ("from_clip_vocabulary", 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
-    processor = tiny_processor()
-    tiny_model(vocab_size=len(processor.tokenizer)).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    write_sentence_transformers(folder)
+    save_published(folder)
     (folder / "README.md").write_text("card")
     return folder
 

@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model, tiny_processor
-
-from modeling_gadms.hub_upload import write_sentence_transformers
+from tiny import save_published
 
 REPO = Path(__file__).parent.parent
 # interpreters of clean environments; absolute, but never resolved: what a link points to is outside of the environment
@@ -47,10 +45,7 @@ print("same")
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
-    processor = tiny_processor()
-    tiny_model(vocab_size=len(processor.tokenizer)).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    write_sentence_transformers(folder)
+    save_published(folder)
     return folder
 
 

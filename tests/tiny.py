@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSImageProcessor, GADMSProcessor
+from modeling_gadms.hub_upload import write_sentence_transformers
 from modeling_gadms.tokenizer_training import train_tokenizer
 
 COLOURS = ["red", "green", "blue", "black", "white", "yellow"]
@@ -91,3 +92,11 @@ def tiny_processor(image_size=(32, 16), context_length=32) -> GADMSProcessor:
     tokenizer.model_max_length = context_length
     height, width = image_size
     return GADMSProcessor(GADMSImageProcessor(size={"height": height, "width": width}), tokenizer)
+
+
+def save_published(folder) -> None:
+    """A tiny checkpoint as it goes to the Hub, short of its card."""
+    processor = tiny_processor()
+    tiny_model(vocab_size=len(processor.tokenizer)).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_sentence_transformers(folder)

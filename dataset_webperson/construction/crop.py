@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ..images import ImageError, decode_image, upright_rgb
+from ..images import ImageError, decode_rgb
 from ..near_duplicates import perceptual_hash
 from ..row_images import JPEG_QUALITY
 from .detectors import DetectorOptions, PersonDetector, PoseModel, PoseOptions, open_models
@@ -108,7 +108,7 @@ def _decode_batch(images: Iterator[SourceImage], size: int, opt_out: OptOut):
             count(f"opted_out_{reason}")
             continue
         try:
-            image = upright_rgb(decode_image(source.data, source.source_id), source.source_id)
+            image = decode_rgb(source.data, source.source_id)
         except ImageError:
             count("image_unreadable")
             continue

@@ -23,7 +23,7 @@ from ..findings import DataError
 from ..near_duplicates import close_pairs
 from ..row_preparation import write_json
 from .embedding_duplicates import EmbeddingOptions, embedding_shards, flag_close_embeddings
-from .shards import CHANGEABLE, clear_half_written, read_rows, shard_writer
+from .shards import CHANGEABLE, clear_half_written, read_rows, rows_schema, shard_writer
 
 REASONS = ("", "duplicate_bytes", "duplicate_phash", "duplicate_embedding")
 _MAX_DISTANCE = 16
@@ -106,9 +106,7 @@ def dedup_shard(source: str, target: str, options: DedupOptions) -> dict[str, in
     if not os.path.exists(os.path.join(options.plan, "done.json")) or not os.path.exists(plan):
         raise DataError(f"{plan}: no such plan. Run `find_duplicates` on all shards first.")
     gone = {row["image_path"]: row["reason"] for row in read_rows(plan)}
-    schema = pq.read_schema(source)
-    metadata = {name: value for name, value in (schema.metadata or {}).items() if name != b"counts"}
-    with shard_writer(target, schema.with_metadata(metadata or None)) as shard:
+    with shard_writer(target, rows_schema(source)) as shard:
         for row in read_rows(source):
             shard.counts["rows_in"] += 1
             if reason := gone.get(row["image_path"]):

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from ..images import decode_image, upright_rgb
+from ..images import decode_rgb
 from .shards import read_rows, run_stage, shard_writer
 
 _SCHEMA = pa.schema([("embedding", pa.list_(pa.float32()))])
@@ -66,7 +66,7 @@ def embed_shard(source: str, target: str, options: EmbeddingOptions) -> dict[str
 
         for row in read_rows(source, ["image", "image_path"]):
             shard.counts["rows_in"] += 1
-            images.append(upright_rgb(decode_image(row["image"]["bytes"], row["image_path"]), row["image_path"]))
+            images.append(decode_rgb(row["image"]["bytes"], row["image_path"]))
             if len(images) == _BATCH:
                 embed()
         if images:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..findings import DataError
-from ..images import decode_image, upright_rgb
+from ..images import decode_rgb
 from .attribute_words import find_attributes
 from .shards import CHANGEABLE, read_rows, shard_writer
 
@@ -198,9 +198,7 @@ def _assessed(batch: list[dict[str, Any]], scorer, options: QualityOptions, coun
     scores: list[list[float]] = [[float("nan")] * len(of_caption) for of_caption in words]
     cosines = [float("nan")] * len(pairs)
     if scorer:
-        images = [
-            upright_rgb(decode_image(row["image"]["bytes"], row["image_path"]), row["image_path"]) for row in batch
-        ]
+        images = [decode_rgb(row["image"]["bytes"], row["image_path"]) for row in batch]
         readable = [place for place, (row, number) in enumerate(pairs) if row[f"caption{number}"]]
         if readable:
             captions = [pairs[place][0][f"caption{pairs[place][1]}"] for place in readable]

@@ -7,9 +7,7 @@ build the data, not for publishing.
 """
 
 import argparse
-import base64
 import html
-import io
 import os
 import re
 import sys
@@ -22,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..findings import DataError
-from ..images import ImageError, decode_image, upright_rgb
+from ..images import ImageError, decode_rgb, jpeg_uri
 from ..whole_files import replacing
 from .attribute_words import find_attributes
 from .quality import check_scored
@@ -327,14 +325,11 @@ def _case(case: tuple) -> str:
 
 def _thumbnail(data: bytes) -> str:
     try:
-        image = upright_rgb(decode_image(data, "image"), "image")
+        image = decode_rgb(data, "image")
     except ImageError:
         return ""
     image.thumbnail((96, 192))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img src="data:image/jpeg;base64,{text}" width="{image.width}" height="{image.height}" alt="">'
+    return f'<img src="{jpeg_uri(image, 80)}" width="{image.width}" height="{image.height}" alt="">'
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -111,6 +111,13 @@ def shard_counts(path: str) -> dict[str, int]:
         raise DataError(f"{path}: not a shard of a stage ({error}). Delete it and run the stage again.") from error
 
 
+def rows_schema(path: str) -> pa.Schema:
+    """The schema of a shard whose rows are copied: without its counts, which are of its own rows."""
+    schema = pq.read_schema(path)
+    metadata = {name: value for name, value in (schema.metadata or {}).items() if name != b"counts"}
+    return schema.with_metadata(metadata or None)
+
+
 def remove_opted_out(path: str, opt_out: OptOut) -> int:
     """Rewrite a shard without the rows that an opt-out list excludes; counts say `opted_out_<reason>`.
 
@@ -119,16 +126,14 @@ def remove_opted_out(path: str, opt_out: OptOut) -> int:
     """
     if not opt_out:
         return 0
-    present = set(pq.read_schema(path).names)
-    columns = [name for name in ("url", "source_sha256", "image_sha256") if name in present]
+    schema = rows_schema(path)
+    columns = [name for name in ("url", "source_sha256", "image_sha256") if name in schema.names]
     reasons = [opt_out.excludes(row.pop("url", None), *row.values()) for row in read_rows(path, columns)]
     removed = Counter(f"opted_out_{reason}" for reason in reasons if reason)
     if not removed:
         return 0
-    schema = pq.read_schema(path)
     counts = shard_counts(path)
-    kept_metadata = {name: value for name, value in (schema.metadata or {}).items() if name != b"counts"}
-    with shard_writer(path, schema.with_metadata(kept_metadata or None)) as shard:
+    with shard_writer(path, schema) as shard:
         shard.counts.update(counts)
         shard.counts["rows_out"] = 0
         shard.counts.update(removed)
