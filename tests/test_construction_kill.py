@@ -1,5 +1,6 @@
 """`kill -9` at random moments, five or twenty times a stage: no shard is ever unreadable, each row is there once."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -7,23 +8,40 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from caption_server import CaptionServer, serve
 from made_up_persons import STUB_CROP, person_rows, stub_crop_shard, write_crops, write_source
+from test_construction_select import coyo
+from tqdm import tqdm
 
+from dataset_webperson.construction import template_writing
+from dataset_webperson.construction.caption_cache import AnswerCache
 from dataset_webperson.construction.caption_server_client import Captioner
 from dataset_webperson.construction.captioning import CaptionOptions, caption_shard
 from dataset_webperson.construction.duplicates import DedupOptions, dedup_shard, find_duplicates
 from dataset_webperson.construction.opt_out import OptOut
 from dataset_webperson.construction.quality import QualityOptions, assess_shard
+from dataset_webperson.construction.select_urls import SelectOptions, select_shard, unique_urls
 from dataset_webperson.construction.shards import read_rows, run_stage, shard_counts
+from dataset_webperson.construction.templates import PLACEHOLDERS, read_review
+from dataset_webperson.release import main as release
 
 STAGE_KILLS = [pytest.param(5, id="few"), pytest.param(20, id="many", marks=pytest.mark.slow)]
+VARIATION = "Here: [colored top], [colored shoes], [person] and [action]."
 FORK = multiprocessing.get_context("fork")  # a child starts at once, in the middle of the work
+
+
+def select(root):
+    metadata = sorted(map(str, (root / "coyo").glob("*.parquet")))
+    options, work = SelectOptions(faceless_share=0.5, rows_in_memory=50), root / "work"
+    run_stage(select_shard, metadata, str(work / "0_select"), options)
+    unique_urls(sorted(map(str, (work / "0_select").glob("*.parquet"))), str(work / "0_urls"), options)
 
 
 def crop(root):
@@ -71,6 +89,13 @@ def contents(root):
     return {str(path.relative_to(root)): path.read_bytes() for path in shards(root)}
 
 
+@pytest.fixture(autouse=True)
+def bars_of_their_own(monkeypatch):
+    """A forked child shares the lock of progress bars: killed while it holds it, it would stop its parent for ever."""
+    monkeypatch.setattr(tqdm, "_lock", threading.RLock(), raising=False)
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
+
+
 @pytest.fixture
 def server():
     with serve(CaptionServer()) as state:
@@ -78,9 +103,11 @@ def server():
 
 
 @pytest.mark.parametrize("wanted_kills", STAGE_KILLS)
-@pytest.mark.parametrize("stage", [crop, dedup, remove, caption, quality])
+@pytest.mark.parametrize("stage", [select, crop, dedup, remove, caption, quality])
 def test_kills_at_random_moments_lose_and_repeat_nothing(stage, wanted_kills, tmp_path, server):
     write_source(tmp_path / "source", shards=6, images=3)
+    for number in range(6):
+        coyo(tmp_path / "coyo" / f"{number:05d}.parquet", 150, number, 1_000 * number)
     # Every row that is captioned is two requests: fewer of them.
     write_crops(tmp_path / "crops", person_rows(600 if stage in (dedup, remove) else 24, seed=0, twins=0.2), 6)
     (tmp_path / "address").write_text(server.url)
@@ -116,10 +143,145 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(stage, wanted_kills, tm
     stage(tmp_path)
     assert contents(tmp_path) == expected
     assert not list((tmp_path / "work").rglob("*.part")) and not list((tmp_path / "work").rglob("work"))
+    (last, name) = {select: ("0_urls", "id")}.get(stage, ("[0-9]_*", "image_path"))
     names = Counter(
-        row["image_path"] for path in (tmp_path / "work").glob("*/*.parquet") for row in read_rows(str(path))
+        row[name] for path in (tmp_path / "work").glob(f"{last}/*.parquet") for row in read_rows(str(path))
     )
     assert len(names) > 20 and set(names.values()) == {1}
+
+
+def release_assessed(root):
+    """The command, as a process that ends with its exit code."""
+    arguments = ["--source", str(root / "assessed"), "--source-format", "parquet", "--out", str(root / "out")]
+    arguments += ["--contact", "privacy@example.org", "--rows-per-shard", "10", "--row-group-rows", "5"]
+    sys.exit(release(arguments))
+
+
+def folders(root):
+    """What is there of a release, file by file, under its final names."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for name in ("out", "out-script", "out-report")
+        for path in (root / name).rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("wanted_kills", STAGE_KILLS)
+def test_a_release_that_is_killed_at_random_moments_is_there_whole_or_not_at_all(wanted_kills, tmp_path, server):
+    write_source(tmp_path / "source", shards=6, images=6, copies=0)
+    crop(tmp_path)
+    (tmp_path / "address").write_text(server.url)
+    (tmp_path / "work" / "1_crop").rename(tmp_path / "crops")
+    caption(tmp_path)
+    (tmp_path / "work" / "3_caption").rename(tmp_path / "captioned")
+    quality(tmp_path)
+    (tmp_path / "work" / "4_quality").rename(tmp_path / "assessed")
+
+    def clear():
+        for path in tmp_path.glob("out*"):
+            shutil.rmtree(path)
+
+    for _ in range(2):  # the first imports what it needs, so that the next takes as long as the children will
+        clear()
+        start = time.monotonic()
+        with pytest.raises(SystemExit, match="0"):
+            release_assessed(tmp_path)
+        seconds = time.monotonic() - start
+    expected = folders(tmp_path)
+    moments, kills = random.Random(0), 0
+    clear()
+    while kills < wanted_kills:
+        child = FORK.Process(target=release_assessed, args=(tmp_path,))
+        child.start()
+        child.join(moments.uniform(0, seconds))
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+        assert child.exitcode in (0, -signal.SIGKILL)
+        kills += child.exitcode == -signal.SIGKILL
+        for path in tmp_path.glob("out*/**/*.parquet"):
+            assert pq.read_table(path).num_rows
+        there = folders(tmp_path)
+        assert there.items() <= expected.items()
+        if child.exitcode == 0 or (tmp_path / "out").exists():
+            assert there == expected
+            clear()  # and once more, until there were enough kills
+    child = FORK.Process(target=release_assessed, args=(tmp_path,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0 and folders(tmp_path) == expected and not (tmp_path / "out.partial").exists()
+    names = Counter(
+        row["image_path"] for path in (tmp_path / "out" / "data").iterdir() for row in pq.read_table(path).to_pylist()
+    )
+    assert len(names) == 72 and set(names.values()) == {1}
+
+
+def write_templates(root):
+    """The command that proposes templates, as a process that ends with its exit code."""
+    arguments = ["--benchmark", "made-up", "--root", str(root), "--base-url", (root / "address").read_text()]
+    arguments += ["--model", "writer", "--out", str(root / "review.json"), "--num-clusters", "3", "--variations", "1"]
+    sys.exit(template_writing.main(arguments))
+
+
+@pytest.mark.parametrize("wanted_kills", STAGE_KILLS)
+def test_writing_templates_that_is_killed_keeps_what_was_approved_and_asks_for_nothing_twice(
+    wanted_kills, tmp_path, server, monkeypatch
+):
+    pytest.importorskip("sklearn")
+    (tmp_path / "address").write_text(server.url)
+    slots = list(PLACEHOLDERS)
+
+    def reply(messages):
+        first, second = (slots[int(word) % len(slots)] for word in messages[1]["content"].split()[-1].split("-"))
+        return f"The [person] with [{first}] and [{second}] has [hairstyle] and [colored bag]."
+
+    def draw(benchmark, root, count, seed):
+        return [f"Someone of number {number}-{number * 5 + 2}" for number in range(60)]
+
+    server.reply = lambda messages: reply(messages) if messages[1]["content"].startswith("Turn") else VARIATION
+    monkeypatch.setattr(template_writing, "draw_captions", draw)
+    approved = {"approved": True, "text": "Seen: [person], [hairstyle], [colored shoes], [action].", "note": "mine"}
+    review, answers = tmp_path / "review.json", tmp_path / "review.json.answers.jsonl"
+
+    def begin():
+        answers.unlink(missing_ok=True)
+        review.write_text(json.dumps({"templates": [approved]}))
+
+    for _ in range(2):
+        begin()
+        start = time.monotonic()
+        with pytest.raises(SystemExit, match="0"):
+            write_templates(tmp_path)
+        seconds = time.monotonic() - start
+    expected, questions = review.read_bytes(), len(server.requests) // 2
+    assert len(read_review(str(review))) > 10
+    begin()
+    moments, kills = random.Random(0), 0
+    while kills < wanted_kills:
+        child = FORK.Process(target=write_templates, args=(tmp_path,))
+        child.start()
+        child.join(moments.uniform(0, seconds))
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+        assert child.exitcode in (0, -signal.SIGKILL)
+        kills += child.exitcode == -signal.SIGKILL
+        assert read_review(str(review))[0] == approved
+        if child.exitcode == 0:
+            assert review.read_bytes() == expected
+            begin()
+    child = FORK.Process(target=write_templates, args=(tmp_path,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0 and review.read_bytes() == expected
+    asked = len(server.requests)
+    with AnswerCache(str(answers)) as cache:
+        assert len(cache) == questions
+    child = FORK.Process(target=write_templates, args=(tmp_path,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0 and review.read_bytes() == expected and len(server.requests) == asked
 
 
 def slow_crop_shard(source, target, options):

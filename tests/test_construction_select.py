@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_webperson.construction import select_urls
+from dataset_webperson.construction.opt_out import OptOut
 from dataset_webperson.construction.select_urls import SelectOptions, select_shard, unique_urls
 from dataset_webperson.construction.shards import read_rows, run_stage
 from dataset_webperson.findings import DataError
@@ -93,6 +94,28 @@ def test_one_address_of_each_hash_stays_the_one_with_the_lowest_id(tmp_path):
     urls = {row["id"]: row["url"] for row in rows}
     assert all(row["url"] == urls[row["id"]] and "site3.org" not in row["url"] for row in listed)
     assert sorted(path.name for path in (tmp_path / "0_urls").iterdir()) == ["a.parquet", "b.parquet"]
+
+
+def test_who_opts_out_later_is_gone_from_the_addresses_too(tmp_path):
+    coyo(tmp_path / "coyo" / "a.parquet", 200, seed=2)
+    folders = [str(tmp_path / name) for name in ("0_select", "0_urls")]
+    opt_out = None
+
+    def addresses():
+        options = SelectOptions(opt_out=opt_out)
+        lists = OptOut.from_file(opt_out) if opt_out else OptOut()
+        run_stage(select_shard, [str(tmp_path / "coyo" / "a.parquet")], folders[0], options, opt_out=lists)
+        counts = unique_urls([f"{folders[0]}/a.parquet"], folders[1], options)
+        return counts, [row["url"] for row in read_rows(f"{folders[1]}/a.parquet")]
+
+    before, urls = addresses()
+    (tmp_path / "list.txt").write_text("domain:site3.org\n")
+    opt_out = str(tmp_path / "list.txt")
+    for _ in range(2):
+        after, left = addresses()
+        assert left == [url for url in urls if "site3.org" not in url] and 0 < len(left) < len(urls)
+        gone = len(urls) - len(left)
+        assert after == before | {"rows_out": len(left), "opted_out_domain": gone}
 
 
 def test_metadata_without_a_column_is_one_error_that_names_it(tmp_path):

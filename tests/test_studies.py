@@ -9,20 +9,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import tiny_captions, tiny_images, tiny_model
+from tiny import tiny_captions, tiny_config, tiny_images, tiny_model
 
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
-from modeling_gadms.masking_gadms import draw_uniforms, mask_captions
+from modeling_gadms.losses_gadms import sdm_loss
+from modeling_gadms.masking_gadms import DualMasking, draw_uniforms, mask_captions
+from modeling_gadms.released_scores_gadms import released_scores
 from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax, valid_tokens
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES / "studies"))
 
+import cost  # noqa: E402
 import detection_quality  # noqa: E402
 import masking_cells  # noqa: E402
 import masking_table  # noqa: E402
 import scored_words  # noqa: E402
 import scores  # noqa: E402
+import step_costs  # noqa: E402
+import training_steps  # noqa: E402
 
 
 def pairwise_auroc(suspicion, is_false):
@@ -336,3 +341,140 @@ def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, mon
     monkeypatch.setattr(sys, "argv", [*argv, "--epochs", "2"])
     with pytest.raises(SystemExit, match="trained otherwise"):
         masking_table.main()
+
+
+def test_operations_of_fused_attention_are_those_of_its_products_and_one_again():
+    query, key = torch.randn(2, 3, 5, 8, requires_grad=True), torch.randn(2, 3, 7, 8, requires_grad=True)
+    total, fused = step_costs.count_flops(lambda: F.scaled_dot_product_attention(query, key, key).sum().backward())
+    assert total == fused == 7 * 2 * (2 * 3 * 5 * 7 * 8)  # 2 forward, 4 backward, and the logits once more
+
+    def by_hand():
+        ((query @ key.transpose(-1, -2)).softmax(-1) @ key).sum().backward()
+
+    assert step_costs.count_flops(by_hand) == (6 * 2 * (2 * 3 * 5 * 7 * 8), 0)
+
+
+def test_peak_memory_counts_what_lives_at_once():
+    start = torch.zeros(250_000)  # a megabyte, there beforehand
+
+    def one_after_the_other():
+        value = start
+        for _ in range(5):
+            value = value + 1
+
+    assert step_costs.peak_memory(one_after_the_other) == pytest.approx(2e6, abs=100)  # and the 1 as a tensor
+    assert step_costs.peak_memory(lambda: [start + step for step in range(5)]) == pytest.approx(5e6, abs=100)
+
+
+@pytest.fixture(scope="module")
+def training():
+    model = tiny_model().train()
+    return model, training_steps.make_batch(model.config, [9, 20, 13, 20])
+
+
+def test_parts_of_the_step_have_all_its_operations_and_the_released_schedule_has_more(training):
+    model, batch = training
+    parts = training_steps.parts_of_step(model, batch)
+    ours = step_costs.count_flops(lambda: training_steps.gadms_step(model, batch))
+    assert ours == tuple(map(sum, zip(*(step_costs.count_flops(parts[name]) for name in cost.PARTS), strict=True)))
+    released = step_costs.count_flops(lambda: training_steps.released_loss(model, **batch).backward())
+    plain = step_costs.count_flops(
+        lambda: training_steps.plain_step(model, training_steps.pad_captions(batch, width=32))
+    )
+    assert plain[0] < ours[0] < released[0]
+    checkpointed = step_costs.count_flops(lambda: training_steps.checkpointed_step(model, batch))
+    assert ours[0] < checkpointed[0] < 4 / 3 * ours[0]  # one more forward pass, of the layers alone
+    assert not model.is_activation_checkpointing
+
+
+def test_the_decoders_operations_are_those_of_its_tokens_and_masked_positions(training):
+    model, batch = training
+    width, layers = model.config.projection_dim, model.config.decoder_num_layers
+    num_pairs, text = batch["input_ids"].shape
+    image = 1 + model.config.vision_config.grid[0] * model.config.vision_config.grid[1]
+    with torch.no_grad():
+        masked = int(model.encode_pairs(**batch).views.prediction_mask.sum())
+    products = num_pairs * (2 * text + 2 * image) * width**2  # cross-attention: query, out; key, value
+    products += layers * num_pairs * text * (4 + 2 * 4) * width**2
+    products += masked * width * (width + model.config.text_config.vocab_size)
+    attention = num_pairs * text * width * (image + layers * text)
+    found = step_costs.count_flops(training_steps.parts_of_step(model, batch)["decoder and MTP"])
+    assert found == (2 * (3 * products + 7 * attention), 2 * 7 * attention)
+
+
+def test_the_released_schedule_goes_back_from_the_similarity_for_each_layer(training):
+    model, batch = training
+    text, num_pairs, length = model.config.text_config, 4, 32
+
+    def score():
+        image_embeds = torch.ones(num_pairs, model.config.projection_dim)
+        return released_scores(model.gadms.text_model, model.gadms.text_projection, image_embeds, batch["input_ids"])
+
+    at_once, (expected_flops, _) = score(), step_costs.count_flops(score)
+    with training_steps.a_backward_pass_for_each():
+        torch.testing.assert_close(score(), at_once)
+        found_flops, _ = step_costs.count_flops(score)
+    # of the two layers, the last is gone through twice, from the embedding to its attention's output
+    again = length * (text.hidden_size**2 + 2 * text.hidden_size * text.intermediate_size)
+    again += text.hidden_size * model.config.projection_dim
+    assert found_flops - expected_flops == 2 * num_pairs * again
+
+
+def test_the_released_schedule_has_the_loss_of_pairs_taken_one_by_one(training):
+    model, batch = training
+    gadms, pixels = model.gadms, batch["pixel_values"]
+    input_ids = F.pad(batch["input_ids"], (0, 12))  # to the context length
+    with torch.no_grad():
+        images = gadms.project_image_tokens(gadms.vision_model(pixels).last_hidden_state)
+        found = released_scores(gadms.text_model, gadms.text_projection, images[:, 0], input_ids)
+        views = mask_captions(input_ids, found, batch["mask_uniforms"], DualMasking(), model.config.mask_token_id)
+        texts, losses = [], []
+        for row, ids in enumerate(input_ids):
+            texts.append(gadms.get_text_features(views.noise_input_ids[row : row + 1]).pooler_output[0])
+            tokens = gadms.text_model(views.prediction_input_ids[row : row + 1]).last_hidden_state
+            for position in views.prediction_mask[row].nonzero()[:, 0]:
+                here = (torch.arange(32) == position)[None]
+                tokens_here = gadms.text_projection(tokens), images[row : row + 1]
+                logits = model.decoder(*tokens_here, torch.ones_like(here), here)[0]
+                losses.append(logits.logsumexp(0) - logits[ids[position]])
+        sdm = sdm_loss(images[:, 0], torch.stack(texts), torch.arange(4), model.config.temperature)
+        loss = training_steps.released_loss(model, **batch)
+    assert len(losses) == views.prediction_mask.sum() > 4
+    torch.testing.assert_close(loss, sdm + 0.4 * torch.stack(losses).mean())
+
+
+def test_the_cost_study_counts_every_row_and_holds_the_step_against_its_aim(tmp_path, monkeypatch):
+    monkeypatch.setattr(cost, "GADMSConfig", lambda: tiny_config(context_length=77))
+    argv = ["cost.py", "--batch_size", "3", "--repeats", "2", "--results_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", argv)
+    cost.main()
+    content = json.loads((tmp_path / "cost.json").read_text())
+    rows, text = content["results"], (tmp_path / "cost.md").read_text()
+    assert content["lengths"][0] < cost.SHORT < content["lengths"][-1] < cost.FULL
+    watched = {cost.PLAIN, cost.OURS, f"GA-DMS, {cost.span(content['lengths'])}"}
+    for name, row in rows.items():
+        assert len(row["seconds"]) == len(row["ratio"]) == (6 if name in watched else 2)
+        assert row["megabytes"] > 0 and f"| {name} | {row['gflop']:.1f} |" in text
+    assert rows[cost.PLAIN]["ratio"] == [1] * 6
+    assert rows[cost.OURS]["gflop"] < rows[f"GA-DMS, {cost.FULL} tokens"]["gflop"] < rows[cost.RELEASED]["gflop"]
+    checkpointed = rows[f"{cost.OURS}, activation checkpointing"]
+    assert checkpointed["megabytes"] < rows[cost.OURS]["megabytes"] < rows[cost.RELEASED]["megabytes"]
+    both, apart = (f"text tower, {how}, {cost.SHORT} tokens" for how in ("both views", "view after view"))
+    assert rows[both]["gflop"] == rows[apart]["gflop"]
+    assert f"{cost.OURS}: {cost.verdict(rows[cost.OURS]['ratio'])};" in text
+
+
+def test_the_aim_is_met_where_the_whole_interval_is_below_it():
+    ratios = ([1.0, 1.1, 1.2], [1.0, 1.01, 1.08], [1.12, 1.2, 1.3])
+    assert [cost.verdict(one).split("], ")[1] for one in ratios] == ["not decided by these rounds", "met", "not met"]
+
+
+def test_a_ratio_is_to_the_latest_time_of_the_reference(monkeypatch):
+    clock = iter([0, 2, 10, 13, 20, 24, 30, 32])  # starts and ends
+    monkeypatch.setattr(step_costs.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(step_costs, "peak_memory", lambda step: 4_000_000)  # the profiler asks for the time
+    steps = dict.fromkeys(("reference", "other"), lambda: torch.ones(2, 3) @ torch.ones(3, 5))
+    order = ["reference", "other", "reference", "other"]
+    found = step_costs.measure(torch.nn.Linear(1, 1), steps, order, batch_size=2, reference="reference")
+    assert found["reference"]["seconds"] == [1, 2] and found["other"]["ratio"] == [1.5, 0.5]
+    assert found["other"]["megabytes"] == 2 and found["other"]["gflop"] == 30e-9

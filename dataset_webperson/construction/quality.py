@@ -12,7 +12,9 @@ probability 0.85, the higher share of words with 0.53; so rows are judged by the
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -131,40 +133,69 @@ class TokenScorer:
         self._model = GADMSModel.from_pretrained(path).eval().to(self._device)
         self._processor = GADMSProcessor.from_pretrained(path)
 
+    def prepare(self, images: list, captions: list[str]) -> tuple[Any, Any, list[list[list[int]]]]:
+        """What the model reads, made by any thread.
+
+        Args:
+            images: RGB pictures.
+            captions: texts.
+
+        Returns:
+            Pixels, ids of the captions' tokens, and the characters of each token.
+        """
+        pixels = self._processor(images=images, return_tensors="pt")["pixel_values"]
+        tokens = self._processor.tokenizer(
+            captions, padding=True, truncation=True, return_offsets_mapping=True, return_tensors="pt"
+        )
+        return pixels, tokens["input_ids"], tokens["offset_mapping"].tolist()
+
     def __call__(
-        self, images: list, image_of_caption: list[int], captions: list[str], words: list[list]
+        self, prepared: tuple[Any, Any, list], image_of_caption: list[int], words: list[list]
     ) -> tuple[list[list[float]], list[float]]:
         """Score captions against images, each of which is encoded once.
 
         Args:
-            images: RGB pictures.
+            prepared: by `prepare`.
             image_of_caption: index of each caption's image.
-            captions: texts.
             words: attribute words of each caption.
 
         Returns:
             Word scores of each caption (see `word_scores`), and its cosine with its image.
         """
+        pixels, ids, spans = prepared
+        scores, cosines = self.forward(pixels.to(self._device), ids.to(self._device), image_of_caption)
+        found = [
+            word_scores(of_caption, row, words_of_caption)
+            for of_caption, row, words_of_caption in zip(spans, scores.tolist(), words, strict=True)
+        ]
+        return found, cosines.tolist()
+
+    def forward(self, pixels, ids, image_of_caption: list[int]):
+        """The model alone: token scores `(captions, length)` and cosines `(captions,)`, float32."""
         import torch
 
         from modeling_gadms.token_scores_gadms import gradient_attention_scores
 
-        model, processor = self._model, self._processor
+        model = self._model
         with torch.no_grad():
-            pixels = processor(images=images, return_tensors="pt").to(self._device)
-            image_embeds = model.get_image_features(**pixels).pooler_output[image_of_caption]
-            texts = processor(text=captions, return_tensors="pt").to(self._device)
-            text_embeds = model.get_text_features(**texts).pooler_output
-            cosines = torch.nn.functional.cosine_similarity(image_embeds, text_embeds).tolist()
+            image_embeds = model.get_image_features(pixels).pooler_output[image_of_caption]
+            text_embeds = model.get_text_features(ids).pooler_output
+            cosines = torch.nn.functional.cosine_similarity(image_embeds, text_embeds)
         # What `model.token_scores` does, without encoding the image again for each of its captions.
-        ids = texts["input_ids"]
-        scores = gradient_attention_scores(model.text_model, model.text_projection, image_embeds, ids).cpu()
-        spans = processor.tokenizer(captions, truncation=True, return_offsets_mapping=True)["offset_mapping"]
-        found = [
-            word_scores(of_caption, row[: len(of_caption)].tolist(), words_of_caption)
-            for of_caption, row, words_of_caption in zip(spans, scores, words, strict=True)
-        ]
-        return found, cosines
+        return gradient_attention_scores(model.text_model, model.text_projection, image_embeds, ids), cosines
+
+
+open_scorer = lru_cache(maxsize=1)(TokenScorer)  # a process opens its model once, however many shards it works on
+
+
+@dataclass
+class Batch:
+    """Rows, ready for the model."""
+
+    rows: list[dict[str, Any]]
+    words: list[list]  # attribute words, of each row's first and second caption
+    captioned: list[int]  # places in `words` of captions that are not empty
+    prepared: Any = None
 
 
 def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str, int]:
@@ -179,35 +210,47 @@ def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str,
     schema = pq.read_schema(source).remove_metadata()
     for column, kind in NEW_COLUMNS.items():
         schema = schema.append(pa.field(column, kind))
-    scorer = TokenScorer(options.model) if options.model else None
-    with shard_writer(target, schema) as shard:
+    scorer = open_scorer(options.model) if options.model else None
+    with shard_writer(target, schema) as shard, ThreadPoolExecutor(1) as thread:
         for name in ("captions_scored", f"captions_{LOW_SCORE}", "captions_replaced", "both_captions_marked"):
             shard.counts[name] = 0
         rows = read_rows(source)
-        while batch := list(islice(rows, options.batch_size)):
-            shard.counts["rows_in"] += len(batch)
-            for row in _assessed(batch, scorer, options, shard.counts):
+        coming = thread.submit(read_batch, rows, scorer, options.batch_size)
+        while (batch := coming.result()) is not None:
+            # The next rows are read and decoded while the model works on these.
+            coming = thread.submit(read_batch, rows, scorer, options.batch_size)
+            shard.counts["rows_in"] += len(batch.rows)
+            _assess(batch, scorer, options, shard.counts)
+            for row in batch.rows:
                 if options.marked == "keep" or _settle(row, shard.counts):
                     shard.write(row)
     return dict(shard.counts)
 
 
-def _assessed(batch: list[dict[str, Any]], scorer, options: QualityOptions, counts) -> Iterator[dict[str, Any]]:
-    pairs = [(row, number) for row in batch for number in (1, 2)]
-    words = [find_attributes(row[f"caption{number}"]) for row, number in pairs]
-    scores: list[list[float]] = [[float("nan")] * len(of_caption) for of_caption in words]
+def read_batch(rows: Iterator[dict[str, Any]], scorer: TokenScorer | None, size: int) -> Batch | None:
+    """Up to `size` rows, ready for the model; `None` at the end."""
+    chunk = list(islice(rows, size))
+    if not chunk:
+        return None
+    captions = [row[f"caption{number}"] for row in chunk for number in (1, 2)]
+    captioned = [place for place, caption in enumerate(captions) if caption]
+    batch = Batch(chunk, list(map(find_attributes, captions)), captioned)
+    if scorer and captioned:
+        images = [decode_rgb(row["image"]["bytes"], row["image_path"]) for row in chunk]
+        batch.prepared = scorer.prepare(images, [captions[place] for place in captioned])
+    return batch
+
+
+def _assess(batch: Batch, scorer: TokenScorer | None, options: QualityOptions, counts) -> None:
+    pairs = [(row, number) for row in batch.rows for number in (1, 2)]
+    scores: list[list[float]] = [[float("nan")] * len(of_caption) for of_caption in batch.words]
     cosines = [float("nan")] * len(pairs)
-    if scorer:
-        images = [decode_rgb(row["image"]["bytes"], row["image_path"]) for row in batch]
-        readable = [place for place, (row, number) in enumerate(pairs) if row[f"caption{number}"]]
-        if readable:
-            captions = [pairs[place][0][f"caption{pairs[place][1]}"] for place in readable]
-            of_words, of_captions = scorer(
-                images, [place // 2 for place in readable], captions, [words[place] for place in readable]
-            )
-            for place, found, cosine in zip(readable, of_words, of_captions, strict=True):
-                scores[place], cosines[place] = found, cosine
-    for (row, number), of_caption, found, cosine in zip(pairs, words, scores, cosines, strict=True):
+    if batch.prepared:
+        words = [batch.words[place] for place in batch.captioned]
+        of_words, of_captions = scorer(batch.prepared, [place // 2 for place in batch.captioned], words)
+        for place, found, cosine in zip(batch.captioned, of_words, of_captions, strict=True):
+            scores[place], cosines[place] = found, cosine
+    for (row, number), of_caption, found, cosine in zip(pairs, batch.words, scores, cosines, strict=True):
         row[f"caption{number}_words"] = [
             {"start": start, "end": end, "kind": kind, "score": None if score != score else score}
             for (kind, _, start, end), score in zip(of_caption, found, strict=True)
@@ -219,7 +262,6 @@ def _assessed(batch: list[dict[str, Any]], scorer, options: QualityOptions, coun
         if scored and options.min_score is not None and cosine < options.min_score:
             row[f"caption{number}_problems"] = [*row[f"caption{number}_problems"], LOW_SCORE]
             counts[f"captions_{LOW_SCORE}"] += 1
-    yield from batch
 
 
 # What belongs to a caption and goes with it.

@@ -8,6 +8,7 @@ perceptual hash, among all files. COYO itself drops short sides below 200 and pr
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from ..findings import DataError
 from .duplicates import KEYS, DedupOptions, flag_duplicates
 from .opt_out import OptOut
-from .shards import CHANGEABLE, clear_half_written, read_rows, shard_writer
+from .shards import CHANGEABLE, clear_half_written, read_rows, remove_opted_out, shard_counts, shard_writer
 
 _SCHEMA = pa.schema([("id", pa.int64()), ("url", pa.string()), ("image_phash", pa.string())])
 _NUMBERS = ("width", "height", "num_faces", "nsfw_score_opennsfw2", "nsfw_score_gantman", "watermark_score")
@@ -131,16 +132,20 @@ def _scatter(ids: np.ndarray) -> np.ndarray:
 def unique_urls(shards: list[str], folder: str, options: SelectOptions) -> dict[str, int]:
     """Write `id, url` of the selected shards into `folder`, of equal perceptual hashes the one with the lowest id.
 
+    If all files are there, nothing is computed anew; who has opted out since then is removed from them.
+
     Returns:
-        Counts: `rows_in`, `duplicate_phash`, `rows_out`. Nothing is computed anew if all files are there.
+        Counts: `rows_in`, `duplicate_phash`, `opted_out_<reason>`, `rows_out`.
     """
     clear_half_written(folder)
     count = sum(pq.read_metadata(shard).num_rows for shard in shards)
     work = os.path.join(folder, "work")
     shutil.rmtree(work, ignore_errors=True)
     targets = [os.path.join(folder, os.path.basename(shard)) for shard in shards]
-    kept = 0
-    if count and not all(map(os.path.exists, targets)):
+    total = Counter(rows_in=0, duplicate_phash=0, rows_out=0)
+    if not count:
+        return dict(total)
+    if not all(map(os.path.exists, targets)):
         os.makedirs(work)
         keys = np.memmap(os.path.join(work, "keys"), KEYS, "w+", shape=(count,))
         flags = np.memmap(os.path.join(work, "flags"), np.uint8, "w+", shape=(count,))
@@ -162,5 +167,8 @@ def unique_urls(shards: list[str], folder: str, options: SelectOptions) -> dict[
                         chosen.write(row)
                     number += 1
         shutil.rmtree(work)
-    kept = sum(pq.read_metadata(target).num_rows for target in targets if os.path.exists(target))
-    return {"rows_in": count, "duplicate_phash": count - kept, "rows_out": kept}
+    opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
+    for target in targets:
+        remove_opted_out(target, opt_out)
+        total.update(shard_counts(target))
+    return dict(total)
