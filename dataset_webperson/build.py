@@ -26,8 +26,8 @@ from .construction.select_urls import select_shard, unique_urls
 from .construction.shards import run_stage, shard_counts
 from .construction.sources import find_shards
 from .findings import DataError
-from .release import main as release_folder
-from .row_preparation import write_json
+from .release import Layout, release_folder
+from .row_preparation import RowOptions, write_json
 
 _DOWNLOAD = """The images are not there yet: {source}. Download them, then give this command again:
   pip install img2dataset
@@ -131,13 +131,18 @@ def _release(config: BuildConfig, folder: str, shards: list[str]) -> dict[str, i
         # A release is moved there last: it is whole, whatever the run that was interrupted did not clear away.
         shutil.rmtree(out + ".partial", ignore_errors=True)
     else:
-        arguments = ["--source", folder, "--source-format", "parquet", "--out", out, "--contact", options.contact]
-        arguments += ["--repository", options.repository, "--licence", options.licence, "--on-bad-images", "warn"]
-        arguments += ["--rows-per-shard", str(options.rows_per_shard), "--num-proc", str(config.num_workers)]
-        arguments += ["--row-group-rows", str(options.row_group_rows)]
-        arguments += ["--provenance", options.provenance] if options.provenance else []
-        if release_folder(arguments):
-            raise DataError(f"{out}: not released; the reason is above")
+        release_folder(
+            folder,
+            out,
+            options.contact,
+            options.repository,
+            options.licence,
+            RowOptions(on_bad_images="warn", only_jpeg=True),
+            Layout(options.rows_per_shard, options.row_group_rows),
+            "parquet",
+            options.provenance,
+            config.num_workers,
+        )
     with open(os.path.join(out + "-report", "report.json"), encoding="utf-8") as file:
         report = json.load(file)
     return {"rows_in": report["rows"]["read"], "rows_out": report["rows"].get("kept", 0), **report["left_out"]}

@@ -354,23 +354,55 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def release_folder(
+    source: str,
+    out: str,
+    contact: str,
+    repository: str,
+    licence: str,
+    options: RowOptions,
+    layout: Layout,
+    source_format: str | None = None,
+    provenance: str | None = None,
+    num_proc: int = 1,
+) -> dict[str, Any]:
+    """`release` of a folder, with the card's texts.
+
+    Args:
+        source: folder of rows, of `source_format` if it holds more than one kind.
+        contact: address for opt-out and takedown.
+        repository: `ORG/NAME` on the Hub.
+        licence: Hub id of the captions' licence.
+        provenance: Markdown file that says how the data was made; the paper's way without it.
+        out, options, layout, num_proc: see `release`.
+
+    Raises:
+        `DataError`: a name that the Hub does not take, and what `release` raises.
+        OSError: a file that cannot be read or written.
+    """
+    name = repository.split("/")[-1]
+    if repository.count("/") != 1 or not name.replace("-", "_").replace(".", "_").isidentifier():
+        raise DataError(f"repository {repository!r}: write ORG/NAME, of letters, digits, `-`, `_` and `.`")
+    with open(provenance or os.path.join(_FILES, "provenance.md"), encoding="utf-8") as file:
+        card = {"provenance": file.read().strip()}
+    card |= {"repository": repository, "name": name, "licence": licence, "contact": contact}
+    rows = open_source(source, source_format)
+    return release(rows, os.path.realpath(source), out, card, options, layout, num_proc)
+
+
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     try:
-        provenance = args.provenance or os.path.join(_FILES, "provenance.md")
-        with open(provenance, encoding="utf-8") as file:
-            card = {"provenance": file.read().strip()}
-        name = args.repository.split("/")[-1]
-        if args.repository.count("/") != 1 or not name.replace("-", "_").replace(".", "_").isidentifier():
-            raise DataError(f"--repository {args.repository!r}: write ORG/NAME, of letters, digits, `-`, `_` and `.`")
-        card |= {"repository": args.repository, "name": name, "licence": args.licence, "contact": args.contact}
-        summary = release(
-            open_source(args.source, args.source_format),
-            os.path.realpath(args.source),
+        summary = release_folder(
+            args.source,
             args.out,
-            card,
+            args.contact,
+            args.repository,
+            args.licence,
             RowOptions(args.on_bad_images, not args.keep_captions, args.min_side, only_jpeg=True),
             Layout(args.rows_per_shard, args.row_group_rows),
+            args.source_format,
+            args.provenance,
             args.num_proc,
         )
     except (ValueError, OSError) as error:  # DataError is a ValueError

@@ -46,7 +46,7 @@ from dataset_webperson.construction.crop import SCHEMA, CropOptions, crop_shard
 from dataset_webperson.construction.detectors import DetectorOptions, PoseOptions, open_models
 from dataset_webperson.construction.duplicates import DedupOptions, dedup_shard, find_duplicates
 from dataset_webperson.construction.person_filter import RuleOptions
-from dataset_webperson.construction.quality import QualityOptions, read_batch, assess_shard, open_scorer
+from dataset_webperson.construction.quality import QualityOptions, assess_shard, open_scorer, read_batch
 from dataset_webperson.construction.select_urls import SelectOptions, select_shard
 from dataset_webperson.construction.shards import read_rows, run_stage, shard_counts, shard_writer
 from dataset_webperson.construction.templates import load_templates

@@ -18,16 +18,17 @@ from pathlib import Path
 
 from datasets import load_dataset
 
+from dataset_webperson.construction.boxes_sheet import boxes_sheet
 from dataset_webperson.construction.caption_server_client import Captioner
 from dataset_webperson.construction.captioning import CaptionOptions, caption_shard
 from dataset_webperson.construction.crop import CropOptions, crop_shard
 from dataset_webperson.construction.detectors import DetectorOptions, PoseOptions
-from dataset_webperson.construction.drawn_persons import NOISE_RATES, draw_crops, measure_scores
+from dataset_webperson.construction.drawn_persons import NOISE_RATES, draw_crops, measure_scores, scores_by_kind
 from dataset_webperson.construction.duplicates import DedupOptions, dedup_shard, find_duplicates
 from dataset_webperson.construction.person_filter import RuleOptions
-from dataset_webperson.construction.quality import QualityOptions, assess_shard
+from dataset_webperson.construction.quality import QualityOptions, assess_shard, auc
 from dataset_webperson.construction.quality_report import summarize, write_report
-from dataset_webperson.construction.shards import run_stage
+from dataset_webperson.construction.shards import read_rows, run_stage
 from dataset_webperson.construction.sources import find_shards
 from dataset_webperson.release import main as release
 from dataset_webperson.row_preparation import write_json
@@ -52,7 +53,11 @@ def crop_photos(folder: str) -> list[str]:
     )
     counts = run_stage(crop_shard, shards, os.path.join(folder, "1_crop"), options)
     print("crop: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-    return sorted(glob(os.path.join(folder, "1_crop", "*.parquet")))
+    crops = sorted(glob(os.path.join(folder, "1_crop", "*.parquet")))
+    rows = [row for path in crops for row in read_rows(path)]
+    boxes_sheet(rows, str(PHOTOS / "photos"), os.path.join(folder, "boxes.png"))
+    print(f"who was kept: {os.path.join(folder, 'boxes.png')}")
+    return crops
 
 
 def start_server(truth: str) -> tuple[subprocess.Popen, str]:
@@ -115,10 +120,14 @@ def main() -> None:
         server.wait()
     # A real construction drops what is marked, and with it every photograph here: `marked="drop"`.
     stage("4_quality", assess_shard, QualityOptions(small_model(place("model")), marked="keep"))
-    print(
-        "A true caption scores above one with false words with probability {:.3f} (half is chance), a true attribute "
-        "word above a false one with {:.3f}.".format(*measure_scores(shards, false_spans))
-    )
+    scores = scores_by_kind(shards, false_spans)
+    print("captions            number  mean score  below a true one with probability (half is chance)")
+    for kind, found in scores.items():
+        if len(found):
+            chance = "" if kind == "true" else f"{auc(found, scores['true']):.3f}"
+            print(f"{kind:<18} {len(found):>7} {found.mean():>11.3f}  {chance}")
+    of_words = measure_scores(shards, false_spans)[1]
+    print(f"a false attribute word scores below a true one with probability {of_words:.3f}", flush=True)
     write_report(summarize(out), place("report.html"))
     released = place("released")
     if not os.path.exists(released):

@@ -405,9 +405,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
 
         scores = None
         if masking.uses_scores:
-            scores = gradient_attention_scores(
-                gadms.text_model, gadms.text_projection, image_embeds.detach(), input_ids
-            )
+            scores = gradient_attention_scores(gadms.text_model, gadms.text_projection, image_embeds, input_ids)
         if mask_uniforms is None:
             seed = torch.randint(2**62, ()).item()
             mask_uniforms = draw_uniforms(*input_ids.shape, torch.Generator(input_ids.device).manual_seed(seed))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_webperson.construction.drawn_persons import NOISE_RATES, draw_crops, measure_scores
+from dataset_webperson.construction.drawn_persons import NOISE_RATES, draw_crops, measure_scores, scores_by_kind
 from dataset_webperson.construction.shards import read_rows, shard_counts, shard_writer
 
 REPO = Path(__file__).parent.parent
@@ -45,8 +45,10 @@ def test_the_demonstration_releases_every_drawing_with_the_captions_of_its_capti
         for number, captioner in enumerate(NOISE_RATES, 1):
             assert row[f"captioner{number}"] == captioner and row[f"caption{number}_problems"] == []
             assert row[f"caption{number}"] == truth[captioner][row["image_sha256"]]
-    of_captions = re.search(r"with probability (\S+) \(half is chance\)", printed)
-    assert 0.6 < float(of_captions[1]) <= 1
+    true = re.search(r"^true +(\d+) +(\S+) *$", printed, re.MULTILINE)
+    false = re.search(r"^with false words +(\d+) +(\S+) +(\S+)$", printed, re.MULTILINE)
+    assert int(true[1]) + int(false[1]) == 2 * NUM_DRAWN and int(true[1]) >= NUM_DRAWN
+    assert float(false[2]) < float(true[2]) and 0.6 < float(false[3]) <= 1
     assert "<img" in (folder / "out" / "report.html").read_text()
 
 
@@ -90,5 +92,7 @@ def test_scores_are_measured_as_counting_pairs_of_true_and_false_says(tmp_path):
                 row |= {f"caption{i}": text, f"caption{i}_score": score, f"caption{i}_words": named}
             shard.write(row)
     of_captions, of_words = measure_scores([str(tmp_path / "a.parquet")], spans)
+    by_kind = {kind: scores.tolist() for kind, scores in scores_by_kind([str(tmp_path / "a.parquet")], spans).items()}
+    assert by_kind == {"true": [0.5, 0.125], "with false words": [0.25], "nonsense": [0.0]}
     assert of_captions == 0.5  # 0.5 lies above 0.25, 0.125 below it
     assert of_words == (0.5 + 1 + 0 + 0.5) / 4  # 0.5, 0.75, 0.25, 0.5 against 0.5

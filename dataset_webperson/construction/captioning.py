@@ -92,13 +92,14 @@ def caption_shard(source: str, target: str, options: CaptionOptions) -> dict[str
 
 async def _caption_rows(source: str, options: CaptionOptions, templates, cache: AnswerCache, shard) -> None:
     captioners = (options.captioner1, options.captioner2)
-    total = pq.read_metadata(source).num_rows
+    total, first_image = pq.read_metadata(source).num_rows, ""
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(ServerClient(captioner)) for captioner in captioners]
         bar = stack.enter_context(tqdm(total=2 * total, desc=os.path.basename(source), unit=" captions", leave=False))
         work = _Work(options, cache, clients, bar)
         window = 2 * max(captioner.max_in_flight for captioner in captioners)
         async for row, captions in _in_order(read_rows(source), templates, options.seed, work, window):
+            first_image = first_image or row["image_sha256"]
             shard.counts["rows_in"] += 1
             shard.counts["rows_fine"] += not any(caption.problems for caption in captions)
             for number, caption in enumerate(captions, 1):
@@ -114,7 +115,8 @@ async def _caption_rows(source: str, options: CaptionOptions, templates, cache: 
             if client.failed and not work.usable[id(client)]:
                 raise CaptionServerError(
                     f"{client.captioner.base_url} ({client.captioner.model}): answered none of {client.failed} "
-                    f"requests for {source}. Repair the server and run the same command again."
+                    f"requests for {source}. Repair the server and run the same command again. Pictures that it will "
+                    f"never answer go by lines in the file `opt_out`, the first of these by `sha256:{first_image}`."
                 )
 
 

@@ -48,6 +48,21 @@ def draw_crops(target: str, count: int) -> tuple[dict[str, dict[str, str]], Span
     return captions, false_spans
 
 
+KINDS = ("true", "with false words", "nonsense")
+
+
+def scores_by_kind(shards: list[str], false_spans: Mapping[str, list[tuple[int, int]]]) -> dict[str, np.ndarray]:
+    """The scores of assessed captions by `KINDS`: those that `false_spans` does not have are nonsense."""
+    scores: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for row in (row for shard in shards for row in read_rows(shard)):
+        for number in (1, 2):
+            spans = false_spans.get(row[f"caption{number}"])
+            kind = KINDS[2] if spans is None else KINDS[bool(spans)]
+            if row[f"caption{number}_score"] is not None:  # of a caption that is not empty
+                scores[kind].append(row[f"caption{number}_score"])
+    return {kind: np.array(found) for kind, found in scores.items()}
+
+
 def measure_scores(shards: list[str], false_spans: Mapping[str, list[tuple[int, int]]]) -> tuple[float, float]:
     """How well the scores of assessed shards tell what is false, as two `quality.auc` in [0, 1]; a half is chance.
 

@@ -1,21 +1,29 @@
 """One cell of the masking table: a kind of masks, the losses that they enter, a share of false words, a seed."""
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
+from unittest import mock
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from transformers import set_seed
 
 from dataset_webperson import WebPerson
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.data_collator import PairCollator, pick_caption
 from modeling_gadms.evaluation import evaluate_embeddings, query_values
-from modeling_gadms.masking_gadms import DualMasking, RandomMasking
+from modeling_gadms.masking_gadms import RandomMasking
+from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax, valid_tokens
 from modeling_gadms.trainer import GADMSTrainer
 from modeling_gadms.training_arguments import GADMSTrainingArguments
 
 SMALL_CLIP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "small_clip")
-CELLS = ["none", "gass both", "oracle SDM", "random both", "gass SDM", "gass MTP", "random SDM", "random MTP"]
+SCORES = "random", "cosine", "gass"
+CELLS = ["none", "oracle SDM", *(f"{score} {parts}" for score in SCORES for parts in ("SDM", "MTP", "both"))]
+SCORES_IN_TRAINING = "modeling_gadms.modeling_gadms.gradient_attention_scores"  # where the model finds them
 SHARES = "noise_rate", "prediction_rate"
 RATES = 0.16, 0.065  # shares of words that GASS hides and predicts in the demo, as logged in training
 DATA_SEED = 42  # one test set for all cells, so that their queries can be compared one by one
@@ -39,12 +47,11 @@ class StudyArguments(GADMSTrainingArguments):
         kind, parts = self.cell.split()[0], self.cell.split()[-1]
         if kind == "none":
             return None
-        masks = DualMasking() if kind == "gass" else RandomDualMasking(RATES[1], noise=RATES[0])
-        if kind == "oracle":  # the noise mask comes from OracleCollator alone
-            return replace(masks, noise=0.0)
-        if parts == "MTP":
-            return replace(masks, alpha_noise=0.0) if kind == "gass" else replace(masks, noise=0.0)
-        return masks
+        if kind in ("gass", "cosine"):
+            masks = super().masks()
+            return replace(masks, alpha_noise=0.0) if parts == "MTP" else masks
+        # the oracle's noise mask comes from OracleCollator alone
+        return RandomDualMasking(RATES[1], noise=0.0 if kind == "oracle" or parts == "MTP" else RATES[0])
 
 
 @dataclass
@@ -63,8 +70,31 @@ class OracleCollator(PairCollator):
         return batch
 
 
-def train_cell(cell, noise_rate, seed, args) -> dict:
-    """Train and test once; what each query scored is kept for paired comparisons."""
+@torch.no_grad()
+def cosine_scores(text_model, text_projection, image_embeds, input_ids):
+    """NAM's score in the place of GASS: cosine of each projected token to the image, scaled within the caption."""
+    tokens = F.normalize(text_projection(text_model(input_ids).last_hidden_state), dim=-1)
+    cosines = (tokens @ F.normalize(image_embeds, dim=-1)[..., None]).squeeze(-1)
+    return minmax(cosines.float(), valid_tokens(input_ids))
+
+
+def scores_of(cell, num_layers):
+    """A context in which the model scores tokens as the cell says."""
+    if cell.startswith("cosine"):
+        return mock.patch(SCORES_IN_TRAINING, cosine_scores)
+    if num_layers is not None:
+        return mock.patch(SCORES_IN_TRAINING, partial(gradient_attention_scores, num_layers=num_layers))
+    return nullcontext()
+
+
+def train_cell(cell, noise_rate, seed, args, num_layers=None, **masking) -> dict:
+    """Train and test once; what each query scored is kept for paired comparisons.
+
+    Args:
+        args: `image_size`, `num_persons`, `epochs` and `output_dir`.
+        num_layers: last text layers that the scores read; two thirds of them by default.
+        masking: constants of the masks, as `alpha_noise`.
+    """
     options = {"image_size": tuple(args.image_size), "num_train_persons": args.num_persons, "noise_rate": noise_rate}
     data = WebPerson(config_name="synthetic", seed=DATA_SEED, **options)
     data.download_and_prepare()
@@ -87,13 +117,15 @@ def train_cell(cell, noise_rate, seed, args) -> dict:
         logging_first_step=True,
         use_cpu=True,
         disable_tqdm=True,
+        **masking,
     )
     test = data.as_dataset(split="test")
     trainer = GADMSTrainer(model, training, processor, train_dataset=data.as_dataset(split="train"), eval_dataset=test)
     if cell.startswith("oracle"):
         collator = trainer.data_collator
         trainer.data_collator = OracleCollator(**{name: getattr(collator, name) for name in vars(collator)})
-    trainer.train()
+    with scores_of(cell, num_layers):
+        trainer.train()
     trainer.evaluate()
     found = evaluate_embeddings(trainer.measured, num_resamples=100)
     values = {name: np.round(query_values(found.ranks["t2i"])[name], 3).tolist() for name in ("R@1", "mAP")}
