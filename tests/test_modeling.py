@@ -221,6 +221,18 @@ def test_the_towers_compile(batch):
     torch.testing.assert_close(compiled(batch["input_ids"], batch["pixel_values"]).logits_per_text, expected)
 
 
+def test_a_training_step_compiles_to_the_same_gradients(batch):
+    gradients = []
+    for backend in (None, "aot_eager"):
+        model = tiny_model().train()
+        step = model if backend is None else torch.compile(model, backend=backend)
+        step(**batch).loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert any(gradient.abs().max() > 0.1 for gradient in gradients[0])
+    for eager, compiled in zip(*gradients, strict=True):
+        torch.testing.assert_close(eager, compiled, atol=1e-5, rtol=1e-4)
+
+
 def test_a_training_checkpoint_reloads_bit_for_bit_and_as_a_retriever(tmp_path, batch):
     model = tiny_model()
     model.save_pretrained(tmp_path)

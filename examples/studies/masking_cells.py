@@ -1,5 +1,6 @@
 """One cell of the masking table: a kind of masks, the losses that they enter, a share of false words, a seed."""
 
+import json
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.data_collator import PairCollator, pick_caption
 from modeling_gadms.evaluation import evaluate_embeddings, query_values
 from modeling_gadms.masking_gadms import RandomMasking
+from modeling_gadms.run_report import save_json
 from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax, valid_tokens
 from modeling_gadms.trainer import GADMSTrainer
 from modeling_gadms.training_arguments import GADMSTrainingArguments
@@ -132,3 +134,14 @@ def train_cell(cell, noise_rate, seed, args, num_layers=None, **masking) -> dict
     logged = [entry for entry in trainer.state.log_history if "noise_rate" in entry]
     rates = {name: float(np.mean([entry[name] for entry in logged])) for name in SHARES} if logged else {}
     return {"steps": trainer.state.global_step, **rates, "values": values, "persons": found.person_ids["t2i"].tolist()}
+
+
+def kept_cell(file, setting: dict, train) -> dict:
+    """What `train()` gives, kept in `file`; read from there where an earlier run of the same setting has left it."""
+    if not os.path.exists(file):
+        save_json(setting | train(), file)
+    with open(file, encoding="utf-8") as opened:
+        cell = json.load(opened)
+    if {name: cell.get(name) for name in setting} != setting:
+        raise SystemExit(f"{file} was trained otherwise ({setting} is asked for): choose another --output_dir")
+    return cell

@@ -14,14 +14,12 @@ Each finished cell is kept in --output_dir; started again, the script goes on wi
 """
 
 import argparse
-import json
 import os
 
 import numpy as np
-from masking_cells import CELLS, train_cell
+from masking_cells import CELLS, kept_cell, train_cell
 from study_report import RESULTS, pyplot, save_study, table
 
-from modeling_gadms.run_report import save_json
 from modeling_gadms.significance import bootstrap_interval, paired_difference
 
 
@@ -76,14 +74,9 @@ def main():
     cells = {}
     for key in ((cell, noise, seed) for seed in args.seeds for noise in args.noise_rates for cell in args.cells):
         file = os.path.join(args.output_dir, "_".join(map(str, key)).replace(" ", "_") + ".json")
-        if not os.path.exists(file) and args.only_finished:
+        if args.only_finished and not os.path.exists(file):
             continue
-        if not os.path.exists(file):
-            save_json(setting | train_cell(*key, args), file)
-        with open(file) as opened:
-            cells[key] = json.load(opened)
-        if {name: cells[key][name] for name in setting} != setting:
-            raise SystemExit(f"{file} was trained otherwise ({setting} is asked for): choose another --output_dir")
+        cells[key] = kept_cell(file, setting, lambda key=key: train_cell(*key, args))
         print(key, {name: round(float(np.mean(v)), 2) for name, v in cells[key]["values"].items()}, flush=True)
     results, texts = {noise: summarize(cells, noise) for noise in args.noise_rates}, []
     for noise, rows in results.items():

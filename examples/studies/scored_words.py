@@ -47,6 +47,7 @@ def score_batch(model, pixel_values, input_ids, passes, generator) -> dict[str, 
     direction = F.normalize(image_tokens[:, 0], dim=-1)
     contrast = contrast_direction(image_tokens[:, 0], text.pooler_output, gadms.config.temperature)
     towers, depth = (gadms.text_model, gadms.text_projection), len(gadms.text_model.encoder.layers)
+    text_tokens = gadms.text_projection(text.last_hidden_state)
     parts = gradient_parts(*towers, direction, input_ids)
     all_layers = gradient_parts(*towers, direction, input_ids, num_layers=depth)
     contrasted = gradient_parts(*towers, contrast, input_ids)
@@ -62,7 +63,8 @@ def score_batch(model, pixel_values, input_ids, passes, generator) -> dict[str, 
         "signed GASS, scaled": minmax(parts["product"], valid),
         "signed GASS": parts["product"],
         "signed GASS, all layers": all_layers["product"],
-        "cosine to patches (NAM)": patch_cosine(gadms.text_projection(text.last_hidden_state), image_tokens),
+        "cosine to image": torch.einsum("btd,bd->bt", F.normalize(text_tokens, dim=-1), direction),
+        "cosine to patches (NAM)": patch_cosine(text_tokens, image_tokens),
         "per-head evidence": parts["evidence"],
         "per-head evidence, all layers": all_layers["evidence"],
         "per-head evidence, contrasted": contrasted["evidence"],
