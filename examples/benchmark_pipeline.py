@@ -4,7 +4,7 @@ python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--images
 
 Every process computes with one thread, so that one worker has one core and two have two; a worker's second thread only
 reads and decodes. What bare models are given lies in memory, in the batches of the stage; as many processes of them
-run at a time as the stage has workers. Nothing is counted before the models of all workers are open and have worked once.
+run at a time as the stage has workers. Nothing is counted before the models of all workers are open and have worked.
 
 | stage | the bare rate beside it |
 |---|---|

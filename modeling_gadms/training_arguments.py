@@ -1,10 +1,12 @@
 """Training arguments of GA-DMS; the defaults are the paper's pre-training recipe."""
 
+import glob
 import os
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .hub_upload import download_last_checkpoint
 from .masking_gadms import DualMasking
@@ -72,8 +74,13 @@ class GADMSTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
 
     def last_checkpoint(self) -> str | None:
-        """Folder of the newest checkpoint in `output_dir`, if there is one."""
-        return get_last_checkpoint(self.output_dir) if os.path.isdir(self.output_dir) else None
+        """Folder of the newest whole checkpoint in `output_dir`, if there is one.
+
+        One that a killed run left half written lacks its state, which is written last.
+        """
+        folders = glob.glob(os.path.join(glob.escape(self.output_dir), f"{PREFIX_CHECKPOINT_DIR}-*"))
+        whole = [folder for folder in folders if _has_state(folder)]
+        return max(whole, key=lambda folder: int(folder.rpartition("-")[2]), default=None)
 
     def checkpoint_of_hub(self) -> str:
         """Bring what `hub_strategy="checkpoint"` left at `hub_model_id` into `output_dir`; gives its folder."""
@@ -104,3 +111,11 @@ class GADMSTrainingArguments(TrainingArguments):
         if self.masking == "none":
             return None
         return DualMasking(self.alpha_noise, self.alpha_info, self.steepness, self.gamma_noise, self.gamma_info)
+
+
+def _has_state(folder: str) -> bool:
+    try:
+        TrainerState.load_from_json(os.path.join(folder, TRAINER_STATE_NAME))
+    except (OSError, ValueError):
+        return False
+    return True

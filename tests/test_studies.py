@@ -24,6 +24,7 @@ import cost  # noqa: E402
 import detection_quality  # noqa: E402
 import masking_cells  # noqa: E402
 import masking_table  # noqa: E402
+import patch_evidence  # noqa: E402
 import scored_words  # noqa: E402
 import scores  # noqa: E402
 import step_costs  # noqa: E402
@@ -206,6 +207,52 @@ def test_barred_differences_are_those_of_one_walk_of_eos_for_each_token(pairs, n
                 inside = 0 < position < end
                 expected = embed(ids[: end + 1], None) - embed(ids[: end + 1], position if inside else None)
                 torch.testing.assert_close(found[row, position], expected, rtol=1e-4, atol=1e-6)
+
+
+def planted_pairs(rows):
+    """Images of four tokens, one of which shows the caption's only telling word; that word is among others."""
+    generator = torch.Generator().manual_seed(5)
+    shown = torch.randint(0, 8, (rows,), generator=generator)
+    image_tokens = 0.1 * torch.randn(rows, 4, 16, generator=generator)
+    image_tokens[torch.arange(rows), torch.randint(0, 4, (rows,), generator=generator), shown] += 3.0
+    input_ids = torch.randint(20, 30, (rows, 7), generator=generator)
+    input_ids[:, 0], input_ids[:, 3], input_ids[:, 6] = 97, 1 + shown, 99
+    return image_tokens, input_ids, shown
+
+
+def test_patch_evidence_learns_which_word_an_image_shows():
+    image_tokens, input_ids, shown = planted_pairs(300)
+    head = patch_evidence.train_patch_evidence(image_tokens, input_ids[None], 100, steps=60, progress=False)
+    wrong = input_ids.clone()
+    wrong[:, 3] = 1 + (shown + 1) % 8
+    told = head.score(image_tokens, input_ids)[:, 3] > head.score(image_tokens, wrong)[:, 3]
+    assert told.float().mean() > 0.95
+
+
+def test_patch_evidence_is_a_ratio_of_likelihoods_and_that_of_each_caption_alone():
+    image_tokens, input_ids, _ = planted_pairs(5)
+    head = patch_evidence.train_patch_evidence(
+        image_tokens, input_ids[None], 100, steps=1, batch_size=4, progress=False
+    )
+    with torch.no_grad():
+        head.reference_keys = head.keys(image_tokens[:3])
+        input_ids[2, 4:] = torch.tensor([99, 0, 0])
+        found = head.score(image_tokens, input_ids)
+        for row, ids in enumerate(input_ids):
+            end = int(ids.argmax())
+            alone = head.score(image_tokens[row : row + 1], ids[None, : end + 1])
+            torch.testing.assert_close(found[row, : end + 1], alone[0])
+            assert (found[row, end:] == 0).all() and found[row, 0] == 0
+            for place in range(1, end):
+                words = torch.cat([head.embedding(ids[place + offset]) for offset in (-1, 0, 1)])
+                query = head.query(words)
+
+                def likelihood(keys, query=query):
+                    return sum(torch.exp(query @ key / (len(query) / 2) ** 0.5) for key in keys)
+
+                others = sum(likelihood(keys) for keys in head.reference_keys) / 3
+                expected = torch.log(likelihood(head.keys(image_tokens[row])) / others)
+                torch.testing.assert_close(found[row, place], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_decoders_surprise_is_that_of_each_caption_alone(pairs):

@@ -86,6 +86,18 @@ def test_a_resumed_run_equals_one_never_interrupted(tmp_path, epoch_end):
         assert torch.equal(weights(tmp_path / "resumed")[name], weight), name
 
 
+def test_a_checkpoint_that_a_killed_run_left_half_written_is_passed_over(tmp_path):
+    tiny_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=3).train()
+    folders = [tmp_path / f"checkpoint-{step}" for step in (1, 2, 3)]
+    arguments = options(tmp_path)
+    assert arguments.last_checkpoint() == str(folders[2])
+    (folders[2] / "trainer_state.json").unlink()
+    assert arguments.last_checkpoint() == str(folders[1])
+    state = (folders[1] / "trainer_state.json").read_text()
+    (folders[1] / "trainer_state.json").write_text(state[: len(state) // 2])
+    assert options(tmp_path, resume_from_checkpoint="True").resume_from_checkpoint == str(folders[0])
+
+
 def test_a_step_repeats_bit_for_bit_and_follows_its_seed(tmp_path):
     runs = []
     for seed, workers in ((1, 0), (1, 1), (2, 0)):

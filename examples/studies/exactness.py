@@ -1,21 +1,28 @@
 """Study 5: what is exact in training, and how far from the same result is what is not?
 
-    python examples/studies/exactness.py                                    # 20 steps of the small CLIP, 2 minutes
+    python examples/studies/exactness.py                                    # 20 steps of the small CLIP, 6 minutes
 
-One reference run, and the same run again; stopped after some random steps and resumed; with each batch in chunks;
-under bfloat16 autocast. Differences are between the losses of each step, and between the weights at the end.
+One reference run, and the same run again; ended by `kill -9` at random moments, a checkpoint being written after each
+step, and resumed from the last whole one; by two processes; with each batch in chunks; under bfloat16 autocast.
+Differences are between the losses of each step, and between the weights at the end.
 """
 
 import argparse
+import multiprocessing
 import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 
 import torch
 from masking_cells import SMALL_CLIP
+from safetensors.torch import load_file, save_file
 from study_report import RESULTS, pyplot, save_study, table
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from dataset_webperson import WebPerson
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
@@ -25,17 +32,15 @@ from modeling_gadms.training_arguments import GADMSTrainingArguments
 IMAGE_SIZE, BATCH, STEPS = (64, 32), 32, 20
 
 
-class StopAfter(TrainerCallback):
-    """Ends training after a step, which is saved."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_save = control.should_training_stop = state.global_step == self.step
+def load_rows():
+    """Two epochs of captioned images; drawn by the first process that asks, read by the others."""
+    options = {"image_size": IMAGE_SIZE, "num_train_persons": STEPS * BATCH // 4, "noise_rate": 0.3}
+    data = WebPerson(config_name="synthetic", seed=0, **options)
+    data.download_and_prepare()
+    return data.as_dataset(split="train")
 
 
-def run(rows, folder, stop_after=None, resume_from_checkpoint=None, **options):
+def run(rows, folder, resume=False, **options):
     """Losses by step `(STEPS,)`, and all weights in one float64 vector, of a run from the same seed."""
     set_seed(0)
     kinds = (GADMSForPreTraining, GADMSProcessor)
@@ -45,9 +50,7 @@ def run(rows, folder, stop_after=None, resume_from_checkpoint=None, **options):
     quiet = {"use_cpu": True, "disable_tqdm": True, "log_level": "error"}
     args = GADMSTrainingArguments(output_dir=folder, **{**defaults, **quiet, **options})
     trainer = GADMSTrainer(model, args, processor, train_dataset=rows)
-    if stop_after is not None:
-        trainer.add_callback(StopAfter(stop_after))
-    trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=args.last_checkpoint() if resume else None)
     losses = [
         entry["sdm_loss"] + args.mtp_weight * entry["mtp_loss"]
         for entry in trainer.state.log_history
@@ -55,6 +58,63 @@ def run(rows, folder, stop_after=None, resume_from_checkpoint=None, **options):
     ]
     weights = torch.cat([parameter.detach().double().flatten() for parameter in model.parameters()])
     return torch.tensor(losses, dtype=torch.float64), weights
+
+
+def save_run(file, folder, resume=False, **options):
+    """A run in a process of its own; what it ends with is left in `file`."""
+    losses, weights = run(load_rows(), folder, resume, **options)
+    if int(os.environ.get("RANK", 0)) == 0:
+        save_file({"losses": losses, "weights": weights}, file)
+
+
+def read_run(file):
+    found = load_file(file)
+    return found["losses"], found["weights"]
+
+
+def newest_step(folder) -> int:
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return max((int(name.rpartition("-")[2]) for name in names), default=0)
+
+
+def killed_runs(folder, num_kills):
+    """`kill -9` so many times; gives the runs that came to their end, and the steps at which kills found the run."""
+    server = multiprocessing.get_context("forkserver")  # a child has imported everything when it starts
+    server.set_forkserver_preload(["exactness"])
+    file, options = os.path.join(folder, "killed.safetensors"), {"save_strategy": "steps", "save_steps": 1}
+    moments, seconds, ended, steps = random.Random(0), None, [], []
+    while len(steps) < num_kills or not ended:
+        checkpoints = os.path.join(folder, f"run{len(ended)}")
+        arguments = {"resume": True, "save_total_limit": 2, **options}
+        child = server.Process(target=save_run, args=(file, checkpoints), kwargs=arguments)
+        began = time.monotonic()
+        child.start()
+        # the first one shows how long a run takes; when there were enough kills, the last one may come to its end
+        child.join(None if seconds is None or len(steps) >= num_kills else moments.uniform(0, seconds))
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+        seconds = seconds or time.monotonic() - began
+        if child.exitcode == 0:
+            ended.append(read_run(file))
+        elif child.exitcode == -signal.SIGKILL:
+            kept = (
+                [int(name.rpartition("-")[2]) for name in os.listdir(checkpoints)]
+                if os.path.isdir(checkpoints)
+                else []
+            )
+            steps.append(max(kept, default=0))
+        else:
+            raise SystemExit(f"a resumed run ended with {child.exitcode}; see above")
+    return ended, steps
+
+
+def two_processes(folder):
+    """The same run by two processes, half of each batch each."""
+    file = os.path.join(folder, "two.safetensors")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    subprocess.run([*launch, os.path.abspath(__file__), "--half_of", file], check=True, cwd=folder)
+    return read_run(file)
 
 
 def compare(reference, other, start) -> dict:
@@ -72,22 +132,23 @@ def compare(reference, other, start) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num_stops", type=int, default=3, help="random steps after which to stop and resume")
+    parser.add_argument("--num_kills", type=int, default=20, help="random moments at which a run is killed")
     parser.add_argument("--results_dir", default=RESULTS)
+    parser.add_argument("--half_of", help=argparse.SUPPRESS)  # one of two processes: where the run is left
     args = parser.parse_args()
-    options = {"image_size": IMAGE_SIZE, "num_train_persons": STEPS * BATCH // 4, "noise_rate": 0.3}  # two epochs
-    data = WebPerson(config_name="synthetic", seed=0, **options)
-    data.download_and_prepare()
-    rows = data.as_dataset(split="train")
+    if args.half_of:
+        save_run(args.half_of, f"{args.half_of}.folder", per_device_train_batch_size=BATCH // 2)
+        return
+    rows = load_rows()
     found, folder = {}, tempfile.mkdtemp()
     try:
         start = run(rows, folder, learning_rate=0.0, weight_decay=0.0, max_steps=1)[1]
         reference = run(rows, folder)
         found["the same run again"] = run(rows, folder)
-        for step in sorted(random.Random(0).sample(range(1, STEPS), args.num_stops)):
-            run(rows, folder, stop_after=step)
-            checkpoint = os.path.join(folder, f"checkpoint-{step}")
-            found[f"stopped after step {step} and resumed"] = run(rows, folder, resume_from_checkpoint=checkpoint)
+        ended, steps = killed_runs(folder, args.num_kills)
+        for number, one in enumerate(ended):
+            found[f"killed and resumed, run {number + 1} of {len(ended)}"] = one
+        found[f"2 processes of {BATCH // 2}"] = two_processes(folder)
         for chunks in (2, 4):
             size = BATCH // chunks
             found[f"{chunks} chunks of {size} for a batch of {BATCH}"] = run(
@@ -107,13 +168,15 @@ def main():
         f"{STEPS} steps of {BATCH} pairs, {torch.get_num_threads()} threads. The last column is the distance between "
     )
     text += "the final weights over the distance that the reference run came.\n\n" + table(head, lines)
+    text += f"\n\n`kill -9` found runs after these whole steps: {', '.join(map(str, steps))}."
     figure, axis = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for name, one in results.items():
         if not one["same_bits"]:
             axis.semilogy(range(1, STEPS + 1), one["loss_differences"], marker=".", label=name)
     axis.set(xlabel="step", ylabel="relative difference of the loss")
     axis.legend(title="all others: not one bit differs")
-    save_study("exactness", "What is exact in training?", {"results": results}, text, figure, args.results_dir)
+    content = {"results": results, "killed_after_steps": steps}
+    save_study("exactness", "What is exact in training?", content, text, figure, args.results_dir)
 
 
 if __name__ == "__main__":

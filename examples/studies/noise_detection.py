@@ -11,7 +11,7 @@ import argparse
 
 import numpy as np
 from detection_quality import caption_resamples, ranking_quality
-from scored_words import by_word, load_rows, score_tokens
+from scored_words import by_word, learn_patch_evidence, load_rows, score_tokens
 from study_report import pyplot, save_study, table
 
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
@@ -51,11 +51,17 @@ def main():
     parser.add_argument("--num_captions", type=int, default=1000)
     parser.add_argument("--noise_rate", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=1000, help="of the persons; other than in training")
+    parser.add_argument("--evidence_steps", type=int, default=0, help="train patch evidence for so many steps")
+    parser.add_argument("--evidence_persons", type=int, default=3000, help="drawn for it, two images each")
     parser.add_argument("--name", default="noise_detection", help="of the result files")
     args = parser.parse_args()
     model, processor = (kind.from_pretrained(args.model) for kind in (GADMSForPreTraining, GADMSProcessor))
-    rows = load_rows(tuple(model.config.vision_config.image_size), args.num_captions, args.noise_rate, args.seed)
-    columns = score_tokens(model.eval(), processor, rows)
+    size, evidence = tuple(model.config.vision_config.image_size), None
+    rows = load_rows(size, args.num_captions, args.noise_rate, args.seed)
+    if args.evidence_steps:
+        others = load_rows(size, args.evidence_persons, args.noise_rate, args.seed + 1, views_per_person=2)
+        evidence = learn_patch_evidence(model.eval(), processor, others, args.evidence_steps)
+    columns = score_tokens(model.eval(), processor, rows, evidence=evidence)
     names = [name for name in columns if name not in ("caption", "word", "attribute", "is_false")]
     words = by_word(columns, names)
     kinds = np.array([attribute.split(".")[0] for attribute in columns["attribute"]])

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import torch
 import torch.nn.functional as F
+from patch_evidence import train_patch_evidence
 from PIL import Image
 from scores import (
     barred_differences,
@@ -20,10 +21,15 @@ from dataset_webperson.synthetic import generate_rows
 from modeling_gadms.token_scores_gadms import minmax, valid_tokens
 
 
-def load_rows(image_size, num_captions, noise_rate, seed):
-    """One captioned image of each of so many persons."""
-    options = {"image_size": image_size, "views_per_person": 1, "noise_rate": noise_rate, "seed": seed}
-    return list(generate_rows("train", 0, num_captions, **options))
+def load_rows(image_size, num_persons, noise_rate, seed, views_per_person=1):
+    """Captioned images of so many persons."""
+    options = {
+        "image_size": image_size,
+        "views_per_person": views_per_person,
+        "noise_rate": noise_rate,
+        "seed": seed,
+    }
+    return list(generate_rows("train", 0, num_persons, **options))
 
 
 def label_tokens(caption_words, offsets, valid):
@@ -38,8 +44,25 @@ def label_tokens(caption_words, offsets, valid):
     return word, place
 
 
+def open_images(rows):
+    return [Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
+
+
+def learn_patch_evidence(model, processor, rows, steps):
+    """A head for a model's frozen image tokens, from captions as false as they come; `(2 * rows)` captions."""
+    with torch.no_grad():
+        tokens = [
+            model.gadms.project_image_tokens(model.gadms.vision_model(inputs["pixel_values"]).last_hidden_state).half()
+            for first in tqdm(range(0, len(rows), 100), desc="Encoding training images")
+            for inputs in [processor(images=open_images(rows[first : first + 100]), return_tensors="pt")]
+        ]
+    ids = processor(text=[row[name] for name in ("caption1", "caption2") for row in rows], return_tensors="pt")
+    captions = ids["input_ids"].view(2, len(rows), -1)
+    return train_patch_evidence(torch.cat(tokens), captions, model.config.text_config.vocab_size, steps)
+
+
 @torch.no_grad()
-def score_batch(model, pixel_values, input_ids, passes, generator) -> dict[str, torch.Tensor]:
+def score_batch(model, pixel_values, input_ids, passes, generator, evidence=None) -> dict[str, torch.Tensor]:
     """Every score of a batch, `(B, T)` each, high where a token is trusted."""
     gadms, valid = model.gadms, valid_tokens(input_ids)
     image_tokens = gadms.project_image_tokens(gadms.vision_model(pixel_values).last_hidden_state)
@@ -53,7 +76,8 @@ def score_batch(model, pixel_values, input_ids, passes, generator) -> dict[str, 
     contrasted = gradient_parts(*towers, contrast, input_ids)
     differences = masked_differences(gadms, input_ids)
     barred, all_barred = (barred_differences(*towers, input_ids, num_layers) for num_layers in (None, depth))
-    return {
+    found = {} if evidence is None else {"patch evidence": evidence.score(image_tokens, input_ids)}
+    return found | {
         "random": torch.rand(input_ids.shape, generator=generator),
         "GASS, paper": gadms.token_scores(pixel_values, input_ids),
         "GASS, all layers": gadms.token_scores(pixel_values, input_ids, num_layers=depth),
@@ -76,20 +100,21 @@ def score_batch(model, pixel_values, input_ids, passes, generator) -> dict[str, 
     }
 
 
-def score_tokens(model, processor, rows, batch_size=100, seed=0, progress=True) -> dict[str, np.ndarray]:
+def score_tokens(
+    model, processor, rows, batch_size=100, seed=0, progress=True, evidence=None
+) -> dict[str, np.ndarray]:
     """All attribute tokens of all captions: a column for each score, "caption", "word", "attribute", "is_false"."""
     generator, columns = torch.Generator().manual_seed(seed), {}
     for first in tqdm(range(0, len(rows), batch_size), desc="Scoring captions", disable=not progress):
         part = rows[first : first + batch_size]
         captions = [row["caption1"] for row in part]
-        images = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in part]
-        inputs = processor(text=captions, images=images, return_tensors="pt")
+        inputs = processor(text=captions, images=open_images(part), return_tensors="pt")
         offsets = processor.tokenizer(captions, return_offsets_mapping=True, padding=True, truncation=True)
         valid, words = valid_tokens(inputs["input_ids"]).numpy(), [row["caption1_words"] for row in part]
         labels = [label_tokens(*found) for found in zip(words, offsets["offset_mapping"], valid, strict=True)]
         word, place = (np.stack(values) for values in zip(*labels, strict=True))
         passes = torch.from_numpy(place % 4)
-        scores = score_batch(model, inputs["pixel_values"], inputs["input_ids"], passes, generator)
+        scores = score_batch(model, inputs["pixel_values"], inputs["input_ids"], passes, generator, evidence)
         caption, token = np.nonzero(word >= 0)
         found = {name: score[caption, token].numpy() for name, score in scores.items()}
         named = [words[c][word[c, t]] for c, t in zip(caption, token, strict=True)]
