@@ -62,6 +62,11 @@ PROVEN = {
     "test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not",
     "examples/studies/masking_table.py": "test_studies.py::"
     "test_finished_cells_of_the_masking_table_are_not_trained_again",
+    "examples/studies/noise_by_epoch.py": "test_studies.py::"
+    "test_scores_are_measured_before_training_and_after_each_epoch",
+    "examples/studies/settings.py": "test_studies.py::test_one_setting_is_changed_at_a_time",
+    "examples/studies/cost.py": "test_studies.py::"
+    "test_the_cost_study_counts_every_row_and_holds_the_step_against_its_aim",
 }
 
 # no test runs these: they measure time

@@ -5,6 +5,7 @@ import random
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -24,9 +25,11 @@ import cost  # noqa: E402
 import detection_quality  # noqa: E402
 import masking_cells  # noqa: E402
 import masking_table  # noqa: E402
+import noise_by_epoch  # noqa: E402
 import patch_evidence  # noqa: E402
 import scored_words  # noqa: E402
 import scores  # noqa: E402
+import settings  # noqa: E402
 import step_costs  # noqa: E402
 import training_steps  # noqa: E402
 
@@ -388,6 +391,82 @@ def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, mon
     monkeypatch.setattr(sys, "argv", [*argv, "--epochs", "2"])
     with pytest.raises(SystemExit, match="trained otherwise"):
         masking_table.main()
+
+
+def test_scores_are_measured_before_training_and_after_each_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    argv = ["noise_by_epoch.py", "--noise_rates", "0.5", "--epochs", "2", "--num_captions", "12"]
+    argv += ["--num_persons", "32", "--results_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", argv)
+    surprises, score = [], noise_by_epoch.score_tokens
+
+    def kept(model, processor, rows, **options):
+        columns = score(model, processor, rows, **options)
+        surprises.append((columns[noise_by_epoch.SURPRISE], columns["is_false"]))
+        return columns
+
+    monkeypatch.setattr(noise_by_epoch, "score_tokens", kept)
+    noise_by_epoch.main()
+    found = json.loads((tmp_path / "noise_by_epoch.json").read_text())["results"]["0.5"]
+    assert len(found["epochs"]) == 3 and len(surprises) == 6  # held out, and of the training set
+    held_out, of_training = surprises[::2], surprises[1::2]
+    assert not np.array_equal(of_training[0][0], of_training[2][0])  # the model has learnt in between
+    for epoch, (values, is_false) in zip(found["epochs"], held_out, strict=True):
+        expected = detection_quality.ranking_quality(-values, is_false)[0]
+        assert epoch[noise_by_epoch.SURPRISE]["auroc"] == pytest.approx(expected)
+    smoothed = np.mean([values for values, _ in of_training], axis=0)
+    expected = detection_quality.ranking_quality(-smoothed, of_training[0][1])[0]
+    assert found["epochs"][2][noise_by_epoch.SMOOTHED]["auroc"] == pytest.approx(expected)
+
+
+def test_one_setting_is_changed_at_a_time(tmp_path, monkeypatch):
+    trained = []
+
+    def train_cell(cell, noise_rate, seed, args, **options):
+        trained.append(
+            (args.num_persons * 2, options["num_layers"], options["alpha_noise"], options["alpha_info"], seed)
+        )
+        return {**finished_cell(0.1 * seed), "noise_rate": 0.16}
+
+    monkeypatch.setattr(settings, "train_cell", train_cell)
+    argv = ["settings.py", "--most_images", "4000", "--output_dir", str(tmp_path), "--results_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", argv)
+    settings.main()
+    normal = tuple(settings.DEFAULTS.values())
+    changes = [[a != b for a, b in zip(one, normal, strict=False)] for one in trained]
+    assert len(trained) == len(set(trained)) == 2 * (2 + 2 + 3 + 2 + 1)  # the normal settings are trained once
+    assert [sum(one) for one in changes].count(0) == 2 and max(map(sum, changes)) == 1
+    found = json.loads((tmp_path / "settings.json").read_text())["results"]
+    assert list(found["images"]) == ["1000", "4000"] and list(found["layers"]) == ["1", "2", "3"]
+    first, second = (float(np.mean(finished_cell(0.1 * seed)["values"]["R@1"])) for seed in (0, 1))
+    assert found["layers"]["2"]["R@1"]["mean"] == pytest.approx((first + second) / 2)
+    settings.main()
+    assert len(trained) == 20
+
+
+def test_the_model_masks_by_the_scores_of_the_cell(pairs):
+    model, input_ids, image_tokens = pairs
+    gadms, image_embeds = model.gadms, image_tokens[:, 0]
+    found = masking_cells.cosine_scores(gadms.text_model, gadms.text_projection, image_embeds, input_ids)
+    for row, ids in enumerate(input_ids):
+        end = int(ids.argmax())
+        tokens = gadms.text_projection(gadms.text_model(ids[None, : end + 1]).last_hidden_state)[0, 1:end]
+        cosines = torch.stack([F.cosine_similarity(token, image_embeds[row], dim=0) for token in tokens])
+        expected = (cosines - cosines.min()) / (cosines.max() - cosines.min())
+        torch.testing.assert_close(found[row, 1:end], expected.detach(), rtol=1e-4, atol=1e-5)
+        assert (found[row, end:] == 0).all() and found[row, 0] == 0
+    pixel_values = torch.randn(len(input_ids), 3, *model.config.vision_config.image_size)
+    with torch.no_grad():
+        image = gadms.get_image_features(pixel_values).pooler_output
+    towers = gadms.text_model, gadms.text_projection
+    for cell, num_layers, expected in (
+        ("gass both", None, gradient_attention_scores(*towers, image, input_ids)),
+        ("gass both", 1, gradient_attention_scores(*towers, image, input_ids, num_layers=1)),
+        ("cosine both", None, masking_cells.cosine_scores(*towers, image, input_ids)),
+    ):
+        with masking_cells.scores_of(cell, num_layers):
+            scored = model.encode_pairs(pixel_values, input_ids).token_scores
+        torch.testing.assert_close(scored, expected)
 
 
 def test_operations_of_fused_attention_are_those_of_its_products_and_one_again():

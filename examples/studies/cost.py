@@ -1,4 +1,4 @@
-"""Study 3: what does a training step of GA-DMS cost, beside a plain CLIP step and the released code's schedule?
+"""Study 4: what does a training step of GA-DMS cost, beside a plain CLIP step and the released code's schedule?
 
     python examples/studies/cost.py                          # ViT-B/16 at 384x128, batches of 4, 5 minutes on 2 cores
 
