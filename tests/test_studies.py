@@ -346,7 +346,7 @@ def test_every_cell_masks_in_the_losses_that_it_names():
             continue
         views = mask_captions(input_ids, gass if masks.uses_scores else None, uniforms, masks, mask_token_id=97)
         share = views.noise_mask.sum() / valid_tokens(input_ids).sum()
-        assert (share == 0) == (cell.endswith("MTP") or cell.startswith("oracle")), cell
+        assert (share == 0) == (cell.endswith("MTP") or cell.startswith(("oracle", "evidence"))), cell
         if cell.startswith("random") and share:
             assert abs(share - masking_cells.RATES[0]) < 0.03
 
@@ -442,6 +442,25 @@ def test_one_setting_is_changed_at_a_time(tmp_path, monkeypatch):
     assert found["layers"]["2"]["R@1"]["mean"] == pytest.approx((first + second) / 2)
     settings.main()
     assert len(trained) == 20
+
+
+def test_the_words_of_least_evidence_are_hidden(small_clip):
+    model, processor = small_clip
+    rows = scored_words.load_rows((64, 32), 10, noise_rate=0.3, seed=5, views_per_person=2)
+    places = masking_cells.places_of_least_evidence(model, processor, rows, share=0.2, steps=2)
+    assert set(places) == {(row["image_path"], name) for row in rows for name in ("caption1", "caption2")}
+    captions = [row[name] for row in rows for name in ("caption1", "caption2")]
+    lengths = [len(ids) for ids in processor.tokenizer(captions, truncation=True)["input_ids"]]
+    assert sum(map(len, places.values())) == round(0.2 * (sum(lengths) - 2 * len(lengths)))
+    for epoch, row in enumerate(rows):
+        row["epoch"] = epoch
+    masks = masking_cells.StudyArguments(output_dir="unused", cell="evidence SDM", use_cpu=True).masks()
+    batch = masking_cells.EvidenceCollator(processor, places=places)(rows)
+    views = mask_captions(batch["input_ids"], None, batch["mask_uniforms"], masks, model.config.mask_token_id)
+    for row, hidden in zip(rows, views.noise_mask, strict=True):
+        caption = masking_cells.pick_caption(row)
+        name = next(name for name in ("caption1", "caption2") if row[name] == caption)
+        assert hidden.nonzero()[:, 0].tolist() == places[row["image_path"], name].tolist()
 
 
 def test_the_model_masks_by_the_scores_of_the_cell(pairs):

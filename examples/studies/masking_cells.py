@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scored_words import learn_patch_evidence, load_rows, open_images
 from transformers import set_seed
 
 from dataset_webperson import WebPerson
@@ -24,10 +25,16 @@ from modeling_gadms.training_arguments import GADMSTrainingArguments
 
 SMALL_CLIP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "small_clip")
 SCORES = "random", "cosine", "gass"
-CELLS = ["none", "oracle SDM", *(f"{score} {parts}" for score in SCORES for parts in ("SDM", "MTP", "both"))]
+CELLS = [
+    "none",
+    "oracle SDM",
+    "evidence SDM",
+    *(f"{score} {parts}" for score in SCORES for parts in ("SDM", "MTP", "both")),
+]
 SCORES_IN_TRAINING = "modeling_gadms.modeling_gadms.gradient_attention_scores"  # where the model finds them
 SHARES = "noise_rate", "prediction_rate"
 RATES = 0.16, 0.065  # shares of words that GASS hides and predicts in the demo, as logged in training
+EVIDENCE_STEPS = 1500
 DATA_SEED = 42  # one test set for all cells, so that their queries can be compared one by one
 
 
@@ -52,24 +59,71 @@ class StudyArguments(GADMSTrainingArguments):
         if kind in ("gass", "cosine"):
             masks = super().masks()
             return replace(masks, alpha_noise=0.0) if parts == "MTP" else masks
-        # the oracle's noise mask comes from OracleCollator alone
-        return RandomDualMasking(RATES[1], noise=0.0 if kind == "oracle" or parts == "MTP" else RATES[0])
+        # the noise mask of these two comes from their collator alone
+        return RandomDualMasking(RATES[1], noise=RATES[0] if kind == "random" and parts != "MTP" else 0.0)
 
 
 @dataclass
-class OracleCollator(PairCollator):
-    """Draws -1, which is below every probability, for the noise mask of each false word."""
+class HidingCollator(PairCollator):
+    """Draws -1, which is below every probability, for the noise mask of the tokens that `hidden` names."""
+
+    def hidden(self, row, name) -> np.ndarray:
+        """Places of tokens in the caption `row[name]`."""
+        raise NotImplementedError
 
     def __call__(self, rows):
         batch = super().__call__(rows)
         for row, uniforms in zip(rows, batch["mask_uniforms"], strict=True):
             caption = pick_caption(row)
             name = next(name for name in ("caption1", "caption2") if row[name] == caption)
-            offsets = self.processor.tokenizer(caption, return_offsets_mapping=True, truncation=True)["offset_mapping"]
-            for token, (start, _) in enumerate(offsets):
-                if any(low <= start < high for low, high in row[f"{name}_false_spans"]):
-                    uniforms[0, token] = -1.0
+            uniforms[0, self.hidden(row, name)] = -1.0
         return batch
+
+
+@dataclass
+class OracleCollator(HidingCollator):
+    """Hides every false word."""
+
+    def hidden(self, row, name):
+        offsets = self.processor.tokenizer(row[name], return_offsets_mapping=True, truncation=True)["offset_mapping"]
+        spans = row[f"{name}_false_spans"]
+        return np.array([token for token, (start, _) in enumerate(offsets) if in_spans(start, spans)], dtype=int)
+
+
+def in_spans(place, spans) -> bool:
+    return any(low <= place < high for low, high in spans)
+
+
+@dataclass
+class EvidenceCollator(HidingCollator):
+    """Hides the tokens of the least patch evidence; `places` has those of each image's captions."""
+
+    places: dict = field(default_factory=dict)
+
+    def hidden(self, row, name):
+        return self.places[row["image_path"], name]
+
+
+@torch.no_grad()
+def places_of_least_evidence(model, processor, rows, share, steps) -> dict:
+    """`{(image_path, "caption1"): places of tokens}`: of all captions' tokens, the share that has the least evidence.
+
+    A head learns from these captions, false words included, on the image tokens of the model as it is before training.
+    """
+    with torch.enable_grad():
+        head = learn_patch_evidence(model.eval(), processor, rows, steps)
+    found = {}
+    for first in range(0, len(rows), 100):
+        part = rows[first : first + 100]
+        pixel_values = processor(images=open_images(part), return_tensors="pt")["pixel_values"]
+        image_tokens = model.gadms.project_image_tokens(model.gadms.vision_model(pixel_values).last_hidden_state)
+        for name in ("caption1", "caption2"):
+            ids = processor(text=[row[name] for row in part], return_tensors="pt")["input_ids"]
+            scores = head.score(image_tokens, ids).masked_fill(~valid_tokens(ids), torch.inf)
+            found |= {(row["image_path"], name): score for row, score in zip(part, scores, strict=True)}
+    every = torch.cat([score[score.isfinite()] for score in found.values()])
+    limit = every.kthvalue(max(1, round(share * len(every)))).values
+    return {key: (score <= limit).nonzero()[:, 0].numpy() for key, score in found.items()}
 
 
 @torch.no_grad()
@@ -123,9 +177,13 @@ def train_cell(cell, noise_rate, seed, args, num_layers=None, **masking) -> dict
     )
     test = data.as_dataset(split="test")
     trainer = GADMSTrainer(model, training, processor, train_dataset=data.as_dataset(split="train"), eval_dataset=test)
+    parts = vars(trainer.data_collator)
     if cell.startswith("oracle"):
-        collator = trainer.data_collator
-        trainer.data_collator = OracleCollator(**{name: getattr(collator, name) for name in vars(collator)})
+        trainer.data_collator = OracleCollator(**parts)
+    elif cell.startswith("evidence"):
+        rows = load_rows(tuple(args.image_size), args.num_persons, noise_rate, DATA_SEED, views_per_person=2)
+        places = places_of_least_evidence(model, processor, rows, RATES[0], EVIDENCE_STEPS)
+        trainer.data_collator = EvidenceCollator(**parts, places=places)
     with scores_of(cell, num_layers):
         trainer.train()
     trainer.evaluate()
