@@ -452,8 +452,8 @@ def test_the_words_of_least_evidence_are_hidden(small_clip):
     captions = [row[name] for row in rows for name in ("caption1", "caption2")]
     lengths = [len(ids) for ids in processor.tokenizer(captions, truncation=True)["input_ids"]]
     assert sum(map(len, places.values())) == round(0.2 * (sum(lengths) - 2 * len(lengths)))
-    for epoch, row in enumerate(rows):
-        row["epoch"] = epoch
+    for epoch, (row, image) in enumerate(zip(rows, scored_words.open_images(rows), strict=True)):
+        row |= {"image": image, "epoch": epoch}
     masks = masking_cells.StudyArguments(output_dir="unused", cell="evidence SDM", use_cpu=True).masks()
     batch = masking_cells.EvidenceCollator(processor, places=places)(rows)
     views = mask_captions(batch["input_ids"], None, batch["mask_uniforms"], masks, model.config.mask_token_id)
