@@ -81,7 +81,8 @@ def draw(results):
     figure, axes = pyplot.subplots(1, len(results), figsize=(5.5 * len(results), 4), layout="constrained", sharey=True)
     for axis, (noise_rate, found) in zip(np.atleast_1d(axes), results.items(), strict=True):
         for name in found["epochs"][0]:
-            axis.plot([epoch[name]["auroc"] for epoch in found["epochs"]], marker=".", label=name)
+            style = {"color": "black", "linestyle": "--"} if name == SMOOTHED else {}
+            axis.plot([epoch[name]["auroc"] for epoch in found["epochs"]], marker=".", label=name, **style)
         axis.axhline(0.5, color="black", linewidth=1)
         axis.set(xlabel="epochs of training", ylabel="AUROC", title=f"{noise_rate} of the words false")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right", fontsize=8)

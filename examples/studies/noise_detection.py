@@ -1,6 +1,7 @@
 """Study 1: do token scores find false words? On drawn pedestrians it is known which words are false.
 
-    python examples/studies/noise_detection.py --model runs/demo            # the demo's checkpoint; 2 minutes
+    accelerate launch examples/pretrain.py examples/pretrain_demo.yaml --image_size 96 48 --output_dir runs/demo96
+    python examples/studies/noise_detection.py --model runs/demo96 --evidence_steps 3000                # 7 minutes
 
 Captions of persons not seen in training, a share of their attribute words false. Each score ranks the attribute tokens
 from most to least suspicious (1 - score); AUROC is the probability that a false token stands above a true one.

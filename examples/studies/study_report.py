@@ -16,13 +16,16 @@ from matplotlib import pyplot  # noqa: E402, F401 - for the studies, after the c
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RESULTS = os.path.join(HERE, "results")
+RESULTS_IN_CLONE = "examples/studies/results"
 
 
 def provenance() -> dict[str, str]:
-    """The command that runs, and the commit of the code; "-dirty" where modules were changed since."""
+    """The command that runs, and the commit of the code; "-dirty" where more than results was changed since."""
     try:
-        options = {"cwd": HERE, "capture_output": True, "text": True, "check": True}
-        commit = subprocess.run(["git", "describe", "--always", "--abbrev=12", "--dirty"], **options).stdout.strip()
+        options = {"cwd": os.path.join(HERE, "..", ".."), "capture_output": True, "text": True, "check": True}
+        commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **options).stdout.strip()
+        changes = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", f":(exclude){RESULTS_IN_CLONE}"]
+        commit += "-dirty" if subprocess.run(changes, **options).stdout else ""
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown: not a git clone"
     script = os.path.relpath(sys.argv[0], os.path.join(HERE, "..", ".."))
