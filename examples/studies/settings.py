@@ -93,8 +93,8 @@ def main():
             lines.append([f"{LABELS.get(name, name)}: {value}", *shown, spread, f"{row['noise_rate']:.3f}"])
     head = ["setting", "R@1", "mAP", "R@1 of each seed", "share hidden before alignment"]
     text = (
-        f"Text to image, {args.noise_rate} of the training words false, every image seen once, {len(args.seeds)} "
-        f"seeds. What is not named is as in the demo: {DEFAULTS['images']} images, {DEFAULTS['layers']} layers, "
+        f"Text to image, {args.noise_rate} of the training words false, every image seen once, seeds "
+        f"{', '.join(map(str, args.seeds))}. What is not named is as in the demo: {DEFAULTS['images']} images, {DEFAULTS['layers']} layers, "
         f"alpha_noise {DEFAULTS['alpha_noise']}, alpha_info {DEFAULTS['alpha_info']}.\n\n" + table(head, lines)
     )
     content = {"arguments": vars(args), "defaults": DEFAULTS, "results": results}
