@@ -92,10 +92,10 @@ def main():
             spread = ", ".join(f"{one:.2f}" for one in row["R@1"]["by_seed"])
             lines.append([f"{LABELS.get(name, name)}: {value}", *shown, spread, f"{row['noise_rate']:.3f}"])
     head = ["setting", "R@1", "mAP", "R@1 of each seed", "share hidden before alignment"]
+    seeds, normal = ", ".join(map(str, args.seeds)), ", ".join(f"{name} {value}" for name, value in DEFAULTS.items())
     text = (
-        f"Text to image, {args.noise_rate} of the training words false, every image seen once, seeds "
-        f"{', '.join(map(str, args.seeds))}. What is not named is as in the demo: {DEFAULTS['images']} images, {DEFAULTS['layers']} layers, "
-        f"alpha_noise {DEFAULTS['alpha_noise']}, alpha_info {DEFAULTS['alpha_info']}.\n\n" + table(head, lines)
+        f"Text to image, {args.noise_rate} of the training words false, every image seen once, seeds {seeds}. "
+        f"What is not named is as in the demo: {normal}.\n\n" + table(head, lines)
     )
     content = {"arguments": vars(args), "defaults": DEFAULTS, "results": results}
     save_study("settings", "How much do the settings matter?", content, text, draw(results), args.results_dir)
