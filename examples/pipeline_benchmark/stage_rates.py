@@ -1,0 +1,66 @@
+"""Images a second of a stage, from the moment at which the models of all workers are open."""
+
+import json
+import os
+import time
+from functools import partial
+
+from PIL import Image
+
+from dataset_webperson.construction.caption_server_client import load_openai
+from dataset_webperson.construction.captioning import CaptionOptions
+from dataset_webperson.construction.crop import CropOptions
+from dataset_webperson.construction.detectors import open_models
+from dataset_webperson.construction.quality import QualityOptions, open_scorer
+from dataset_webperson.construction.shards import run_stage, shard_counts
+from dataset_webperson.row_preparation import write_json
+
+from .caption_rates import CAPTION
+
+
+def timed(stage, open_its_models, workers: int, source: str, target: str, options) -> dict[str, int]:
+    """A stage that starts when the models of all workers are open, and writes down when it began and ended."""
+    open_its_models(options)
+    folder = os.path.dirname(target)
+    write_json(os.path.join(folder, f"{os.getpid()}.ready"), {})
+    while sum(name.endswith(".ready") for name in os.listdir(folder)) < workers:
+        time.sleep(0.005)
+    began = time.time()
+    counts = stage(source, target, options)
+    write_json(target + ".json", [began, time.time()])
+    return counts
+
+
+def stage_rate(stage, open_its_models, sources: list[str], folder: str, options, workers: int) -> float:
+    """Rows read a second, from the first shard's beginning to the last one's end."""
+    run_stage(partial(timed, stage, open_its_models, workers), sources, folder, options, workers)
+    times, rows = [], 0
+    for name in os.listdir(folder):
+        if name.endswith(".parquet"):
+            rows += shard_counts(os.path.join(folder, name))["rows_in"]
+            with open(os.path.join(folder, name + ".json")) as file:
+                times.append(json.load(file))
+    return rows / (max(end for _, end in times) - min(began for began, _ in times))
+
+
+def no_models(options) -> None:
+    """For stages without any."""
+
+
+def open_for_caption(options: CaptionOptions) -> None:
+    load_openai()
+
+
+def open_for_crop(options: CropOptions) -> None:
+    detector, pose = open_models(options.detector, options.pose)
+    pictures = [Image.new("RGB", (640, 480))] * options.batch_size
+    (
+        detector.persons(pictures),
+        pose.keypoints(pictures),
+    )  # the first calls take memory, as those of the bare models did
+
+
+def open_for_quality(options: QualityOptions) -> None:
+    scorer = open_scorer(options.model)
+    pixels, ids, _ = scorer.prepare([Image.new("RGB", (64, 128))], [CAPTION])
+    scorer.forward(pixels, ids, [0])
