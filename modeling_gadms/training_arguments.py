@@ -79,8 +79,9 @@ class GADMSTrainingArguments(TrainingArguments):
         One that a killed run left half written lacks its state, which is written last.
         """
         folders = glob.glob(os.path.join(glob.escape(self.output_dir), f"{PREFIX_CHECKPOINT_DIR}-*"))
-        whole = [folder for folder in folders if _has_state(folder)]
-        return max(whole, key=lambda folder: int(folder.rpartition("-")[2]), default=None)
+        steps = {int(step): folder for folder in folders if (step := folder.rpartition("-")[2]).isdigit()}
+        newest_first = (steps[step] for step in sorted(steps, reverse=True))
+        return next(filter(_has_state, newest_first), None)
 
     def checkpoint_of_hub(self) -> str:
         """Bring what `hub_strategy="checkpoint"` left at `hub_model_id` into `output_dir`; gives its folder."""

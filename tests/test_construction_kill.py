@@ -76,6 +76,17 @@ def quality(root):
     run_stage(assess_shard, captioned, str(root / "work" / "4_quality"), QualityOptions())
 
 
+def exit_code(work, root, seconds=None):
+    """Of `work(root)` in a process of its own, which is killed if it has not ended after so many seconds."""
+    child = FORK.Process(target=work, args=(root,))
+    child.start()
+    child.join(seconds)
+    if child.exitcode is None:
+        child.kill()
+        child.join()
+    return child.exitcode
+
+
 def shards(root):
     return sorted(path for path in (root / "work").rglob("*.parquet"))
 
@@ -126,17 +137,12 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(stage, wanted_kills, tm
     kills = 0
     shutil.rmtree(tmp_path / "work")
     while kills < wanted_kills:
-        child = FORK.Process(target=stage, args=(tmp_path,))
-        child.start()
-        child.join(moments.uniform(0, seconds))
-        if child.exitcode is None:
-            child.kill()
-            child.join()
-        if child.exitcode == 0:
+        code = exit_code(stage, tmp_path, moments.uniform(0, seconds))
+        if code == 0:
             assert contents(tmp_path) == expected
             shutil.rmtree(tmp_path / "work")  # and once more, until there were enough kills
             continue
-        assert child.exitcode == -signal.SIGKILL
+        assert code == -signal.SIGKILL
         kills += 1
         check_readable(tmp_path)
     (tmp_path / "work").mkdir(exist_ok=True)
@@ -192,25 +198,21 @@ def test_a_release_that_is_killed_at_random_moments_is_there_whole_or_not_at_all
     moments, kills = random.Random(0), 0
     clear()
     while kills < wanted_kills:
-        child = FORK.Process(target=release_assessed, args=(tmp_path,))
-        child.start()
-        child.join(moments.uniform(0, seconds))
-        if child.exitcode is None:
-            child.kill()
-            child.join()
-        assert child.exitcode in (0, -signal.SIGKILL)
-        kills += child.exitcode == -signal.SIGKILL
+        code = exit_code(release_assessed, tmp_path, moments.uniform(0, seconds))
+        assert code in (0, -signal.SIGKILL)
+        kills += code == -signal.SIGKILL
         for path in tmp_path.glob("out*/**/*.parquet"):
             assert pq.read_table(path).num_rows
         there = folders(tmp_path)
         assert there.items() <= expected.items()
-        if child.exitcode == 0 or (tmp_path / "out").exists():
+        if code == 0 or (tmp_path / "out").exists():
             assert there == expected
             clear()  # and once more, until there were enough kills
-    child = FORK.Process(target=release_assessed, args=(tmp_path,))
-    child.start()
-    child.join()
-    assert child.exitcode == 0 and folders(tmp_path) == expected and not (tmp_path / "out.partial").exists()
+    assert (
+        exit_code(release_assessed, tmp_path) == 0
+        and folders(tmp_path) == expected
+        and not (tmp_path / "out.partial").exists()
+    )
     names = Counter(
         row["image_path"] for path in (tmp_path / "out" / "data").iterdir() for row in pq.read_table(path).to_pylist()
     )
@@ -259,29 +261,20 @@ def test_writing_templates_that_is_killed_keeps_what_was_approved_and_asks_for_n
     begin()
     moments, kills = random.Random(0), 0
     while kills < wanted_kills:
-        child = FORK.Process(target=write_templates, args=(tmp_path,))
-        child.start()
-        child.join(moments.uniform(0, seconds))
-        if child.exitcode is None:
-            child.kill()
-            child.join()
-        assert child.exitcode in (0, -signal.SIGKILL)
-        kills += child.exitcode == -signal.SIGKILL
+        code = exit_code(write_templates, tmp_path, moments.uniform(0, seconds))
+        assert code in (0, -signal.SIGKILL)
+        kills += code == -signal.SIGKILL
         assert read_review(str(review))[0] == approved
-        if child.exitcode == 0:
+        if code == 0:
             assert review.read_bytes() == expected
             begin()
-    child = FORK.Process(target=write_templates, args=(tmp_path,))
-    child.start()
-    child.join()
-    assert child.exitcode == 0 and review.read_bytes() == expected
+    assert exit_code(write_templates, tmp_path) == 0 and review.read_bytes() == expected
     asked = len(server.requests)
     with AnswerCache(str(answers)) as cache:
         assert len(cache) == questions
-    child = FORK.Process(target=write_templates, args=(tmp_path,))
-    child.start()
-    child.join()
-    assert child.exitcode == 0 and review.read_bytes() == expected and len(server.requests) == asked
+    assert (
+        exit_code(write_templates, tmp_path) == 0 and review.read_bytes() == expected and len(server.requests) == asked
+    )
 
 
 def slow_crop_shard(source, target, options):

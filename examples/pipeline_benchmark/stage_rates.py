@@ -54,10 +54,9 @@ def open_for_caption(options: CaptionOptions) -> None:
 def open_for_crop(options: CropOptions) -> None:
     detector, pose = open_models(options.detector, options.pose)
     pictures = [Image.new("RGB", (640, 480))] * options.batch_size
-    (
-        detector.persons(pictures),
-        pose.keypoints(pictures),
-    )  # the first calls take memory, as those of the bare models did
+    # the first calls take memory, as those of the bare models did
+    detector.persons(pictures)
+    pose.keypoints(pictures)
 
 
 def open_for_quality(options: QualityOptions) -> None:

@@ -25,7 +25,7 @@ from study_report import RESULTS, pyplot, save_study, table
 from transformers import set_seed
 
 from dataset_webperson import WebPerson
-from modeling_gadms import GADMSForPreTraining, GADMSProcessor
+from modeling_gadms.starting_points import load_starting_point
 from modeling_gadms.trainer import GADMSTrainer
 from modeling_gadms.training_arguments import GADMSTrainingArguments
 
@@ -43,8 +43,7 @@ def load_rows():
 def run(rows, folder, resume=False, **options):
     """Losses by step `(STEPS,)`, and all weights in one float64 vector, of a run from the same seed."""
     set_seed(0)
-    kinds = (GADMSForPreTraining, GADMSProcessor)
-    model, processor = (kind.from_clip_pretrained(SMALL_CLIP, image_size=IMAGE_SIZE) for kind in kinds)
+    model, processor = load_starting_point(SMALL_CLIP, IMAGE_SIZE)
     defaults = {"per_device_train_batch_size": BATCH, "save_strategy": "no", "logging_steps": 1, "seed": 0}
     defaults |= {"max_steps": STEPS, "warmup_epochs": 0.5, "adam_epsilon": 1e-8, "crop_padding": 2}
     quiet = {"use_cpu": True, "disable_tqdm": True, "log_level": "error"}
@@ -98,12 +97,7 @@ def killed_runs(folder, num_kills):
         if child.exitcode == 0:
             ended.append(read_run(file))
         elif child.exitcode == -signal.SIGKILL:
-            kept = (
-                [int(name.rpartition("-")[2]) for name in os.listdir(checkpoints)]
-                if os.path.isdir(checkpoints)
-                else []
-            )
-            steps.append(max(kept, default=0))
+            steps.append(newest_step(checkpoints))
         else:
             raise SystemExit(f"a resumed run ended with {child.exitcode}; see above")
     return ended, steps

@@ -10,15 +10,15 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scored_words import learn_patch_evidence, load_rows, open_images
+from scored_words import encode_images, learn_patch_evidence, load_rows
 from transformers import set_seed
 
 from dataset_webperson import WebPerson
-from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.data_collator import PairCollator, pick_caption
 from modeling_gadms.evaluation import evaluate_embeddings, query_values
 from modeling_gadms.masking_gadms import RandomMasking
 from modeling_gadms.run_report import save_json
+from modeling_gadms.starting_points import load_starting_point
 from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax, valid_tokens
 from modeling_gadms.trainer import GADMSTrainer
 from modeling_gadms.training_arguments import GADMSTrainingArguments
@@ -110,13 +110,12 @@ def places_of_least_evidence(model, processor, rows, share, steps) -> dict:
 
     A head learns from these captions, false words included, on the image tokens of the model as it is before training.
     """
+    tokens = encode_images(model.eval(), processor, rows)
     with torch.enable_grad():
-        head = learn_patch_evidence(model.eval(), processor, rows, steps)
+        head = learn_patch_evidence(model, processor, rows, tokens, steps)
     found = {}
     for first in range(0, len(rows), 100):
-        part = rows[first : first + 100]
-        pixel_values = processor(images=open_images(part), return_tensors="pt")["pixel_values"]
-        image_tokens = model.gadms.project_image_tokens(model.gadms.vision_model(pixel_values).last_hidden_state)
+        part, image_tokens = rows[first : first + 100], tokens[first : first + 100]
         for name in ("caption1", "caption2"):
             ids = processor(text=[row[name] for row in part], return_tensors="pt")["input_ids"]
             scores = head.score(image_tokens, ids).masked_fill(~valid_tokens(ids), torch.inf)
@@ -143,6 +142,33 @@ def scores_of(cell, num_layers):
     return nullcontext()
 
 
+def demo_trainer(cell, noise_rate, seed, image_size, num_persons, **options) -> GADMSTrainer:
+    """The demo's recipe from the small CLIP, with the cell's masks; `options` are further training arguments."""
+    size = tuple(image_size)
+    data = WebPerson(
+        config_name="synthetic", seed=DATA_SEED, image_size=size, num_train_persons=num_persons, noise_rate=noise_rate
+    )
+    data.download_and_prepare()
+    set_seed(seed)
+    model, processor = load_starting_point(SMALL_CLIP, size)
+    training = StudyArguments(
+        cell=cell,
+        seed=seed,
+        mtp_weight=0.0 if cell.endswith("SDM") else 0.4,
+        adam_epsilon=1e-8,
+        warmup_epochs=0.5,
+        crop_padding=2,
+        erasing_probability=0.0,
+        per_device_eval_batch_size=128,
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        **options,
+    )
+    train, test = (data.as_dataset(split=split) for split in ("train", "test"))
+    return GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=test)
+
+
 def train_cell(cell, noise_rate, seed, args, num_layers=None, **masking) -> dict:
     """Train and test once; what each query scored is kept for paired comparisons.
 
@@ -151,38 +177,24 @@ def train_cell(cell, noise_rate, seed, args, num_layers=None, **masking) -> dict
         num_layers: last text layers that the scores read; two thirds of them by default.
         masking: constants of the masks, as `alpha_noise`.
     """
-    options = {"image_size": tuple(args.image_size), "num_train_persons": args.num_persons, "noise_rate": noise_rate}
-    data = WebPerson(config_name="synthetic", seed=DATA_SEED, **options)
-    data.download_and_prepare()
-    set_seed(seed)
-    kinds = (GADMSForPreTraining, GADMSProcessor)
-    model, processor = (kind.from_clip_pretrained(SMALL_CLIP, image_size=tuple(args.image_size)) for kind in kinds)
-    training = StudyArguments(  # the demo's recipe
+    trainer = demo_trainer(
+        cell,
+        noise_rate,
+        seed,
+        args.image_size,
+        args.num_persons,
         output_dir=os.path.join(args.output_dir, "trainer"),
-        cell=cell,
-        seed=seed,
         num_train_epochs=args.epochs,
-        mtp_weight=0.0 if cell.endswith("SDM") else 0.4,
-        adam_epsilon=1e-8,
-        warmup_epochs=0.5,
-        crop_padding=2,
-        erasing_probability=0.0,
-        per_device_eval_batch_size=128,
-        save_strategy="no",
         logging_steps=25,
         logging_first_step=True,
-        use_cpu=True,
-        disable_tqdm=True,
         **masking,
     )
-    test = data.as_dataset(split="test")
-    trainer = GADMSTrainer(model, training, processor, train_dataset=data.as_dataset(split="train"), eval_dataset=test)
     parts = vars(trainer.data_collator)
     if cell.startswith("oracle"):
         trainer.data_collator = OracleCollator(**parts)
     elif cell.startswith("evidence"):
         rows = load_rows(tuple(args.image_size), args.num_persons, noise_rate, DATA_SEED, views_per_person=2)
-        places = places_of_least_evidence(model, processor, rows, RATES[0], EVIDENCE_STEPS)
+        places = places_of_least_evidence(trainer.model, trainer.processing_class, rows, RATES[0], EVIDENCE_STEPS)
         trainer.data_collator = EvidenceCollator(**parts, places=places)
     with scores_of(cell, num_layers):
         trainer.train()

@@ -19,7 +19,7 @@ import os
 
 import numpy as np
 from masking_cells import CELLS, kept_cell, train_cell
-from study_report import RESULTS, pyplot, save_study, table
+from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
 
 from modeling_gadms.significance import bootstrap_interval, paired_difference
 
@@ -49,8 +49,7 @@ def draw(results):
     figure, axes = pyplot.subplots(1, len(results), figsize=(6 * len(results), 4), layout="constrained", squeeze=False)
     for axis, (noise_rate, rows) in zip(axes[0], results.items(), strict=True):
         found = [row["R@1"] for row in rows.values()]
-        bars = np.array([[one["mean"] - one["low"], one["high"] - one["mean"]] for one in found]).T
-        axis.barh(list(rows), [one["mean"] for one in found], xerr=bars, color="tab:blue", alpha=0.6)
+        axis.barh(list(rows), [one["mean"] for one in found], xerr=error_bars(found), color="tab:blue", alpha=0.6)
         for place, one in enumerate(found):
             axis.plot(list(one["by_seed"].values()), [place] * len(one["by_seed"]), "k.")
         low = min(one["low"] for one in found)
@@ -86,12 +85,8 @@ def main():
             line = [cell, len(row["seeds"])]
             for metric in ("R@1", "mAP"):
                 one, gain = row[metric], row[metric].get("gain")
-                line.append(f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}]")
-                line.append(
-                    f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}], p {gain['p_value']:.3f}"
-                    if gain
-                    else "-"
-                )
+                line.append(interval(one))
+                line.append(f"{interval(gain, sign='+')}, p {gain['p_value']:.3f}" if gain else "-")
             lines.append(line)
         head = ["masking and losses", "seeds", "R@1", "gain over none", "mAP", "gain over none"]
         texts.append(f"Text to image, {noise} of the training words false:\n\n" + table(head, lines))

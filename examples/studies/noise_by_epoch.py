@@ -11,15 +11,11 @@ import argparse
 import tempfile
 
 import numpy as np
-from masking_cells import DATA_SEED, SMALL_CLIP, StudyArguments
-from noise_detection import load_rows, quality
-from scored_words import score_tokens
+from masking_cells import DATA_SEED, demo_trainer
+from noise_detection import quality, shown
+from scored_words import load_rows, score_tokens
 from study_report import RESULTS, pyplot, save_study, table
-from transformers import TrainerCallback, set_seed
-
-from dataset_webperson import WebPerson
-from modeling_gadms import GADMSForPreTraining, GADMSProcessor
-from modeling_gadms.trainer import GADMSTrainer
+from transformers import TrainerCallback
 
 SHOWN = ["GASS, paper", "GASS, released code", "GASS's gradient alone", "GASS's attention alone"]
 SHOWN += ["cosine to image", "cosine to patches (NAM)", "per-head evidence, all layers", "masked drop"]
@@ -53,24 +49,22 @@ class ScoreByEpoch(TrainerCallback):
 
 def run(noise_rate, args) -> dict:
     """Scores' quality at each epoch, and retrieval before and after."""
-    size = tuple(args.image_size)
-    options = {"image_size": size, "num_train_persons": args.num_persons, "noise_rate": noise_rate}
-    data = WebPerson(config_name="synthetic", seed=DATA_SEED, **options)
-    data.download_and_prepare()
-    set_seed(args.seed)
-    model, processor = (
-        kind.from_clip_pretrained(SMALL_CLIP, image_size=size) for kind in (GADMSForPreTraining, GADMSProcessor)
+    held_out, trained_on = (
+        load_rows(tuple(args.image_size), args.num_captions, noise_rate, seed) for seed in (1000, DATA_SEED)
     )
-    held_out, trained_on = (load_rows(size, args.num_captions, noise_rate, seed) for seed in (1000, DATA_SEED))
-    callback = ScoreByEpoch(processor, held_out, trained_on)
     with tempfile.TemporaryDirectory() as folder:
-        training = StudyArguments(  # the demo's recipe
-            output_dir=folder, cell="gass both", seed=args.seed, num_train_epochs=args.epochs, mtp_weight=0.4,
-            adam_epsilon=1e-8, warmup_epochs=0.5, crop_padding=2, erasing_probability=0.0, save_strategy="no",
-            per_device_eval_batch_size=128, use_cpu=True, disable_tqdm=True, log_level="error",
-        )  # fmt: skip
-        rows, test = data.as_dataset(split="train"), data.as_dataset(split="test")
-        trainer = GADMSTrainer(model, training, processor, train_dataset=rows, eval_dataset=test, callbacks=[callback])
+        trainer = demo_trainer(
+            "gass both",
+            noise_rate,
+            args.seed,
+            args.image_size,
+            args.num_persons,
+            output_dir=folder,
+            num_train_epochs=args.epochs,
+            log_level="error",
+        )
+        callback = ScoreByEpoch(trainer.processing_class, held_out, trained_on)
+        trainer.add_callback(callback)
         before = trainer.evaluate()["eval_t2i_R@1"]
         trainer.train()
         after = trainer.evaluate()["eval_t2i_R@1"]
@@ -107,7 +101,7 @@ def main():
             [
                 name,
                 *(f"{epoch[name]['auroc']:.3f}" for epoch in found["epochs"][:-1]),
-                interval(found["epochs"][-1][name]),
+                shown(found["epochs"][-1][name], "auroc"),
             ]
             for name in found["epochs"][0]
         ]
@@ -117,10 +111,6 @@ def main():
     content = {"arguments": vars(args), "results": results}
     title = "Do token scores find false words as training goes on?"
     save_study("noise_by_epoch", title, content, text, draw(results), args.results_dir)
-
-
-def interval(found) -> str:
-    return f"{found['auroc']:.3f} [{found['auroc_low']:.3f}, {found['auroc_high']:.3f}]"
 
 
 if __name__ == "__main__":

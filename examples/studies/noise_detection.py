@@ -12,8 +12,8 @@ import argparse
 
 import numpy as np
 from detection_quality import caption_resamples, ranking_quality
-from scored_words import by_word, learn_patch_evidence, load_rows, score_tokens
-from study_report import pyplot, save_study, table
+from scored_words import by_word, encode_images, learn_patch_evidence, load_rows, score_tokens
+from study_report import interval, pyplot, save_study, table
 
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 
@@ -26,6 +26,11 @@ def quality(columns, name, chosen=slice(None), num_resamples=300) -> dict[str, f
     for key, values in zip(list(found), ranking_quality(suspicion, is_false, weights), strict=True):
         found[f"{key}_low"], found[f"{key}_high"] = map(float, np.nanquantile(values, (0.025, 0.975)))
     return found
+
+
+def shown(found, key) -> str:
+    """One figure of `quality` with its interval."""
+    return interval({"mean": found[key], "low": found[f"{key}_low"], "high": found[f"{key}_high"]}, digits=3)
 
 
 def draw(results, groups):
@@ -61,7 +66,8 @@ def main():
     rows = load_rows(size, args.num_captions, args.noise_rate, args.seed)
     if args.evidence_steps:
         others = load_rows(size, args.evidence_persons, args.noise_rate, args.seed + 1, views_per_person=2)
-        evidence = learn_patch_evidence(model.eval(), processor, others, args.evidence_steps)
+        tokens = encode_images(model.eval(), processor, others)
+        evidence = learn_patch_evidence(model, processor, others, tokens, args.evidence_steps)
     columns = score_tokens(model.eval(), processor, rows, evidence=evidence)
     names = [name for name in columns if name not in ("caption", "word", "attribute", "is_false")]
     words = by_word(columns, names)
@@ -80,7 +86,6 @@ def main():
         for name in names
     }
     counts = {group: [int((kinds == group).sum()), int(columns["is_false"][kinds == group].sum())] for group in groups}
-    shown = lambda found, key: f"{found[key]:.3f} [{found[key + '_low']:.3f}, {found[key + '_high']:.3f}]"  # noqa: E731
     lines = [
         [
             name,

@@ -48,17 +48,21 @@ def open_images(rows):
     return [Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
 
 
-def learn_patch_evidence(model, processor, rows, steps):
-    """A head for a model's frozen image tokens, from captions as false as they come; `(2 * rows)` captions."""
-    with torch.no_grad():
-        tokens = [
-            model.gadms.project_image_tokens(model.gadms.vision_model(inputs["pixel_values"]).last_hidden_state).half()
-            for first in tqdm(range(0, len(rows), 100), desc="Encoding training images")
-            for inputs in [processor(images=open_images(rows[first : first + 100]), return_tensors="pt")]
-        ]
+@torch.no_grad()
+def encode_images(model, processor, rows) -> torch.Tensor:
+    """Projected tokens of the images, `(rows, 1 + patches, D)`."""
+    tokens = []
+    for first in tqdm(range(0, len(rows), 100), desc="Encoding training images"):
+        pixel_values = processor(images=open_images(rows[first : first + 100]), return_tensors="pt")["pixel_values"]
+        tokens.append(model.gadms.project_image_tokens(model.gadms.vision_model(pixel_values).last_hidden_state))
+    return torch.cat(tokens)
+
+
+def learn_patch_evidence(model, processor, rows, image_tokens, steps):
+    """A head for a model's frozen tokens of the rows' images, from both captions of each, as false as they come."""
     ids = processor(text=[row[name] for name in ("caption1", "caption2") for row in rows], return_tensors="pt")
     captions = ids["input_ids"].view(2, len(rows), -1)
-    return train_patch_evidence(torch.cat(tokens), captions, model.config.text_config.vocab_size, steps)
+    return train_patch_evidence(image_tokens.half(), captions, model.config.text_config.vocab_size, steps)
 
 
 @torch.no_grad()

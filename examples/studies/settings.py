@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 from masking_cells import kept_cell, train_cell
-from study_report import RESULTS, pyplot, save_study, table
+from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
 
 from modeling_gadms.significance import bootstrap_interval
 
@@ -53,8 +53,7 @@ def draw(results):
     for axis, (name, rows) in zip(np.atleast_1d(axes), results.items(), strict=True):
         places = np.arange(len(rows))
         found = [row["R@1"] for row in rows.values()]
-        bars = np.array([[one["mean"] - one["low"], one["high"] - one["mean"]] for one in found]).T
-        axis.errorbar(places, [one["mean"] for one in found], yerr=bars, marker="o", capsize=3)
+        axis.errorbar(places, [one["mean"] for one in found], yerr=error_bars(found), marker="o", capsize=3)
         for place, one in zip(places, found, strict=True):
             axis.plot([place] * len(one["by_seed"]), one["by_seed"], "k.", markersize=4)
         axis.set_xticks(places, [f"{float(value):g}" for value in rows])
@@ -86,9 +85,7 @@ def main():
                 runs.append(kept_cell(file, setting, train))
                 print(name, value, seed, round(float(np.mean(runs[-1]["values"]["R@1"])), 2), flush=True)
             row = results[name][str(value)] = summarize(runs)
-            shown = [
-                f"{row[key]['mean']:.2f} [{row[key]['low']:.2f}, {row[key]['high']:.2f}]" for key in ("R@1", "mAP")
-            ]
+            shown = [interval(row[key]) for key in ("R@1", "mAP")]
             spread = ", ".join(f"{one:.2f}" for one in row["R@1"]["by_seed"])
             lines.append([f"{LABELS.get(name, name)}: {value}", *shown, spread, f"{row['noise_rate']:.3f}"])
     head = ["setting", "R@1", "mAP", "R@1 of each seed", "share hidden before alignment"]

@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime
 
 import matplotlib
+import numpy as np
 
 from dataset_webperson.whole_files import replacing
 from modeling_gadms.run_report import save_json
@@ -37,6 +38,17 @@ def table(head: list[str], rows: list[list]) -> str:
     """A Markdown table; the first column is words, the others are figures."""
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+def interval(found: dict, digits=2, sign="") -> str:
+    """`mean`, `low` and `high` as one cell of a table."""
+    mean, low, high = (f"{found[name]:{sign}.{digits}f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def error_bars(found: list[dict]) -> np.ndarray:
+    """How far `low` and `high` are from each `mean`, as pyplot takes them: `(2, N)`."""
+    return np.array([[one["mean"] - one["low"], one["high"] - one["mean"]] for one in found]).T
 
 
 def save_study(name: str, title: str, content: dict, text: str, figure, folder: str = RESULTS) -> None:
