@@ -26,6 +26,7 @@ import detection_quality  # noqa: E402
 import masking_cells  # noqa: E402
 import masking_table  # noqa: E402
 import noise_by_epoch  # noqa: E402
+import noise_detection  # noqa: E402
 import patch_evidence  # noqa: E402
 import scored_words  # noqa: E402
 import scores  # noqa: E402
@@ -318,6 +319,49 @@ def test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not(sma
     assert low["per-head evidence, all layers"] > 0.5
     assert low["random"] < 0.5 < high["random"]
     assert high["decoder's surprise"] < low["masked drop"]
+
+
+def test_an_image_tower_learns_with_the_head_and_the_model_stays_as_it_was(small_clip):
+    model, processor = small_clip
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = scored_words.load_rows((64, 32), 40, noise_rate=0.3, seed=5, views_per_person=2)
+    gadms, head = scored_words.learn_evidence_and_tower(model, processor, rows, steps=2)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    changed = {name for name, value in gadms.state_dict().items() if not value.equal(before[f"gadms.{name}"])}
+    assert changed and all(name.startswith(("vision_model.", "visual_projection.")) for name in changed)
+    with torch.no_grad():
+        pixel_values = processor(images=scored_words.open_images(rows), return_tensors="pt")["pixel_values"]
+        keys = head.keys(scored_words.image_tokens_of(gadms, pixel_values.half().float()))
+    # in any order, the reference is what the tower as it now is makes of the images
+    torch.testing.assert_close(head.reference_keys.sum(0), keys.sum(0), rtol=1e-4, atol=1e-3)
+
+
+def test_noise_detection_reports_every_score_by_what_the_word_speaks_of(small_clip, monkeypatch, tmp_path):
+    for part in small_clip:
+        part.save_pretrained(tmp_path / "model")
+    argv = ["noise_detection.py", "--model", str(tmp_path / "model"), "--num_captions", "30", "--noise_rate", "0.5"]
+    argv += ["--evidence_steps", "2", "--tower_steps", "2", "--evidence_persons", "40", "--results_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", argv)
+    noise_detection.main()
+    found = json.loads((tmp_path / "noise_detection.json").read_text(encoding="utf-8"))
+    rows = scored_words.load_rows((64, 32), 30, noise_rate=0.5, seed=1000)
+    said = [(word["attribute"], word["is_false"]) for row in rows for word in row["caption1_words"]]
+    for group, counts in found["words_and_false"].items():
+        belongs = {
+            noise_detection.COLORS: lambda attribute: attribute.endswith(".color"),
+            noise_detection.OTHERS: lambda attribute: not attribute.endswith(".color"),
+        }.get(group, lambda attribute, group=group: attribute == group)
+        expected = [is_false for attribute, is_false in said if belongs(attribute)]
+        assert counts == [len(expected), sum(expected)], group
+    columns = scored_words.score_tokens(*small_clip, rows, progress=False)
+    suspicion, is_false = -columns["GASS, paper"].astype(float), columns["is_false"]
+    auroc = detection_quality.ranking_quality(suspicion, is_false)[0]
+    result = found["results"]["GASS, paper"]["tokens"]
+    assert result["auroc"] == pytest.approx(auroc) and result["auroc_low"] < auroc < result["auroc_high"]
+    text = (tmp_path / "noise_detection.md").read_text(encoding="utf-8")
+    for name in (noise_detection.EVIDENCE, noise_detection.OWN_TOWER):
+        assert f"| {name} |" in text and name in found["results"]
 
 
 def test_the_oracle_hides_every_false_word_and_nothing_else(small_clip):

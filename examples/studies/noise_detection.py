@@ -1,7 +1,7 @@
 """Study 1: do token scores find false words? On drawn pedestrians it is known which words are false.
 
     accelerate launch examples/pretrain.py examples/pretrain_demo.yaml --image_size 96 48 --output_dir runs/demo96
-    python examples/studies/noise_detection.py --model runs/demo96 --evidence_steps 3000                # 7 minutes
+    python examples/studies/noise_detection.py --model runs/demo96 --evidence_steps 3000 --tower_steps 6000  # an hour
 
 Captions of persons not seen in training, a share of their attribute words false. Each score ranks the attribute tokens
 from most to least suspicious (1 - score); AUROC is the probability that a false token stands above a true one.
@@ -12,10 +12,23 @@ import argparse
 
 import numpy as np
 from detection_quality import caption_resamples, ranking_quality
-from scored_words import by_word, encode_images, learn_patch_evidence, load_rows, score_tokens
-from study_report import interval, pyplot, save_study, table
+from scored_words import (
+    by_word,
+    encode_images,
+    learn_evidence_and_tower,
+    learn_patch_evidence,
+    load_rows,
+    score_tokens,
+)
+from study_report import RESULTS, interval, pyplot, save_study, table
 
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
+
+COLUMNS = "caption", "word", "attribute", "is_false"  # of what is scored; the others are scores
+EVIDENCE, OWN_TOWER = "patch evidence", "patch evidence, own tower"
+COMPARED = [OWN_TOWER, EVIDENCE, "masked drop", "per-head evidence, all layers", "GASS, paper", "GASS, released code"]
+COMPARED += ["cosine to patches (NAM)", "decoder's surprise"]
+COLORS, OTHERS = "all colours", "all others"
 
 
 def quality(columns, name, chosen=slice(None), num_resamples=300) -> dict[str, float]:
@@ -28,14 +41,37 @@ def quality(columns, name, chosen=slice(None), num_resamples=300) -> dict[str, f
     return found
 
 
-def shown(found, key) -> str:
+def shown(found, key, digits=3) -> str:
     """One figure of `quality` with its interval."""
-    return interval({"mean": found[key], "low": found[f"{key}_low"], "high": found[f"{key}_high"]}, digits=3)
+    return interval({"mean": found[key], "low": found[f"{key}_low"], "high": found[f"{key}_high"]}, digits)
+
+
+def evidence_of(model, processor, args) -> dict:
+    """Heads of patch evidence as asked for, each with the model whose image tokens it reads."""
+    found, steps = {}, (args.evidence_steps, args.tower_steps)
+    if any(steps):
+        size = tuple(model.config.vision_config.image_size)
+        rows = load_rows(size, args.evidence_persons, args.noise_rate, args.seed + 1, views_per_person=2)
+    if args.evidence_steps:
+        tokens = encode_images(model, processor, rows)
+        found[EVIDENCE] = model.gadms, learn_patch_evidence(model, processor, rows, tokens, args.evidence_steps)
+    if args.tower_steps:
+        found[OWN_TOWER] = learn_evidence_and_tower(model, processor, rows, args.tower_steps)
+    return found
+
+
+def attribute_groups(words) -> dict[str, np.ndarray]:
+    """Which words are colours, which are not, and which speak of each attribute that has true and false ones."""
+    attributes, is_false = words["attribute"], words["is_false"]
+    is_color = np.char.endswith(attributes, ".color")
+    groups = {COLORS: is_color, OTHERS: ~is_color}
+    groups |= {str(attribute): attributes == attribute for attribute in np.unique(attributes)}
+    return {group: chosen for group, chosen in groups.items() if len(set(is_false[chosen])) == 2}
 
 
 def draw(results, groups):
     names = list(results)
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(15, 6), layout="constrained", width_ratios=(1, 1.8))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(17, 6), layout="constrained", width_ratios=(1, 2.2))
     values = [results[name]["tokens"] for name in names]
     bars = [[value["auroc"] - value["auroc_low"], value["auroc_high"] - value["auroc"]] for value in values]
     left.barh(names, [value["auroc"] for value in values], xerr=np.array(bars).T, color="tab:orange")
@@ -44,11 +80,39 @@ def draw(results, groups):
     left.set_ylim(len(names) - 0.5, -0.5)  # beside the rows on the right
     grid = np.array([[results[name]["groups"][group]["auroc"] for group in groups] for name in names])
     right.imshow(grid, vmin=0.3, vmax=1, cmap="RdYlGn", aspect="auto")
-    right.set_xticks(range(len(groups)), groups, rotation=45)
+    right.set_xticks(range(len(groups)), groups, rotation=60, ha="right")
     right.set_yticks([])
     for (row, column), value in np.ndenumerate(grid):
-        right.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8)
+        right.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7)
     return figure
+
+
+def written(columns, results, counts) -> str:
+    """The tables: every score over all tokens and words, then the compared ones by what the word speaks of."""
+    cells = [(unit, key) for unit in ("tokens", "words") for key in ("auroc", "average_precision")]
+    head = ["score", "AUROC, tokens", "average precision, tokens", "AUROC, words", "average precision, words"]
+    rows = [[name, *(shown(found[unit], key) for unit, key in cells)] for name, found in results.items()]
+    zero = {name: (columns[name] == 0).mean() for name in results if name.startswith("GASS, ")}
+    compared = [name for name in COMPARED if name in results]
+    by_group = [
+        [
+            f"{group} ({number}, {false})",
+            *(shown(results[name]["groups"][group], "auroc", digits=2) for name in compared),
+        ]
+        for group, (number, false) in counts.items()
+    ]
+    return "\n\n".join(
+        [
+            f"{len(set(columns['caption']))} captions, {len(columns['word'])} attribute tokens, "
+            f"{columns['is_false'].mean():.1%} false (chance for average precision).",
+            table(head, rows),
+            "Attribute tokens whose score is exactly 0, and which no score can order among themselves: "
+            + ", ".join(f"{name} {share:.0%}" for name, share in zero.items())
+            + ".",
+            "AUROC of words, by what they speak of (number of words, of them false):",
+            table(["words", *compared], by_group),
+        ]
+    )
 
 
 def main():
@@ -58,67 +122,30 @@ def main():
     parser.add_argument("--noise_rate", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=1000, help="of the persons; other than in training")
     parser.add_argument("--evidence_steps", type=int, default=0, help="train patch evidence for so many steps")
-    parser.add_argument("--evidence_persons", type=int, default=3000, help="drawn for it, two images each")
+    parser.add_argument("--tower_steps", type=int, default=0, help="and with a copy of the image tower for so many")
+    parser.add_argument("--evidence_persons", type=int, default=3000, help="drawn for them, two images each")
     parser.add_argument("--name", default="noise_detection", help="of the result files")
+    parser.add_argument("--results_dir", default=RESULTS)
     args = parser.parse_args()
     model, processor = (kind.from_pretrained(args.model) for kind in (GADMSForPreTraining, GADMSProcessor))
-    size, evidence = tuple(model.config.vision_config.image_size), None
-    rows = load_rows(size, args.num_captions, args.noise_rate, args.seed)
-    if args.evidence_steps:
-        others = load_rows(size, args.evidence_persons, args.noise_rate, args.seed + 1, views_per_person=2)
-        tokens = encode_images(model.eval(), processor, others)
-        evidence = learn_patch_evidence(model, processor, others, tokens, args.evidence_steps)
-    columns = score_tokens(model.eval(), processor, rows, evidence=evidence)
-    names = [name for name in columns if name not in ("caption", "word", "attribute", "is_false")]
+    model.eval()
+    rows = load_rows(tuple(model.config.vision_config.image_size), args.num_captions, args.noise_rate, args.seed)
+    columns = score_tokens(model, processor, rows, evidence=evidence_of(model, processor, args))
+    names = [name for name in columns if name not in COLUMNS]
     words = by_word(columns, names)
-    kinds = np.array([attribute.split(".")[0] for attribute in columns["attribute"]])
-    groups = [str(kind) for kind in np.unique(kinds) if len(set(columns["is_false"][kinds == kind])) == 2]
+    groups = attribute_groups(words)
     results = {
         name: {
             "tokens": quality(columns, name),
             "words": quality(words, name),
-            "groups": {group: quality(columns, name, kinds == group) for group in groups},
-            "attributes": {
-                str(attribute): quality(columns, name, columns["attribute"] == attribute, num_resamples=100)["auroc"]
-                for attribute in np.unique(columns["attribute"])
-            },
+            "groups": {group: quality(words, name, chosen) for group, chosen in groups.items()},
         }
         for name in names
     }
-    counts = {group: [int((kinds == group).sum()), int(columns["is_false"][kinds == group].sum())] for group in groups}
-    lines = [
-        [
-            name,
-            *(
-                shown(results[name][unit], key)
-                for unit in ("tokens", "words")
-                for key in ("auroc", "average_precision")
-            ),
-        ]
-        for name in names
-    ]
-    text = table(
-        ["score", "AUROC, tokens", "average precision, tokens", "AUROC, words", "average precision, words"], lines
-    )
-    base = columns["is_false"].mean()
-    text = (
-        f"{len(rows)} captions, {len(kinds)} attribute tokens, {base:.1%} false (chance for average precision).\n\n"
-        + text
-    )
-    zero = {name: float((columns[name] == 0).mean()) for name in names if name.startswith("GASS, ")}
-    text += "\n\nAttribute tokens whose score is exactly 0, and which no score can order among themselves: "
-    text += ", ".join(f"{name} {share:.0%}" for name, share in zero.items()) + "."
-    text += "\n\nAUROC by what the token speaks of (number of tokens, of them false):\n\n"
-    head = ["score", *(f"{group} ({counts[group][0]}, {counts[group][1]})" for group in groups)]
-    text += table(head, [[name, *(f"{results[name]['groups'][g]['auroc']:.2f}" for g in groups)] for name in names])
-    content = {
-        "arguments": vars(args),
-        "false_share": float(base),
-        "tokens_and_false": counts,
-        "zero_share": zero,
-        "results": results,
-    }
-    save_study(args.name, "Do token scores find false words?", content, text, draw(results, groups))
+    counts = {group: [int(chosen.sum()), int(words["is_false"][chosen].sum())] for group, chosen in groups.items()}
+    content = {"arguments": vars(args), "words_and_false": counts, "results": results}
+    text, figure = written(columns, results, counts), draw(results, groups)
+    save_study(args.name, "Do token scores find false words?", content, text, figure, args.results_dir)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 A word with its two neighbours is a query; an image answers with the log-sum-exp of the query's products with its patch
 tokens. The head is trained by telling, for each word of the noisy captions, its image from the batch's others; what it
-then gives estimates `log p(image | word) - log p(image)` (InfoNCE: van den Oord et al., arXiv 1807.03748). Neither the
-towers nor the text tower's output have a part: one product of words and patches scores a caption.
+then gives estimates `log p(image | word) - log p(image)` (InfoNCE: van den Oord et al., arXiv 1807.03748). The text
+tower has no part: one product of words and patches scores a caption. The image tower is frozen, or a copy of it learns
+with the head.
 """
 
 import math
@@ -17,6 +18,7 @@ from modeling_gadms.token_scores_gadms import valid_tokens
 
 WORDS_A_STEP = 700  # of a batch, drawn at random: most are no attributes
 NEIGHBOURS = (-1, 0, 1)
+HEAD_RATE, TOWER_RATE = 2e-3, 5e-4
 
 
 class PatchEvidence(nn.Module):
@@ -63,34 +65,42 @@ class PatchEvidence(nn.Module):
         return scores
 
 
-def train_patch_evidence(image_tokens, captions, vocab_size, steps, seed=0, batch_size=64, progress=True):
-    """A head for the tokens of a model that is frozen.
+def train_patch_evidence(
+    images, captions, vocab_size, steps, seed=0, batch_size=64, progress=True, encode=torch.Tensor.float, tower=()
+):
+    """A head that learns from captioned images, false words included.
 
     Args:
-        image_tokens (`torch.Tensor` of shape `(R, S, D)`): of the training images.
+        images (`torch.Tensor` of shape `(R, ...)`): of the training images what `encode` makes image tokens of.
         captions (`torch.Tensor` of shape `(C, R, T)`): ids of the `C` captions of each.
+        encode (`Callable`): `(B, ...)` -> `(B, S, D)`; by default `images` are the image tokens of a frozen tower.
+        tower (`list[torch.nn.Parameter]`): what of `encode` learns with the head.
 
     Returns:
         The head, with 100 of the images as reference.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        head = PatchEvidence(vocab_size, image_tokens.shape[-1])
-        optimizer = torch.optim.Adam(head.parameters(), lr=2e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+        with torch.no_grad():
+            width = encode(images[:1]).shape[-1]
+        head = PatchEvidence(vocab_size, width)
+        groups = [{"params": list(head.parameters())}, *([{"params": list(tower)}] if tower else [])]
+        optimizer, rates = torch.optim.Adam(groups), [HEAD_RATE, TOWER_RATE][: len(groups)]
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
         for step in tqdm(range(steps), desc="Training patch evidence", disable=not progress):
-            chosen = torch.randperm(len(image_tokens))[:batch_size]
+            chosen = torch.randperm(len(images))[:batch_size]
             input_ids = captions[step % len(captions)][chosen]
             rows, places = valid_tokens(input_ids).nonzero(as_tuple=True)
             words = torch.randperm(len(rows))[:WORDS_A_STEP]
             rows, places = rows[words], places[words]
-            logits = head.logits(head.queries(input_ids, rows, places), head.keys(image_tokens[chosen].float()))
+            logits = head.logits(head.queries(input_ids, rows, places), head.keys(encode(images[chosen])))
             loss = F.cross_entropy(logits, rows)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+            for group in optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], 1.0)
             optimizer.step()
             schedule.step()
     with torch.no_grad():
-        head.reference_keys = head.keys(image_tokens[torch.randperm(len(image_tokens))[:100]].float())
+        head.reference_keys = head.keys(encode(images[torch.randperm(len(images))[:100]]))
     return head.eval()
