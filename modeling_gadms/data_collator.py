@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from .masking_gadms import draw_uniforms
+from .token_scores_gadms import valid_tokens
 from .training_data import stable_hash
 
 
@@ -30,6 +31,8 @@ class PairCollator:
         flip_probability (`float`): of a horizontal flip (0.5).
         erasing_probability (`float`): of filling a random box, 2 to 40 % of the area, with CLIP's mean colour (0.5).
         persons (`dict[int, int]`, *optional*): the class of each `person_id` of the rows, for fine-tuning.
+        hidden_spans (`str`, *optional*): ending of the columns that name what is hidden before alignment, whatever
+            the masks: `caption1_<ending>` has the `[start, end]` characters of `caption1`, end excluded.
     """
 
     processor: object
@@ -38,9 +41,11 @@ class PairCollator:
     flip_probability: float = 0.5
     erasing_probability: float = 0.5
     persons: dict[int, int] | None = None
+    hidden_spans: str | None = None
 
     def __call__(self, rows: list[dict]) -> dict:
-        captions = [pick_caption(row) for row in rows]
+        columns = [pick_column(row) for row in rows]
+        captions = [row[column] for row, column in zip(rows, columns, strict=True)]
         batch = self.processor(text=captions, images=[row["image"] for row in rows], return_tensors="pt")
         generator = torch.Generator()
         uniforms = []
@@ -48,12 +53,28 @@ class PairCollator:
             generator.manual_seed(stable_hash(self.seed, row["epoch"], row["image_path"]))
             pixels.copy_(self.augment(pixels, generator))
             uniforms.append(draw_uniforms(1, self.processor.tokenizer.model_max_length, generator))
+        uniforms = torch.cat(uniforms)
+        if self.hidden_spans is not None:
+            spans = [row[f"{column}_{self.hidden_spans}"] for row, column in zip(rows, columns, strict=True)]
+            # below every probability of a mask
+            uniforms[:, 0, : batch["input_ids"].shape[1]].masked_fill_(self.tokens_in(captions, spans), -1.0)
         return {
             **batch,
             "person_ids": torch.tensor([self.identity(row) for row in rows]),
-            "mask_uniforms": torch.cat(uniforms),
+            "mask_uniforms": uniforms,
             "image_paths": [row["image_path"] for row in rows],
         }
+
+    def tokens_in(self, captions: list[str], spans: list[list[list[int]]]) -> torch.Tensor:
+        """Which tokens begin within the spans of their caption: bool `(B, T)`; of no span are BOS, EOS and padding."""
+        encoded = self.processor.tokenizer(
+            captions, padding=True, truncation=True, return_offsets_mapping=True, return_tensors="pt", verbose=False
+        )
+        inside = torch.zeros(encoded["input_ids"].shape, dtype=torch.bool)
+        for row, offsets, of_caption in zip(inside, encoded["offset_mapping"], spans, strict=True):
+            for start, end in of_caption:
+                row |= (offsets[:, 0] >= start) & (offsets[:, 0] < end)
+        return inside & valid_tokens(encoded["input_ids"])
 
     def identity(self, row: dict) -> int:
         """Who a row shows: the class of its person, or else its image."""
@@ -104,7 +125,7 @@ def caption_columns(row: dict) -> list[str]:
     return columns
 
 
-def pick_caption(row: dict) -> str:
-    """The caption that a row shows in its epoch: all in turn, from a start that depends on the image."""
+def pick_column(row: dict) -> str:
+    """The caption column that a row shows in its epoch: all in turn, from a start that depends on the image."""
     columns = caption_columns(row)
-    return row[columns[(stable_hash(row["image_path"]) + row["epoch"]) % len(columns)]]
+    return columns[(stable_hash(row["image_path"]) + row["epoch"]) % len(columns)]

@@ -16,7 +16,7 @@ from transformers.trainer_utils import speed_metrics
 from dataset_webperson.streaming import ShuffledParquet
 
 from .contrastive_accumulation import Replay, plan_replays
-from .data_collator import PairCollator
+from .data_collator import PairCollator, caption_columns
 from .encoding import RetrievalSet, encode_retrieval_set
 from .hub_pushes import HubPushes
 from .run_facts import FACTS_FILE, facts_of_run
@@ -65,6 +65,7 @@ class GADMSTrainer(HubPushes, Trainer):
             crop_padding=args.crop_padding,
             flip_probability=args.flip_probability,
             erasing_probability=args.erasing_probability,
+            hidden_spans=args.hidden_spans,
         )
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = args.masks() is None  # without masks the decoder has no part
@@ -88,6 +89,13 @@ class GADMSTrainer(HubPushes, Trainer):
         columns = dataset.column_names
         if columns is not None and not {"image", "image_path", "caption1"} <= set(columns):
             raise ValueError(f"the training set needs the columns image, image_path, caption1, ...; it has {columns}")
+        if args.hidden_spans is not None and columns is not None:
+            needed = {f"{name}_{args.hidden_spans}" for name in caption_columns(columns)}
+            if missing := sorted(needed - set(columns)):
+                raise ValueError(
+                    f"hidden_spans={args.hidden_spans}: the training set lacks {', '.join(missing)}; "
+                    "examples/hide_words.py writes a data set with caption1_hidden_spans, ..."
+                )
         if isinstance(dataset, datasets.IterableDataset):
             return StreamedRows(split_dataset_by_node(dataset, args.process_index, args.world_size))
         if isinstance(dataset, ShuffledParquet):

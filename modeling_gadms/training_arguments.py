@@ -39,6 +39,13 @@ class GADMSTrainingArguments(TrainingArguments):
             "choices": ["gradient_attention", "none"],
         },
     )
+    hidden_spans: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hide before alignment, in place of words of low score, what the columns caption<n>_NAME list: "
+            "`hidden_spans` where examples/hide_words.py has been."
+        },
+    )
     mtp_weight: float = field(default=0.4, metadata={"help": "Weight of masked token prediction (paper)."})
     alpha_noise: float = field(default=0.2, metadata={"help": "Highest probability of the noise mask (paper)."})
     alpha_info: float = field(default=0.3, metadata={"help": "Highest probability of the prediction mask (paper)."})
@@ -66,6 +73,8 @@ class GADMSTrainingArguments(TrainingArguments):
         elif self.resume_from_checkpoint == "hub":
             self.resume_from_checkpoint = self.checkpoint_of_hub()
         self.masks()
+        if self.masking == "none" and self.hidden_spans is not None:
+            raise ValueError(f"hidden_spans={self.hidden_spans} hides words, and masking=none hides none: choose one")
         for name in ("flip_probability", "erasing_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, between 0 and 1; got {getattr(self, name)}")
@@ -111,7 +120,8 @@ class GADMSTrainingArguments(TrainingArguments):
         """The constants of the masks, or `None` when training without masks."""
         if self.masking == "none":
             return None
-        return DualMasking(self.alpha_noise, self.alpha_info, self.steepness, self.gamma_noise, self.gamma_info)
+        alpha_noise = self.alpha_noise if self.hidden_spans is None else 0.0
+        return DualMasking(alpha_noise, self.alpha_info, self.steepness, self.gamma_noise, self.gamma_info)
 
 
 def _has_state(folder: str) -> bool:

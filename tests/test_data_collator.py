@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import tiny_processor, tiny_rows
 
-from modeling_gadms.data_collator import PairCollator, pick_caption
+from modeling_gadms.data_collator import PairCollator, pick_column
 from modeling_gadms.masking_gadms import NUM_DRAWS
 from modeling_gadms.training_data import EpochSampler, StreamedRows, TrainingRows, stable_hash
 
@@ -41,9 +41,9 @@ def test_a_row_is_prepared_alike_in_any_batch_and_differently_in_another_epoch_o
 
 def test_every_caption_of_an_image_has_its_turn():
     row = tiny_rows(1)[0]
-    seen = [pick_caption({**row, "epoch": epoch}) for epoch in range(4)]
-    assert set(seen) == {row["caption1"], row["caption2"]} and seen[:2] == seen[2:]
-    starts = {pick_caption({**row, "epoch": 0}) == row["caption1"] for row in tiny_rows(20)}
+    seen = [pick_column({**row, "epoch": epoch}) for epoch in range(4)]
+    assert set(seen) == {"caption1", "caption2"} and seen[:2] == seen[2:]
+    starts = {pick_column({**row, "epoch": 0}) == "caption1" for row in tiny_rows(20)}
     assert starts == {True, False}, "half of the images start with their second caption"
 
 

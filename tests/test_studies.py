@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from tiny import tiny_captions, tiny_config, tiny_images, tiny_model
 
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
+from modeling_gadms.data_collator import PairCollator, pick_column
 from modeling_gadms.losses_gadms import sdm_loss
 from modeling_gadms.masking_gadms import DualMasking, draw_uniforms, mask_captions
 from modeling_gadms.released_scores_gadms import released_scores
@@ -27,7 +28,6 @@ import masking_cells  # noqa: E402
 import masking_table  # noqa: E402
 import noise_by_epoch  # noqa: E402
 import noise_detection  # noqa: E402
-import patch_evidence  # noqa: E402
 import scored_words  # noqa: E402
 import scores  # noqa: E402
 import settings  # noqa: E402
@@ -213,52 +213,6 @@ def test_barred_differences_are_those_of_one_walk_of_eos_for_each_token(pairs, n
                 torch.testing.assert_close(found[row, position], expected, rtol=1e-4, atol=1e-6)
 
 
-def planted_pairs(rows):
-    """Images of four tokens, one of which shows the caption's only telling word; that word is among others."""
-    generator = torch.Generator().manual_seed(5)
-    shown = torch.randint(0, 8, (rows,), generator=generator)
-    image_tokens = 0.1 * torch.randn(rows, 4, 16, generator=generator)
-    image_tokens[torch.arange(rows), torch.randint(0, 4, (rows,), generator=generator), shown] += 3.0
-    input_ids = torch.randint(20, 30, (rows, 7), generator=generator)
-    input_ids[:, 0], input_ids[:, 3], input_ids[:, 6] = 97, 1 + shown, 99
-    return image_tokens, input_ids, shown
-
-
-def test_patch_evidence_learns_which_word_an_image_shows():
-    image_tokens, input_ids, shown = planted_pairs(300)
-    head = patch_evidence.train_patch_evidence(image_tokens, input_ids[None], 100, steps=60, progress=False)
-    wrong = input_ids.clone()
-    wrong[:, 3] = 1 + (shown + 1) % 8
-    told = head.score(image_tokens, input_ids)[:, 3] > head.score(image_tokens, wrong)[:, 3]
-    assert told.float().mean() > 0.95
-
-
-def test_patch_evidence_is_a_ratio_of_likelihoods_and_that_of_each_caption_alone():
-    image_tokens, input_ids, _ = planted_pairs(5)
-    head = patch_evidence.train_patch_evidence(
-        image_tokens, input_ids[None], 100, steps=1, batch_size=4, progress=False
-    )
-    with torch.no_grad():
-        head.reference_keys = head.keys(image_tokens[:3])
-        input_ids[2, 4:] = torch.tensor([99, 0, 0])
-        found = head.score(image_tokens, input_ids)
-        for row, ids in enumerate(input_ids):
-            end = int(ids.argmax())
-            alone = head.score(image_tokens[row : row + 1], ids[None, : end + 1])
-            torch.testing.assert_close(found[row, : end + 1], alone[0])
-            assert (found[row, end:] == 0).all() and found[row, 0] == 0
-            for place in range(1, end):
-                words = torch.cat([head.embedding(ids[place + offset]) for offset in (-1, 0, 1)])
-                query = head.query(words)
-
-                def likelihood(keys, query=query):
-                    return sum(torch.exp(query @ key / (len(query) / 2) ** 0.5) for key in keys)
-
-                others = sum(likelihood(keys) for keys in head.reference_keys) / 3
-                expected = torch.log(likelihood(head.keys(image_tokens[row])) / others)
-                torch.testing.assert_close(found[row, place], expected, rtol=1e-4, atol=1e-5)
-
-
 def test_the_decoders_surprise_is_that_of_each_caption_alone(pairs):
     model, input_ids, image_tokens = pairs
     passes = torch.arange(input_ids.shape[1]).expand(input_ids.shape) % 3
@@ -321,22 +275,6 @@ def test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not(sma
     assert high["decoder's surprise"] < low["masked drop"]
 
 
-def test_an_image_tower_learns_with_the_head_and_the_model_stays_as_it_was(small_clip):
-    model, processor = small_clip
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    rows = scored_words.load_rows((64, 32), 40, noise_rate=0.3, seed=5, views_per_person=2)
-    gadms, head = scored_words.learn_evidence_and_tower(model, processor, rows, steps=2)
-    for name, value in model.state_dict().items():
-        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
-    changed = {name for name, value in gadms.state_dict().items() if not value.equal(before[f"gadms.{name}"])}
-    assert changed and all(name.startswith(("vision_model.", "visual_projection.")) for name in changed)
-    with torch.no_grad():
-        pixel_values = processor(images=scored_words.open_images(rows), return_tensors="pt")["pixel_values"]
-        keys = head.keys(scored_words.image_tokens_of(gadms, pixel_values.half().float()))
-    # in any order, the reference is what the tower as it now is makes of the images
-    torch.testing.assert_close(head.reference_keys.sum(0), keys.sum(0), rtol=1e-4, atol=1e-3)
-
-
 def test_noise_detection_reports_every_score_by_what_the_word_speaks_of(small_clip, monkeypatch, tmp_path):
     for part in small_clip:
         part.save_pretrained(tmp_path / "model")
@@ -366,17 +304,19 @@ def test_noise_detection_reports_every_score_by_what_the_word_speaks_of(small_cl
 
 def test_the_oracle_hides_every_false_word_and_nothing_else(small_clip):
     model, processor = small_clip
-    masks = masking_cells.StudyArguments(output_dir="unused", cell="oracle SDM", use_cpu=True).masks()
+    masks = masking_cells.StudyArguments(
+        output_dir="unused", cell="oracle SDM", hidden_spans="false_spans", use_cpu=True
+    ).masks()
     rows = [
         {**row, "image": scored_words.Image.new("RGB", (32, 64)), "epoch": epoch}
         for epoch, row in enumerate(scored_words.load_rows((64, 32), 8, noise_rate=0.4, seed=5))
     ]
-    batch = masking_cells.OracleCollator(processor)(rows)
-    views = mask_captions(batch["input_ids"], None, batch["mask_uniforms"], masks, model.config.mask_token_id)
+    batch = PairCollator(processor, hidden_spans="false_spans")(rows)
+    gass = torch.zeros(batch["input_ids"].shape)
+    views = mask_captions(batch["input_ids"], gass, batch["mask_uniforms"], masks, model.config.mask_token_id)
     for row, ids, hidden in zip(rows, batch["input_ids"], views.noise_mask, strict=True):
-        caption = masking_cells.pick_caption(row)
-        name = "caption1" if caption == row["caption1"] else "caption2"
-        text = "".join(caption[low:high] for low, high in row[f"{name}_false_spans"])
+        name = pick_column(row)
+        text = "".join(row[name][low:high] for low, high in row[f"{name}_false_spans"])
         assert text and processor.tokenizer.decode(ids[hidden]).replace(" ", "") == text.lower().replace(" ", "")
 
 
@@ -384,7 +324,9 @@ def test_every_cell_masks_in_the_losses_that_it_names():
     input_ids = tiny_captions([32] * 64)
     uniforms, gass = draw_uniforms(64, 32, torch.Generator().manual_seed(0)), torch.rand(64, 32)
     for cell in masking_cells.CELLS:
-        masks = masking_cells.StudyArguments(output_dir="unused", cell=cell, use_cpu=True).masks()
+        hidden_spans = "false_spans" if cell.startswith(("oracle", "evidence")) else None
+        options = {"output_dir": "unused", "cell": cell, "hidden_spans": hidden_spans, "use_cpu": True}
+        masks = masking_cells.StudyArguments(**options).masks()
         if cell == "none":
             assert masks is None
             continue
@@ -433,7 +375,7 @@ def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, mon
     assert found["gass both"]["seeds"] == [0, 1]
 
     monkeypatch.setattr(sys, "argv", [*argv, "--epochs", "2"])
-    with pytest.raises(SystemExit, match="trained otherwise"):
+    with pytest.raises(SystemExit, match="made otherwise"):
         masking_table.main()
 
 
@@ -488,23 +430,17 @@ def test_one_setting_is_changed_at_a_time(tmp_path, monkeypatch):
     assert len(trained) == 20
 
 
-def test_the_words_of_least_evidence_are_hidden(small_clip):
-    model, processor = small_clip
-    rows = scored_words.load_rows((64, 32), 10, noise_rate=0.3, seed=5, views_per_person=2)
-    places = masking_cells.places_of_least_evidence(model, processor, rows, share=0.2, steps=2)
-    assert set(places) == {(row["image_path"], name) for row in rows for name in ("caption1", "caption2")}
-    captions = [row[name] for row in rows for name in ("caption1", "caption2")]
-    lengths = [len(ids) for ids in processor.tokenizer(captions, truncation=True)["input_ids"]]
-    assert sum(map(len, places.values())) == round(0.2 * (sum(lengths) - 2 * len(lengths)))
-    for epoch, (row, image) in enumerate(zip(rows, scored_words.open_images(rows), strict=True)):
-        row |= {"image": image, "epoch": epoch}
-    masks = masking_cells.StudyArguments(output_dir="unused", cell="evidence SDM", use_cpu=True).masks()
-    batch = masking_cells.EvidenceCollator(processor, places=places)(rows)
-    views = mask_captions(batch["input_ids"], None, batch["mask_uniforms"], masks, model.config.mask_token_id)
-    for row, hidden in zip(rows, views.noise_mask, strict=True):
-        caption = masking_cells.pick_caption(row)
-        name = next(name for name in ("caption1", "caption2") if row[name] == caption)
-        assert hidden.nonzero()[:, 0].tolist() == places[row["image_path"], name].tolist()
+def test_what_speaks_against_its_image_is_found_once_for_all_seeds(monkeypatch, tmp_path):
+    monkeypatch.setattr(masking_cells, "EVIDENCE_STEPS", 2)
+    options = {"output_dir": str(tmp_path / "trainer"), "num_train_epochs": 1, "log_level": "error"}
+    trainers = [masking_cells.demo_trainer("evidence SDM", 0.3, seed, (64, 32), 40, **options) for seed in (0, 1)]
+    file = tmp_path / "hidden_words_0.3.json"
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    for trainer in trainers:
+        assert trainer.data_collator.hidden_spans == "hidden_spans"
+        assert trainer.train_dataset.dataset["caption2_hidden_spans"][:] == kept["caption2_hidden_spans"]
+    with pytest.raises(SystemExit, match="was made otherwise"):
+        masking_cells.demo_trainer("evidence SDM", 0.3, 0, (64, 32), 50, **options)
 
 
 def test_the_model_masks_by_the_scores_of_the_cell(pairs):

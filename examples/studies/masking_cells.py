@@ -10,13 +10,12 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scored_words import encode_images, learn_patch_evidence, load_rows
 from transformers import set_seed
 
 from dataset_webperson import WebPerson
-from modeling_gadms.data_collator import PairCollator, pick_caption
 from modeling_gadms.evaluation import evaluate_embeddings, query_values
 from modeling_gadms.masking_gadms import RandomMasking
+from modeling_gadms.patch_evidence import hide_words, train_patch_evidence
 from modeling_gadms.run_report import save_json
 from modeling_gadms.starting_points import load_starting_point
 from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax, valid_tokens
@@ -29,12 +28,14 @@ CELLS = [
     "none",
     "oracle SDM",
     "evidence SDM",
+    "evidence both",
     *(f"{score} {parts}" for score in SCORES for parts in ("SDM", "MTP", "both")),
 ]
 SCORES_IN_TRAINING = "modeling_gadms.modeling_gadms.gradient_attention_scores"  # where the model finds them
 SHARES = "noise_rate", "prediction_rate"
 RATES = 0.16, 0.065  # shares of words that GASS hides and predicts in the demo, as logged in training
-EVIDENCE_STEPS = 1500
+HIDDEN = "hidden_spans"  # columns of `hide_words`
+EVIDENCE_STEPS, EVIDENCE_TOWER_RATE, EVIDENCE_THRESHOLD = 1200, 5e-4, 0.5
 DATA_SEED = 42  # one test set for all cells, so that their queries can be compared one by one
 
 
@@ -56,73 +57,25 @@ class StudyArguments(GADMSTrainingArguments):
         kind, parts = self.cell.split()[0], self.cell.split()[-1]
         if kind == "none":
             return None
-        if kind in ("gass", "cosine"):
-            masks = super().masks()
-            return replace(masks, alpha_noise=0.0) if parts == "MTP" else masks
-        # the noise mask of these two comes from their collator alone
-        return RandomDualMasking(RATES[1], noise=RATES[0] if kind == "random" and parts != "MTP" else 0.0)
+        if kind == "random":
+            return RandomDualMasking(RATES[1], noise=RATES[0] if parts != "MTP" else 0.0)
+        masks = super().masks()
+        return replace(masks, alpha_noise=0.0) if parts == "MTP" else masks
 
 
-@dataclass
-class HidingCollator(PairCollator):
-    """Draws -1, which is below every probability, for the noise mask of the tokens that `hidden` names."""
+def with_hidden_words(rows, model, processor, file, setting):
+    """The rows with the columns of `hide_words`; what it found is kept in `file`, for all seeds."""
 
-    def hidden(self, row, name) -> np.ndarray:
-        """Places of tokens in the caption `row[name]`."""
-        raise NotImplementedError
+    def look():
+        evidence = train_patch_evidence(model, processor, rows, EVIDENCE_STEPS, EVIDENCE_TOWER_RATE)
+        return hide_words(evidence, processor, rows, EVIDENCE_THRESHOLD)[:]
 
-    def __call__(self, rows):
-        batch = super().__call__(rows)
-        for row, uniforms in zip(rows, batch["mask_uniforms"], strict=True):
-            caption = pick_caption(row)
-            name = next(name for name in ("caption1", "caption2") if row[name] == caption)
-            uniforms[0, self.hidden(row, name)] = -1.0
-        return batch
-
-
-@dataclass
-class OracleCollator(HidingCollator):
-    """Hides every false word."""
-
-    def hidden(self, row, name):
-        offsets = self.processor.tokenizer(row[name], return_offsets_mapping=True, truncation=True)["offset_mapping"]
-        spans = row[f"{name}_false_spans"]
-        return np.array([token for token, (start, _) in enumerate(offsets) if in_spans(start, spans)], dtype=int)
-
-
-def in_spans(place, spans) -> bool:
-    return any(low <= place < high for low, high in spans)
-
-
-@dataclass
-class EvidenceCollator(HidingCollator):
-    """Hides the tokens of the least patch evidence; `places` has those of each image's captions."""
-
-    places: dict = field(default_factory=dict)
-
-    def hidden(self, row, name):
-        return self.places[row["image_path"], name]
-
-
-@torch.no_grad()
-def places_of_least_evidence(model, processor, rows, share, steps) -> dict:
-    """`{(image_path, "caption1"): places of tokens}`: of all captions' tokens, the share that has the least evidence.
-
-    A head learns from these captions, false words included, on the image tokens of the model as it is before training.
-    """
-    tokens = encode_images(model.eval(), processor, rows)
-    with torch.enable_grad():
-        head = learn_patch_evidence(model, processor, rows, tokens, steps)
-    found = {}
-    for first in range(0, len(rows), 100):
-        part, image_tokens = rows[first : first + 100], tokens[first : first + 100]
-        for name in ("caption1", "caption2"):
-            ids = processor(text=[row[name] for row in part], return_tensors="pt")["input_ids"]
-            scores = head.score(image_tokens, ids).masked_fill(~valid_tokens(ids), torch.inf)
-            found |= {(row["image_path"], name): score for row, score in zip(part, scores, strict=True)}
-    every = torch.cat([score[score.isfinite()] for score in found.values()])
-    limit = every.kthvalue(max(1, round(share * len(every)))).values
-    return {key: (score <= limit).nonzero()[:, 0].numpy() for key, score in found.items()}
+    columns = [f"{name}_{HIDDEN}" for name in ("caption1", "caption2")]
+    setting |= {"steps": EVIDENCE_STEPS, "rate": EVIDENCE_TOWER_RATE, "threshold": EVIDENCE_THRESHOLD}
+    kept = kept_cell(file, setting, lambda: {name: values for name, values in look().items() if name in columns})
+    for name in columns:
+        rows = rows.add_column(name, kept[name])
+    return rows
 
 
 @torch.no_grad()
@@ -151,8 +104,15 @@ def demo_trainer(cell, noise_rate, seed, image_size, num_persons, **options) -> 
     data.download_and_prepare()
     set_seed(seed)
     model, processor = load_starting_point(SMALL_CLIP, size)
+    train, test = (data.as_dataset(split=split) for split in ("train", "test"))
+    hidden_spans = {"oracle": "false_spans", "evidence": HIDDEN}.get(cell.split()[0])
+    if hidden_spans == HIDDEN:
+        setting = {"noise_rate": noise_rate, "num_persons": num_persons, "image_size": list(size)}
+        file = os.path.join(os.path.dirname(options["output_dir"]), f"hidden_words_{noise_rate}.json")
+        train = with_hidden_words(train, model.gadms, processor, file, setting)
     training = StudyArguments(
         cell=cell,
+        hidden_spans=hidden_spans,
         seed=seed,
         mtp_weight=0.0 if cell.endswith("SDM") else 0.4,
         adam_epsilon=1e-8,
@@ -165,7 +125,6 @@ def demo_trainer(cell, noise_rate, seed, image_size, num_persons, **options) -> 
         disable_tqdm=True,
         **options,
     )
-    train, test = (data.as_dataset(split=split) for split in ("train", "test"))
     return GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=test)
 
 
@@ -189,13 +148,6 @@ def train_cell(cell, noise_rate, seed, args, num_layers=None, **masking) -> dict
         logging_first_step=True,
         **masking,
     )
-    parts = vars(trainer.data_collator)
-    if cell.startswith("oracle"):
-        trainer.data_collator = OracleCollator(**parts)
-    elif cell.startswith("evidence"):
-        rows = load_rows(tuple(args.image_size), args.num_persons, noise_rate, DATA_SEED, views_per_person=2)
-        places = places_of_least_evidence(trainer.model, trainer.processing_class, rows, RATES[0], EVIDENCE_STEPS)
-        trainer.data_collator = EvidenceCollator(**parts, places=places)
     with scores_of(cell, num_layers):
         trainer.train()
     trainer.evaluate()
@@ -213,5 +165,5 @@ def kept_cell(file, setting: dict, train) -> dict:
     with open(file, encoding="utf-8") as opened:
         cell = json.load(opened)
     if {name: cell.get(name) for name in setting} != setting:
-        raise SystemExit(f"{file} was trained otherwise ({setting} is asked for): choose another --output_dir")
+        raise SystemExit(f"{file} was made otherwise ({setting} is asked for): choose another --output_dir")
     return cell

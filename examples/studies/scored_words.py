@@ -1,12 +1,10 @@
 """Captions with known false words -> every score of every attribute token."""
 
-import copy
 import io
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from patch_evidence import train_patch_evidence
 from PIL import Image
 from scores import (
     barred_differences,
@@ -49,54 +47,11 @@ def open_images(rows):
     return [Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
 
 
-def image_tokens_of(gadms, pixel_values) -> torch.Tensor:
-    return gadms.project_image_tokens(gadms.vision_model(pixel_values).last_hidden_state)
-
-
-def prepared_images(processor, rows):
-    """`pixel_values` of a hundred rows at a time."""
-    for first in tqdm(range(0, len(rows), 100), desc="Reading training images"):
-        yield processor(images=open_images(rows[first : first + 100]), return_tensors="pt")["pixel_values"]
-
-
-@torch.no_grad()
-def encode_images(model, processor, rows) -> torch.Tensor:
-    """Projected tokens of the images, `(rows, 1 + patches, D)`."""
-    return torch.cat([image_tokens_of(model.gadms, pixel_values) for pixel_values in prepared_images(processor, rows)])
-
-
-def caption_ids(processor, rows) -> torch.Tensor:
-    """Both captions of each row, as false as they come: `(2, rows, T)`."""
-    ids = processor(text=[row[name] for name in ("caption1", "caption2") for row in rows], return_tensors="pt")
-    return ids["input_ids"].view(2, len(rows), -1)
-
-
-def learn_patch_evidence(model, processor, rows, image_tokens, steps):
-    """A head for a model's frozen tokens of the rows' images, from both captions of each."""
-    vocab_size = model.config.text_config.vocab_size
-    return train_patch_evidence(image_tokens.half(), caption_ids(processor, rows), vocab_size, steps)
-
-
-def learn_evidence_and_tower(model, processor, rows, steps):
-    """A copy of the model whose image tower has learnt with a head, and the head."""
-    gadms = copy.deepcopy(model.gadms)
-    images = torch.cat([pixel_values.half() for pixel_values in prepared_images(processor, rows)])
-    head = train_patch_evidence(
-        images,
-        caption_ids(processor, rows),
-        model.config.text_config.vocab_size,
-        steps,
-        encode=lambda pixel_values: image_tokens_of(gadms, pixel_values.float()),
-        tower=[*gadms.vision_model.parameters(), *gadms.visual_projection.parameters()],
-    )
-    return gadms, head
-
-
 @torch.no_grad()
 def score_batch(model, pixel_values, input_ids, passes, generator, evidence) -> dict[str, torch.Tensor]:
     """Every score of a batch, `(B, T)` each, high where a token is trusted."""
     gadms, valid = model.gadms, valid_tokens(input_ids)
-    image_tokens = image_tokens_of(gadms, pixel_values)
+    image_tokens = gadms.project_image_tokens(gadms.vision_model(pixel_values).last_hidden_state)
     text = gadms.get_text_features(input_ids)
     direction = F.normalize(image_tokens[:, 0], dim=-1)
     contrast = contrast_direction(image_tokens[:, 0], text.pooler_output, gadms.config.temperature)
@@ -107,8 +62,7 @@ def score_batch(model, pixel_values, input_ids, passes, generator, evidence) -> 
     contrasted = gradient_parts(*towers, contrast, input_ids)
     differences = masked_differences(gadms, input_ids)
     barred, all_barred = (barred_differences(*towers, input_ids, num_layers) for num_layers in (None, depth))
-    found = {name: head.score(image_tokens_of(own, pixel_values), input_ids) for name, (own, head) in evidence.items()}
-    return found | {
+    return {name: one.score(pixel_values, input_ids) for name, one in evidence.items()} | {
         "random": torch.rand(input_ids.shape, generator=generator),
         "GASS, paper": gadms.token_scores(pixel_values, input_ids),
         "GASS, all layers": gadms.token_scores(pixel_values, input_ids, num_layers=depth),
@@ -136,7 +90,7 @@ def score_tokens(
 ) -> dict[str, np.ndarray]:
     """All attribute tokens of all captions: a column for each score, "caption", "word", "attribute", "is_false".
 
-    `evidence` are scores to add, by name: a [`GADMSModel`] with the head that learnt on its image tokens.
+    `evidence` has by name what [`PatchEvidence`] is to score them too.
     """
     generator, columns = torch.Generator().manual_seed(seed), {}
     for first in tqdm(range(0, len(rows), batch_size), desc="Scoring captions", disable=not progress):

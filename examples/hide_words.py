@@ -1,0 +1,163 @@
+"""Find the words of captions that speak against their images, and write a data set that pre-training hides them from.
+
+    python examples/hide_words.py --dataset_name synthetic --image_size 64 32 --tower_learning_rate 5e-4 \
+        --out runs/hidden                                                              # offline, 5 minutes on 2 cores
+    accelerate launch examples/pretrain.py examples/pretrain_demo.yaml --dataset_name runs/hidden \
+        --hidden_spans hidden_spans --output_dir runs/demo-hidden
+
+    python examples/hide_words.py --model_name_or_path openai/clip-vit-base-patch16 --dataset_name org/webperson \
+        --steps 20000 --num_workers 8 --out data/webperson-hidden
+
+Patch evidence (`modeling_gadms/patch_evidence.py`) learns from the captions as they are which words go with which
+patches; then each caption's tokens that make their image much less likely are listed in `caption1_hidden_spans`, ...
+The data set goes to OUT as parquet, its test split as it was; OUT-report.json sums up what was hidden, and what
+was learnt is in OUT-evidence.safetensors. A run that was interrupted goes on where it was when it is started again.
+"""
+
+import json
+import math
+import os
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+
+import pyarrow.parquet as pq
+import torch
+from datasets.table import embed_table_storage
+from pretrain import PretrainArguments, load_pairs
+from safetensors.torch import load_file, save_file
+from transformers import set_seed
+
+from dataset_webperson.whole_files import replacing
+from modeling_gadms.command_line import parse_arguments
+from modeling_gadms.data_collator import caption_columns
+from modeling_gadms.patch_evidence import PatchEvidence, hide_words, train_patch_evidence
+from modeling_gadms.run_report import save_json
+from modeling_gadms.starting_points import load_starting_point
+
+HIDDEN = "hidden_spans"  # ending of the new columns
+ROW_GROUP_ROWS = 100  # as in a released WebPerson: the least that a stream reads at a time
+
+
+@dataclass
+class HideWordsArguments:
+    out: str = field(metadata={"help": "Folder to write; must not exist."})
+    steps: int = field(default=1200, metadata={"help": "Batches that patch evidence learns from."})
+    batch_size: int = field(default=64, metadata={"help": "Images a batch, which each word is told apart among."})
+    tower_learning_rate: float = field(
+        default=1e-5, metadata={"help": "Of its image tower; 0 leaves the model's as it is. The small CLIP: 5e-4."}
+    )
+    threshold: float = field(
+        default=0.5, metadata={"help": "Nats; a word is hidden if it makes its image exp(threshold) less likely."}
+    )
+    rows_per_shard: int = field(default=10_000, metadata={"help": "Rows a parquet file."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that read images ahead while it learns."})
+    seed: int = field(default=0, metadata={"help": "Of everything random."})
+    device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Where to compute."})
+
+    def __post_init__(self):
+        for name in ("steps", "rows_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, or nothing is told apart; got {self.batch_size}")
+        if self.threshold <= 0:
+            raise ValueError(f"threshold must be above 0, or words that say nothing go too; got {self.threshold}")
+
+
+def begin(work: str, settings: dict) -> None:
+    """Make the folder of the work, or go on in it if it was begun alike."""
+    file = os.path.join(work, "settings.json")
+    os.makedirs(os.path.join(work, "data"), exist_ok=True)
+    if not os.path.exists(file):
+        save_json(settings, file)
+    with open(file, encoding="utf-8") as opened:
+        if json.load(opened) != settings:
+            raise FileExistsError(f"{work} was begun with other data or options: delete it to begin anew")
+
+
+def learn(model, processor, rows, args, file: str) -> PatchEvidence:
+    """Patch evidence, from `file` if an earlier run has left it there."""
+    if os.path.exists(file):
+        evidence, found = PatchEvidence(model), load_file(file)
+        evidence.reference_keys = torch.empty_like(found["reference_keys"])
+        evidence.load_state_dict(found)
+        return evidence.to(args.device).eval()
+    options = {"batch_size": args.batch_size, "seed": args.seed, "num_workers": args.num_workers}
+    evidence = train_patch_evidence(model, processor, rows, args.steps, args.tower_learning_rate, **options)
+    with replacing(file) as temporary:
+        save_file({name: value.cpu().contiguous() for name, value in evidence.state_dict().items()}, temporary)
+    return evidence
+
+
+def write_parquet(rows, path: str) -> None:
+    """One file, its images within."""
+    rows = rows.with_format("arrow").map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
+    with replacing(path) as temporary:
+        rows.with_format(None).to_parquet(temporary, batch_size=ROW_GROUP_ROWS)
+
+
+def write_shards(evidence, processor, rows, args, work: str) -> list[str]:
+    """The training rows with their hidden words; files that are there already stay."""
+    count, files = math.ceil(len(rows) / args.rows_per_shard), []
+    for number in range(count):
+        files.append(os.path.join(work, "data", f"train-{number:05d}-of-{count:05d}.parquet"))
+        if not os.path.exists(files[-1]):
+            shard = rows.select(
+                range(number * args.rows_per_shard, min((number + 1) * args.rows_per_shard, len(rows)))
+            )
+            write_parquet(hide_words(evidence, processor, shard, args.threshold), files[-1])
+    return files
+
+
+def summarize(files: list[str]) -> dict:
+    """Which words were hidden how often, and in characters how many, and how rightly where the data know it."""
+    hidden, characters = Counter(), Counter()
+    for file in files:
+        columns = [name for name in pq.read_schema(file).names if name.startswith("caption")]
+        for row in pq.read_table(file, columns=columns).to_pylist():
+            for name in caption_columns(row):
+                caption, spans, false = (
+                    row.get(column) for column in (name, f"{name}_{HIDDEN}", f"{name}_false_spans")
+                )
+                hidden.update(caption[start:end].lower() for start, end in spans)
+                doubted, known = (
+                    {i for low, high in found or [] for i in range(low, high)} for found in (spans, false)
+                )
+                characters.update(all=len(caption), hidden=len(doubted), false=len(known), both=len(doubted & known))
+    found = {"hidden": characters["hidden"] / characters["all"], "most_hidden": dict(hidden.most_common(20))}
+    if characters["false"]:
+        found["false"] = characters["false"] / characters["all"]
+        found["precision"] = characters["both"] / max(characters["hidden"], 1)
+        found["recall"] = characters["both"] / characters["false"]
+    return found
+
+
+def main(argv: list[str]) -> None:
+    source, args = parse_arguments((PretrainArguments, HideWordsArguments), argv)
+    out, work = os.path.abspath(args.out), os.path.abspath(args.out) + ".partial"
+    if os.path.exists(out):
+        raise FileExistsError(f"{out} is there already: delete it, or choose another --out")
+    if source.streaming:
+        raise ValueError("streaming: patch evidence reads rows in any order; load the data set without it")
+    train, test = load_pairs(source, args.seed)
+    settings = {**asdict(source), **asdict(args), "rows": len(train)}
+    begin(work, {name: value for name, value in settings.items() if name not in ("out", "device", "num_workers")})
+    set_seed(args.seed)
+    model, processor = load_starting_point(source.model_name_or_path, tuple(source.image_size))
+    model = model.gadms.to(args.device).eval()
+    evidence = learn(model, processor, train, args, os.path.join(work, "evidence.safetensors"))
+    files = write_shards(evidence, processor, train, args, work)
+    write_parquet(test, os.path.join(work, "data", "test-00000-of-00001.parquet"))
+    summary = summarize(files)
+    save_json(settings | summary, f"{out}-report.json")
+    os.replace(os.path.join(work, "evidence.safetensors"), f"{out}-evidence.safetensors")
+    os.remove(os.path.join(work, "settings.json"))
+    os.replace(work, out)
+    for name, value in summary.items():
+        print(f"{name:12} {', '.join(value) if isinstance(value, dict) else f'{value:.1%} of characters'}")
+    print(f"{len(train)} training rows and {len(test)} test rows in {out}; figures in {out}-report.json")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
