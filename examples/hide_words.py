@@ -48,7 +48,11 @@ class HideWordsArguments:
         default=1e-5, metadata={"help": "Of its image tower; 0 leaves the model's as it is. The small CLIP: 5e-4."}
     )
     threshold: float = field(
-        default=0.5, metadata={"help": "Nats; a word is hidden if it makes its image exp(threshold) less likely."}
+        default=0.5,
+        metadata={
+            "help": "Nats; a word is hidden if it makes its image exp(threshold) times less likely. Where 30 % of the "
+            "words are false, that is more likely of a false one than of a true one from log(1 / 0.6) = 0.5 on."
+        },
     )
     rows_per_shard: int = field(default=10_000, metadata={"help": "Rows a parquet file."})
     num_workers: int = field(default=0, metadata={"help": "Processes that read images ahead while it learns."})

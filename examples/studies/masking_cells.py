@@ -1,6 +1,7 @@
 """One cell of the masking table: a kind of masks, the losses that they enter, a share of false words, a seed."""
 
 import json
+import math
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ SCORES_IN_TRAINING = "modeling_gadms.modeling_gadms.gradient_attention_scores"  
 SHARES = "noise_rate", "prediction_rate"
 RATES = 0.16, 0.065  # shares of words that GASS hides and predicts in the demo, as logged in training
 HIDDEN = "hidden_spans"  # columns of `hide_words`
-EVIDENCE_STEPS, EVIDENCE_TOWER_RATE, EVIDENCE_THRESHOLD = 1200, 5e-4, 0.5
+EVIDENCE_STEPS, EVIDENCE_TOWER_RATE, LEAST_THRESHOLD = 1200, 5e-4, 0.2
 DATA_SEED = 42  # one test set for all cells, so that their queries can be compared one by one
 
 
@@ -63,16 +64,21 @@ class StudyArguments(GADMSTrainingArguments):
         return replace(masks, alpha_noise=0.0) if parts == "MTP" else masks
 
 
-def with_hidden_words(rows, model, processor, file, setting):
-    """The rows with the columns of `hide_words`; what it found is kept in `file`, for all seeds."""
+def with_hidden_words(rows, noise_rate, model, processor, file, setting):
+    """The rows with the columns of `hide_words`; what it found is kept in `file`, for all seeds.
+
+    Where a share `r` of the words is false, one of evidence `e` is false with probability `r / exp(e)`, and more
+    likely than not below `log(2 r)`: -0.5 at 0.3. At 0.5 that is 0, where words that say nothing are; -0.2 then.
+    """
+    threshold = max(LEAST_THRESHOLD, -math.log(2 * noise_rate))
 
     def look():
         evidence = train_patch_evidence(model, processor, rows, EVIDENCE_STEPS, EVIDENCE_TOWER_RATE)
-        return hide_words(evidence, processor, rows, EVIDENCE_THRESHOLD)[:]
+        return hide_words(evidence, processor, rows, threshold).select_columns(columns).to_dict()
 
     columns = [f"{name}_{HIDDEN}" for name in ("caption1", "caption2")]
-    setting |= {"steps": EVIDENCE_STEPS, "rate": EVIDENCE_TOWER_RATE, "threshold": EVIDENCE_THRESHOLD}
-    kept = kept_cell(file, setting, lambda: {name: values for name, values in look().items() if name in columns})
+    setting |= {"steps": EVIDENCE_STEPS, "rate": EVIDENCE_TOWER_RATE, "threshold": threshold}
+    kept = kept_cell(file, setting, look)
     for name in columns:
         rows = rows.add_column(name, kept[name])
     return rows
@@ -109,7 +115,7 @@ def demo_trainer(cell, noise_rate, seed, image_size, num_persons, **options) -> 
     if hidden_spans == HIDDEN:
         setting = {"noise_rate": noise_rate, "num_persons": num_persons, "image_size": list(size)}
         file = os.path.join(os.path.dirname(options["output_dir"]), f"hidden_words_{noise_rate}.json")
-        train = with_hidden_words(train, model.gadms, processor, file, setting)
+        train = with_hidden_words(train, noise_rate, model.gadms, processor, file, setting)
     training = StudyArguments(
         cell=cell,
         hidden_spans=hidden_spans,
