@@ -50,8 +50,8 @@ class HideWordsArguments:
     threshold: float = field(
         default=0.5,
         metadata={
-            "help": "Nats; a word is hidden if it makes its image exp(threshold) times less likely. Where 30 % of the "
-            "words are false, that is more likely of a false one than of a true one from log(1 / 0.6) = 0.5 on."
+            "help": "Nats; a word is hidden if it makes its image exp(threshold) times less likely. Exact evidence "
+            "makes it more likely false than true at log(1 / (2 r)), where a share r is false: 0.5 for 0.3."
         },
     )
     rows_per_shard: int = field(default=10_000, metadata={"help": "Rows a parquet file."})
