@@ -10,13 +10,15 @@
 
 Patch evidence (`modeling_gadms/patch_evidence.py`) learns from the captions as they are which words go with which
 patches; then each caption's tokens that make their image much less likely are listed in `caption1_hidden_spans`, ...
-The data set goes to OUT as parquet, its test split as it was; OUT-report.json sums up what was hidden, and what
-was learnt is in OUT-evidence.safetensors. A run that was interrupted goes on where it was when it is started again.
+The data set goes to OUT as parquet, its test split as it was; OUT-report.json sums up what was hidden, and what was
+learnt is in OUT-evidence.safetensors. An interrupted run, started again, keeps what was learnt to the end and files
+that are whole.
 """
 
 import json
 import math
 import os
+import shutil
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -31,9 +33,10 @@ from transformers import set_seed
 from dataset_webperson.whole_files import replacing
 from modeling_gadms.command_line import parse_arguments
 from modeling_gadms.data_collator import caption_columns
-from modeling_gadms.patch_evidence import PatchEvidence, hide_words, train_patch_evidence
+from modeling_gadms.patch_evidence import PatchEvidence, hide_words, refuse_unfit, train_patch_evidence
 from modeling_gadms.run_report import save_json
 from modeling_gadms.starting_points import load_starting_point
+from modeling_gadms.tokenization_gadms import clean_caption
 
 HIDDEN = "hidden_spans"  # ending of the new columns
 ROW_GROUP_ROWS = 100  # as in a released WebPerson: the least that a stream reads at a time
@@ -56,7 +59,7 @@ class HideWordsArguments:
     )
     rows_per_shard: int = field(default=10_000, metadata={"help": "Rows a parquet file."})
     num_workers: int = field(default=0, metadata={"help": "Processes that read images ahead while it learns."})
-    seed: int = field(default=0, metadata={"help": "Of everything random."})
+    seed: int = field(default=42, metadata={"help": "Of everything random; as in pre-training, for the same split."})
     device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Where to compute."})
 
     def __post_init__(self):
@@ -65,6 +68,8 @@ class HideWordsArguments:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, or nothing is told apart; got {self.batch_size}")
+        if self.tower_learning_rate < 0:
+            raise ValueError(f"tower_learning_rate must not be negative; got {self.tower_learning_rate}")
         if self.threshold <= 0:
             raise ValueError(f"threshold must be above 0, or words that say nothing go too; got {self.threshold}")
 
@@ -72,7 +77,7 @@ class HideWordsArguments:
 def begin(work: str, settings: dict) -> None:
     """Make the folder of the work, or go on in it if it was begun alike."""
     file = os.path.join(work, "settings.json")
-    os.makedirs(os.path.join(work, "data"), exist_ok=True)
+    os.makedirs(work, exist_ok=True)
     if not os.path.exists(file):
         save_json(settings, file)
     with open(file, encoding="utf-8") as opened:
@@ -101,16 +106,18 @@ def write_parquet(rows, path: str) -> None:
         rows.with_format(None).to_parquet(temporary, batch_size=ROW_GROUP_ROWS)
 
 
-def write_shards(evidence, processor, rows, args, work: str) -> list[str]:
+def write_shards(evidence, processor, rows, args, folder: str) -> list[str]:
     """The training rows with their hidden words; files that are there already stay."""
     count, files = math.ceil(len(rows) / args.rows_per_shard), []
     for number in range(count):
-        files.append(os.path.join(work, "data", f"train-{number:05d}-of-{count:05d}.parquet"))
+        files.append(os.path.join(folder, f"train-{number:05d}-of-{count:05d}.parquet"))
         if not os.path.exists(files[-1]):
-            shard = rows.select(
-                range(number * args.rows_per_shard, min((number + 1) * args.rows_per_shard, len(rows)))
+            start = number * args.rows_per_shard
+            shard = rows.select(range(start, min(start + args.rows_per_shard, len(rows))))
+            shard = shard.flatten_indices(keep_in_memory=True)  # or each leaves a copy in the cache
+            write_parquet(
+                hide_words(evidence, processor, shard, args.threshold, num_workers=args.num_workers), files[-1]
             )
-            write_parquet(hide_words(evidence, processor, shard, args.threshold), files[-1])
     return files
 
 
@@ -121,12 +128,11 @@ def summarize(files: list[str]) -> dict:
         columns = [name for name in pq.read_schema(file).names if name.startswith("caption")]
         for row in pq.read_table(file, columns=columns).to_pylist():
             for name in caption_columns(row):
-                caption, spans, false = (
-                    row.get(column) for column in (name, f"{name}_{HIDDEN}", f"{name}_false_spans")
-                )
-                hidden.update(caption[start:end].lower() for start, end in spans)
+                caption, spans = clean_caption(row[name]), row[f"{name}_{HIDDEN}"]
+                hidden.update(caption[start:end] for start, end in spans)
                 doubted, known = (
-                    {i for low, high in found or [] for i in range(low, high)} for found in (spans, false)
+                    {place for start, end in found for place in range(start, end)}
+                    for found in (spans, row.get(f"{name}_false_spans") or [])
                 )
                 characters.update(all=len(caption), hidden=len(doubted), false=len(known), both=len(doubted & known))
     found = {"hidden": characters["hidden"] / characters["all"], "most_hidden": dict(hidden.most_common(20))}
@@ -140,27 +146,36 @@ def summarize(files: list[str]) -> dict:
 def main(argv: list[str]) -> None:
     source, args = parse_arguments((PretrainArguments, HideWordsArguments), argv)
     out, work = os.path.abspath(args.out), os.path.abspath(args.out) + ".partial"
-    if os.path.exists(out):
-        raise FileExistsError(f"{out} is there already: delete it, or choose another --out")
+    learnt, report = f"{out}-evidence.safetensors", f"{out}-report.json"
+    for path in (out,) if os.path.exists(work) else (out, learnt, report):
+        if os.path.exists(path):
+            raise FileExistsError(f"{path} is there already: delete it, or choose another --out")
     if source.streaming:
         raise ValueError("streaming: patch evidence reads rows in any order; load the data set without it")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("this runs as one process: start it by `python`")
     train, test = load_pairs(source, args.seed)
-    settings = {**asdict(source), **asdict(args), "rows": len(train)}
-    begin(work, {name: value for name, value in settings.items() if name not in ("out", "device", "num_workers")})
+    refuse_unfit(train)
     set_seed(args.seed)
     model, processor = load_starting_point(source.model_name_or_path, tuple(source.image_size))
     model = model.gadms.to(args.device).eval()
-    evidence = learn(model, processor, train, args, os.path.join(work, "evidence.safetensors"))
-    files = write_shards(evidence, processor, train, args, work)
-    write_parquet(test, os.path.join(work, "data", "test-00000-of-00001.parquet"))
-    summary = summarize(files)
-    save_json(settings | summary, f"{out}-report.json")
-    os.replace(os.path.join(work, "evidence.safetensors"), f"{out}-evidence.safetensors")
-    os.remove(os.path.join(work, "settings.json"))
-    os.replace(work, out)
+    settings = {**asdict(source), **asdict(args), "rows": len(train), "data": train._fingerprint}
+    begin(work, {name: value for name, value in settings.items() if name not in ("out", "device", "num_workers")})
+    folder = os.path.join(work, "main", "data")
+    test_file = os.path.join(folder, "test-00000-of-00001.parquet")
+    if not os.path.exists(test_file):  # first, so that a missing image is told before anything is learnt
+        write_parquet(test, test_file)
+    kept = os.path.join(work, "evidence.safetensors")
+    evidence = learn(model, processor, train, args, kept)
+    summary = summarize(write_shards(evidence, processor, train, args, folder))
+    save_json(settings | summary, report)
+    with replacing(learnt) as temporary:
+        shutil.copyfile(kept, temporary)
+    os.replace(os.path.join(work, "main"), out)
+    shutil.rmtree(work)
     for name, value in summary.items():
         print(f"{name:12} {', '.join(value) if isinstance(value, dict) else f'{value:.1%} of characters'}")
-    print(f"{len(train)} training rows and {len(test)} test rows in {out}; figures in {out}-report.json")
+    print(f"{len(train)} training rows and {len(test)} test rows in {out}; figures in {report}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ class PairCollator:
         erasing_probability (`float`): of filling a random box, 2 to 40 % of the area, with CLIP's mean colour (0.5).
         persons (`dict[int, int]`, *optional*): the class of each `person_id` of the rows, for fine-tuning.
         hidden_spans (`str`, *optional*): ending of the columns that name what is hidden before alignment, whatever
-            the masks: `caption1_<ending>` has the `[start, end]` characters of `caption1`, end excluded.
+            the masks: `caption1_<ending>` has the `[start, end]` characters, end excluded, of `caption1` as the
+            tokenizer cleans it (`tokenization_gadms.clean_caption`).
     """
 
     processor: object

@@ -64,8 +64,10 @@ class GADMSFineTuningArguments(GADMSTrainingArguments):
             raise ValueError(f"instances_per_person must be at least 2; got {self.instances_per_person}")
         if self.mask_captions_in_place and self.masking != "random":
             raise ValueError(f"mask_captions_in_place belongs to masking=random; got masking={self.masking}")
-        if self.mask_captions_in_place and self.hidden_spans is not None:
-            raise ValueError(f"mask_captions_in_place leaves no view to hide {self.hidden_spans} in: choose one")
+        if self.hidden_spans is not None:
+            raise ValueError(
+                f"hidden_spans={self.hidden_spans} belongs to pre-training: captions are taken whole here"
+            )
         if self.push_to_hub and self.hub_strategy != "end":
             raise ValueError(
                 "hub_strategy must be end: checkpoints of fine-tuning hold a classifier of the training set's "

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .data_collator import PairCollator, caption_columns
-from .token_scores_gadms import valid_tokens
+from .token_scores_gadms import eos_positions, valid_tokens
 from .training_data import EpochSampler, TrainingRows, read_row
 
 WORDS_A_STEP = 700  # of a batch, drawn at random
@@ -36,7 +36,7 @@ class PatchEvidence(nn.Module):
     def __init__(self, gadms, embedding=64, hidden=256):
         super().__init__()
         width = gadms.config.projection_dim
-        self.tower = copy.deepcopy(gadms)
+        self.tower = copy.deepcopy(gadms).float()
         self.tower.text_model = self.tower.text_projection = None
         self.embedding = nn.Embedding(gadms.config.text_config.vocab_size, embedding)
         self.query = nn.Sequential(
@@ -65,14 +65,14 @@ class PatchEvidence(nn.Module):
     def logits(queries, keys) -> torch.Tensor:
         """`(N, D)`, `(B, S, D)` -> `(N, B)`: how well each word and image fit, up to a number for each word."""
         products = queries @ keys.flatten(0, 1).T / math.sqrt(queries.shape[-1] / 2)
-        return products.view(len(queries), len(keys), -1).logsumexp(dim=-1)
+        return products.unflatten(1, keys.shape[:2]).logsumexp(dim=-1)
 
     @torch.no_grad()
-    def score(self, pixel_values, input_ids) -> torch.Tensor:
+    def score(self, keys, input_ids) -> torch.Tensor:
         """Evidence of every token for its image, in nats.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`): images.
+            keys (`torch.Tensor` of shape `(B, S, D)`): of images, from `keys`.
             input_ids (`torch.Tensor` of shape `(B, T)`): a caption of each.
 
         Returns:
@@ -82,11 +82,32 @@ class PatchEvidence(nn.Module):
         """
         scores = torch.zeros(input_ids.shape, device=input_ids.device)
         rows, places = valid_tokens(input_ids).nonzero(as_tuple=True)
-        queries, keys = self.queries(input_ids, rows, places), self.keys(pixel_values)
+        queries = self.queries(input_ids, rows, places)
         own = torch.cat([self.logits(queries[rows == row], keys[row : row + 1])[:, 0] for row in range(len(keys))])
         others = self.logits(queries, self.reference_keys).logsumexp(dim=1) - math.log(len(self.reference_keys))
         scores[rows, places] = own - others
         return scores
+
+
+def refuse_unfit(dataset) -> None:
+    """Find out before anything is learnt what would stop it.
+
+    Raises:
+        ValueError: a column is missing, hidden words are there already, or a caption is; names the first row.
+    """
+    columns = dataset.column_names
+    captions = caption_columns(columns)
+    if missing := sorted({"image", "image_path"} - set(columns)):
+        raise ValueError(f"the data set lacks {', '.join(missing)}; it has {columns}")
+    if taken := [name for name in columns if name.endswith("_hidden_spans")]:
+        raise ValueError(f"the data set has {', '.join(taken)} already: leave them out with `remove_columns`")
+    texts = dataset.select_columns(captions).with_format("arrow")
+    for first in range(0, len(texts), 10_000):
+        part = texts[first : first + 10_000]
+        for name in captions:
+            if part[name].null_count:
+                row = first + part[name].is_null().to_pylist().index(True)
+                raise ValueError(f"row {row}: {name} is None; replace it by an empty string")
 
 
 def train_patch_evidence(
@@ -116,15 +137,19 @@ def train_patch_evidence(
         progress (`bool`): show a bar.
 
     Raises:
-        ValueError: fewer rows than a batch.
+        ValueError: fewer rows than a batch, a data set without the columns, an image that cannot be read, or a batch
+            without words; names the images.
+        FloatingPointError: a loss that is not finite.
     """
+    refuse_unfit(dataset)
     if len(dataset) < batch_size:
         raise ValueError(f"{len(dataset)} rows do not fill one batch of {batch_size}: patch evidence needs more rows")
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # nothing is drawn on a GPU
+        torch.default_generator.manual_seed(seed)
         batches = _batches(dataset, processor, batch_size, seed, num_workers)
-        references = [dataset[index]["image"] for index in torch.randperm(len(dataset))[:NUM_REFERENCES].tolist()]
+        references = torch.randperm(len(dataset))[:NUM_REFERENCES].tolist()
+        references = [read_row(dataset, index)["image"] for index in references]
         references = processor(images=references, return_tensors="pt")["pixel_values"].to(device)
         evidence = PatchEvidence(model).to(device)
         groups = [{"params": evidence.head_parameters()}]
@@ -139,8 +164,15 @@ def train_patch_evidence(
             rows, places = valid_tokens(input_ids).nonzero(as_tuple=True)
             words = torch.randperm(len(rows))[:WORDS_A_STEP].to(device)
             rows, places = rows[words], places[words]
+            if not len(rows):
+                raise ValueError(f"no words in any caption of {', '.join(batch['image_paths'])}")
             logits = evidence.logits(evidence.queries(input_ids, rows, places), evidence.keys(pixel_values))
             loss = F.cross_entropy(logits, rows)
+            if not loss.isfinite():
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} on the images {', '.join(batch['image_paths'])}: look at them, or "
+                    "lower tower_learning_rate"
+                )
             optimizer.zero_grad()
             loss.backward()
             for group in groups:
@@ -162,7 +194,7 @@ def _batches(dataset, processor, batch_size, seed, num_workers):
         yield from DataLoader(TrainingRows(dataset), **options)
 
 
-def hide_words(evidence: PatchEvidence, processor, dataset, threshold: float, batch_size=64, progress=True):
+def hide_words(evidence, processor, dataset, threshold: float, batch_size=64, num_workers=0, progress=True):
     """A data set with the words of each caption that speak against its image.
 
     Args:
@@ -171,33 +203,61 @@ def hide_words(evidence: PatchEvidence, processor, dataset, threshold: float, ba
         dataset (`datasets.Dataset`): rows with an image, its path and captions.
         threshold (`float`): nats; a token is meant if it makes its image `exp(threshold)` times less likely.
         batch_size (`int`): images at a time.
+        num_workers (`int`): processes that read and prepare images ahead.
         progress (`bool`): show a bar.
 
     Returns:
-        `datasets.Dataset` with columns `caption1_hidden_spans`, ...: `[start, end]` characters of the caption, end
-        excluded; tokens that touch are one span. [`PairCollator`] hides them.
+        `datasets.Dataset` with columns `caption1_hidden_spans`, ...: `[start, end]` characters, end excluded, of the
+        caption as the tokenizer cleans it; tokens that touch are one span. [`PairCollator`] hides them.
 
     Raises:
-        ValueError: the threshold is not above 0, or an image cannot be read.
+        ValueError: the threshold is not above 0, or the data cannot be used.
     """
     if threshold <= 0:
         raise ValueError(f"threshold must be above 0, or words that say nothing are hidden too; got {threshold}")
-    device, columns = evidence.reference_keys.device, {}
-    for first in tqdm(range(0, len(dataset), batch_size), "Looking for false words", disable=not progress):
-        rows = [read_row(dataset, index) for index in range(first, min(first + batch_size, len(dataset)))]
-        pixel_values = processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
-        for name in caption_columns(rows[0]):
-            options = {"padding": True, "truncation": True, "return_offsets_mapping": True, "return_tensors": "pt"}
-            encoded = processor.tokenizer([row[name] for row in rows], **options)
-            scores = evidence.score(pixel_values.to(device), encoded["input_ids"].to(device)).cpu()
-            columns.setdefault(f"{name}_hidden_spans", []).extend(
-                _joined(offsets[doubted].tolist())
-                for doubted, offsets in zip(scores < -threshold, encoded["offset_mapping"], strict=True)
-            )
+    refuse_unfit(dataset)
+    device, names = evidence.reference_keys.device, caption_columns(dataset.column_names)
+    columns = {f"{name}_hidden_spans": [] for name in names}
+    prepared = DataLoader(
+        _Prepared(processor, dataset, names), batch_size, num_workers=num_workers, collate_fn=_Prepared.batch
+    )
+    for pixel_values, captions in tqdm(prepared, "Looking for false words", disable=not progress):
+        with torch.no_grad():
+            keys = evidence.keys(pixel_values.to(device))
+        for name, (input_ids, offsets) in captions.items():
+            doubted = evidence.score(keys, input_ids.to(device)).cpu() < -threshold
+            columns[f"{name}_hidden_spans"] += [_joined(o[d].tolist()) for o, d in zip(offsets, doubted, strict=True)]
     spans = datasets.List(datasets.List(datasets.Value("int32")))
     for name, values in columns.items():
         dataset = dataset.add_column(name, values, feature=spans)
     return dataset
+
+
+class _Prepared(torch.utils.data.Dataset):
+    """Rows as tensors: the image, and of each caption ids and offsets at full width."""
+
+    def __init__(self, processor, dataset, names):
+        self.processor, self.dataset, self.names = processor, dataset, names
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        row = read_row(self.dataset, index)
+        options = {"padding": "max_length", "truncation": True, "return_offsets_mapping": True, "return_tensors": "pt"}
+        encoded = {name: self.processor.tokenizer(row[name], **options) for name in self.names}
+        captions = {name: (one["input_ids"][0], one["offset_mapping"][0]) for name, one in encoded.items()}
+        return self.processor(images=[row["image"]], return_tensors="pt")["pixel_values"][0], captions
+
+    @staticmethod
+    def batch(items):
+        """Images stacked, captions cut to the longest of the batch."""
+        captions = {}
+        for name in items[0][1]:
+            input_ids, offsets = (torch.stack([item[1][name][part] for item in items]) for part in (0, 1))
+            width = int(eos_positions(input_ids).max()) + 1
+            captions[name] = input_ids[:, :width], offsets[:, :width]
+        return torch.stack([item[0] for item in items]), captions
 
 
 def _joined(spans: list[list[int]]) -> list[list[int]]:

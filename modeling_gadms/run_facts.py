@@ -32,13 +32,16 @@ def facts_of_run(trainer) -> dict:
     values = args.to_dict()
     precision = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
     seconds = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
+    recipe = {name: values[name] for name in RECIPE if name in values} | {"precision": precision}
+    if args.hidden_spans is not None:  # these are hidden in place of what scores say
+        recipe |= {"hidden_spans": args.hidden_spans, "alpha_noise": 0.0}
     return {
         "parameters": sum(parameter.numel() for parameter in trainer.retriever().parameters()),
         "training_data": data_name(trainer.train_dataset and trainer.train_dataset.dataset),
         "training_items": length(trainer.train_dataset),
         "test_data": data_name(trainer.eval_dataset),
         "test_images": length(trainer.eval_dataset),
-        "recipe": {name: values[name] for name in RECIPE if name in values} | {"precision": precision},
+        "recipe": recipe,
         "pairs_a_step": args.joint_batch_size(),
         "epochs": state.epoch,
         "steps": state.global_step,

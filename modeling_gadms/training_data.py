@@ -19,7 +19,10 @@ def read_row(dataset, index: int) -> dict:
         ValueError: the image is missing or broken; names the row and the image, and the cure.
     """
     try:
-        return dataset[index]
+        row = dataset[index]
+        if row["image"] is None:
+            raise ValueError("there is none")
+        return row
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on missing and broken files
         path = dataset.select_columns("image_path")[index]["image_path"]
         raise ValueError(

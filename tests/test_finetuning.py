@@ -444,7 +444,7 @@ def test_a_classifier_of_another_number_of_persons_is_refused(tmp_path):
         ({"id_weight": -1.0}, "id_weight must not be negative"),
         ({"instances_per_person": 1}, "at least 2"),
         ({"mask_captions_in_place": True, "masking": "gradient_attention"}, "belongs to masking=random"),
-        ({"mask_captions_in_place": True, "masking": "random", "hidden_spans": "hidden_spans"}, "leaves no view to hide"),
+        ({"hidden_spans": "hidden_spans"}, "belongs to pre-training"),
         ({"push_to_hub": True, "hub_strategy": "every_save"}, "hub_strategy must be end"),
     ],
 )

@@ -56,12 +56,17 @@ def prepared(pair, rows):
     return batch["pixel_values"], batch["input_ids"]
 
 
+def score(evidence, pixel_values, input_ids):
+    with torch.no_grad():
+        return evidence.score(evidence.keys(pixel_values), input_ids)
+
+
 def test_false_colours_speak_against_the_image_and_true_ones_for_it(pair, learnt):
     held_out = tiny_rows(60, seed=7)
     false = wrong_colours(held_out)
     true_scores, false_scores = [], []
     for rows, found in ((held_out, true_scores), (false, false_scores)):
-        scores = learnt.score(*prepared(pair, rows))
+        scores = score(learnt, *prepared(pair, rows))
         inside = PairCollator(pair[1]).tokens_in(
             [row["caption1"] for row in rows], [row["caption1_false_spans"] for row in false]
         )
@@ -74,11 +79,11 @@ def test_evidence_is_a_ratio_of_likelihoods_and_that_of_each_caption_alone(pair,
     pixel_values, input_ids = prepared(pair, tiny_rows(5, seed=3))
     input_ids[2, 4:] = 0
     input_ids[2, 4] = input_ids.max()  # a short caption, padded
-    found = learnt.score(pixel_values, input_ids)
+    found = score(learnt, pixel_values, input_ids)
     with torch.no_grad():
         for row, ids in enumerate(input_ids):
             end = int(ids.argmax())
-            alone = learnt.score(pixel_values[row : row + 1], ids[None, : end + 1])
+            alone = score(learnt, pixel_values[row : row + 1], ids[None, : end + 1])
             torch.testing.assert_close(found[row, : end + 1], alone[0], rtol=1e-4, atol=1e-5)
             assert (found[row, end:] == 0).all() and found[row, 0] == 0
             own_keys = learnt.keys(pixel_values[row : row + 1])[0]
@@ -130,7 +135,7 @@ def test_hidden_words_are_those_below_the_threshold_in_characters(pair, learnt):
     for row in found:
         for name in ("caption1", "caption2"):
             pixel_values, input_ids = prepared(pair, [{**row, "caption1": row[name]}])
-            scores = learnt.score(pixel_values, input_ids)[0]
+            scores = score(learnt, pixel_values, input_ids)[0]
             hidden = PairCollator(pair[1]).tokens_in([row[name]], [row[f"{name}_hidden_spans"]])[0]
             clear = valid_tokens(input_ids)[0] & ((scores + 0.5).abs() > 1e-3)
             assert hidden[clear].equal(scores[clear] < -0.5)
@@ -140,6 +145,44 @@ def test_hidden_words_are_those_below_the_threshold_in_characters(pair, learnt):
     assert hit >= 20
     with pytest.raises(ValueError, match="threshold must be above 0"):
         hide_words(learnt, pair[1], rows, threshold=0.0)
+
+
+def with_value(rows, place, name, value):
+    changed = list(rows.with_format(None))
+    changed[place] = {**changed[place], name: value}
+    return datasets.Dataset.from_list(changed, features=rows.features)
+
+
+def test_a_caption_without_words_has_none_to_hide(pair, learnt):
+    rows = with_value(tiny_rows(8), 3, "caption1", "")
+    assert score(learnt, *prepared(pair, list(rows)))[3].eq(0).all()
+    found = hide_words(learnt, pair[1], rows, threshold=0.01, batch_size=3, progress=False)
+    assert found[3]["caption1_hidden_spans"] == [] and any(found["caption1_hidden_spans"])
+    for number in range(32):
+        rows = with_value(tiny_rows(32) if number == 0 else rows, number, "caption1", "")
+        rows = with_value(rows, number, "caption2", "")
+    with pytest.raises(ValueError, match="no words in any caption of .*.png"):
+        learn(pair, rows, steps=1)
+
+
+def test_bad_data_is_told_before_anything_is_learnt(pair, learnt):
+    rows = tiny_rows(40)
+    for bad, message in (
+        (with_value(rows, 37, "caption2", None), "row 37: caption2 is None"),
+        (rows.remove_columns("image_path"), "lacks image_path"),
+        (spans_of_persons(rows), "has caption1_hidden_spans, caption2_hidden_spans already"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            learn(pair, bad, steps=1)
+        with pytest.raises(ValueError, match=message):
+            hide_words(learnt, pair[1], bad, threshold=0.5)
+    with pytest.raises(ValueError, match="row 2, image 002.png: cannot be read"):
+        hide_words(learnt, pair[1], with_value(rows, 2, "image", None), threshold=0.5, progress=False)
+
+
+def test_a_loss_that_is_not_finite_stops_learning(pair):
+    with pytest.raises(FloatingPointError, match="loss is nan on the images .*lower tower_learning_rate"):
+        learn(pair, tiny_rows(64), rate=1e30, steps=20)
 
 
 def spans_of_persons(rows):
@@ -210,15 +253,23 @@ def test_the_command_writes_a_data_set_and_goes_on_after_a_break(tmp_path):
     again = hide(tmp_path)
     assert again.returncode != 0 and "is there already: delete it" in again.stderr
 
-    # as a run leaves its work that was killed after the second shard
+    # as a run leaves its work that was killed in the second shard
     work = tmp_path / "out.partial"
-    (tmp_path / "out").rename(work)
+    (work / "main").mkdir(parents=True)
+    (tmp_path / "out" / "data").rename(work / "main" / "data")
+    (tmp_path / "out").rmdir()
     (tmp_path / "out-evidence.safetensors").rename(work / "evidence.safetensors")
-    kept = {name for name in report if name not in ("hidden", "most_hidden", "false", "precision", "recall")}
-    settings = {name: report[name] for name in kept if name not in ("out", "device", "num_workers")}
+    (tmp_path / "out-report.json").unlink()
+    found = {"hidden", "most_hidden", "false", "precision", "recall", "out", "device", "num_workers"}
+    settings = {name: value for name, value in report.items() if name not in found}
     (work / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    (work / "data" / "train-00002-of-00003.parquet").unlink()
+    for number in (1, 2):
+        (work / "main" / "data" / f"train-0000{number}-of-00003.parquet").unlink()
+    first = (work / "main" / "data" / "train-00000-of-00003.parquet").stat().st_ino
     other = hide(tmp_path, "--seed", "1")
     assert other.returncode != 0 and "begun with other data or options" in other.stderr
-    assert hide(tmp_path).returncode == 0
+    done = hide(tmp_path)
+    assert done.returncode == 0 and "Learning patch evidence" not in done.stderr, done.stderr
     assert {file.name: file.read_bytes() for file in (tmp_path / "out" / "data").iterdir()} == whole
+    assert (tmp_path / "out" / "data" / "train-00000-of-00003.parquet").stat().st_ino == first
+    assert not work.exists()

@@ -70,7 +70,7 @@ def with_hidden_words(rows, noise_rate, model, processor, file, setting):
     Where a share `r` of the words is false, one of evidence `e` is false with probability `r / exp(e)`, and more
     likely than not below `log(2 r)`: -0.5 at 0.3. At 0.5 that is 0, where words that say nothing are; -0.2 then.
     """
-    threshold = max(LEAST_THRESHOLD, -math.log(2 * noise_rate))
+    threshold = max(LEAST_THRESHOLD, -math.log(2 * noise_rate) if noise_rate else math.inf)
 
     def look():
         evidence = train_patch_evidence(model, processor, rows, EVIDENCE_STEPS, EVIDENCE_TOWER_RATE)

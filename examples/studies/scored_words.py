@@ -20,11 +20,11 @@ from dataset_webperson.synthetic import generate_rows
 from modeling_gadms.token_scores_gadms import minmax, valid_tokens
 
 
-def load_rows(image_size, num_persons, noise_rate, seed, views_per_person=1):
+def load_rows(image_size, num_persons, noise_rate, seed):
     """Captioned images of so many persons."""
     options = {
         "image_size": image_size,
-        "views_per_person": views_per_person,
+        "views_per_person": 1,
         "noise_rate": noise_rate,
         "seed": seed,
     }
@@ -62,7 +62,7 @@ def score_batch(model, pixel_values, input_ids, passes, generator, evidence) -> 
     contrasted = gradient_parts(*towers, contrast, input_ids)
     differences = masked_differences(gadms, input_ids)
     barred, all_barred = (barred_differences(*towers, input_ids, num_layers) for num_layers in (None, depth))
-    return {name: one.score(pixel_values, input_ids) for name, one in evidence.items()} | {
+    return {name: one.score(one.keys(pixel_values), input_ids) for name, one in evidence.items()} | {
         "random": torch.rand(input_ids.shape, generator=generator),
         "GASS, paper": gadms.token_scores(pixel_values, input_ids),
         "GASS, all layers": gadms.token_scores(pixel_values, input_ids, num_layers=depth),
