@@ -1,6 +1,8 @@
 """Study 2: the paper's Table 4 in miniature: which masking helps retrieval, and in which of the two losses?
 
-    python examples/studies/masking_table.py --noise_rates 0.3 0.5 --seeds 0 1 2        # a minute or two for each cell
+    python examples/studies/masking_table.py --noise_rates 0.0 --cells none             # a minute or two for each cell
+    python examples/studies/masking_table.py --noise_rates 0.3 0.5
+    python examples/studies/masking_table.py --noise_rates 0.0 0.3 0.5 --only_finished  # one table
 
 From the same small CLIP, the same number of steps on drawn pedestrians with false words, tested on the same persons:
 
