@@ -1,7 +1,7 @@
 """Find the words of captions that speak against their images, and write a data set that pre-training hides them from.
 
     python examples/hide_words.py --dataset_name synthetic --image_size 64 32 --tower_learning_rate 5e-4 \
-        --out runs/hidden                                                              # offline, 5 minutes on 2 cores
+        --out runs/hidden                                                              # offline, a few minutes
     accelerate launch examples/pretrain.py examples/pretrain_demo.yaml --dataset_name runs/hidden \
         --hidden_spans hidden_spans --output_dir runs/demo-hidden
 
@@ -16,30 +16,21 @@ that are whole.
 """
 
 import json
-import math
 import os
 import shutil
 import sys
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 
-import pyarrow.parquet as pq
 import torch
-from datasets.table import embed_table_storage
 from pretrain import PretrainArguments, load_pairs
-from safetensors.torch import load_file, save_file
 from transformers import set_seed
 
 from dataset_webperson.whole_files import replacing
 from modeling_gadms.command_line import parse_arguments
-from modeling_gadms.data_collator import caption_columns
-from modeling_gadms.patch_evidence import PatchEvidence, hide_words, refuse_unfit, train_patch_evidence
+from modeling_gadms.hidden_words import kept_evidence, summarize, write_parquet, write_shards
+from modeling_gadms.patch_evidence import refuse_unfit
 from modeling_gadms.run_report import save_json
 from modeling_gadms.starting_points import load_starting_point
-from modeling_gadms.tokenization_gadms import clean_caption
-
-HIDDEN = "hidden_spans"  # ending of the new columns
-ROW_GROUP_ROWS = 100  # as in a released WebPerson: the least that a stream reads at a time
 
 
 @dataclass
@@ -85,64 +76,6 @@ def begin(work: str, settings: dict) -> None:
             raise FileExistsError(f"{work} was begun with other data or options: delete it to begin anew")
 
 
-def learn(model, processor, rows, args, file: str) -> PatchEvidence:
-    """Patch evidence, from `file` if an earlier run has left it there."""
-    if os.path.exists(file):
-        evidence, found = PatchEvidence(model), load_file(file)
-        evidence.reference_keys = torch.empty_like(found["reference_keys"])
-        evidence.load_state_dict(found)
-        return evidence.to(args.device).eval()
-    options = {"batch_size": args.batch_size, "seed": args.seed, "num_workers": args.num_workers}
-    evidence = train_patch_evidence(model, processor, rows, args.steps, args.tower_learning_rate, **options)
-    with replacing(file) as temporary:
-        save_file({name: value.cpu().contiguous() for name, value in evidence.state_dict().items()}, temporary)
-    return evidence
-
-
-def write_parquet(rows, path: str) -> None:
-    """One file, its images within."""
-    rows = rows.with_format("arrow").map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
-    with replacing(path) as temporary:
-        rows.with_format(None).to_parquet(temporary, batch_size=ROW_GROUP_ROWS)
-
-
-def write_shards(evidence, processor, rows, args, folder: str) -> list[str]:
-    """The training rows with their hidden words; files that are there already stay."""
-    count, files = math.ceil(len(rows) / args.rows_per_shard), []
-    for number in range(count):
-        files.append(os.path.join(folder, f"train-{number:05d}-of-{count:05d}.parquet"))
-        if not os.path.exists(files[-1]):
-            start = number * args.rows_per_shard
-            shard = rows.select(range(start, min(start + args.rows_per_shard, len(rows))))
-            shard = shard.flatten_indices(keep_in_memory=True)  # or each leaves a copy in the cache
-            write_parquet(
-                hide_words(evidence, processor, shard, args.threshold, num_workers=args.num_workers), files[-1]
-            )
-    return files
-
-
-def summarize(files: list[str]) -> dict:
-    """Which words were hidden how often, and in characters how many, and how rightly where the data know it."""
-    hidden, characters = Counter(), Counter()
-    for file in files:
-        columns = [name for name in pq.read_schema(file).names if name.startswith("caption")]
-        for row in pq.read_table(file, columns=columns).to_pylist():
-            for name in caption_columns(row):
-                caption, spans = clean_caption(row[name]), row[f"{name}_{HIDDEN}"]
-                hidden.update(caption[start:end] for start, end in spans)
-                doubted, known = (
-                    {place for start, end in found for place in range(start, end)}
-                    for found in (spans, row.get(f"{name}_false_spans") or [])
-                )
-                characters.update(all=len(caption), hidden=len(doubted), false=len(known), both=len(doubted & known))
-    found = {"hidden": characters["hidden"] / characters["all"], "most_hidden": dict(hidden.most_common(20))}
-    if characters["false"]:
-        found["false"] = characters["false"] / characters["all"]
-        found["precision"] = characters["both"] / max(characters["hidden"], 1)
-        found["recall"] = characters["both"] / characters["false"]
-    return found
-
-
 def main(argv: list[str]) -> None:
     source, args = parse_arguments((PretrainArguments, HideWordsArguments), argv)
     out, work = os.path.abspath(args.out), os.path.abspath(args.out) + ".partial"
@@ -166,7 +99,7 @@ def main(argv: list[str]) -> None:
     if not os.path.exists(test_file):  # first, so that a missing image is told before anything is learnt
         write_parquet(test, test_file)
     kept = os.path.join(work, "evidence.safetensors")
-    evidence = learn(model, processor, train, args, kept)
+    evidence = kept_evidence(model, processor, train, args, kept)
     summary = summarize(write_shards(evidence, processor, train, args, folder))
     save_json(settings | summary, report)
     with replacing(learnt) as temporary:
