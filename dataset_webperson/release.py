@@ -37,6 +37,7 @@ from .row_preparation import (
     merge_summaries,
     prepare_rows,
     write_json,
+    written_once,
 )
 from .whole_files import replacing
 from .worker_processes import end_with_parent
@@ -124,14 +125,9 @@ def release(
 def _begin(work: str, state: list) -> None:
     """Make the folder of the work, or go on in it if it was begun with the same source and options."""
     os.makedirs(os.path.join(work, "shards"), exist_ok=True)
-    file = os.path.join(work, "state.json")
     state = json.loads(json.dumps(state))
-    if not os.path.exists(file):
-        write_json(file, state)
-        return
-    with open(file, encoding="utf-8") as begun:
-        if json.load(begun) != state:
-            raise DataError(f"{work}: was begun with another source or other options. Delete it to begin anew.")
+    if written_once(os.path.join(work, "state.json"), state) != state:
+        raise DataError(f"{work}: was begun with another source or other options. Delete it to begin anew.")
 
 
 def _positions(source: Source, start: tuple[int, int]) -> Iterator[tuple[tuple[int, int], SourceRow]]:

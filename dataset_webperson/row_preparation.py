@@ -91,6 +91,14 @@ def write_json(path: str, content: Any) -> None:
         json.dump(content, file, indent=1, ensure_ascii=True)
 
 
+def written_once(path: str, content: Any) -> Any:
+    """What the json file `path` holds; where there is none, it is written with `content` first."""
+    if not os.path.exists(path):
+        write_json(path, content)
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
 def prepare_rows(
     rows: Iterable[SourceRow],
     extra: dict[str, Any],

@@ -15,7 +15,6 @@ learnt is in OUT-evidence.safetensors. An interrupted run, started again, keeps 
 that are whole.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -25,6 +24,8 @@ import torch
 from pretrain import PretrainArguments, load_pairs
 from transformers import set_seed
 
+from dataset_webperson.release import ROWS_PER_SHARD
+from dataset_webperson.row_preparation import written_once
 from dataset_webperson.whole_files import replacing
 from modeling_gadms.command_line import parse_arguments
 from modeling_gadms.hidden_words import kept_evidence, summarize, write_parquet, write_shards
@@ -48,7 +49,7 @@ class HideWordsArguments:
             "makes it more likely false than true at log(1 / (2 r)), where a share r is false: 0.5 for 0.3."
         },
     )
-    rows_per_shard: int = field(default=10_000, metadata={"help": "Rows a parquet file."})
+    rows_per_shard: int = field(default=ROWS_PER_SHARD, metadata={"help": "Rows a parquet file."})
     num_workers: int = field(default=0, metadata={"help": "Processes that read images ahead while it learns."})
     seed: int = field(default=42, metadata={"help": "Of everything random; as in pre-training, for the same split."})
     device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Where to compute."})
@@ -67,13 +68,8 @@ class HideWordsArguments:
 
 def begin(work: str, settings: dict) -> None:
     """Make the folder of the work, or go on in it if it was begun alike."""
-    file = os.path.join(work, "settings.json")
-    os.makedirs(work, exist_ok=True)
-    if not os.path.exists(file):
-        save_json(settings, file)
-    with open(file, encoding="utf-8") as opened:
-        if json.load(opened) != settings:
-            raise FileExistsError(f"{work} was begun with other data or options: delete it to begin anew")
+    if written_once(os.path.join(work, "settings.json"), settings) != settings:
+        raise FileExistsError(f"{work} was begun with other data or options: delete it to begin anew")
 
 
 def main(argv: list[str]) -> None:

@@ -9,14 +9,12 @@ import torch
 from datasets.table import embed_table_storage
 from safetensors.torch import load_file, save_file
 
+from dataset_webperson.release import ROW_GROUP_ROWS
 from dataset_webperson.whole_files import replacing
 
 from .data_collator import caption_columns
-from .patch_evidence import PatchEvidence, hide_words, train_patch_evidence
+from .patch_evidence import HIDDEN, PatchEvidence, hide_words, train_patch_evidence
 from .tokenization_gadms import clean_caption
-
-HIDDEN = "hidden_spans"  # ending of the new columns
-ROW_GROUP_ROWS = 100  # as in a released WebPerson: the least that a stream reads at a time
 
 
 def kept_evidence(model, processor, rows, args, file: str) -> PatchEvidence:
@@ -42,7 +40,9 @@ def kept_evidence(model, processor, rows, args, file: str) -> PatchEvidence:
 
 def write_parquet(rows, path: str) -> None:
     """One file, its images within."""
-    rows = rows.with_format("arrow").map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
+    rows = rows.with_format("arrow").map(
+        embed_table_storage, batched=True, batch_size=ROW_GROUP_ROWS, keep_in_memory=True
+    )
     with replacing(path) as temporary:
         rows.with_format(None).to_parquet(temporary, batch_size=ROW_GROUP_ROWS)
 

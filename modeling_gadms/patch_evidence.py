@@ -7,6 +7,7 @@ one that speaks against its image. Not of the paper: see `examples/studies` for 
 """
 
 import copy
+import functools
 import itertools
 import math
 
@@ -18,12 +19,13 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .data_collator import PairCollator, caption_columns
-from .token_scores_gadms import eos_positions, valid_tokens
+from .token_scores_gadms import valid_tokens
 from .training_data import EpochSampler, TrainingRows, read_row
 
 WORDS_A_STEP = 700  # of a batch, drawn at random
 NEIGHBOURS = (-1, 0, 1)
 NUM_REFERENCES = 100  # images that stand for all
+HIDDEN = "hidden_spans"  # ending of the columns that `hide_words` adds
 
 
 class PatchEvidence(nn.Module):
@@ -99,7 +101,7 @@ def refuse_unfit(dataset) -> None:
     captions = caption_columns(columns)
     if missing := sorted({"image", "image_path"} - set(columns)):
         raise ValueError(f"the data set lacks {', '.join(missing)}; it has {columns}")
-    if taken := [name for name in columns if name.endswith("_hidden_spans")]:
+    if taken := [name for name in columns if name.endswith(f"_{HIDDEN}")]:
         raise ValueError(f"the data set has {', '.join(taken)} already: leave them out with `remove_columns`")
     texts = dataset.select_columns(captions).with_format("arrow")
     for first in range(0, len(texts), 10_000):
@@ -217,47 +219,28 @@ def hide_words(evidence, processor, dataset, threshold: float, batch_size=64, nu
         raise ValueError(f"threshold must be above 0, or words that say nothing are hidden too; got {threshold}")
     refuse_unfit(dataset)
     device, names = evidence.reference_keys.device, caption_columns(dataset.column_names)
-    columns = {f"{name}_hidden_spans": [] for name in names}
-    prepared = DataLoader(
-        _Prepared(processor, dataset, names), batch_size, num_workers=num_workers, collate_fn=_Prepared.batch
-    )
+    columns = {f"{name}_{HIDDEN}": [] for name in names}
+    prepare = functools.partial(_prepare, processor, dataset, names)
+    prepared = DataLoader(range(len(dataset)), batch_size, num_workers=num_workers, collate_fn=prepare)
     for pixel_values, captions in tqdm(prepared, "Looking for false words", disable=not progress):
         with torch.no_grad():
             keys = evidence.keys(pixel_values.to(device))
         for name, (input_ids, offsets) in captions.items():
             doubted = evidence.score(keys, input_ids.to(device)).cpu() < -threshold
-            columns[f"{name}_hidden_spans"] += [_joined(o[d].tolist()) for o, d in zip(offsets, doubted, strict=True)]
+            columns[f"{name}_{HIDDEN}"] += [_joined(o[d].tolist()) for o, d in zip(offsets, doubted, strict=True)]
     spans = datasets.List(datasets.List(datasets.Value("int32")))
     for name, values in columns.items():
         dataset = dataset.add_column(name, values, feature=spans)
     return dataset
 
 
-class _Prepared(torch.utils.data.Dataset):
-    """Rows as tensors: the image, and of each caption ids and offsets at full width."""
-
-    def __init__(self, processor, dataset, names):
-        self.processor, self.dataset, self.names = processor, dataset, names
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        row = read_row(self.dataset, index)
-        options = {"padding": "max_length", "truncation": True, "return_offsets_mapping": True, "return_tensors": "pt"}
-        encoded = {name: self.processor.tokenizer(row[name], **options) for name in self.names}
-        captions = {name: (one["input_ids"][0], one["offset_mapping"][0]) for name, one in encoded.items()}
-        return self.processor(images=[row["image"]], return_tensors="pt")["pixel_values"][0], captions
-
-    @staticmethod
-    def batch(items):
-        """Images stacked, captions cut to the longest of the batch."""
-        captions = {}
-        for name in items[0][1]:
-            input_ids, offsets = (torch.stack([item[1][name][part] for item in items]) for part in (0, 1))
-            width = int(eos_positions(input_ids).max()) + 1
-            captions[name] = input_ids[:, :width], offsets[:, :width]
-        return torch.stack([item[0] for item in items]), captions
+def _prepare(processor, dataset, names, indices):
+    """Pixels of the images, and of each caption column ids and offsets."""
+    rows = [read_row(dataset, index) for index in indices]
+    options = {"padding": True, "truncation": True, "return_offsets_mapping": True, "return_tensors": "pt"}
+    encoded = {name: processor.tokenizer([row[name] for row in rows], **options) for name in names}
+    captions = {name: (one["input_ids"], one["offset_mapping"]) for name, one in encoded.items()}
+    return processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"], captions
 
 
 def _joined(spans: list[list[int]]) -> list[list[int]]:

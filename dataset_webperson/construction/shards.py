@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..findings import DataError
-from ..row_preparation import write_json
+from ..row_preparation import written_once
 from ..worker_processes import end_with_parent
 from .opt_out import OptOut
 
@@ -166,12 +166,7 @@ def begin_stage(folder: str, options: Any) -> None:
     """
     clear_half_written(folder)
     wanted = json.loads(json.dumps(_fixed_options(options)))
-    file = os.path.join(folder, "options.json")
-    if not os.path.exists(file):
-        write_json(file, wanted)
-        return
-    with open(file, encoding="utf-8") as text:
-        begun = json.load(text)
+    begun = written_once(os.path.join(folder, "options.json"), wanted)
     if begun != wanted:
         names = sorted(name for name in begun.keys() | wanted.keys() if begun.get(name) != wanted.get(name))
         raise DataError(

@@ -11,12 +11,12 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scored_words import drawn_data
 from transformers import set_seed
 
-from dataset_webperson import WebPerson
 from modeling_gadms.evaluation import evaluate_embeddings, query_values
 from modeling_gadms.masking_gadms import RandomMasking
-from modeling_gadms.patch_evidence import hide_words, train_patch_evidence
+from modeling_gadms.patch_evidence import HIDDEN, hide_words, train_patch_evidence
 from modeling_gadms.run_report import save_json
 from modeling_gadms.starting_points import load_starting_point
 from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax, valid_tokens
@@ -35,7 +35,6 @@ CELLS = [
 SCORES_IN_TRAINING = "modeling_gadms.modeling_gadms.gradient_attention_scores"  # where the model finds them
 SHARES = "noise_rate", "prediction_rate"
 RATES = 0.16, 0.065  # shares of words that GASS hides and predicts in the demo, as logged in training
-HIDDEN = "hidden_spans"  # columns of `hide_words`
 EVIDENCE_STEPS, EVIDENCE_TOWER_RATE, LEAST_THRESHOLD = 1200, 5e-4, 0.2
 DATA_SEED = 42  # one test set for all cells, so that their queries can be compared one by one
 
@@ -104,10 +103,7 @@ def scores_of(cell, num_layers):
 def demo_trainer(cell, noise_rate, seed, image_size, num_persons, **options) -> GADMSTrainer:
     """The demo's recipe from the small CLIP, with the cell's masks; `options` are further training arguments."""
     size = tuple(image_size)
-    data = WebPerson(
-        config_name="synthetic", seed=DATA_SEED, image_size=size, num_train_persons=num_persons, noise_rate=noise_rate
-    )
-    data.download_and_prepare()
+    data = drawn_data(size, num_persons, noise_rate, DATA_SEED)
     set_seed(seed)
     model, processor = load_starting_point(SMALL_CLIP, size)
     train, test = (data.as_dataset(split=split) for split in ("train", "test"))

@@ -12,10 +12,9 @@ import argparse
 
 import numpy as np
 from detection_quality import caption_resamples, ranking_quality
-from scored_words import by_word, load_rows, score_tokens
+from scored_words import by_word, drawn_data, load_rows, score_tokens
 from study_report import RESULTS, interval, pyplot, save_study, table
 
-from dataset_webperson import WebPerson
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.patch_evidence import train_patch_evidence
 
@@ -48,14 +47,8 @@ def evidence_of(model, processor, args) -> dict:
     asked = {name: (steps, rate) for name, (steps, rate) in asked.items() if steps}
     if not asked:
         return {}
-    data = WebPerson(
-        config_name="synthetic",
-        seed=args.seed + 1,
-        image_size=tuple(model.config.vision_config.image_size),
-        num_train_persons=args.evidence_persons,
-        noise_rate=args.noise_rate,
-    )
-    data.download_and_prepare()
+    size = tuple(model.config.vision_config.image_size)
+    data = drawn_data(size, args.evidence_persons, args.noise_rate, args.seed + 1)
     rows = data.as_dataset(split="train")
     return {
         name: train_patch_evidence(model.gadms, processor, rows, steps, rate) for name, (steps, rate) in asked.items()

@@ -16,6 +16,7 @@ from scores import (
 )
 from tqdm import tqdm
 
+from dataset_webperson import WebPerson
 from dataset_webperson.synthetic import generate_rows
 from modeling_gadms.token_scores_gadms import minmax, valid_tokens
 
@@ -29,6 +30,14 @@ def load_rows(image_size, num_persons, noise_rate, seed):
         "seed": seed,
     }
     return list(generate_rows("train", 0, num_persons, **options))
+
+
+def drawn_data(image_size, num_persons, noise_rate, seed) -> WebPerson:
+    """The synthetic WebPerson, ready to give its splits."""
+    options = {"image_size": image_size, "num_train_persons": num_persons, "noise_rate": noise_rate}
+    data = WebPerson(config_name="synthetic", seed=seed, **options)
+    data.download_and_prepare()
+    return data
 
 
 def label_tokens(caption_words, offsets, valid):
