@@ -48,7 +48,7 @@ $(VENV)-datasets3/.installed: .ci/requirements-datasets3.txt
 	@touch $@
 
 test-datasets3: setup $(VENV)-datasets3/.installed ## a released WebPerson read by datasets 3.6 and by the current version
-	@DATASETS3_PYTHON=$(VENV)-datasets3/bin/python $(RUN) -m pytest --quiet tests/test_datasets3.py \
+	@DATASETS3_PYTHON=$(VENV)-datasets3/bin/python $(RUN) -m pytest --quiet tests/dataset_webperson/test_datasets3.py \
 		|| { echo "make: versions differ; the report is above"; exit 1; }
 
 PIP := -m pip install --quiet --disable-pip-version-check
@@ -65,7 +65,7 @@ $(VENV)-exports/.installed: .ci/constraints.txt .ci/constraints-exports.txt
 
 test-stranger: setup $(VENV)-stranger/.installed $(VENV)-exports/.installed ## a checkpoint where this package is not installed; ONNX, sentence-transformers
 	@STRANGER_PYTHON=$(abspath $(VENV)-stranger/bin/python) EXPORTS_PYTHON=$(abspath $(VENV)-exports/bin/python) \
-		$(RUN) -m pytest --quiet tests/test_stranger.py || { echo "make: a stranger cannot use it; the report is above"; exit 1; }
+		$(RUN) -m pytest --quiet tests/modeling_gadms/test_stranger.py || { echo "make: a stranger cannot use it; the report is above"; exit 1; }
 
 $(VENV)-minimum/.installed: .ci/constraints-minimum.txt .ci/constraints.txt
 	@$(PYTHON) -m venv $(VENV)-minimum && $(VENV)-minimum/bin/python $(PIP) --constraint .ci/constraints-minimum.txt \
@@ -74,9 +74,9 @@ $(VENV)-minimum/.installed: .ci/constraints-minimum.txt .ci/constraints.txt
 	@touch $@
 
 test-minimum: $(VENV)-minimum/.installed ## the model on the oldest versions allowed (downloads 3 GB)
-	@PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)-minimum/bin/python -m pytest --quiet tests/test_modeling.py tests/test_token_scores.py \
-		tests/test_masking.py tests/test_losses.py tests/test_processing.py tests/test_tokenization.py tests/test_from_clip.py \
-		tests/test_stranger.py tests/test_trainer.py
+	@PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)-minimum/bin/python -m pytest --quiet tests/modeling_gadms/test_modeling.py tests/modeling_gadms/test_token_scores.py \
+		tests/modeling_gadms/test_masking.py tests/modeling_gadms/test_losses.py tests/modeling_gadms/test_processing.py tests/modeling_gadms/test_tokenization.py tests/modeling_gadms/test_from_clip.py \
+		tests/modeling_gadms/test_stranger.py tests/modeling_gadms/training/test_trainer.py
 
 docs-check: setup ## every command in README, cards and docstrings
 	@OMP_NUM_THREADS=1 $(RUN) tests/docs_check.py

@@ -1,10 +1,10 @@
 """WebPerson, drawn or real, and the benchmarks and corpora of text-to-person retrieval, as `datasets` objects."""
 
-from .benchmarks import Benchmark, load_benchmark
 from .builder import WebPerson, WebPersonConfig
-from .corpora import Corpus, load_corpus
 from .findings import DataError
 from .images import open_image
+from .readers.benchmarks import Benchmark, load_benchmark
+from .readers.corpora import Corpus, load_corpus
 
 __all__ = [
     "Benchmark",

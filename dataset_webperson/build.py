@@ -16,18 +16,19 @@ import shutil
 import sys
 from typing import Any
 
-from .construction.captioning import caption_shard
 from .construction.config import BuildConfig, read_config
-from .construction.crop import crop_shard
-from .construction.duplicates import dedup_shard, find_duplicates
 from .construction.opt_out import OptOut
-from .construction.quality import assess_shard
-from .construction.select_urls import select_shard, unique_urls
 from .construction.shards import run_stage, shard_counts
 from .construction.sources import find_shards
+from .construction.stages.captioning import caption_shard
+from .construction.stages.crop import crop_shard
+from .construction.stages.duplicates import dedup_shard, find_duplicates
+from .construction.stages.quality import assess_shard
+from .construction.stages.select_urls import select_shard, unique_urls
+from .files import write_json
 from .findings import DataError
 from .release import Layout, release_folder
-from .row_preparation import RowOptions, write_json
+from .rows.preparation import RowOptions
 
 _DOWNLOAD = """The images are not there yet: {source}. Download them, then give this command again:
   pip install img2dataset

@@ -19,11 +19,11 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
-from .attributes import VERSION
+from .drawn.attributes import VERSION
+from .drawn.rows import generate_rows
 from .findings import DataError
-from .local_source import FORMATS, ParquetSource, Source, open_source, source_features
-from .row_preparation import RowOptions, RowReport, describe_summary, merge_summaries, prepare_rows
-from .synthetic import generate_rows
+from .rows.local_source import FORMATS, ParquetSource, Source, open_source, source_features
+from .rows.preparation import RowOptions, RowReport, describe_summary, merge_summaries, prepare_rows
 
 # Persons in a unit of work; `num_proc` processes share the units, in order.
 CHUNK = 50

@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from .builder import WebPersonConfig
-from .synthetic import generate_rows
-from .whole_files import replacing
+from .drawn.rows import generate_rows
+from .files import replacing
 
 
 def contact_sheet(rows: list[dict[str, Any]], path: str, columns: int = 8) -> None:

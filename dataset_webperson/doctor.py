@@ -13,45 +13,25 @@ import os
 import random
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
-from .benchmark_copy import Benchmark, Counts, find_jsons, read_copy
-from .benchmarks import BENCHMARKS, COUNT_KINDS, benchmark_class
 from .caption_checks import MAX_TOKENS, caption_problems, token_counter
-from .corpora import CORPORA, Corpus, corpus_class, find_corpus_jsons, locate_rows
-from .doctor_report import print_table, write_html, write_json
+from .doctor_report import Report, print_table, write_html, write_json
 from .findings import MAX_EXAMPLES, DataError, Findings, share
 from .image_audit import ImageFacts, audit_images
 from .near_duplicates import close_pairs
+from .readers.benchmark_copy import Benchmark, Counts, find_jsons, read_copy
+from .readers.benchmarks import BENCHMARKS, COUNT_KINDS, benchmark_class
+from .readers.corpora import CORPORA, Corpus, corpus_class, find_corpus_jsons, locate_rows
 from .safe_paths import SafeRoot
 
 NEAR_BITS = 4  # of 64: re-encoded and resized copies stay below, different pictures lie near 32
 _MAX_KNOWN_CAPTIONS = 1_000_000  # remembered for the search of shared ones; about 220 MB
 _TOKEN_BATCH = 1000
 _PLAIN_MODES = ("RGB", "L")
-
-
-@dataclass
-class Report:
-    """What the doctor found out about one dataset."""
-
-    name: str
-    root: str
-    json_files: list[str]
-    image_root: str
-    counts: dict[str, Counts]  # by split
-    official: dict[str, Counts]
-    findings: Findings
-    images_named: int = 0
-    images_examined: int = 0
-    captions: int = 0
-    longest: int = 0  # tokens
-    over_limit: int = 0  # captions over MAX_TOKENS
-    token_method: str = ""
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,14 @@
 import dataclasses
 import html
 import json
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import dataclass, field
+from typing import TextIO
 
 from .caption_checks import MAX_TOKENS
-from .findings import DataError, Finding, share
+from .files import replacing
+from .findings import DataError, Finding, Findings, share
 from .images import jpeg_uri, open_image
-from .whole_files import replacing
-
-if TYPE_CHECKING:
-    from .doctor import Report
+from .readers.benchmark_copy import Counts
 
 _THUMBNAIL = (96, 192)  # pixels, width and height at most
 _STYLE = """
@@ -26,7 +25,27 @@ width: 15rem; margin: .5rem; vertical-align: top; overflow-wrap: anywhere; font-
 """
 
 
-def print_table(reports: list["Report"], out: TextIO) -> None:
+@dataclass
+class Report:
+    """What the doctor found out about one dataset."""
+
+    name: str
+    root: str
+    json_files: list[str]
+    image_root: str
+    counts: dict[str, Counts]  # by split
+    official: dict[str, Counts]
+    findings: Findings
+    images_named: int = 0
+    images_examined: int = 0
+    captions: int = 0
+    longest: int = 0  # tokens
+    over_limit: int = 0  # captions over MAX_TOKENS
+    token_method: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def print_table(reports: list[Report], out: TextIO) -> None:
     """Write what was found as plain text: counts a split, then two lines a finding."""
     encoding = out.encoding or "utf-8"
 
@@ -53,12 +72,12 @@ def print_table(reports: list["Report"], out: TextIO) -> None:
             write(f"{line}{' '.join(shown.split()):.160}\n{'':<10}{finding.cure}\n")
 
 
-def _counts(report: "Report", split: str) -> str:
+def _counts(report: Report, split: str) -> str:
     counts = report.counts[split]
     return str(counts) if counts.ids else f"{counts.images:,} images, {counts.captions:,} captions"
 
 
-def _notes(report: "Report") -> list[str]:
+def _notes(report: Report) -> list[str]:
     notes = list(report.notes)
     if report.captions:
         part = share(report.over_limit, report.captions)
@@ -68,13 +87,13 @@ def _notes(report: "Report") -> list[str]:
     return notes
 
 
-def write_json(reports: list["Report"], path: str, exit_code: int) -> None:
+def write_json(reports: list[Report], path: str, exit_code: int) -> None:
     """Write everything the table says, and all kept examples, as json."""
     content = {"exit_code": exit_code, "datasets": [_as_dict(report) for report in reports]}
     _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _as_dict(report: "Report") -> dict:
+def _as_dict(report: Report) -> dict:
     values = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     for name in ("counts", "official"):
         values[name] = {split: dataclasses.asdict(counts) for split, counts in values[name].items()}
@@ -84,7 +103,7 @@ def _as_dict(report: "Report") -> dict:
     return values
 
 
-def write_html(reports: list["Report"], path: str) -> None:
+def write_html(reports: list[Report], path: str) -> None:
     """Write one page with the table and pictures of the worst cases of every finding, embedded."""
     body = "".join(_section(report) for report in reports)
     page = f"""<!doctype html>
@@ -95,7 +114,7 @@ def write_html(reports: list["Report"], path: str) -> None:
     _write(path, page)
 
 
-def _section(report: "Report") -> str:
+def _section(report: Report) -> str:
     rows = "".join(
         f"<tr><td>{split}</td><td>{_counts(report, split)}</td><td>{report.official.get(split, '')}</td></tr>"
         for split in report.counts

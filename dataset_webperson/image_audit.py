@@ -11,9 +11,9 @@ from dataclasses import astuple, dataclass
 from PIL import Image
 from tqdm import tqdm
 
+from .files import replacing
 from .images import ImageError, load_image, to_rgb
 from .near_duplicates import perceptual_hash
-from .whole_files import replacing
 from .worker_processes import end_with_parent
 
 _VERSION = 1  # of what a line of the cache holds; raise it when a hash or a check changes

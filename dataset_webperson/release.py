@@ -27,19 +27,10 @@ from datasets import Features
 from tqdm import tqdm
 
 from .builder import source_state
+from .files import replacing, write_json, written_once
 from .findings import DataError
-from .local_source import FORMATS, Source, SourceRow, open_source, source_features
-from .row_preparation import (
-    ON_BAD_IMAGES,
-    RowOptions,
-    RowReport,
-    describe_summary,
-    merge_summaries,
-    prepare_rows,
-    write_json,
-    written_once,
-)
-from .whole_files import replacing
+from .rows.local_source import FORMATS, Source, SourceRow, open_source, source_features
+from .rows.preparation import ON_BAD_IMAGES, RowOptions, RowReport, describe_summary, merge_summaries, prepare_rows
 from .worker_processes import end_with_parent
 
 # Chosen by measurement: `release_files/layout.md`, which goes into the dataset card.

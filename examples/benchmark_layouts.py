@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 import datasets
 from benchmark_loading import BATCH, BUFFER, best, make_release, make_source
 
-from dataset_webperson.local_source import open_source
 from dataset_webperson.release import Layout
-from dataset_webperson.streaming import ShuffledParquet
+from dataset_webperson.rows.local_source import open_source
+from dataset_webperson.rows.streaming import ShuffledParquet
 
 LAYOUTS = ((1_000_000, 1_000_000), (1_000_000, 100), (250, 250), (250, 100), (250, 10))
 

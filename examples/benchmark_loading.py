@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dataset_webperson.local_source import open_source
 from dataset_webperson.release import Layout, release
-from dataset_webperson.row_preparation import RowOptions
-from dataset_webperson.streaming import ShuffledParquet
+from dataset_webperson.rows.local_source import open_source
+from dataset_webperson.rows.preparation import RowOptions
+from dataset_webperson.rows.streaming import ShuffledParquet
 
 BATCH, BUFFER = 64, 1000
 

@@ -35,15 +35,15 @@ from pipeline_benchmark.caption_rates import IN_FLIGHT, serve, server_rate
 from pipeline_benchmark.inputs import SHARDS, write_crops, write_lists, write_metadata, write_models
 from pipeline_benchmark.stage_rates import no_models, open_for_caption, open_for_crop, open_for_quality, stage_rate
 
-from dataset_webperson.construction.caption_server_client import Captioner
-from dataset_webperson.construction.captioning import CaptionOptions, caption_shard
-from dataset_webperson.construction.crop import CropOptions, crop_shard
-from dataset_webperson.construction.detectors import DetectorOptions, PoseOptions
-from dataset_webperson.construction.duplicates import DedupOptions, dedup_shard, find_duplicates
-from dataset_webperson.construction.person_filter import RuleOptions
-from dataset_webperson.construction.quality import QualityOptions, assess_shard
-from dataset_webperson.construction.select_urls import SelectOptions, select_shard
+from dataset_webperson.construction.captions.client import Captioner
+from dataset_webperson.construction.persons.detectors import DetectorOptions, PoseOptions
+from dataset_webperson.construction.persons.rule import RuleOptions
 from dataset_webperson.construction.shards import read_rows, shard_writer
+from dataset_webperson.construction.stages.captioning import CaptionOptions, caption_shard
+from dataset_webperson.construction.stages.crop import CropOptions, crop_shard
+from dataset_webperson.construction.stages.duplicates import DedupOptions, dedup_shard, find_duplicates
+from dataset_webperson.construction.stages.quality import QualityOptions, assess_shard
+from dataset_webperson.construction.stages.select_urls import SelectOptions, select_shard
 from dataset_webperson.release import main as release
 
 SPAWN = multiprocessing.get_context("spawn")

@@ -15,11 +15,12 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig
 
 from modeling_gadms import GADMSForPreTraining
-from modeling_gadms.encoding import all_captions, encode_retrieval_set
-from modeling_gadms.evaluation import compare, evaluate_embeddings, evaluate_ranks
-from modeling_gadms.evaluation_data import load_evaluation_set
-from modeling_gadms.rescoring import RESCORINGS, rank_scores, rescore
-from modeling_gadms.retrievers import load_retriever
+from modeling_gadms.evaluation.benchmarks import load_evaluation_set
+from modeling_gadms.evaluation.encoding import encode_retrieval_set
+from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings, evaluate_ranks
+from modeling_gadms.evaluation.models import load_retriever
+from modeling_gadms.evaluation.rescoring import RESCORINGS, rank_scores, rescore
+from modeling_gadms.rows import all_captions
 from modeling_gadms.token_scores_gadms import eos_positions, valid_tokens
 
 TOP, PARTS, CAPTIONS = 10, 4, 8  # images a caption, parts of its words hidden in turn, captions at a time

@@ -19,19 +19,19 @@ from pathlib import Path
 from datasets import load_dataset
 
 from dataset_webperson.construction.boxes_sheet import boxes_sheet
-from dataset_webperson.construction.caption_server_client import Captioner
-from dataset_webperson.construction.captioning import CaptionOptions, caption_shard
-from dataset_webperson.construction.crop import CropOptions, crop_shard
-from dataset_webperson.construction.detectors import DetectorOptions, PoseOptions
+from dataset_webperson.construction.captions.client import Captioner
 from dataset_webperson.construction.drawn_persons import NOISE_RATES, draw_crops, measure_scores, scores_by_kind
-from dataset_webperson.construction.duplicates import DedupOptions, dedup_shard, find_duplicates
-from dataset_webperson.construction.person_filter import RuleOptions
-from dataset_webperson.construction.quality import QualityOptions, assess_shard, auc
+from dataset_webperson.construction.persons.detectors import DetectorOptions, PoseOptions
+from dataset_webperson.construction.persons.rule import RuleOptions
 from dataset_webperson.construction.quality_report import summarize, write_report
 from dataset_webperson.construction.shards import read_rows, run_stage
 from dataset_webperson.construction.sources import find_shards
+from dataset_webperson.construction.stages.captioning import CaptionOptions, caption_shard
+from dataset_webperson.construction.stages.crop import CropOptions, crop_shard
+from dataset_webperson.construction.stages.duplicates import DedupOptions, dedup_shard, find_duplicates
+from dataset_webperson.construction.stages.quality import QualityOptions, assess_shard, auc
+from dataset_webperson.files import write_json
 from dataset_webperson.release import main as release
-from dataset_webperson.row_preparation import write_json
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 
 HERE = Path(__file__).resolve().parent

@@ -20,16 +20,16 @@ import torch
 from accelerate import PartialState
 
 from dataset_webperson import DataError
-from modeling_gadms.command_line import free_folder, parse_arguments
-from modeling_gadms.embedding_cache import DEFAULT_FOLDER, DEFAULT_LIMIT, cached_retrieval_set
-from modeling_gadms.evaluation import compare, evaluate_embeddings, evaluate_ranks
-from modeling_gadms.evaluation_data import display_name, load_evaluation_set
-from modeling_gadms.evaluation_output import write_results
-from modeling_gadms.published_results import PROTOCOLS, column_of
-from modeling_gadms.rescoring import RESCORINGS, rescore
-from modeling_gadms.retrieval_report import write_report
-from modeling_gadms.retrievers import load_retriever
-from modeling_gadms.robustness import measure_robustness
+from modeling_gadms.evaluation.benchmarks import display_name, load_evaluation_set
+from modeling_gadms.evaluation.embedding_cache import DEFAULT_FOLDER, DEFAULT_LIMIT, cached_retrieval_set
+from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings, evaluate_ranks
+from modeling_gadms.evaluation.models import load_retriever
+from modeling_gadms.evaluation.published_results import PROTOCOLS, column_of
+from modeling_gadms.evaluation.report_page import write_report
+from modeling_gadms.evaluation.rescoring import RESCORINGS, rescore
+from modeling_gadms.evaluation.robustness import measure_robustness
+from modeling_gadms.evaluation.tables import write_results
+from modeling_gadms.training.command_line import free_folder, parse_arguments
 
 
 @dataclass

@@ -23,13 +23,14 @@ from dataclasses import dataclass, field
 from transformers import set_seed
 
 from dataset_webperson import WebPerson, load_benchmark
-from modeling_gadms.command_line import parse_arguments, refuse_used_folder
-from modeling_gadms.finetuning import GADMSFineTuningTrainer
-from modeling_gadms.finetuning_arguments import GADMSFineTuningArguments
-from modeling_gadms.finetuning_model import GADMSForFineTuning
-from modeling_gadms.lora import LoraArguments, add_lora, count_parameters, save_adapter
-from modeling_gadms.run_report import metrics_table, save_json
-from modeling_gadms.starting_points import load_starting_point
+from dataset_webperson.files import write_json
+from modeling_gadms.finetuning.arguments import GADMSFineTuningArguments
+from modeling_gadms.finetuning.lora import LoraArguments, add_lora, count_parameters, save_adapter
+from modeling_gadms.finetuning.model import GADMSForFineTuning
+from modeling_gadms.finetuning.trainer import GADMSFineTuningTrainer
+from modeling_gadms.training.command_line import parse_arguments, refuse_used_folder
+from modeling_gadms.training.run_report import metrics_table
+from modeling_gadms.training.starting_points import load_starting_point
 
 ROLES = ("train", "validation", "test")
 
@@ -88,7 +89,7 @@ def report(trainer, names, before, after, run) -> None:
     }
     if names["validation"] == "test":
         results["warning"] = "the best epoch was chosen on the test set: these figures are optimistic"
-    save_json(results, os.path.join(trainer.args.output_dir, "metrics.json"))
+    write_json(os.path.join(trainer.args.output_dir, "metrics.json"), results)
     print(f"\n{metrics_table(results['metrics'])}\n\nbest epoch chosen on {names['validation']}", flush=True)
     print(f"{results['seconds']:.0f} s; checkpoint and metrics.json in {trainer.args.output_dir}", flush=True)
 

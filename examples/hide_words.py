@@ -8,11 +8,11 @@
     python examples/hide_words.py --model_name_or_path openai/clip-vit-base-patch16 --dataset_name org/webperson \
         --steps 20000 --num_workers 8 --out data/webperson-hidden
 
-Patch evidence (`modeling_gadms/patch_evidence.py`) learns from the captions as they are which words go with which
-patches; then each caption's tokens that make their image much less likely are listed in `caption1_hidden_spans`, ...
-The data set goes to OUT as parquet, its test split as it was; OUT-report.json sums up what was hidden, and what was
-learnt is in OUT-evidence.safetensors. An interrupted run, started again, keeps what was learnt to the end and files
-that are whole.
+Patch evidence (`modeling_gadms/noise/patch_evidence.py`) learns from the captions as they are which words go with
+which patches; then each caption's tokens that make their image much less likely are listed in
+`caption1_hidden_spans`, ... The data set goes to OUT as parquet, its test split as it was; OUT-report.json sums up
+what was hidden, and what was learnt is in OUT-evidence.safetensors. An interrupted run, started again, keeps what was
+learnt to the end and files that are whole.
 """
 
 import os
@@ -24,14 +24,12 @@ import torch
 from pretrain import PretrainArguments, load_pairs
 from transformers import set_seed
 
+from dataset_webperson.files import replacing, write_json, written_once
 from dataset_webperson.release import ROWS_PER_SHARD
-from dataset_webperson.row_preparation import written_once
-from dataset_webperson.whole_files import replacing
-from modeling_gadms.command_line import parse_arguments
-from modeling_gadms.hidden_words import kept_evidence, summarize, write_parquet, write_shards
-from modeling_gadms.patch_evidence import refuse_unfit
-from modeling_gadms.run_report import save_json
-from modeling_gadms.starting_points import load_starting_point
+from modeling_gadms.noise.hidden_words import kept_evidence, summarize, write_parquet, write_shards
+from modeling_gadms.noise.patch_evidence import refuse_unfit
+from modeling_gadms.training.command_line import parse_arguments
+from modeling_gadms.training.starting_points import load_starting_point
 
 
 @dataclass
@@ -97,7 +95,7 @@ def main(argv: list[str]) -> None:
     kept = os.path.join(work, "evidence.safetensors")
     evidence = kept_evidence(model, processor, train, args, kept)
     summary = summarize(write_shards(evidence, processor, train, args, folder))
-    save_json(settings | summary, report)
+    write_json(report, settings | summary)
     with replacing(learnt) as temporary:
         shutil.copyfile(kept, temporary)
     os.replace(os.path.join(work, "main"), out)

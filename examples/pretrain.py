@@ -22,19 +22,13 @@ from safetensors.torch import save_file
 from transformers import set_seed
 
 from dataset_webperson import WebPerson
-from dataset_webperson.streaming import ShuffledParquet
-from dataset_webperson.whole_files import replacing
-from modeling_gadms.command_line import free_folder, parse_arguments, refuse_used_folder
-from modeling_gadms.run_report import (
-    metrics_table,
-    save_curve,
-    save_json,
-    save_retrievals,
-    save_token_scores,
-)
-from modeling_gadms.starting_points import load_starting_point
-from modeling_gadms.trainer import GADMSTrainer
-from modeling_gadms.training_arguments import GADMSTrainingArguments
+from dataset_webperson.files import replacing, write_json
+from dataset_webperson.rows.streaming import ShuffledParquet
+from modeling_gadms.training.arguments import GADMSTrainingArguments
+from modeling_gadms.training.command_line import free_folder, parse_arguments, refuse_used_folder
+from modeling_gadms.training.run_report import metrics_table, save_curve, save_retrievals, save_token_scores
+from modeling_gadms.training.starting_points import load_starting_point
+from modeling_gadms.training.trainer import GADMSTrainer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -83,8 +77,8 @@ def report(trainer, test, metrics, seconds, arguments) -> None:
     if not trainer.is_world_process_zero():
         return
     table = metrics_table(metrics)
-    save_json(
-        {"metrics": metrics, "test_images": len(test), "seconds": seconds, **arguments}, f"{folder}/metrics.json"
+    write_json(
+        f"{folder}/metrics.json", {"metrics": metrics, "test_images": len(test), "seconds": seconds, **arguments}
     )
     save_curve(trainer.state.log_history, f"{folder}/curve.png")
     save_retrievals(test, trainer.measured, f"{folder}/retrievals.png")

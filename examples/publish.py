@@ -22,18 +22,17 @@ import tempfile
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from modeling_gadms.hub_upload import (
+from modeling_gadms.hub.listings import (
     DATASET,
-    LAST_CHECKPOINT,
     METRIC,
     SCRIPT,
     TRAINING_STATE,
     model_listing,
     refuse_classifier,
-    upload,
     write_sentence_transformers,
 )
-from modeling_gadms.model_card import DEFAULT_LICENCE, write_card
+from modeling_gadms.hub.model_card import DEFAULT_LICENCE, write_card
+from modeling_gadms.hub.upload import LAST_CHECKPOINT, upload
 
 METRIC_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "modeling_gadms", "person_retrieval")
 SHARDS_PER_COMMIT = 25  # of 200 MB: a break costs a few GB at most

@@ -18,10 +18,10 @@ from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 from dataset_webperson import WebPerson
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
-from modeling_gadms.command_line import parse_arguments, refuse_used_folder
-from modeling_gadms.tokenizer_training import train_clip_tokenizer
-from modeling_gadms.trainer import GADMSTrainer
-from modeling_gadms.training_arguments import GADMSTrainingArguments
+from modeling_gadms.training.arguments import GADMSTrainingArguments
+from modeling_gadms.training.command_line import parse_arguments, refuse_used_folder
+from modeling_gadms.training.tokenizers import train_clip_tokenizer
+from modeling_gadms.training.trainer import GADMSTrainer
 
 FIRST_TEMPERATURE = 0.07  # where CLIP's own, learnt, temperature starts; it ends near that of GA-DMS, as this one does
 

@@ -18,7 +18,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from .image_processing_gadms import GADMSImageProcessor
 from .modeling_gadms import GADMSForPreTraining
 from .processing_gadms import GADMSProcessor
-from .released_checkpoints import Conversion, load_converted, load_released, save_released
+from .released.checkpoints import Conversion, load_converted, load_released, save_released
 from .tokenization_gadms import GADMSTokenizer
 
 RELEASED_FILE = "gadms_released.pth"

@@ -20,7 +20,12 @@ import tempfile
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "modeling_gadms/model_card.md", "modeling_gadms/person_retrieval/README.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "model_card.md",
+    "modeling_gadms/person_retrieval/README.md",
+]
 PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("dataset_webperson/release_files/*.md"))]
 PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("docs/**/*.md"))]
 SOURCES = sorted(
@@ -217,8 +222,8 @@ def run_python(code: str, names: dict) -> str | None:
 
 def check_test(test: str) -> str | None:
     file, name = test.split("::")
-    path = REPO / "tests" / file
-    return None if path.exists() and f"def {name}(" in path.read_text() else f"there is no test {test}"
+    found = [path for path in (REPO / "tests").rglob(file) if f"def {name}(" in path.read_text(encoding="utf-8")]
+    return None if found else f"there is no test {test}"
 
 
 def prepare(folder: str) -> dict:
@@ -272,5 +277,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(REPO), str(REPO / "tests")]
+    sys.path[:0] = [str(REPO), str(REPO / "tests" / "helpers")]
     sys.exit(main())

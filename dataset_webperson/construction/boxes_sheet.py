@@ -9,8 +9,8 @@ import os
 
 from PIL import Image, ImageDraw
 
+from ..files import replacing
 from ..images import open_image
-from ..whole_files import replacing
 from .shards import read_rows
 
 _CELL, _CELL_HEIGHT, _COLUMNS, _VISIBLE = 320, 240, 4, 0.2

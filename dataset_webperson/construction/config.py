@@ -7,11 +7,11 @@ import yaml
 
 from ..findings import DataError
 from ..release import ROW_GROUP_ROWS, ROWS_PER_SHARD
-from .captioning import CaptionOptions
-from .crop import CropOptions
-from .duplicates import DedupOptions
-from .quality import QualityOptions
-from .select_urls import SelectOptions
+from .stages.captioning import CaptionOptions
+from .stages.crop import CropOptions
+from .stages.duplicates import DedupOptions
+from .stages.quality import QualityOptions
+from .stages.select_urls import SelectOptions
 from .typed_yaml import fill
 
 

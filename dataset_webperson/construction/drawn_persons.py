@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..attributes import sample_person, sample_view
-from ..captions import write_caption
-from ..figures import draw_person
+from ..drawn.attributes import sample_person, sample_view
+from ..drawn.captions import write_caption
+from ..drawn.figures import draw_person
 from ..near_duplicates import perceptual_hash
-from .crop import SCHEMA
-from .quality import auc
 from .shards import read_rows, shard_writer
+from .stages.crop import SCHEMA
+from .stages.quality import auc
 
 NOISE_RATES = {"truthful": 0.0, "careless": 0.3}
 _SIZE = (128, 64)

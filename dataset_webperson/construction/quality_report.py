@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..files import replacing
 from ..findings import DataError
 from ..images import ImageError, decode_rgb, jpeg_uri
-from ..whole_files import replacing
-from .attribute_words import find_attributes
-from .quality import check_scored
+from .captions.words import find_attributes
 from .shards import read_rows, shard_counts
+from .stages.quality import check_scored
 
 NUM_CASES = 12
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")

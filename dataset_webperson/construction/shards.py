@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from ..files import written_once
 from ..findings import DataError
-from ..row_preparation import written_once
 from ..worker_processes import end_with_parent
 from .opt_out import OptOut
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
+from ..files import write_json
 from ..findings import DataError
-from ..local_source import TarSource
-from ..row_preparation import write_json
+from ..rows.local_source import TarSource
 from ..safe_paths import SafeRoot, UnsafePathError
 from .shards import read_rows
 

@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..benchmarks import load_benchmark
+from ..files import replacing
 from ..findings import DataError
-from ..whole_files import replacing
-from .caption_cache import AnswerCache, cache_key
-from .caption_server_client import Captioner, CaptionServerError, RequestFailed, ServerClient
-from .templates import MAX_WORDS, MIN_PLACEHOLDERS, PLACEHOLDERS, read_review, template_problems
+from ..readers.benchmarks import load_benchmark
+from .captions.cache import AnswerCache, cache_key
+from .captions.client import Captioner, CaptionServerError, RequestFailed, ServerClient
+from .captions.templates import MAX_WORDS, MIN_PLACEHOLDERS, PLACEHOLDERS, read_review, template_problems
 
 WRITER_VERSION = "1"  # raise it with any change of the prompts below
 RANDOM_OF_CLUSTER = 5  # the paper's

@@ -5,10 +5,10 @@ import os
 import time
 from functools import partial
 
-from dataset_webperson.construction.crop import CropOptions, crop_shard
-from dataset_webperson.construction.detectors import open_models
-from dataset_webperson.construction.quality import QualityOptions, open_scorer, read_batch
+from dataset_webperson.construction.persons.detectors import open_models
 from dataset_webperson.construction.shards import read_rows
+from dataset_webperson.construction.stages.crop import CropOptions, crop_shard
+from dataset_webperson.construction.stages.quality import QualityOptions, open_scorer, read_batch
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -7,9 +7,9 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from dataset_webperson.construction.caption_prompts import caption_messages
+from dataset_webperson.construction.captions.prompts import caption_messages
+from dataset_webperson.construction.captions.templates import load_templates
 from dataset_webperson.construction.shards import read_rows
-from dataset_webperson.construction.templates import load_templates
 
 LATENCY_S, IN_FLIGHT = 0.2, 16
 CAPTION = "A man in a navy hooded sweatshirt, grey trousers and white sneakers carries a black backpack."

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from dataset_webperson.construction.crop import SCHEMA
 from dataset_webperson.construction.shards import read_rows, shard_writer
-from dataset_webperson.row_preparation import write_json
+from dataset_webperson.construction.stages.crop import SCHEMA
+from dataset_webperson.files import write_json
 
 EXAMPLES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARDS = 4

@@ -7,13 +7,13 @@ from functools import partial
 
 from PIL import Image
 
-from dataset_webperson.construction.caption_server_client import load_openai
-from dataset_webperson.construction.captioning import CaptionOptions
-from dataset_webperson.construction.crop import CropOptions
-from dataset_webperson.construction.detectors import open_models
-from dataset_webperson.construction.quality import QualityOptions, open_scorer
+from dataset_webperson.construction.captions.client import load_openai
+from dataset_webperson.construction.persons.detectors import open_models
 from dataset_webperson.construction.shards import run_stage, shard_counts
-from dataset_webperson.row_preparation import write_json
+from dataset_webperson.construction.stages.captioning import CaptionOptions
+from dataset_webperson.construction.stages.crop import CropOptions
+from dataset_webperson.construction.stages.quality import QualityOptions, open_scorer
+from dataset_webperson.files import write_json
 
 from .caption_rates import CAPTION
 

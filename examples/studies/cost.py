@@ -28,7 +28,7 @@ from training_steps import (
 )
 
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
-from modeling_gadms.significance import bootstrap_interval
+from modeling_gadms.evaluation.significance import bootstrap_interval
 
 SHORT, FULL, AIM = 40, 77, 1.1
 PLAIN = f"plain CLIP, {SHORT} tokens padded to {FULL}"

@@ -25,9 +25,9 @@ from study_report import RESULTS, pyplot, save_study, table
 from transformers import set_seed
 
 from dataset_webperson import WebPerson
-from modeling_gadms.starting_points import load_starting_point
-from modeling_gadms.trainer import GADMSTrainer
-from modeling_gadms.training_arguments import GADMSTrainingArguments
+from modeling_gadms.training.arguments import GADMSTrainingArguments
+from modeling_gadms.training.starting_points import load_starting_point
+from modeling_gadms.training.trainer import GADMSTrainer
 
 IMAGE_SIZE, BATCH, STEPS = (64, 32), 32, 20
 

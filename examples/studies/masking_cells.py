@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from scored_words import drawn_data
 from transformers import set_seed
 
-from modeling_gadms.evaluation import evaluate_embeddings, query_values
+from dataset_webperson.files import write_json
+from modeling_gadms.evaluation.metrics import evaluate_embeddings, query_values
 from modeling_gadms.masking_gadms import RandomMasking
-from modeling_gadms.patch_evidence import HIDDEN, hide_words, train_patch_evidence
-from modeling_gadms.run_report import save_json
-from modeling_gadms.starting_points import load_starting_point
+from modeling_gadms.noise.patch_evidence import HIDDEN, hide_words, train_patch_evidence
 from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax, valid_tokens
-from modeling_gadms.trainer import GADMSTrainer
-from modeling_gadms.training_arguments import GADMSTrainingArguments
+from modeling_gadms.training.arguments import GADMSTrainingArguments
+from modeling_gadms.training.starting_points import load_starting_point
+from modeling_gadms.training.trainer import GADMSTrainer
 
 SMALL_CLIP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "small_clip")
 SCORES = "random", "cosine", "gass"
@@ -163,7 +163,7 @@ def train_cell(cell, noise_rate, seed, args, num_layers=None, **masking) -> dict
 def kept_cell(file, setting: dict, train) -> dict:
     """What `train()` gives, kept in `file`; read from there where an earlier run of the same setting has left it."""
     if not os.path.exists(file):
-        save_json(setting | train(), file)
+        write_json(file, setting | train())
     with open(file, encoding="utf-8") as opened:
         cell = json.load(opened)
     if {name: cell.get(name) for name in setting} != setting:

@@ -23,7 +23,7 @@ import numpy as np
 from masking_cells import CELLS, kept_cell, train_cell
 from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
 
-from modeling_gadms.significance import bootstrap_interval, paired_difference
+from modeling_gadms.evaluation.significance import bootstrap_interval, paired_difference
 
 
 def summarize(cells: dict, noise_rate: float) -> dict:

@@ -16,7 +16,7 @@ from scored_words import by_word, drawn_data, load_rows, score_tokens
 from study_report import RESULTS, interval, pyplot, save_study, table
 
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
-from modeling_gadms.patch_evidence import train_patch_evidence
+from modeling_gadms.noise.patch_evidence import train_patch_evidence
 
 COLUMNS = "caption", "word", "attribute", "is_false"  # of what is scored; the others are scores
 TOWER_RATE = 5e-4  # of a tower as small as the demo's

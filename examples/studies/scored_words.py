@@ -17,7 +17,7 @@ from scores import (
 from tqdm import tqdm
 
 from dataset_webperson import WebPerson
-from dataset_webperson.synthetic import generate_rows
+from dataset_webperson.drawn.rows import generate_rows
 from modeling_gadms.token_scores_gadms import minmax, valid_tokens
 
 

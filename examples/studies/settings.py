@@ -13,7 +13,7 @@ import numpy as np
 from masking_cells import kept_cell, train_cell
 from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
 
-from modeling_gadms.significance import bootstrap_interval
+from modeling_gadms.evaluation.significance import bootstrap_interval
 
 # what is changed: its values, and how an axis shows them; the demo's own settings are among the values
 SWEEPS = {

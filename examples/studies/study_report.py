@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 import matplotlib
 import numpy as np
 
-from dataset_webperson.whole_files import replacing
-from modeling_gadms.run_report import save_json
+from dataset_webperson.files import replacing, write_json
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402, F401 - for the studies, after the choice of a backend without a screen
@@ -55,7 +54,7 @@ def save_study(name: str, title: str, content: dict, text: str, figure, folder: 
     """Write `<name>.json`, `<name>.md` and `<name>.png`, each whole or not at all; prints the Markdown."""
     os.makedirs(folder, exist_ok=True)
     facts = provenance()
-    save_json({**facts, **content}, os.path.join(folder, f"{name}.json"))
+    write_json(os.path.join(folder, f"{name}.json"), {**facts, **content})
     lines = [f"# {title}", "", f"    {facts['command']}", "", f"Commit {facts['commit']}, {facts['date']}.", "", text]
     lines += ["", f"![{title}]({name}.png)", ""]
     with replacing(os.path.join(folder, f"{name}.md")) as temporary, open(temporary, "w", encoding="utf-8") as file:

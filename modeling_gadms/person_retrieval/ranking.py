@@ -22,7 +22,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ["QueryRanks", "rank_both_ways", "rank_queries", "retrieval_metrics", "same_camera", "summarize_ranks"]
+__all__ = [
+    "DIRECTIONS",
+    "METRICS",
+    "QueryRanks",
+    "rank_both_ways",
+    "rank_queries",
+    "retrieval_metrics",
+    "same_camera",
+    "summarize_ranks",
+]
+
+METRICS = ("R@1", "R@5", "R@10", "mAP", "mINP")
+DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 
 GRID = 2.0**26  # components of unit vectors are multiples of 1 / GRID: 2 * 26 + 1 bits fit float64's 53
 GROUP_ROWS = 64  # queries whose matches are scored together

@@ -1,0 +1,1 @@
+"""Captions by a server: prompts, templates, rules, answers that are kept."""

@@ -1,0 +1,259 @@
+"""Asks any OpenAI-compatible server (vLLM, Ollama, llama.cpp, `transformers serve`), and outlasts its bad hours.
+
+| what the server does | what happens |
+|---|---|
+| cannot be reached, 429, 503 | wait, as long as `Retry-After` says, up to `patience_s` since its last good answer |
+| hangs or dribbles past `timeout_s`, 500, HTML, half an answer | `max_attempts` times, then this request fails |
+| 400, 413, 422 | this request fails at once: the server will not have this image |
+| 401, 403, 404 | everything stops: key, model or address are wrong |
+| `max_failures` requests in a row fail | everything stops: it is not the images |
+
+What stops everything is a `CaptionServerError` of one line. The pauses between attempts double from 0.5 s to 30 s.
+"""
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..shards import CHANGEABLE
+from .cache import Answer
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+_BUSY = (429, 503)
+_REFUSED = (400, 413, 422)
+_MISCONFIGURED = (401, 403, 404)
+
+
+class CaptionServerError(RuntimeError):
+    """A server that cannot be used any longer. The message names it, what it did and the cure."""
+
+
+class RequestFailed(Exception):
+    """One request that the server, otherwise well, does not answer. `problem` names it: `no-answer` or `refused`."""
+
+    def __init__(self, problem: str, message: str):
+        super().__init__(problem, message)
+        self.problem, self.message = problem, message
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """A model behind a server, and how to ask it.
+
+    Args:
+        base_url: address of the API, as in `http://localhost:8000/v1`.
+        model: its name there.
+        api_key_env: environment variable that holds the key; servers of one's own need none.
+        temperature, max_tokens, seed: of the generation. Same seed, same answer, where the server keeps its word.
+        max_in_flight: requests at a time.
+        timeout_s: seconds until an attempt is given up, the whole answer included.
+        max_attempts: of a request whose answers are broken.
+        max_failures: requests that fail in a row before the run stops.
+        patience_s: seconds to wait for a server that is away or busy.
+        input_price, output_price: dollars for a million tokens, for the cost in the progress bar.
+
+    Raises:
+        ValueError: no address or model, or a limit below 1.
+    """
+
+    base_url: str = field(metadata=CHANGEABLE)
+    model: str
+    api_key_env: str = field(default="OPENAI_API_KEY", metadata=CHANGEABLE)
+    temperature: float = 0.7
+    max_tokens: int = 200
+    seed: int = 0
+    max_in_flight: int = field(default=16, metadata=CHANGEABLE)
+    timeout_s: float = field(default=120.0, metadata=CHANGEABLE)
+    max_attempts: int = field(default=5, metadata=CHANGEABLE)
+    max_failures: int = field(default=8, metadata=CHANGEABLE)
+    patience_s: float = field(default=900.0, metadata=CHANGEABLE)
+    input_price: float = field(default=0.0, metadata=CHANGEABLE)
+    output_price: float = field(default=0.0, metadata=CHANGEABLE)
+
+    def __post_init__(self):
+        if not self.base_url.startswith(("http://", "https://")) or not self.model:
+            raise ValueError(f"base_url={self.base_url!r}, model={self.model!r}: give http(s)://.../v1 and a model")
+        for name in ("max_tokens", "max_in_flight", "max_attempts", "max_failures"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is at least 1")
+        if self.timeout_s <= 0 or self.patience_s < 0:
+            raise ValueError(f"timeout_s={self.timeout_s} is above 0, patience_s={self.patience_s} not below it")
+
+    @property
+    def name(self) -> str:
+        """The model, for provenance."""
+        return self.model
+
+
+def load_openai() -> Any:
+    """The `openai` package. Raises `CaptionServerError` where it is missing."""
+    try:
+        import openai
+    except ImportError as error:
+        raise CaptionServerError("captioning needs the client of the servers' API: pip install openai") from error
+    return openai
+
+
+class ServerClient:
+    """Requests to one captioner, within a running event loop; use it in an `async with` block.
+
+    Attributes:
+        waiting (`str`): what the client waits for; "" when all is well.
+        on_wait: called when a wait begins.
+        prompt_tokens, completion_tokens, answered, failed (`int`): so far.
+    """
+
+    def __init__(self, captioner: Captioner):
+        self.captioner = captioner
+        self.waiting = ""
+        self.on_wait: Callable[[], None] = lambda: None
+        self.prompt_tokens = self.completion_tokens = self.answered = self.failed = 0
+        self._openai = load_openai()
+        self._failures_in_a_row = 0
+        self._good_until = time.monotonic()
+        self._places = asyncio.Semaphore(captioner.max_in_flight)
+        self._jitter = random.Random(0)
+
+    async def __aenter__(self) -> "ServerClient":
+        key = os.environ.get(self.captioner.api_key_env) or "none"
+        # Its own retries are off: ours know a busy server from a broken answer.
+        self._client = self._openai.AsyncOpenAI(
+            base_url=self.captioner.base_url, api_key=key, max_retries=0, timeout=self.captioner.timeout_s
+        )
+        return self
+
+    async def __aexit__(self, *exception) -> None:
+        await self._client.close()
+
+    @property
+    def cost(self) -> float:
+        """Dollars so far."""
+        captioner = self.captioner
+        spent = self.prompt_tokens * captioner.input_price + self.completion_tokens * captioner.output_price
+        return spent / 1e6
+
+    async def ask(self, messages: list[dict[str, Any]]) -> Answer:
+        """The answer to a conversation.
+
+        Raises:
+            RequestFailed: the server does not answer this one.
+            CaptionServerError: the server is not to be used any longer.
+        """
+        async with self._places:
+            started, attempts, pause = time.monotonic(), 0, FIRST_PAUSE_S
+            while True:
+                try:
+                    answer = await self._attempt(messages)
+                    break
+                except _Busy as error:
+                    away = time.monotonic() - max(self._good_until, started)
+                    if away > self.captioner.patience_s:
+                        raise self._stopped(f"{error}, for {away:.0f} s") from error
+                    self.waiting, wanted = str(error), error.retry_after
+                except _Broken as error:
+                    attempts += 1
+                    if attempts >= self.captioner.max_attempts:
+                        raise self._failed("no-answer", f"{error}, {attempts} times") from error
+                    self.waiting, wanted = str(error), 0.0
+                self.on_wait()
+                await asyncio.sleep(max(wanted, pause * (0.5 + self._jitter.random())))
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+        self.waiting, self._failures_in_a_row, self._good_until = "", 0, time.monotonic()
+        self.answered += 1
+        self.prompt_tokens += answer.prompt_tokens
+        self.completion_tokens += answer.completion_tokens
+        return answer
+
+    def _failed(self, problem: str, message: str) -> Exception:
+        self.failed += 1
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= self.captioner.max_failures:
+            return self._stopped(f"{self._failures_in_a_row} requests in a row failed, the last: {message}")
+        return RequestFailed(problem, message)
+
+    def _stopped(self, message: str) -> CaptionServerError:
+        return CaptionServerError(
+            f"{self.captioner.base_url} ({self.captioner.model}): {' '.join(message.split())[:300]}. "
+            "Answers so far are kept; repair the server and run the same command again."
+        )
+
+    async def _attempt(self, messages: list[dict[str, Any]]) -> Answer:
+        openai, captioner = self._openai, self.captioner
+        try:
+            # The client's own time-out starts anew with every byte; this one is for the whole answer.
+            async with asyncio.timeout(captioner.timeout_s):
+                reply = await self._client.chat.completions.create(
+                    model=captioner.model,
+                    messages=messages,
+                    temperature=captioner.temperature,
+                    max_tokens=captioner.max_tokens,
+                    seed=captioner.seed,
+                )
+        except (TimeoutError, openai.APITimeoutError) as error:
+            raise _Broken(f"no answer within {captioner.timeout_s:g} s") from error
+        except openai.APIStatusError as error:
+            raise self._by_status(error) from error
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            if "connect" in type(cause).__name__.lower():
+                raise _Busy(f"cannot be reached ({cause})") from error
+            raise _Broken(f"the answer broke off ({type(cause).__name__})") from error
+        except (openai.APIError, json.JSONDecodeError, ValueError) as error:
+            raise _Broken(f"the answer is no json ({type(error).__name__})") from error
+        return _read(reply)
+
+    def _by_status(self, error: Any) -> Exception:
+        status = error.status_code
+        message = f"status {status}, {_in_short(error)}"
+        if status in _BUSY:
+            return _Busy(message, _seconds(error.response.headers.get("retry-after")))
+        if status in _MISCONFIGURED:
+            cure = {404: "check base_url and model"}.get(status, f"check the key in ${self.captioner.api_key_env}")
+            return self._stopped(f"{message}: {cure}")
+        if status in _REFUSED:
+            return self._failed("refused", message)
+        return _Broken(message)
+
+
+class _Busy(Exception):
+    def __init__(self, message: str, retry_after: float = 0.0):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class _Broken(Exception):
+    pass
+
+
+def _read(reply: Any) -> Answer:
+    """The answer in a reply. Raises `_Broken` for one that is not of the API's form, a page of HTML for instance."""
+    try:
+        choice = reply.choices[0]
+        text, cut_off = choice.message.content, choice.finish_reason == "length"
+        usage = reply.usage
+    except (AttributeError, IndexError, TypeError) as error:
+        raise _Broken(f"not an answer of this API: {str(reply)[:60]!r}") from error
+    if not isinstance(text, str):
+        raise _Broken("an answer without text")
+    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    return Answer(text, cut_off, *(count if isinstance(count, int) else 0 for count in counts))
+
+
+def _in_short(error: Any) -> str:
+    body = error.body
+    if isinstance(body, dict) and isinstance(body.get("message"), str):
+        return body["message"][:120]
+    return " ".join(str(error.message).split())[:120]
+
+
+def _seconds(header: str | None) -> float:
+    """`Retry-After` in seconds, at most a minute; a date, or nonsense, counts as none."""
+    try:
+        return min(max(float(header or 0), 0.0), 60.0)
+    except ValueError:
+        return 0.0

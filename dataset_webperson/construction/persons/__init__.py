@@ -1,0 +1,1 @@
+"""Persons in images: detectors, pose models, and the rule of who is kept."""

@@ -1,0 +1,173 @@
+"""Stage `crop`: images -> crops of persons that pass the rule, one row a person, every other box counted by reason."""
+
+import hashlib
+import io
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from ...images import ImageError, decode_rgb
+from ...near_duplicates import perceptual_hash
+from ...rows.images import JPEG_QUALITY
+from ..opt_out import OptOut
+from ..persons.detectors import DetectorOptions, PersonDetector, PoseModel, PoseOptions, open_models
+from ..persons.rule import RuleOptions, box_problem, crop_area, pose_problem
+from ..shards import CHANGEABLE, ShardWriter, shard_writer
+from ..sources import SourceImage, read_images
+
+SCHEMA = pa.schema(
+    [
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("image_path", pa.string()),
+        ("url", pa.string()),
+        ("source_id", pa.string()),
+        ("source_sha256", pa.string()),
+        ("image_sha256", pa.string()),
+        ("phash", pa.string()),
+        ("box", pa.list_(pa.float32())),
+        ("box_score", pa.float32()),
+        ("keypoints", pa.list_(pa.list_(pa.float32()))),
+        ("detector", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class CropOptions:
+    """What is cropped. A value that makes no sense raises `ValueError`.
+
+    Args:
+        detector: model and its threshold.
+        pose: model and its threshold.
+        rule: thresholds of sizes and of counts.
+        margin: added to a box on each side, as a share of its width and height.
+        batch_size: images, and crops, that a model sees at a time.
+        opt_out: file of an opt-out list (`opt_out.OptOut`): such images are not looked at.
+    """
+
+    detector: DetectorOptions = field(default_factory=DetectorOptions)
+    pose: PoseOptions = field(default_factory=PoseOptions)
+    rule: RuleOptions = field(default_factory=RuleOptions)
+    margin: float = 0.05
+    batch_size: int = 16
+    opt_out: str | None = field(default=None, metadata=CHANGEABLE)
+
+    def __post_init__(self):
+        if self.margin < 0 or self.batch_size < 1:
+            raise ValueError(f"margin={self.margin} is at least 0, batch_size={self.batch_size} at least 1")
+
+
+@dataclass(slots=True)
+class _Decoded:
+    source: SourceImage
+    image: Image.Image
+    sha256: str
+
+
+def crop_shard(source: str, target: str, options: CropOptions) -> dict[str, int]:
+    """Detect, pose, filter and crop the images of a source shard (`sources.read_images`).
+
+    Counts: `rows_in` images; of these `not_downloaded`, `image_missing`, `image_unreadable`, `opted_out_<reason>` and
+    `images_without_person`; `boxes`, and of these one of `person_filter`'s reasons each, or `rows_out`.
+    """
+    detector, pose = open_models(options.detector, options.pose)
+    opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
+    with shard_writer(target, SCHEMA) as shard, ThreadPoolExecutor(1) as thread:
+        images = read_images(source)
+        batch = thread.submit(_decode_batch, images, options.batch_size, opt_out)
+        while (result := batch.result()) is not None:
+            # The next images are read and decoded while the models work on these.
+            batch = thread.submit(_decode_batch, images, options.batch_size, opt_out)
+            decoded, counts = result
+            shard.counts.update(counts)
+            _crop_batch(decoded, detector, pose, options, opt_out, shard)
+    return dict(shard.counts)
+
+
+def _decode_batch(images: Iterator[SourceImage], size: int, opt_out: OptOut):
+    """Up to `size` images, decoded, and what was counted on the way; `None` at the end."""
+    chunk = list(itertools.islice(images, size))
+    if not chunk:
+        return None
+    decoded, counts = [], {"rows_in": len(chunk)}
+
+    def count(name: str) -> None:
+        counts[name] = counts.get(name, 0) + 1
+
+    for source in chunk:
+        if source.problem:
+            count(source.problem)
+            continue
+        sha256 = hashlib.sha256(source.data).hexdigest()
+        if reason := opt_out.excludes(source.url, sha256):
+            count(f"opted_out_{reason}")
+            continue
+        try:
+            image = decode_rgb(source.data, source.source_id)
+        except ImageError:
+            count("image_unreadable")
+            continue
+        decoded.append(_Decoded(source, image, sha256))
+    return decoded, counts
+
+
+def _crop_batch(
+    decoded: list[_Decoded],
+    detector: PersonDetector,
+    pose: PoseModel,
+    options: CropOptions,
+    opt_out: OptOut,
+    shard: ShardWriter,
+) -> None:
+    if not decoded:
+        return
+    candidates = []
+    found = detector.persons([item.image for item in decoded])
+    for item, boxes in zip(decoded, found, strict=True):
+        limits = [item.image.width, item.image.height] * 2
+        shard.counts["images_without_person"] += not len(boxes)
+        shard.counts["boxes"] += len(boxes)
+        for number, box in enumerate(boxes):
+            box = np.concatenate([np.clip(box[:4], 0, limits), box[4:]])
+            if problem := box_problem(box, options.detector.min_score, options.rule):
+                shard.counts[problem] += 1
+                continue
+            area = crop_area(box, options.margin, *item.image.size)
+            candidates.append((item, number, box, area, item.image.crop(area)))
+    for start in range(0, len(candidates), options.batch_size):
+        part = candidates[start : start + options.batch_size]
+        poses = pose.keypoints([crop for *_, crop in part])
+        for (item, number, box, area, crop), keypoints in zip(part, poses, strict=True):
+            if problem := pose_problem(keypoints, options.pose.min_score, options.rule):
+                shard.counts[problem] += 1
+                continue
+            row = _row(item, number, box, crop, keypoints + np.array([area[0], area[1], 0]), detector.name)
+            if reason := opt_out.excludes(None, row["image_sha256"]):
+                shard.counts[f"opted_out_{reason}"] += 1
+                continue
+            shard.write(row)
+
+
+def _row(item: _Decoded, number: int, box: np.ndarray, crop: Image.Image, keypoints: np.ndarray, detector: str):
+    buffer = io.BytesIO()
+    crop.save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    data = buffer.getvalue()
+    path = f"{item.source.source_id}_{number}.jpg"
+    return {
+        "image": {"bytes": data, "path": path},
+        "image_path": path,
+        "url": item.source.url,
+        "source_id": item.source.source_id,
+        "source_sha256": item.sha256,
+        "image_sha256": hashlib.sha256(data).hexdigest(),
+        "phash": f"{perceptual_hash(crop):016x}",
+        "box": box[:4].tolist(),
+        "box_score": float(box[4]),
+        "keypoints": keypoints.tolist(),
+        "detector": detector,
+    }

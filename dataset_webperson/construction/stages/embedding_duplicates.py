@@ -1,0 +1,125 @@
+"""Doubles by image embeddings: each picture joins the nearest of some chosen ones, whose company is compared."""
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+
+from ...images import decode_rgb
+from ..shards import read_rows, run_stage, shard_writer
+
+_SCHEMA = pa.schema([("embedding", pa.list_(pa.float32()))])
+_BATCH = 64
+_BLOCK = 1_024
+DUPLICATE_EMBEDDING = 3  # its number in `duplicates.REASONS`
+
+
+@dataclass(frozen=True)
+class EmbeddingOptions:
+    """Which embeddings, and how close is a double.
+
+    Args:
+        model: Hub id or folder of a model with `get_image_features`, such as CLIP or GA-DMS.
+        revision: of the Hub repository.
+        min_cosine: two pictures are doubles from this cosine on.
+        clusters: each picture is compared with those that have the same nearest picture among so many chosen ones. 1
+            compares all pairs; 5 million rows need thousands, and pairs across a border are missed.
+    """
+
+    model: str
+    revision: str | None = None
+    min_cosine: float = 0.97
+    clusters: int = 1
+
+    def __post_init__(self):
+        if not 0 < self.min_cosine <= 1 or self.clusters < 1:
+            raise ValueError(f"min_cosine={self.min_cosine} is in 0..1, clusters={self.clusters} at least 1")
+
+
+@lru_cache(maxsize=1)
+def _open(model: str, revision: str | None):
+    import torch
+    from transformers import AutoImageProcessor, AutoModel
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    opened = AutoModel.from_pretrained(model, revision=revision).eval().to(device)
+    return AutoImageProcessor.from_pretrained(model, revision=revision), opened
+
+
+def embed_shard(source: str, target: str, options: EmbeddingOptions) -> dict[str, int]:
+    """A stage: the embeddings of a shard's images, of length 1, in its order."""
+    import torch  # here, as in `_open`: the other stages start without it
+
+    processor, model = _open(options.model, options.revision)
+    with torch.inference_mode(), shard_writer(target, _SCHEMA) as shard:
+        images = []
+
+        def embed() -> None:
+            inputs = processor(images=images, return_tensors="pt").to(model.device)
+            found = model.get_image_features(**inputs)
+            vectors = found if isinstance(found, torch.Tensor) else found.pooler_output
+            for vector in torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy():
+                shard.write({"embedding": vector})
+            images.clear()
+
+        for row in read_rows(source, ["image", "image_path"]):
+            shard.counts["rows_in"] += 1
+            images.append(decode_rgb(row["image"]["bytes"], row["image_path"]))
+            if len(images) == _BATCH:
+                embed()
+        if images:
+            embed()
+    return dict(shard.counts)
+
+
+def embedding_shards(shards: list[str], plan: str, options: EmbeddingOptions, num_workers: int) -> list[str]:
+    """Embed what is not embedded yet, and return the shards of embeddings."""
+    folder = os.path.join(plan, "embeddings")
+    run_stage(embed_shard, shards, folder, options, num_workers)
+    return [os.path.join(folder, os.path.basename(shard)) for shard in shards]
+
+
+def flag_close_embeddings(
+    shards: list[str], keys: np.ndarray, flags: np.ndarray, options: EmbeddingOptions, path: str
+) -> None:
+    """Set `DUPLICATE_EMBEDDING` for rows that lie close to one before them in the order of `keys`.
+
+    Args:
+        shards: of embeddings, whose rows are those of `keys`.
+        path: of a file that holds all vectors meanwhile, float16.
+    """
+    vectors = None
+    start = 0
+    for shard in shards:
+        for row in read_rows(shard):
+            if vectors is None:
+                vectors = np.memmap(path, np.float16, "w+", shape=(len(keys), len(row["embedding"])))
+            vectors[start] = row["embedding"]
+            start += 1
+    stays = np.flatnonzero(flags == 0)
+    # Ordered by a hash of the name, the first ones are a random choice that does not change.
+    centres = vectors[stays[np.argsort(keys["order"][stays, 1], kind="stable")][: options.clusters]].astype(np.float32)
+    nearest = np.empty(len(stays), np.int64)
+    for place in range(0, len(stays), _BLOCK):
+        nearest[place : place + _BLOCK] = (
+            vectors[stays[place : place + _BLOCK]].astype(np.float32) @ centres.T
+        ).argmax(1)
+    gone = []
+    for cluster in range(len(centres)):
+        rows = stays[nearest == cluster]
+        part = keys[rows]
+        rows = rows[np.lexsort((part["row"], part["order"][:, 1], part["order"][:, 0]))]
+        for place in range(0, len(rows), _BLOCK):
+            later = rows[place : place + _BLOCK]
+            close = np.zeros(len(later), bool)
+            for other in range(0, place + 1, _BLOCK):
+                cosines = (
+                    vectors[later].astype(np.float32) @ vectors[rows[other : other + _BLOCK]].astype(np.float32).T
+                )
+                if other == place:
+                    cosines = np.tril(cosines, -1)  # only with those before it
+                close |= (cosines >= options.min_cosine).any(1)
+            gone.append(later[close])
+    flags[np.concatenate(gone)] = DUPLICATE_EMBEDDING

@@ -1,0 +1,174 @@
+"""Stage `select`: COYO-700M's metadata -> addresses worth downloading, as a list for img2dataset.
+
+python -m dataset_webperson.build CONFIG.yaml    # with a section `select`; stops at the list until it is downloaded
+
+`select_shard` applies the rules to a file of metadata; `unique_urls` leaves one address for each picture of equal
+perceptual hash, among all files. COYO itself drops short sides below 200 and proportions over 3.
+"""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...findings import DataError
+from ..opt_out import OptOut
+from ..shards import CHANGEABLE, clear_half_written, read_rows, remove_opted_out, shard_counts, shard_writer
+from .duplicates import KEYS, DedupOptions, flag_duplicates
+
+_SCHEMA = pa.schema([("id", pa.int64()), ("url", pa.string()), ("image_phash", pa.string())])
+_NUMBERS = ("width", "height", "num_faces", "nsfw_score_opennsfw2", "nsfw_score_gantman", "watermark_score")
+_BATCH = 1 << 16
+
+
+@dataclass(frozen=True)
+class SelectOptions:
+    """Which pictures are worth downloading; the numbers are ours, the paper names none.
+
+    Args:
+        metadata: folder of COYO's parquet files.
+        min_side: pixels of the shorter side; a person's box needs 90 of its width.
+        max_watermark: of `watermark_score`.
+        max_nsfw_opennsfw2: of `nsfw_score_opennsfw2`.
+        max_nsfw_gantman: of `nsfw_score_gantman`.
+        min_faces: pictures with fewer faces count as faceless ..
+        faceless_share: .. and make up at most this share of a file's addresses: persons seen from behind are rare
+            otherwise. Which ones stay depends on their id alone.
+        rows_in_memory: see `duplicates.DedupOptions`.
+        opt_out: file of an opt-out list.
+    """
+
+    metadata: str = ""
+    min_side: int = 200
+    max_watermark: float = 0.5
+    max_nsfw_opennsfw2: float = 0.2
+    max_nsfw_gantman: float = 0.2
+    min_faces: int = 1
+    faceless_share: float = 0.2
+    rows_in_memory: int = field(default=4_000_000, metadata=CHANGEABLE)
+    opt_out: str | None = field(default=None, metadata=CHANGEABLE)
+
+    def __post_init__(self):
+        if not 0 <= self.faceless_share < 1:
+            raise ValueError(f"faceless_share={self.faceless_share} is at least 0 and below 1")
+
+
+def select_shard(source: str, target: str, options: SelectOptions) -> dict[str, int]:
+    """Write `id, url, image_phash` of the rows of a COYO file that pass the rules.
+
+    Counts, the first that applies: `value_missing`, `side`, `watermark`, `nsfw`, `opted_out_<reason>`,
+    `faceless_over_quota`.
+    """
+    opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
+    faced, marks = 0, []
+    for batch, problems in _judged(source, options):
+        faceless = batch["num_faces"] < options.min_faces
+        passed = problems == ""
+        faced += int((passed & ~faceless).sum())
+        marks.append(_scatter(batch["id"])[passed & faceless])
+    marks = np.sort(np.concatenate([np.empty(0, np.uint64), *marks]))
+    quota = int(faced * options.faceless_share / (1 - options.faceless_share))
+    with shard_writer(target, _SCHEMA) as shard:
+        for batch, problems in _judged(source, options, ("url", "image_phash")):
+            over = np.zeros(len(problems), bool)
+            if quota < len(marks):
+                over = (batch["num_faces"] < options.min_faces) & (_scatter(batch["id"]) >= marks[quota])
+            problems = np.where((problems == "") & over, "faceless_over_quota", problems)
+            shard.counts["rows_in"] += len(problems)
+            names, numbers = np.unique(problems[problems != ""], return_counts=True)
+            shard.counts.update(dict(zip(names.tolist(), numbers.tolist(), strict=True)))
+            for place in np.flatnonzero(problems == ""):
+                url = batch["url"][place]
+                if reason := opt_out.excludes(url):
+                    shard.counts[f"opted_out_{reason}"] += 1
+                else:
+                    row = {"id": int(batch["id"][place]), "url": url, "image_phash": batch["image_phash"][place]}
+                    shard.write(row)
+    return dict(shard.counts)
+
+
+def _judged(
+    source: str, options: SelectOptions, texts: tuple[str, ...] = ()
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Columns of a batch of rows, and for each row the rule that it fails or ""."""
+    try:
+        with pq.ParquetFile(source) as parquet:
+            wanted = ["id", *_NUMBERS, "url", "image_phash"]
+            if missing := set(wanted) - set(parquet.schema_arrow.names):
+                raise DataError(f"{source}: no column {', '.join(sorted(missing))}. Is it COYO's metadata?")
+            for part in parquet.iter_batches(_BATCH, columns=wanted):
+                gone = np.zeros(len(part), bool)
+                for name in wanted:
+                    gone |= part.column(name).is_null().to_numpy(zero_copy_only=False)
+                batch = {name: part.column(name).to_numpy(zero_copy_only=False) for name in ("id", *_NUMBERS, *texts)}
+                if part.column("id").null_count:
+                    batch["id"] = part.column("id").fill_null(0).to_numpy(zero_copy_only=False)
+                nsfw = batch["nsfw_score_opennsfw2"] > options.max_nsfw_opennsfw2
+                nsfw |= batch["nsfw_score_gantman"] > options.max_nsfw_gantman
+                rules = {
+                    "value_missing": gone,
+                    "side": np.minimum(batch["width"], batch["height"]) < options.min_side,
+                    "watermark": batch["watermark_score"] > options.max_watermark,
+                    "nsfw": nsfw,
+                }
+                yield batch, np.select(list(rules.values()), list(rules), default="").astype("U32")
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{source}: not a whole parquet file ({error}). Download it again.") from error
+
+
+def _scatter(ids: np.ndarray) -> np.ndarray:
+    """Each id as a number that looks random: the finaliser of the generator SplitMix64."""
+    mixed = ids.astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ mixed >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ mixed >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ mixed >> np.uint64(31)
+
+
+def unique_urls(shards: list[str], folder: str, options: SelectOptions) -> dict[str, int]:
+    """Write `id, url` of the selected shards into `folder`, of equal perceptual hashes the one with the lowest id.
+
+    If all files are there, nothing is computed anew; who has opted out since then is removed from them.
+
+    Returns:
+        Counts: `rows_in`, `duplicate_phash`, `opted_out_<reason>`, `rows_out`.
+    """
+    clear_half_written(folder)
+    count = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    work = os.path.join(folder, "work")
+    shutil.rmtree(work, ignore_errors=True)
+    targets = [os.path.join(folder, os.path.basename(shard)) for shard in shards]
+    total = Counter(rows_in=0, duplicate_phash=0, rows_out=0)
+    if not count:
+        return dict(total)
+    if not all(map(os.path.exists, targets)):
+        os.makedirs(work)
+        keys = np.memmap(os.path.join(work, "keys"), KEYS, "w+", shape=(count,))
+        flags = np.memmap(os.path.join(work, "flags"), np.uint8, "w+", shape=(count,))
+        number = 0
+        for shard in shards:
+            for row in read_rows(shard, ["id", "image_phash"]):
+                phash = int(row["image_phash"], 16)
+                keys[number] = (phash, (phash, 0), (row["id"], 0), number)
+                number += 1
+        flag_duplicates(keys, flags, DedupOptions(max_distance=0, rows_in_memory=options.rows_in_memory))
+        number = 0
+        for shard, target in zip(shards, targets, strict=True):
+            with shard_writer(target, pa.schema([_SCHEMA.field("id"), _SCHEMA.field("url")])) as chosen:
+                for row in read_rows(shard, ["id", "url"]):
+                    chosen.counts["rows_in"] += 1
+                    if flags[number]:
+                        chosen.counts["duplicate_phash"] += 1
+                    else:
+                        chosen.write(row)
+                    number += 1
+        shutil.rmtree(work)
+    opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
+    for target in targets:
+        remove_opted_out(target, opt_out)
+        total.update(shard_counts(target))
+    return dict(total)

@@ -1,0 +1,1 @@
+"""Drawings of pedestrians whose captions know which of their words are false."""

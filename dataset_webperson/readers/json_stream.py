@@ -1,0 +1,84 @@
+"""Json files of any length, one entry at a time: memory does not grow with the file."""
+
+import os
+from collections.abc import Iterator
+from typing import IO, Any
+
+import ijson
+
+from ..findings import DataError
+
+_NAMES = {"[": "a list", "{": "a dict"}
+
+
+class JsonError(DataError):
+    """A file that cannot be opened, is not valid json, or breaks off."""
+
+
+class JsonShapeError(DataError):
+    """Valid json, but a dict where a list belongs or the other way round."""
+
+
+def _open(path: str | os.PathLike) -> tuple[IO[bytes], str]:
+    """The file, placed after a byte-order mark, and the first character of its content ("" when it has none)."""
+    try:
+        file = open(path, "rb")  # the caller closes it
+    except OSError as error:
+        raise JsonError(
+            f"{os.fspath(path)}: cannot be opened ({error.strerror}). Check its path and rights."
+        ) from error
+    start = 3 if file.read(3) == b"\xef\xbb\xbf" else 0
+    file.seek(start)
+    first = b""
+    while block := file.read(4096):
+        if block := block.lstrip():
+            first = block[:1]
+            break
+    file.seek(start)
+    return file, first.decode("latin-1")
+
+
+def _read(path: str | os.PathLike, opening: str, parse) -> Iterator[Any]:
+    file, first = _open(path)
+    with file:
+        if not first:
+            raise JsonError(f"{os.fspath(path)}: empty file, no json in it. Download it again.")
+        if first != opening:
+            found = _NAMES.get(first, f"something that starts with {first!r}")
+            raise JsonShapeError(
+                f"{os.fspath(path)}: holds {found} at its top, {_NAMES[opening]} belongs there. Is it another json?"
+            )
+        entries = parse(file)
+        count = 0
+        while True:
+            try:
+                entry = next(entries)
+            except StopIteration:
+                return
+            except (ijson.JSONError, UnicodeDecodeError) as error:
+                reason = " ".join(str(error).split())[:160]
+                raise JsonError(
+                    f"{os.fspath(path)}: not valid json after entry {count:,} (near byte {file.tell():,} of "
+                    f"{os.path.getsize(path):,}): {reason}. Download it again."
+                ) from error
+            count += 1
+            yield entry
+
+
+def iter_list(path: str | os.PathLike) -> Iterator[Any]:
+    """The entries of a json list, in order.
+
+    Raises:
+        `JsonShapeError`: the file holds something else than a list.
+        `JsonError`: the file cannot be opened, is not json or breaks off; raised where the reading gets there. A whole
+            number of more than 64 bits counts as broken.
+    """
+    return _read(path, "[", lambda file: ijson.items(file, "item", use_float=True))
+
+
+def iter_dict(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
+    """The `(key, value)` pairs of a json dict, in order, keys that come twice included.
+
+    Raises: as `iter_list`, with a dict in the place of the list.
+    """
+    return _read(path, "{", lambda file: ijson.kvitems(file, "", use_float=True))

@@ -1,0 +1,1 @@
+"""Rows of a WebPerson: found, checked, cleaned and streamed."""

@@ -1,0 +1,1 @@
+"""Retrieval measured: embeddings, intervals, tests, tables and report pages."""

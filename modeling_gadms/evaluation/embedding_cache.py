@@ -1,0 +1,151 @@
+"""Embeddings kept on disk under the hashes of the model and of the data that gave them.
+
+A file is read only if weights, configuration, processor, images, captions and person ids are all as they were, down
+to the last bit; it is written whole or not at all. Beyond a limit of size, the files not used for longest go.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+
+import datasets
+import torch
+import torch.distributed as dist
+from huggingface_hub.constants import HF_HOME
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from dataset_webperson.files import replacing
+
+from ..distributed_gadms import num_processes
+from ..rows import captions_of, person_ids
+from .encoding import RetrievalSet, encode_retrieval_set
+
+DEFAULT_FOLDER = os.path.join(HF_HOME, "gadms-embeddings")
+DEFAULT_LIMIT = 10.0  # GB; the three benchmarks' test sets take about 0.1 GB a model at 512 dimensions
+CACHED = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.safetensors")
+
+
+def model_hash(model, processor) -> str:
+    """32 hexadecimal digits of the weights, their dtype, the configuration and the files of the processor."""
+    digest = hashlib.sha256()
+    config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
+    digest.update(json.dumps([type(model).__name__, config], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        for name in sorted(os.listdir(folder)):
+            with open(os.path.join(folder, name), "rb") as file:
+                content = file.read()
+            if name == "tokenizer.json":  # how the last call happened to pad and cut is written there too
+                rules = json.loads(content)
+                content = json.dumps({**rules, "padding": None, "truncation": None}, sort_keys=True).encode()
+            digest.update(f"\0{name}\0".encode() + content)
+    return digest.hexdigest()[:32]
+
+
+def data_hash(dataset, progress=True) -> str:
+    """32 hexadecimal digits of every image file's bytes, every caption and every person id, in order."""
+    digest = hashlib.sha256()
+    files = dataset.cast_column("image", datasets.Image(decode=False))
+    persons = person_ids(dataset)
+    bar = tqdm(files, desc="Hashing images", disable=not progress, leave=False)
+    for row, person in zip(bar, persons, strict=True):
+        content = row["image"]["bytes"]
+        if content is None:
+            try:
+                with open(row["image"]["path"], "rb") as file:
+                    content = file.read()
+            except OSError as error:
+                raise ValueError(
+                    f"image {row['image_path']}: cannot be read ({error}). Replace the file, or leave the row out"
+                ) from error
+        head = json.dumps([row["image_path"], person, captions_of(row), len(content)])
+        digest.update(head.encode() + b"\0")
+        digest.update(content)
+    return digest.hexdigest()[:32]
+
+
+def cached_retrieval_set(
+    model,
+    processor,
+    dataset,
+    folder=DEFAULT_FOLDER,
+    *,
+    limit=DEFAULT_LIMIT,
+    batch_size=64,
+    progress=True,
+    num_workers=0,
+) -> tuple[RetrievalSet, dict]:
+    """[`encode_retrieval_set`], or what an earlier call of it left in `folder`.
+
+    Args:
+        limit (`float`): GB (10**9 bytes) that the embeddings in `folder` may take; what was not used for longest is
+            deleted. The embeddings of this call stay, even alone beyond the limit.
+
+    Returns:
+        `(RetrievalSet, {"model_hash": ..., "data_hash": ..., "file": ..., "was_cached": ...})`, the same in every
+        process.
+
+    Raises:
+        ValueError: `limit` is negative or NaN, or as `encode_retrieval_set`.
+    """
+    if not limit >= 0:
+        raise ValueError(f"the limit of the embeddings kept in {folder} is a number of GB from 0, not {limit}")
+    found = [None, None]
+    if _is_main():
+        keys = {"model_hash": model_hash(model, processor), "data_hash": data_hash(dataset, progress)}
+        file = os.path.join(folder, f"{keys['model_hash']}-{keys['data_hash']}.safetensors")
+        encoded = _read(file)
+        found = [encoded, {**keys, "file": file, "was_cached": encoded is not None}]
+    if num_processes() > 1:
+        dist.broadcast_object_list(found)
+    encoded, note = found
+    if encoded is None:
+        encoded = encode_retrieval_set(model, processor, dataset, batch_size, progress, num_workers)
+        if _is_main():
+            with replacing(note["file"]) as temporary:
+                save_file({name: tensor.contiguous() for name, tensor in vars(encoded).items()}, temporary)
+    if _is_main():
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # deleted by another process, or read only
+            os.utime(note["file"])  # the time of last use: many file systems note no reading
+        delete_least_recent(folder, limit, keep=note["file"])
+    return encoded, note
+
+
+def delete_least_recent(folder: str, limit: float, keep: str) -> None:
+    """Deletes embeddings in `folder`, those not used for longest first, until they take at most `limit` GB.
+
+    A file goes whole; a process that reads it at the time reads on. Files of other names, and `keep`, stay.
+    """
+    found = []
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):  # another process deletes here too
+            if CACHED.fullmatch(entry.name):
+                found.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= limit * 1e9:
+            break
+        if os.path.basename(path) != os.path.basename(keep):
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                os.remove(path)
+            total -= size
+
+
+def _is_main() -> bool:
+    return num_processes() == 1 or dist.get_rank() == 0
+
+
+def _read(file: str) -> RetrievalSet | None:
+    """What the file holds; nothing if there is none or it is damaged, in which case it is written anew."""
+    try:
+        return RetrievalSet(**load_file(file))
+    except (FileNotFoundError, SafetensorError, TypeError):
+        return None

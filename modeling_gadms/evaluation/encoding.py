@@ -1,0 +1,155 @@
+"""A captioned image set -> the embeddings of its images and captions, and how well they find each other."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ..distributed_gadms import num_processes
+from ..person_retrieval.ranking import rank_both_ways, summarize_ranks
+from ..rows import all_captions, person_ids, read_row
+
+
+@dataclass
+class RetrievalSet:
+    """Embeddings of a gallery and of all captions as queries; `N` images, `M` captions.
+
+    Attributes:
+        image_embeds (`torch.Tensor` of shape `(N, D)`): float32, unit norm.
+        text_embeds (`torch.Tensor` of shape `(M, D)`): float32, unit norm.
+        image_person_ids (`torch.Tensor` of shape `(N,)`): int64.
+        text_person_ids (`torch.Tensor` of shape `(M,)`): int64.
+        text_image_index (`torch.Tensor` of shape `(M,)`): row of the image that each caption was written for.
+    """
+
+    image_embeds: torch.Tensor
+    text_embeds: torch.Tensor
+    image_person_ids: torch.Tensor
+    text_person_ids: torch.Tensor
+    text_image_index: torch.Tensor
+
+    def metrics(self) -> dict[str, float]:
+        """`t2i_R@1`, ..., `i2t_mINP`: percentages both ways; a match is any image or caption of the same person."""
+        ranks = rank_both_ways(self.text_embeds, self.image_embeds, self.text_person_ids, self.image_person_ids)
+        return {
+            f"{direction}_{name}": value
+            for direction, found in zip(("t2i", "i2t"), ranks, strict=True)
+            for name, value in summarize_ranks(found).items()
+        }
+
+
+def encode_retrieval_set(model, processor, dataset, batch_size=64, progress=True, num_workers=0) -> RetrievalSet:
+    """Encode every image and every caption once, shared among the processes there are.
+
+    Args:
+        model ([`GADMSModel`], or a CLIP-like model): has `get_image_features` and `get_text_features`.
+        processor ([`GADMSProcessor`], or the model's own): its processor.
+        dataset (`datasets.Dataset`): columns `image`, `image_path`, `captions` (lists) or `caption1`, ... and, if
+            there is one, `person_id`; without it each image is its own person.
+        batch_size (`int`): images, and captions, at a time.
+        progress (`bool`): show a bar.
+        num_workers (`int`): processes that read and prepare images ahead.
+
+    Returns:
+        [`RetrievalSet`] on the CPU, whole in every process, and bit for bit the same for any number of processes.
+
+    Raises:
+        ValueError: the data set is empty, or has no captions.
+    """
+    if len(dataset) == 0:
+        raise ValueError("cannot measure retrieval on an empty data set")
+    captions, text_image_index = all_captions(dataset)
+    image_person_ids = torch.tensor(person_ids(dataset))
+    return RetrievalSet(
+        image_embeds=encode_images(model, processor, dataset, batch_size, progress, num_workers),
+        text_embeds=encode_captions(model, processor, captions, batch_size, progress),
+        image_person_ids=image_person_ids,
+        text_person_ids=image_person_ids[text_image_index],
+        text_image_index=text_image_index,
+    )
+
+
+def encode_images(
+    model, processor, dataset, batch_size=64, progress=True, num_workers=0, change: Callable | None = None
+):
+    """Embeddings `(N, D)` of the images of a data set, float32, unit norm, on the CPU, whole in every process.
+
+    Args:
+        change (`Callable`, *optional*): `(row with its decoded image, index) -> image` to encode in its place.
+    """
+    batches = _ImageBatches(processor, dataset, batch_size, change)
+
+    def encode(inputs):
+        for name, tensor in inputs.items():
+            inputs[name] = tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
+        return model.get_image_features(**inputs).pooler_output
+
+    return _encode(model, batches, encode, "Encoding images", progress, num_workers)
+
+
+def encode_captions(model, processor, captions: list[str], batch_size=64, progress=True):
+    """Embeddings `(M, D)` of captions, float32, unit norm, on the CPU, whole in every process."""
+
+    def encode(inputs):
+        return model.get_text_features(**inputs.to(model.device)).pooler_output
+
+    batches = _CaptionBatches(processor, captions, batch_size, model.config)
+    return _encode(model, batches, encode, "Encoding captions", progress, 0)
+
+
+class _ImageBatches(Dataset):
+    """Prepared pixels of whole batches, by number: any process or worker can make any of them."""
+
+    def __init__(self, processor, dataset, batch_size, change):
+        self.processor, self.dataset, self.batch_size, self.change = processor, dataset, batch_size, change
+
+    def __len__(self):
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __getitem__(self, number):
+        first = number * self.batch_size
+        images = []
+        for index in range(first, min(first + self.batch_size, len(self.dataset))):
+            row = read_row(self.dataset, index)
+            images.append(row["image"] if self.change is None else self.change(row, index))
+        return self.processor(images=images, return_tensors="pt")
+
+
+class _CaptionBatches(Dataset):
+    """Prepared ids of whole batches, by number."""
+
+    def __init__(self, processor, captions, batch_size, config):
+        self.processor, self.captions, self.batch_size = processor, captions, batch_size
+        longest = config.text_config.max_position_embeddings
+        # SigLIP reads the last position, padding or not, and was trained on captions of full length
+        padding = "max_length" if config.model_type.startswith("siglip") else True
+        self.options = {"padding": padding, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+
+    def __len__(self):
+        return -(-len(self.captions) // self.batch_size)
+
+    def __getitem__(self, number):
+        first = number * self.batch_size
+        return self.processor(text=self.captions[first : first + self.batch_size], **self.options)
+
+
+@torch.no_grad()
+def _encode(model, batches, encode, words, progress, num_workers):
+    # Whole batches are shared out, so that a batch holds the same items, and pads alike, on any number of processes.
+    world = num_processes()
+    mine = list(range(dist.get_rank() if world > 1 else 0, len(batches), world))
+    loader = DataLoader(batches, batch_size=None, sampler=mine, num_workers=num_workers)
+    was_training = model.training
+    model.eval()
+    bar = tqdm(loader, desc=words, disable=not progress, leave=False)
+    parts = [torch.nn.functional.normalize(encode(batch).float(), dim=-1).cpu() for batch in bar]
+    model.train(was_training)
+    if world > 1:
+        gathered = [None] * world
+        dist.all_gather_object(gathered, parts)
+        # batch b is the (b // world)-th of process b % world
+        parts = [gathered[number % world][number // world] for number in range(len(batches))]
+    return torch.cat(parts)

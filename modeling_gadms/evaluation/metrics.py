@@ -1,0 +1,68 @@
+"""Embeddings -> what a paper's table holds: both directions, confidence intervals, differences between two models."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..person_retrieval.ranking import METRICS, QueryRanks, rank_both_ways
+from .encoding import RetrievalSet
+from .significance import Difference, Interval, bootstrap_interval, paired_difference
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rankings and what follows from them, by direction: `t2i` has captions as queries, `i2t` images.
+
+    Attributes:
+        ranks (`dict[str, QueryRanks]`): where each query's matches are.
+        person_ids (`dict[str, np.ndarray]`): int64 `(num_queries,)`, who each query is about.
+        metrics (`dict[str, dict[str, Interval]]`): by direction and metric, 0-100.
+    """
+
+    ranks: dict[str, QueryRanks]
+    person_ids: dict[str, np.ndarray]
+    metrics: dict[str, dict[str, Interval]]
+
+
+def evaluate_embeddings(encoded: RetrievalSet, *, seed=0, num_resamples=10_000) -> Evaluation:
+    """Rank both ways; see `ranking.rank_both_ways` for what is raised, `significance` for seed and resamples."""
+    texts, images = encoded.text_person_ids, encoded.image_person_ids
+    t2i, i2t = rank_both_ways(encoded.text_embeds, encoded.image_embeds, texts, images)
+    person_ids = {"t2i": texts.numpy(), "i2t": images.numpy()}
+    return evaluate_ranks({"t2i": t2i, "i2t": i2t}, person_ids, seed=seed, num_resamples=num_resamples)
+
+
+def evaluate_ranks(ranks, person_ids, *, seed=0, num_resamples=10_000) -> Evaluation:
+    """The evaluation of given rankings; arguments as the attributes of [`Evaluation`].
+
+    Intervals draw the persons of the queries anew, not single queries.
+    """
+    metrics = {
+        way: {
+            name: bootstrap_interval(values, groups=person_ids[way], seed=seed, num_resamples=num_resamples)
+            for name, values in query_values(found).items()
+        }
+        for way, found in ranks.items()
+    }
+    return Evaluation(ranks, person_ids, metrics)
+
+
+def query_values(ranks: QueryRanks) -> dict[str, np.ndarray]:
+    """What each query scored, by metric: float64 `(num_queries,)` in 0-100, whose means are the metrics."""
+    values = {name: 100.0 * (ranks.first_match_rank <= int(name[2:])) for name in METRICS if name.startswith("R@")}
+    values["mAP"] = 100.0 * ranks.average_precision
+    values["mINP"] = 100.0 * ranks.inverse_negative_penalty
+    return values
+
+
+def compare(a: Evaluation, b: Evaluation, *, seed=0, num_resamples=10_000) -> dict[str, dict[str, Difference]]:
+    """`a - b` by direction and metric, over the same queries, in the directions that both have.
+
+    See `significance.paired_difference`; the persons are its groups.
+    """
+    differences = {}
+    for way in a.ranks.keys() & b.ranks.keys():
+        of_a, of_b = query_values(a.ranks[way]), query_values(b.ranks[way])
+        options = {"groups": a.person_ids[way], "seed": seed, "num_resamples": num_resamples}
+        differences[way] = {name: paired_difference(of_a[name], of_b[name], **options) for name in of_a}
+    return dict(sorted(differences.items(), reverse=True))

@@ -1,0 +1,167 @@
+"""How retrieval suffers when captions lose or swap words, and when images are blurred, cropped, hidden, dark, coarse.
+
+Strengths are shares of the caption or of the picture, so they mean the same at every length and size. What happens to
+an item follows from the seed and the item alone.
+"""
+
+import random
+from collections.abc import Callable
+
+from PIL import Image, ImageEnhance, ImageFilter
+from tqdm.auto import tqdm
+
+from ..person_retrieval.ranking import rank_queries
+from ..rows import all_captions, stable_hash
+from .encoding import RetrievalSet, encode_captions, encode_images
+from .metrics import query_values
+from .significance import bootstrap_interval, paired_difference
+
+
+def drop_words(caption: str, strength: float, rng: random.Random) -> str:
+    """Leaves out the given share of the words, at least one word stays.
+
+    >>> drop_words("a man in a red coat", 0.5, random.Random(0))
+    'man in red'
+    """
+    words = caption.split()
+    count = min(round(strength * len(words)), len(words) - 1)
+    dropped = set(rng.sample(range(len(words)), max(count, 0)))
+    return " ".join(word for place, word in enumerate(words) if place not in dropped)
+
+
+def swap_words(caption: str, strength: float, rng: random.Random) -> str:
+    """Moves the given share of the words, two at least, to each other's places; one word alone stays.
+
+    >>> swap_words("a man in a red coat", 0.5, random.Random(1))
+    'red a in a man coat'
+    """
+    words = caption.split()
+    count = min(max(round(strength * len(words)), 2), len(words))
+    places = sorted(rng.sample(range(len(words)), count))
+    # each goes to the next place in a circle, so that none stays where it was
+    moved = {place: words[places[number - 1]] for number, place in enumerate(places)}
+    return " ".join(moved.get(place, word) for place, word in enumerate(words))
+
+
+def blur(image: Image.Image, strength: float, rng: random.Random) -> Image.Image:
+    """Gaussian blur; its standard deviation is the given share of the height."""
+    return image.filter(ImageFilter.GaussianBlur(strength * image.height))
+
+
+def crop(image: Image.Image, strength: float, rng: random.Random) -> Image.Image:
+    """Cuts the given share off the height and off the width, at a random place, as a detector's poor box does."""
+    width, height = (max(round((1 - strength) * side), 1) for side in image.size)
+    left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
+    return image.crop((left, top, left + width, top + height))
+
+
+def occlude(image: Image.Image, strength: float, rng: random.Random) -> Image.Image:
+    """A grey box over the given share of the area, of the picture's own shape, at a random place."""
+    width, height = (max(round(strength**0.5 * side), 1) for side in image.size)
+    left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
+    image = image.copy()
+    image.paste((128, 128, 128), (left, top, left + width, top + height))
+    return image
+
+
+def darken(image: Image.Image, strength: float, rng: random.Random) -> Image.Image:
+    """Takes away the given share of the brightness."""
+    return ImageEnhance.Brightness(image).enhance(1 - strength)
+
+
+def coarsen(image: Image.Image, strength: float, rng: random.Random) -> Image.Image:
+    """Takes away the given share of the resolution: made small by area averages, and large again bicubically."""
+    small = tuple(max(round((1 - strength) * side), 1) for side in image.size)
+    return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+
+
+# what is done, and how strongly
+CAPTION_CHANGES: dict[str, tuple[Callable, tuple[float, ...]]] = {
+    "words lost": (drop_words, (0.1, 0.3, 0.5)),
+    "words swapped": (swap_words, (0.1, 0.3, 0.5)),
+}
+IMAGE_CHANGES: dict[str, tuple[Callable, tuple[float, ...]]] = {
+    "blurred": (blur, (0.01, 0.02, 0.04)),
+    "cropped": (crop, (0.1, 0.2, 0.3)),
+    "occluded": (occlude, (0.1, 0.25, 0.4)),
+    "dark": (darken, (0.5, 0.75, 0.9)),
+    "low resolution": (coarsen, (0.5, 0.75, 0.875)),
+}
+
+
+def measure_robustness(
+    model, processor, dataset, encoded: RetrievalSet, *, batch_size=64, num_workers=0, progress=True, seed=0
+) -> list[dict]:
+    """Text-to-image R@1 under each change, and what it lost against the plain set.
+
+    Only the side that changes is encoded anew. Persons are the groups of intervals and tests.
+
+    Args:
+        model, processor, dataset, batch_size, num_workers, progress: as in `encode_retrieval_set`.
+        encoded ([`RetrievalSet`]): the plain set's embeddings.
+        seed (`int`): of the random places and words.
+
+    Returns:
+        `list[dict]`: `change`, `strength`, `R@1` ([`Interval`]) and `loss` ([`Difference`] to the plain set; `None` in
+        the first entry, the plain set itself). The same in every process.
+    """
+    persons = encoded.text_person_ids.numpy()
+
+    def hits(image_embeds, text_embeds):
+        ranks = rank_queries(text_embeds, image_embeds, persons, encoded.image_person_ids)
+        return query_values(ranks)["R@1"]
+
+    plain = hits(encoded.image_embeds, encoded.text_embeds)
+    results = [{"change": "none", "strength": 0.0, "R@1": bootstrap_interval(plain, groups=persons), "loss": None}]
+
+    def add(change, strength, image_embeds, text_embeds):
+        values = hits(image_embeds, text_embeds)
+        loss = paired_difference(values, plain, groups=persons)
+        interval = bootstrap_interval(values, groups=persons)
+        results.append({"change": change, "strength": strength, "R@1": interval, "loss": loss})
+
+    captions, image_index = all_captions(dataset)
+    paths = dataset["image_path"][:]
+    steps = [(name, *rest, True) for name, rest in CAPTION_CHANGES.items()]
+    steps += [(name, *rest, False) for name, rest in IMAGE_CHANGES.items()]
+    bar = tqdm(
+        [
+            (name, function, strength, of_text)
+            for name, function, strengths, of_text in steps
+            for strength in strengths
+        ],
+        desc="Robustness",
+        disable=not progress,
+        leave=False,
+    )
+    for name, function, strength, of_text in bar:
+        bar.set_postfix_str(f"{name} {strength:g}")
+        if of_text:
+            changed = [
+                function(caption, strength, random.Random(stable_hash(seed, name, paths[image], number)))
+                for number, (caption, image) in enumerate(zip(captions, image_index.tolist(), strict=True))
+            ]
+            texts = encode_captions(model, processor, changed, batch_size, progress=False)
+            add(name, strength, encoded.image_embeds, texts)
+        else:
+
+            def change(row, index, function=function, strength=strength, name=name):
+                rng = random.Random(stable_hash(seed, name, row["image_path"]))
+                return function(row["image"].convert("RGB"), strength, rng)
+
+            images = encode_images(model, processor, dataset, batch_size, False, num_workers, change)
+            add(name, strength, images, encoded.text_embeds)
+    return results
+
+
+def robustness_table(results: list[dict]) -> str:
+    """Markdown of what [`measure_robustness`] returned."""
+    lines = ["| change | strength | R@1 | lost or won | 95 % interval | p |", "|---|---:|---:|---:|---|---:|"]
+    for result in results:
+        loss = result["loss"]
+        cells = ["", "", ""]
+        if loss is not None:
+            cells = [f"{loss.mean:+.2f}", f"[{loss.low:+.2f}, {loss.high:+.2f}]", f"{loss.p_value:.4f}"]
+        head = [result["change"], f"{result['strength']:g}", f"{result['R@1'].mean:.2f}"]
+        lines.append("| " + " | ".join(head + cells) + " |")
+    return "\n".join(lines)

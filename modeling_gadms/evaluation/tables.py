@@ -1,0 +1,125 @@
+"""What an evaluation leaves behind: a table, JSON, Markdown, and the `model-index` of a model card."""
+
+import json
+import os
+
+import torch
+import transformers
+import yaml
+from huggingface_hub import EvalResult
+from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from dataset_webperson.files import replacing, write_json
+
+from ..person_retrieval.ranking import DIRECTIONS, METRICS
+from .published_results import protocol_table
+from .robustness import robustness_table
+
+
+def write_results(
+    folder: str, results: list[dict], comparisons: list[dict], protocol: str | None, arguments: dict
+) -> str:
+    """Write results.json, results.md and model-index.yaml, each whole or not at all, and return what results.md says.
+
+    Args:
+        results, comparisons: as in [`results_table`] and [`comparison_table`].
+        protocol (`str`, *optional*): a table of `published_results` to lay out as well.
+        arguments (`dict`): what was asked for; kept in the JSON beside the versions of the libraries.
+    """
+    parts = ["## Retrieval", results_table(results)]
+    if protocol:
+        parts += [f"## Protocol: {protocol}", protocol_table(protocol, results)]
+    if comparisons:
+        parts += ["## Differences", comparison_table(comparisons)]
+    for result in results:
+        if result.get("robustness"):
+            parts += [
+                f"## Robustness of {result['model']} on {result['benchmark']}",
+                robustness_table(result["robustness"]),
+            ]
+    text = "\n\n".join(parts)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    content = {"results": results, "comparisons": comparisons, "arguments": arguments, "versions": versions}
+    # intervals and differences become objects of their fields
+    write_json(os.path.join(folder, "results.json"), json.loads(json.dumps(content, default=vars)))
+    for name, written in (("results.md", text + "\n"), ("model-index.yaml", model_index(results))):
+        with replacing(os.path.join(folder, name)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(written)
+    return text
+
+
+def results_table(results: list[dict]) -> str:
+    """Markdown: a line for each result and direction, each figure with its interval.
+
+    Args:
+        results (`list[dict]`): each with `model`, `benchmark`, `scoring` and `metrics`,
+            `{"t2i": {"R@1": Interval}}`; a re-scoring has the one direction.
+    """
+    lines = ["| model | benchmark | scoring | direction | " + " | ".join(METRICS) + " |", "|---" * 9 + "|"]
+    for result in results:
+        for direction, metrics in result["metrics"].items():
+            cells = [f"{m.mean:.2f} [{m.low:.1f}, {m.high:.1f}]" for m in (metrics[name] for name in METRICS)]
+            head = [result["model"], result["benchmark"], result["scoring"], DIRECTIONS[direction]]
+            lines.append("| " + " | ".join(head + cells) + " |")
+    return "\n".join(lines)
+
+
+def comparison_table(comparisons: list[dict]) -> str:
+    """Markdown: a line for each pair of models, direction and metric.
+
+    Args:
+        comparisons (`list[dict]`): each with `model`, `other`, `benchmark` and `differences`,
+            `{"t2i": {"R@1": Difference}}`.
+    """
+    lines = ["| model | minus | benchmark | direction | metric | difference | 95 % interval | p |", "|---" * 8 + "|"]
+    for comparison in comparisons:
+        for direction, differences in comparison["differences"].items():
+            for name, d in differences.items():
+                head = [comparison["model"], comparison["other"], comparison["benchmark"], DIRECTIONS[direction], name]
+                cells = [f"{d.mean:+.2f}", f"[{d.low:+.2f}, {d.high:+.2f}]", f"{d.p_value:.4f}"]
+                lines.append("| " + " | ".join(head + cells) + " |")
+    return "\n".join(lines)
+
+
+def eval_result(
+    direction: str, dataset_type: str, dataset: str, split: str, scoring: str, name: str, value: float
+) -> EvalResult:
+    """One figure as the Hub indexes it; another scoring than the plain cosine is said in the metric's name."""
+    return EvalResult(
+        task_type="text-to-image-retrieval" if direction == "t2i" else "image-to-text-retrieval",
+        task_name=f"Person retrieval, {DIRECTIONS[direction]}",
+        dataset_type=dataset_type,
+        dataset_name=dataset,
+        dataset_split=split,
+        metric_type=name,
+        metric_name=name if scoring == "cosine" else f"{name} ({scoring})",
+        metric_value=round(value, 2),
+    )
+
+
+def model_index(results: list[dict]) -> str:
+    """The `model-index` block of a model card's YAML head, one entry a model.
+
+    Args:
+        results (`list[dict]`): as in [`results_table`], and `dataset_type`, the name of the benchmark as an id, and
+            `split`. Results of another scoring than the plain cosine say so in the name of the metric.
+    """
+    entries = []
+    for model in dict.fromkeys(result["model"] for result in results):
+        found = [
+            eval_result(
+                direction,
+                result["dataset_type"],
+                result["benchmark"],
+                result["split"],
+                result["scoring"],
+                name,
+                interval.mean,
+            )
+            for result in results
+            if result["model"] == model
+            for direction, metrics in result["metrics"].items()
+            for name, interval in metrics.items()
+        ]
+        entries += eval_results_to_model_index(model, found)
+    return yaml.safe_dump({"model-index": entries}, sort_keys=False, allow_unicode=True)

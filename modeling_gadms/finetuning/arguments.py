@@ -1,0 +1,83 @@
+"""Arguments of fine-tuning; the defaults are the recipe of IRRA, which the paper fine-tunes by."""
+
+from dataclasses import dataclass, field
+
+from ..masking_gadms import DualMasking, RandomMasking
+from ..training.arguments import GADMSTrainingArguments
+
+
+@dataclass
+class GADMSFineTuningArguments(GADMSTrainingArguments):
+    """[`GADMSTrainingArguments`] with IRRA's defaults: SDM + ID + masked language modelling, 60 epochs of 64 pairs.
+
+    The best epoch is chosen by `metric_for_best_model` on the evaluation set, which is to be a validation set.
+
+    Raises:
+        ValueError: a constant outside its range, or options that contradict each other, when constructed.
+    """
+
+    # IRRA's released options; Adam's epsilon and weight decay, warm-up and augmentation are as in pre-training
+    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of the towers (IRRA)."})
+    new_module_factor: float = field(
+        default=5.0, metadata={"help": "Times the learning rate: decoder, classifier, adapters (IRRA)."}
+    )
+    bias_factor: float = field(
+        default=2.0, metadata={"help": "Times the learning rate: biases, which do not decay (IRRA)."}
+    )
+    num_train_epochs: float = field(default=60.0, metadata={"help": "Passes over the captions (IRRA)."})
+    mtp_weight: float = field(default=1.0, metadata={"help": "Weight of masked token prediction (IRRA)."})
+    id_weight: float = field(default=1.0, metadata={"help": "Weight of identity classification (IRRA)."})
+
+    masking: str = field(
+        default="random",
+        metadata={
+            "help": "`random` hides tokens alike (IRRA), `gradient_attention` by score (GA-DMS); `none` hides none.",
+            "choices": ["random", "gradient_attention", "none"],
+        },
+    )
+    mask_probability: float = field(default=0.15, metadata={"help": "Probability of the random mask (IRRA)."})
+    mask_captions_in_place: bool = field(
+        default=False,
+        metadata={
+            "help": "With random masks: SDM and ID see the masked captions too, as in the released fine-tuning, whose "
+            "data set masks the caption itself. Only to compare with it."
+        },
+    )
+    instances_per_person: int | None = field(
+        default=None,
+        metadata={"help": "Pairs of each person in a batch; by default batches are drawn at random (IRRA)."},
+    )
+
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to measure retrieval on validation."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save; as eval_strategy."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best epoch's weights."})
+    metric_for_best_model: str | None = field(default="t2i_R@1", metadata={"help": "Which epoch is the best."})
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of that metric is better."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("id_weight", "new_module_factor", "bias_factor"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        if self.instances_per_person is not None and self.instances_per_person < 2:
+            raise ValueError(f"instances_per_person must be at least 2; got {self.instances_per_person}")
+        if self.mask_captions_in_place and self.masking != "random":
+            raise ValueError(f"mask_captions_in_place belongs to masking=random; got masking={self.masking}")
+        if self.hidden_spans is not None:
+            raise ValueError(
+                f"hidden_spans={self.hidden_spans} belongs to pre-training: captions are taken whole here"
+            )
+        if self.push_to_hub and self.hub_strategy != "end":
+            raise ValueError(
+                "hub_strategy must be end: checkpoints of fine-tuning hold a classifier of the training set's "
+                "persons, which does not belong on the Hub"
+            )
+
+    def masks(self) -> DualMasking | RandomMasking | None:
+        if self.masking == "random":
+            return RandomMasking(self.mask_probability, self.mask_captions_in_place)
+        return super().masks()
+
+    def loss_options(self) -> dict:
+        return {**super().loss_options(), "id_weight": self.id_weight}

@@ -1,0 +1,301 @@
+"""The model card: the template `model_card.md` filled with what a run wrote down, and nothing that it did not."""
+
+import csv
+import os
+import re
+from string import Template
+
+from huggingface_hub import ModelCardData
+
+from dataset_webperson.files import replacing
+
+from ..evaluation.published_results import BENCHMARKS, published
+from ..evaluation.tables import eval_result
+from ..person_retrieval.ranking import DIRECTIONS, METRICS
+from .listings import PICTURES, PICTURES_OF_PERSONS, read_json, weight_counts
+from .run_facts import FACTS_FILE
+
+TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "model_card.md")
+CARD = "README.md"
+DEFAULT_LICENCE = "apache-2.0"
+
+
+def write_card(folder: str, repository: str, card_folder: str | None = None, **options) -> str:
+    """Fill the template with the facts of `folder` and write `README.md`, whole, into `card_folder` or `folder`.
+
+    Returns the text. Arguments and errors as [`model_card`].
+    """
+    text = model_card(folder, repository, **options)
+    with replacing(os.path.join(card_folder or folder, CARD)) as temporary, open(temporary, "w") as file:
+        file.write(text)
+    return text
+
+
+def model_card(
+    folder: str,
+    repository: str,
+    licence: str = DEFAULT_LICENCE,
+    data: str | None = None,
+    base_model: str | None = None,
+    evaluation: str | None = None,
+    pictures_of_persons: bool = False,
+    pictures_folder: str | None = None,
+) -> str:
+    """The card of a model folder.
+
+    Args:
+        folder (`str`): holds config.json and the weights; run_facts.json of the Trainer, metrics.json of the examples
+            and emissions.csv of codecarbon are read where they are.
+        repository (`str`): `org/name` on the Hub, or what a reader passes to `from_pretrained`.
+        licence (`str`): id of the weights' licence, as the Hub has it.
+        data (`str`, *optional*): what it was trained on, in Markdown; by default what the run recorded.
+        base_model (`str`, *optional*): Hub id that training started from; by default what the run recorded.
+        evaluation (`str`, *optional*): folder of `examples/evaluate_retrieval.py`; its figures take the place of the
+            run's own.
+        pictures_of_persons (`bool`): show retrievals also where the images are not drawings.
+        pictures_folder (`str`, *optional*): where the pictures are, if not in `folder`.
+
+    Raises:
+        FileNotFoundError: no config.json or weights.
+        ValueError: nobody recorded what it was trained on, or `evaluation` has no figures of this model.
+    """
+    config = read_json(folder, "config.json")
+    if config is None:
+        raise FileNotFoundError(f"{folder}: no config.json; give the folder of a saved model")
+    facts, run = read_json(folder, FACTS_FILE) or {}, read_json(folder, "metrics.json") or {}
+    arguments = run.get("arguments", {})
+    data = data or describe_data(facts, arguments)
+    if data is None:
+        raise ValueError(f"{folder}: it is not recorded what it was trained on; say so, for the card cannot (--data)")
+    base_model = base_model or arguments.get("model_name_or_path")
+    if evaluation is None:
+        measured = measured_by_run(facts, run)
+    else:
+        measured = measured_by_evaluation(evaluation, os.path.basename(os.path.abspath(folder)))
+    carbon = emissions(folder)
+    drawn = "synthetic" in f"{arguments.get('dataset_name')} {facts.get('training_data')}"
+    title = repository.split("/")[-1]
+    weights, counted = weight_counts(folder)
+    values = {
+        "metadata": f"---\n{metadata(title, licence, base_model, measured, carbon)}\n---",
+        "title": title,
+        "repository": repository,
+        "height": config["vision_config"]["image_size"][0],
+        "width": config["vision_config"]["image_size"][1],
+        "tokens": config["text_config"]["max_position_embeddings"],
+        "parameters": f"{counted:,}",
+        "decoder": f", and {weights - counted:,} for pre-training alone" if weights > counted else "",
+        "pictures": show_pictures(pictures_folder or folder, drawn or pictures_of_persons),
+        "training": describe_training(facts, run, data, base_model),
+        "results": describe_results(measured, run.get("warning")),
+        "published": describe_published(),
+        "first_answer": describe_first_answer(measured),
+        "carbon": describe_carbon(carbon, facts),
+        "licence": f"The weights: `{licence}`. The code beside them: `apache-2.0`. The rights in the pictures that a "
+        "model was trained on stay with their owners and with those shown.",
+    }
+    with open(TEMPLATE, encoding="utf-8") as file:
+        text = Template(file.read()).substitute(values)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def metadata(title, licence, base_model, measured, carbon) -> str:
+    """The YAML head: what the Hub indexes."""
+    results = [
+        eval_result(
+            row["direction"], row["dataset_type"], row["dataset"], row["split"], row["scoring"], name, value[0]
+        )
+        for row in measured
+        for name, value in row["metrics"].items()
+    ]
+    on_the_hub = (
+        base_model is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", base_model) and not os.path.exists(base_model)
+    )
+    return ModelCardData(
+        language="en",
+        license=licence,
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification",
+        tags=["gadms", "person-retrieval", "text-to-image-retrieval", "clip"],
+        base_model=base_model if on_the_hub else None,
+        model_name=title if results else None,
+        eval_results=results or None,
+        co2_eq_emissions={"emissions": carbon["grams"], "source": "codecarbon", "training_type": "pre-training"}
+        if carbon
+        else None,
+    ).to_yaml()
+
+
+# ---- what was measured
+
+
+def measured_by_run(facts: dict, run: dict) -> list[dict]:
+    """Rows `{dataset, dataset_type, split, images, direction, scoring, metrics: {name: (value, low, high)}}`."""
+    if "metrics" in run:
+        found = {"": run["metrics"]["after"]}
+    else:
+        found = facts.get("metrics", {})
+    arguments = run.get("arguments", {})
+    rows = []
+    for name, metrics in found.items():
+        dataset = name or facts.get("test_data") or arguments.get("dataset_name") or "held-out rows"
+        for direction in DIRECTIONS:
+            values = {m: (metrics[f"{direction}_{m}"], None, None) for m in METRICS if f"{direction}_{m}" in metrics}
+            if values:
+                rows.append(
+                    {
+                        "dataset": dataset,
+                        "dataset_type": re.sub(r"[^\w.-]+", "-", dataset),
+                        "split": run.get("splits", {}).get("test", "test"),
+                        "images": run.get("test_images") or facts.get("test_images"),
+                        "direction": direction,
+                        "scoring": "cosine",
+                        "metrics": values,
+                    }
+                )
+    return rows
+
+
+def measured_by_evaluation(folder: str, model: str) -> list[dict]:
+    """The same rows, from the results.json of an evaluation; with intervals.
+
+    Raises:
+        ValueError: no results.json, or none of its results is of `model`.
+    """
+    content = read_json(folder, "results.json")
+    if content is None:
+        raise ValueError(f"{folder}: no results.json; give the --output_dir of examples/evaluate_retrieval.py")
+    rows = []
+    for result in content["results"]:
+        for direction, metrics in result["metrics"].items() if result["model"] == model else ():
+            rows.append(
+                {
+                    "dataset": result["benchmark"],
+                    "dataset_type": result["dataset_type"],
+                    "split": result["split"],
+                    "images": result.get("images"),
+                    "direction": direction,
+                    "scoring": result["scoring"],
+                    "metrics": {name: (m["mean"], m["low"], m["high"]) for name, m in metrics.items()},
+                }
+            )
+    if not rows:
+        names = sorted({result["model"] for result in content["results"]})
+        raise ValueError(f"{folder}/results.json: no figures of {model}, only of {', '.join(names)}")
+    return rows
+
+
+def emissions(folder: str) -> dict | None:
+    """Grams of CO2 and kWh, where codecarbon ran along (`--report_to codecarbon`)."""
+    path = os.path.join(folder, "emissions.csv")
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    totals = [sum(float(row[column]) for row in rows) for column in ("emissions", "energy_consumed")]
+    return {"grams": round(1000 * totals[0], 3), "kwh": round(totals[1], 4)}
+
+
+# ---- words
+
+
+def describe_data(facts: dict, arguments: dict) -> str | None:
+    name = arguments.get("dataset_name") or facts.get("training_data")
+    if name is None:
+        return None
+    if "synthetic" in name:
+        noise = arguments.get("noise_rate")
+        false = f", {100 * noise:.0f} % of the attributes in training captions false" if noise else ""
+        return f"drawings of pedestrians with generated captions (`synthetic` of WebPerson{false}); no photographs"
+    return f"`{name}`"
+
+
+def describe_training(facts: dict, run: dict, data: str, base_model: str | None) -> str:
+    """A table of what is known; a line that nobody recorded is not there."""
+    recipe = facts.get("recipe", {})
+    finished = facts.get("steps") and facts["steps"] >= facts.get("max_steps", 0)
+    seconds = run.get("seconds") or facts.get("seconds")
+    processes = facts.get("processes", 1)
+    known = {
+        "data": data,
+        "items of an epoch": facts.get("training_items") and f"{facts['training_items']:,}",
+        "started from": base_model and f"`{base_model}`",
+        "optimiser steps": facts.get("steps")
+        and f"{facts['steps']:,}" + ("" if finished else f" of {facts['max_steps']:,}: **training is in progress**"),
+        "epochs": facts.get("epochs") and f"{facts['epochs']:.2f}".rstrip("0").rstrip("."),
+        "pairs a step": facts.get("pairs_a_step") and f"{facts['pairs_a_step']:,}",
+        "trained parameters": run.get("trainable_parameters") and f"{run['trainable_parameters']:,}",
+        **{
+            name.replace("_", " "): f"{value:g}" if isinstance(value, float) else value
+            for name, value in recipe.items()
+        },
+        "hardware": facts.get("hardware") and f"{processes} x {facts['hardware']}" if facts else None,
+        "time": seconds and f"{seconds / 3600:.2f} hours, of which evaluation is a part" if run else None,
+        "software": facts.get("software") and ", ".join(f"{name} {v}" for name, v in facts["software"].items()),
+    }
+    lines = [f"| {name} | {value} |" for name, value in known.items() if value not in (None, "", 0)]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def describe_results(measured: list[dict], warning: str | None) -> str:
+    if not measured:
+        return "Nothing was measured of this checkpoint."
+    lines = ["Measured of this checkpoint, 0-100; ties are counted against the model.", ""]
+    lines += [f"**{warning[0].upper()}{warning[1:]}.**", ""] if warning else []
+    lines += [
+        "| test set | images | direction | scoring | " + " | ".join(METRICS) + " |",
+        "|---|---:|---|---|" + "---:|" * 5,
+    ]
+    for row in measured:
+        cells = [format_figure(*row["metrics"][name]) if name in row["metrics"] else "-" for name in METRICS]
+        images = f"{row['images']:,}" if row["images"] else "-"
+        head = [f"{row['dataset']}, {row['split']}", images, DIRECTIONS[row["direction"]], row["scoring"]]
+        lines.append("| " + " | ".join(head + cells) + " |")
+    return "\n".join(lines)
+
+
+def format_figure(value: float, low: float | None, high: float | None) -> str:
+    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.1f}, {high:.1f}]"
+
+
+def describe_published() -> str:
+    """The paper's figures, marked as the paper's."""
+    lines = [
+        "For comparison, *as published* by the authors of the method (arXiv 2509.09118), of their checkpoints and not "
+        "of this one; not measured here. Text to image, R@1:",
+        "",
+        "| the paper's | setting | " + " | ".join(BENCHMARKS) + " |",
+        "|---|---|" + "---:|" * len(BENCHMARKS),
+    ]
+    for protocol in ("direct-transfer", "fine-tuned"):
+        figures = published(protocol)["GA-DMS (5M)"]
+        cells = [f"{figures[benchmark]['R@1']:.2f}" for benchmark in BENCHMARKS]
+        lines.append(f"| GA-DMS (5M) | {protocol} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def describe_first_answer(measured: list[dict]) -> str:
+    rows = [
+        row for row in measured if row["direction"] == "t2i" and row["scoring"] == "cosine" and "R@1" in row["metrics"]
+    ]
+    if not rows:
+        return ""
+    wrong = [f"{100 - row['metrics']['R@1'][0]:.1f} % of the descriptions of {row['dataset']}" for row in rows]
+    return (
+        f"Even where the person is always there, its first answer was somebody else for {' and '.join(wrong)}; "
+        "in larger galleries it is so more often."
+    )
+
+
+def describe_carbon(carbon: dict | None, facts: dict) -> str:
+    if carbon:
+        return f"Measured by codecarbon: {carbon['grams']:g} g CO2 equivalent, {carbon['kwh']:g} kWh."
+    return "Emissions were not measured." + (" Hardware and time are in the table above." if facts else "")
+
+
+def show_pictures(folder: str, of_persons: bool) -> str:
+    return "\n\n".join(
+        f"![{words}]({name})"
+        for name, words in PICTURES.items()
+        if os.path.exists(os.path.join(folder, name)) and (of_persons or name not in PICTURES_OF_PERSONS)
+    )

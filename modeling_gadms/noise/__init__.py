@@ -1,0 +1,1 @@
+"""Words that speak against their image: found by patch evidence, and hidden."""

@@ -1,0 +1,158 @@
+"""Models from released checkpoints and back: what fits is used and listed, anything unexplained stops it."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoConfig
+
+from dataset_webperson.files import replacing
+
+from ..configuration_gadms import GADMSConfig
+from ..modeling_gadms import GADMSForPreTraining, GADMSModel
+from .layout import (
+    DECODER_PREFIXES,
+    GIVEAWAYS,
+    LEFT_BEHIND,
+    check_fits_released_layout,
+    config_from_shapes,
+    from_released,
+    layout,
+    to_released,
+)
+from .reading import read_checkpoint
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of a checkpoint.
+
+    used (`list[str]`): released weights that the model holds.
+    left (`dict[str, str]`): what it has no place for, with the reason.
+    architecture (`str`): what the shapes say, in words.
+    """
+
+    used: list[str]
+    left: dict[str, str]
+    architecture: str
+
+    def __str__(self) -> str:
+        lines = [self.architecture, f"used: {len(self.used)} weights"]
+        lines += [f"  {name}" for name in self.used]
+        lines += [f"left: {len(self.left)}"] + [f"  {name}: {reason}" for name, reason in self.left.items()]
+        return "\n".join([*lines, "missing: none"])
+
+
+def load_released(
+    path: str, image_size: tuple[int, int] | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[GADMSModel | GADMSForPreTraining, Conversion]:
+    """The model in a released checkpoint: [`GADMSForPreTraining`] when the decoder is in it, else [`GADMSModel`].
+
+    Widths, depths, patch and image size, context length and vocabulary are read from the shapes. Activation
+    (QuickGELU), heads (64 wide) and the last three ids (mask, BOS, EOS) are those of the family.
+
+    Args:
+        path (`str`): see `checkpoint_reading.read_checkpoint`; weights of any floating type.
+        image_size (`tuple[int, int]`, *optional*): height and width in pixels, for a grid that is neither square nor
+            3:1.
+        dtype (`torch.dtype`): of the model.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that cannot be read safely, a weight that is missing, of the wrong shape or unexplained (the
+            message guesses whose checkpoint it is), or a position table that is not the grid it should be.
+    """
+    weights, beside = read_checkpoint(path)
+    towers = "base_model." if any(name.startswith("base_model.") for name in weights) else ""
+    has_decoder = any(name.startswith(DECODER_PREFIXES) for name in weights)
+    try:
+        config = config_from_shapes(weights, towers, image_size)
+    except KeyError as error:
+        raise ValueError(_refusal(path, weights, [], [error.args[0]])) from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+    names = layout(config, towers, has_decoder)
+    missing = [name for name in names if name not in weights]
+    unexplained = [name for name in weights if name not in names and name not in LEFT_BEHIND]
+    if missing or unexplained:
+        raise ValueError(_refusal(path, weights, unexplained, missing))
+
+    model = (GADMSForPreTraining if has_decoder else GADMSModel)._from_config(config).to(dtype).eval()
+    own = model.state_dict()
+    converted = from_released({name: weights[name] for name in names}, names)
+    for released, ours in names.items():
+        for name in ours:
+            if converted[name].shape != own[name].shape or not converted[name].is_floating_point():
+                raise ValueError(
+                    f"{path}: {released} is {weights[released].dtype} of shape {tuple(weights[released].shape)} and "
+                    f"does not fit the rest: {name} takes a floating type and {tuple(own[name].shape)}"
+                )
+    model.load_state_dict(converted)  # strict; copies, and so casts
+
+    left = {name: LEFT_BEHIND[name] for name in weights if name not in names}
+    left |= {name: "the state of a training run, not a weight" for name in beside}
+    return model, Conversion(list(names), left, _describe(config, has_decoder))
+
+
+def save_released(model: GADMSModel | GADMSForPreTraining, path: str) -> int:
+    """Write a model as released code reads it: `{"model": tensors}`, the towers under `base_model.`; returns how many.
+
+    Raises:
+        ValueError: the model has head widths, activations or norms that the released code does not have.
+    """
+    check_fits_released_layout(model.config)
+    names = layout(model.config, "base_model.", isinstance(model, GADMSForPreTraining))
+    weights = to_released({name: tensor.cpu() for name, tensor in model.state_dict().items()}, names)
+    with replacing(path) as temporary:
+        torch.save({"model": weights}, temporary)
+    return len(weights)
+
+
+def load_converted(path: str, dtype: torch.dtype = torch.float32) -> GADMSModel | GADMSForPreTraining:
+    """The whole model of a folder or Hub id, with its decoder when it was saved with one.
+
+    Raises:
+        ValueError: another kind of model, or one with missing weights.
+    """
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    if not isinstance(config, GADMSConfig):
+        raise ValueError(f"{path} holds a {config.model_type} model, not a GA-DMS")
+    model_class = GADMSForPreTraining if "GADMSForPreTraining" in (config.architectures or []) else GADMSModel
+    model, report = model_class.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    if report["missing_keys"]:
+        raise ValueError(f"{path} lacks weights of a {model_class.__name__}: {_some(sorted(report['missing_keys']))}")
+    return model
+
+
+def _refusal(path: str, weights: dict, unexplained: list[str], missing: list[str]) -> str:
+    """One line: what does not fit, and whose checkpoint it looks like."""
+    problems = [
+        f"{len(names)} {kind} ({_some(names)})"
+        for kind, names in (("unexplained", unexplained), ("missing", missing))
+        if names
+    ]
+    told = next(
+        ((part, method) for part, method in GIVEAWAYS.items() if any(part in name for name in weights)),
+        None,
+    )
+    guess = (
+        f"probably a checkpoint of {told[1]}, by its {told[0]}*"
+        if told
+        else "not a checkpoint of OpenAI's CLIP, GA-DMS, IRRA or NAM, or not all of one"
+    )
+    return f"{path}: {guess}; of {len(weights)} weights, {' and '.join(problems)}"
+
+
+def _some(names: list[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def _describe(config: GADMSConfig, has_decoder: bool) -> str:
+    text, vision = config.text_config, config.vision_config
+    return (
+        f"CLIP ViT, {vision.num_hidden_layers} layers x {vision.hidden_size}, patches of {vision.patch_size}, images "
+        f"{vision.image_size[0]}x{vision.image_size[1]} (height x width); text {text.num_hidden_layers} layers x "
+        f"{text.hidden_size}, {text.max_position_embeddings} positions, vocabulary {text.vocab_size}; embeddings of "
+        f"{config.projection_dim}; "
+        + (f"decoder of {config.decoder_num_layers} blocks" if has_decoder else "no decoder")
+    )

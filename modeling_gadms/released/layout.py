@@ -1,0 +1,213 @@
+"""The released layout of weights, OpenAI CLIP's names plus the decoder's, and its mapping to ours, both ways.
+
+Released files name the towers as OpenAI's CLIP does, under `base_model.` when a decoder may stand beside them.
+Queries, keys and values are fused in one `in_proj`; `visual.proj` and `text_projection` are `(width, embed)` matrices
+that tokens stand to the left of: the transpose of a linear layer's weight. GA-DMS, IRRA and NAM share this layout.
+"""
+
+import math
+import re
+
+import torch
+
+from ..configuration_gadms import GADMSConfig
+
+# inside a transformer block: released name -> ours
+BLOCK_PARTS = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+DECODER_PARTS = {
+    "ln_pre_t": "text_norm",
+    "ln_pre_i": "image_norm",
+    "cross_attn.out_proj": "cross_attention.out_proj",
+    "ln_post": "final_norm",
+    "mlm_head.dense": "dense",
+    "mlm_head.ln": "head_norm",
+    "mlm_head.fc": "vocabulary",
+}
+DECODER_PREFIXES = ("ln_pre_t.", "ln_pre_i.", "cross_attn.", "cross_modal_transformer.", "ln_post.", "mlm_head.")
+TRANSPOSED = ("visual.proj", "text_projection")
+
+# weights of the family that our models have no place for, and why
+LEFT_BEHIND = {
+    "classifier.weight": "tells apart the persons of one training set; retrieval does not use it",
+    "classifier.bias": "tells apart the persons of one training set; retrieval does not use it",
+    "logit_scale": "the temperature of GA-DMS is a constant of its configuration",
+    "base_model.logit_scale": "the temperature of GA-DMS is a constant of its configuration",
+    "input_resolution": "a number that the shapes repeat",
+    "context_length": "a number that the shapes repeat",
+    "vocab_size": "a number that the shapes repeat",
+}
+
+# parts of names that give another method away, the telling ones first
+GIVEAWAYS = {
+    "visul_emb_layer.": "RDE",
+    "encode_text.": "TBPS-CLIP",
+    "simclr_mlp.": "TBPS-CLIP",
+    "text_encoder.bert.": "RaSa, or another descendant of ALBEF",
+    "vision_encoder.": "APTM, or another descendant of X-VLM",
+    "visual_encoder.": "BLIP or ALBEF, or a descendant of theirs",
+    "vision_model.": "Hugging Face's CLIP (load its folder with GADMSModel.from_clip_pretrained) or converted already",
+    "visual.layer1.": "a CLIP with a ResNet; only those with a ViT can be converted",
+    "lora_": "an adapter (LoRA) without its model",
+    "text.transformer.": "open_clip with a text tower of its own",
+}
+
+
+def layout(config: GADMSConfig, towers: str = "", has_decoder: bool = False) -> dict[str, tuple[str, ...]]:
+    """Every weight of the released layout, and the weight, or the queries', keys' and values' weights, of ours.
+
+    Args:
+        config ([`GADMSConfig`]): gives the depths.
+        towers (`str`): prefix of the towers in the released layout, `""` or `"base_model."`.
+        has_decoder (`bool`): ours is [`GADMSForPreTraining`], not [`GADMSModel`].
+    """
+    names: dict[str, tuple[str, ...]] = {}
+
+    def layer(released, ours):
+        for part in ("weight", "bias"):
+            names[f"{released}.{part}"] = (f"{ours}.{part}",)
+
+    def attention_input(released, ours):
+        for part in ("weight", "bias"):
+            names[f"{released}.in_proj_{part}"] = tuple(f"{ours}.{which}_proj.{part}" for which in "qkv")
+
+    def blocks(released, ours, depth):
+        for index in range(depth):
+            attention_input(f"{released}.resblocks.{index}.attn", f"{ours}.layers.{index}.self_attn")
+            for part, our_part in BLOCK_PARTS.items():
+                layer(f"{released}.resblocks.{index}.{part}", f"{ours}.layers.{index}.{our_part}")
+
+    ours = "gadms." if has_decoder else ""
+    text, vision = f"{ours}text_model", f"{ours}vision_model"
+    names[f"{towers}token_embedding.weight"] = (f"{text}.embeddings.token_embedding.weight",)
+    names[f"{towers}positional_embedding"] = (f"{text}.embeddings.position_embedding.weight",)
+    blocks(f"{towers}transformer", f"{text}.encoder", config.text_config.num_hidden_layers)
+    layer(f"{towers}ln_final", f"{text}.final_layer_norm")
+    names[f"{towers}text_projection"] = (f"{ours}text_projection.weight",)
+    names[f"{towers}visual.conv1.weight"] = (f"{vision}.embeddings.patch_embedding.weight",)
+    names[f"{towers}visual.class_embedding"] = (f"{vision}.embeddings.class_embedding",)
+    names[f"{towers}visual.positional_embedding"] = (f"{vision}.embeddings.position_embedding.weight",)
+    layer(f"{towers}visual.ln_pre", f"{vision}.pre_layrnorm")
+    blocks(f"{towers}visual.transformer", f"{vision}.encoder", config.vision_config.num_hidden_layers)
+    layer(f"{towers}visual.ln_post", f"{vision}.post_layernorm")
+    names[f"{towers}visual.proj"] = (f"{ours}visual_projection.weight",)
+    if has_decoder:
+        attention_input("cross_attn", "decoder.cross_attention")
+        for part, our_part in DECODER_PARTS.items():
+            layer(part, f"decoder.{our_part}")
+        blocks("cross_modal_transformer", "decoder.encoder", config.decoder_num_layers)
+    return names
+
+
+def from_released(weights: dict[str, torch.Tensor], names: dict[str, tuple[str, ...]]) -> dict[str, torch.Tensor]:
+    """Our weights from released ones, in the same dtypes: `in_proj` cut in three, projections transposed."""
+    converted = {}
+    for released, ours in names.items():
+        tensor = weights[released].T if released.endswith(TRANSPOSED) else weights[released]
+        converted.update(zip(ours, (part.contiguous() for part in tensor.chunk(len(ours))), strict=True))
+    return converted
+
+
+def to_released(weights: dict[str, torch.Tensor], names: dict[str, tuple[str, ...]]) -> dict[str, torch.Tensor]:
+    """Released weights from ours: the exact inverse of `from_released`; no memory is shared with `weights`."""
+    converted = {}
+    for released, ours in names.items():
+        tensor = torch.cat([weights[name] for name in ours])
+        converted[released] = (tensor.T if released.endswith(TRANSPOSED) else tensor).contiguous()
+    return converted
+
+
+def image_size_from(num_patches: int, patch_size: int, image_size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Height and width in pixels of the images that a position table of `num_patches` patches (class row off) is for.
+
+    The table does not say its shape: a square number is read as a square, three times a square as pedestrians of 3:1
+    (192 patches of 16 are 384x128), anything else must be given.
+
+    Raises:
+        ValueError: `image_size` does not have that many patches, or is needed and missing.
+    """
+    if image_size is not None:
+        height, width = image_size
+        rows, columns = height // patch_size, width // patch_size
+        if height % patch_size or width % patch_size or rows * columns != num_patches:
+            raise ValueError(
+                f"the position table has {num_patches} patches, but {height}x{width} pixels (height x width) in "
+                f"patches of {patch_size} are {height / patch_size:g} x {width / patch_size:g} = "
+                f"{height * width / patch_size**2:g}; overlapping patches (a stride below the patch) are not supported"
+            )
+        return height, width
+    side, columns = math.isqrt(num_patches), math.isqrt(num_patches // 3)
+    if num_patches and side * side == num_patches:
+        return side * patch_size, side * patch_size
+    if num_patches and 3 * columns * columns == num_patches:
+        return 3 * columns * patch_size, columns * patch_size
+    raise ValueError(
+        f"the position table has {num_patches} patches, neither a square nor a 3:1 grid: give the size of the images "
+        "with --image_size HEIGHT WIDTH"
+    )
+
+
+def config_from_shapes(
+    weights: dict[str, torch.Tensor], towers: str, image_size: tuple[int, int] | None = None
+) -> GADMSConfig:
+    """The architecture that released weights are of; heads are 64 wide throughout, as in every CLIP ViT.
+
+    Raises:
+        KeyError: a weight whose shape is needed is missing; its name is the error's argument.
+        ValueError: a position table that is no grid, or a width that heads of 64 do not divide.
+    """
+    vocab_size, text_width = weights[f"{towers}token_embedding.weight"].shape
+    context_length = weights[f"{towers}positional_embedding"].shape[0]
+    vision_width, num_channels, patch_size = weights[f"{towers}visual.conv1.weight"].shape[:3]
+    num_patches = weights[f"{towers}visual.positional_embedding"].shape[0] - 1
+    for name, width in (("text", text_width), ("image", vision_width)):
+        if width % 64:
+            raise ValueError(f"the {name} tower is {width} wide, which heads of 64 do not divide")
+    return GADMSConfig(
+        text_config={
+            "vocab_size": vocab_size,
+            "hidden_size": text_width,
+            "intermediate_size": weights[f"{towers}transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+            "num_attention_heads": text_width // 64,
+            "num_hidden_layers": _depth(weights, f"{towers}transformer"),
+            "max_position_embeddings": context_length,
+            "projection_dim": weights[f"{towers}text_projection"].shape[1],
+        },
+        vision_config={
+            "image_size": image_size_from(num_patches, patch_size, image_size),
+            "patch_size": patch_size,
+            "num_channels": num_channels,
+            "hidden_size": vision_width,
+            "intermediate_size": weights[f"{towers}visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+            "num_attention_heads": vision_width // 64,
+            "num_hidden_layers": _depth(weights, f"{towers}visual.transformer"),
+            "projection_dim": weights[f"{towers}visual.proj"].shape[1],
+        },
+        projection_dim=weights[f"{towers}text_projection"].shape[1],
+        decoder_num_layers=_depth(weights, "cross_modal_transformer") or GADMSConfig.decoder_num_layers,
+    )
+
+
+def _depth(weights: dict[str, torch.Tensor], transformer: str) -> int:
+    """One more than the highest number of a block; a gap shows up later as missing weights."""
+    pattern = re.compile(re.escape(transformer) + r"\.resblocks\.(\d+)\.")
+    return max((int(found[1]) + 1 for name in weights if (found := pattern.match(name))), default=0)
+
+
+def check_fits_released_layout(config: GADMSConfig) -> None:
+    """
+    Raises:
+        ValueError: the configuration holds something that released code fixes and that its files cannot say.
+    """
+    for name, tower in (("text", config.text_config), ("image", config.vision_config)):
+        found = (tower.hidden_size / tower.num_attention_heads, tower.hidden_act, tower.layer_norm_eps)
+        if found != (64, "quick_gelu", 1e-5):
+            raise ValueError(
+                f"the released layout cannot hold this model: its {name} tower has heads {found[0]:g} wide, "
+                f"activation {found[1]} and layer_norm_eps {found[2]:g}; released code takes 64, quick_gelu and 1e-05"
+            )

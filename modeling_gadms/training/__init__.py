@@ -1,0 +1,1 @@
+"""Pre-training: arguments, Trainer, and how rows become batches."""

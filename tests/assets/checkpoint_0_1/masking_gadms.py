@@ -1,0 +1,143 @@
+"""Dual masking: likely noise is hidden before alignment, informative tokens are hidden to be predicted.
+
+Beside it, the random masking that fine-tuning by IRRA's recipe uses.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from .token_scores_gadms import valid_tokens
+
+# one uniform number a token decides each of: noise mask, prediction mask, what a chosen token becomes, random token
+NUM_DRAWS = 4
+
+
+@dataclass(frozen=True)
+class DualMasking:
+    """The constants of the two masks (GA-DMS, section 3.3; the two thresholds are the released code's).
+
+    Args:
+        alpha_noise (`float`): highest probability of the noise mask.
+        alpha_info (`float`): highest probability of the prediction mask.
+        steepness (`float`): slope of both sigmoids (lambda).
+        gamma_noise (`float`): `1 - score` at which the noise mask has half its probability.
+        gamma_info (`float`): score at which the prediction mask has half its probability.
+
+    Raises:
+        ValueError: a probability outside [0, 1].
+    """
+
+    uses_scores: ClassVar[bool] = True
+    in_place: ClassVar[bool] = False
+
+    alpha_noise: float = 0.2
+    alpha_info: float = 0.3
+    steepness: float = 20.0
+    gamma_noise: float = 0.9
+    gamma_info: float = 0.1
+
+    def __post_init__(self):
+        for name in ("alpha_noise", "alpha_info"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, between 0 and 1; got {getattr(self, name)}")
+
+    def noise_probability(self, scores: torch.Tensor) -> torch.Tensor:
+        """Probability that a token of score `s` in [0, 1] is hidden before alignment: high where `s` is low."""
+        return self.alpha_noise * torch.sigmoid(self.steepness * ((1 - scores) - self.gamma_noise))
+
+    def info_probability(self, scores: torch.Tensor) -> torch.Tensor:
+        """Probability that a token of score `s` in [0, 1] is hidden and predicted: high where `s` is high."""
+        return self.alpha_info * torch.sigmoid(self.steepness * (scores - self.gamma_info))
+
+
+@dataclass(frozen=True)
+class RandomMasking:
+    """Every token is as likely as any other to be hidden and predicted, and none is hidden before alignment (IRRA).
+
+    Args:
+        probability (`float`): of being hidden and predicted (0.15 in IRRA, as in BERT).
+        in_place (`bool`): alignment sees the caption with its tokens hidden too, as it happens in the released
+            fine-tuning, rather than the whole caption.
+
+    Raises:
+        ValueError: a probability outside [0, 1].
+    """
+
+    uses_scores: ClassVar[bool] = False
+
+    probability: float = 0.15
+    in_place: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"probability must be between 0 and 1; got {self.probability}")
+
+    def noise_probability(self, scores: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(scores)
+
+    def info_probability(self, scores: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(scores, self.probability)
+
+
+@dataclass
+class MaskedCaptions:
+    """Two views of the same captions.
+
+    Attributes:
+        noise_input_ids (`torch.Tensor` of shape `(B, T)`): likely noise replaced by the mask token.
+        prediction_input_ids (`torch.Tensor` of shape `(B, T)`): informative tokens replaced, to be predicted.
+        noise_mask (`torch.Tensor` of shape `(B, T)`): bool, the tokens that the noise view hides.
+        prediction_mask (`torch.Tensor` of shape `(B, T)`): bool, the tokens to predict.
+    """
+
+    noise_input_ids: torch.Tensor
+    prediction_input_ids: torch.Tensor
+    noise_mask: torch.Tensor
+    prediction_mask: torch.Tensor
+
+
+def draw_uniforms(batch_size: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    """Random numbers for [`mask_captions`]: `(batch_size, NUM_DRAWS, width)`, float32, on the generator's device."""
+    return torch.rand(batch_size, NUM_DRAWS, width, generator=generator, device=generator.device)
+
+
+def mask_captions(input_ids, scores, uniforms, masking, mask_token_id) -> MaskedCaptions:
+    """Draw both views of a batch of captions.
+
+    The prediction view replaces 80 % of the chosen tokens by the mask, 10 % by a random token, and keeps 10 %; where
+    nothing was chosen, the token of highest score is masked, or without scores the first. BOS, EOS and padding are
+    never chosen, so a caption without a valid token stays as it is.
+
+    Args:
+        input_ids (`torch.Tensor` of shape `(B, T)`): captions.
+        scores (`torch.Tensor` of shape `(B, T)`): token scores in [0, 1]; `None` if `masking` does not use them.
+        uniforms (`torch.Tensor` of shape `(B, NUM_DRAWS, W)`, `W >= T`): from [`draw_uniforms`]. A caption's masks
+            depend on its own row alone, so neither padding nor the rest of the batch changes them.
+        masking ([`DualMasking`] or [`RandomMasking`]): the constants.
+        mask_token_id (`int`): id of `<|mask|>`; random tokens are drawn from the ids below it.
+    """
+    noise_draw, info_draw, action_draw, token_draw = uniforms[..., : input_ids.shape[1]].unbind(dim=1)
+    valid = valid_tokens(input_ids)
+    scores = torch.zeros(input_ids.shape, device=input_ids.device) if scores is None else scores
+    noise_mask = valid & (noise_draw < masking.noise_probability(scores))
+    prediction_mask = valid & (info_draw < masking.info_probability(scores))
+
+    nothing_chosen = valid.any(dim=1, keepdim=True) & ~prediction_mask.any(dim=1, keepdim=True)
+    best = scores.masked_fill(~valid, -1).argmax(dim=1, keepdim=True)
+    fallback = nothing_chosen & (torch.arange(input_ids.shape[1], device=input_ids.device) == best)
+    prediction_mask = prediction_mask | fallback
+
+    random_tokens = (token_draw * mask_token_id).long().clamp_max(mask_token_id - 1)
+    replacement = torch.where(action_draw < 0.9, random_tokens, input_ids)
+    replacement = torch.where((action_draw < 0.8) | fallback, mask_token_id, replacement)
+    prediction_input_ids = torch.where(prediction_mask, replacement, input_ids)
+    if masking.in_place:
+        return MaskedCaptions(prediction_input_ids, prediction_input_ids, prediction_mask, prediction_mask)
+    return MaskedCaptions(
+        noise_input_ids=torch.where(noise_mask, mask_token_id, input_ids),
+        prediction_input_ids=prediction_input_ids,
+        noise_mask=noise_mask,
+        prediction_mask=prediction_mask,
+    )

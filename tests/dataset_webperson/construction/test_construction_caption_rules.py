@@ -1,0 +1,133 @@
+"""Rules for captions, and the words of attributes."""
+
+import pytest
+
+from dataset_webperson.construction.captions.rules import PROBLEMS, CaptionRules, caption_problems, tidy_caption
+from dataset_webperson.construction.captions.words import ATTRIBUTE_WORDS, find_attributes
+from dataset_webperson.drawn.attributes import WORDS, sample_person, sample_view
+from dataset_webperson.drawn.captions import write_caption
+
+RULES = CaptionRules()
+FINE = (
+    "A man in a navy hooded sweatshirt, grey trousers and white sneakers carries a black backpack.",
+    "The woman with long blonde hair wears a white blouse tucked into a black pleated skirt, with red heels.",
+    "A person in a T-shirt with the print 'No. 23', light-blue jeans and sandals is walking, holding an umbrella.",
+    "Wearing glasses and a café-brown beret, a lady in a striped top stands with hands in her pockets.",
+)
+
+
+@pytest.mark.parametrize("caption", FINE)
+def test_good_captions_pass(caption):
+    assert caption_problems(caption, RULES) == []
+
+
+def test_true_captions_of_drawn_persons_pass():
+    for index in range(500):
+        person, view = sample_person(0, "train", index), sample_view(0, "train", index, 0)
+        caption = write_caption(person, view, 0.3, 0, "train", index, 0, "caption1").text
+        assert caption_problems(caption, RULES) == [], caption
+
+
+@pytest.mark.parametrize(
+    ("caption", "problem"),
+    [
+        ("", "empty"),
+        (" \n ", "empty"),
+        ("A man in a red coat.", "too-short"),
+        (FINE[0] + " He also wears a scarf, a watch, a belt, and gloves made of brown leather." * 4, "too-long"),
+        ("一个穿着红色外套的男人站着 wearing a red coat and blue jeans with shoes.", "language"),
+        ("Un homme avec une veste noire porte des chaussures blanches et un sac.", "language"),
+        ("Ein Mann trägt eine schwarze Jacke und eine graue Hose mit weißen Schuhen.", "language"),
+        ("Una mujer con el pelo largo lleva una camisa roja y los zapatos negros.", "language"),
+        ("Mężczyzna nosi granatową kurtkę oraz szare spodnie i białe buty sportowe.", "language"),
+        ("A man in a [colored top] and grey trousers carries a black backpack.", "placeholder"),
+        ("A man in a {top} and grey trousers with shoes carries a black backpack.", "placeholder"),
+        ("I'm sorry, but I can't describe the person in this picture for you.", "refusal"),
+        ("As an AI model, a man in a navy coat and grey trousers can be described.", "refusal"),
+        ("A man in a navy coat appears to be walking with a black bag in hand.", "speculation"),
+        ("A man in a navy coat and dark trousers, possibly a student, carries a bag.", "speculation"),
+        ("A man in a navy coat and dark trousers, suggesting cold weather, is walking.", "speculation"),
+        ("A confident man in a navy coat and dark trousers is walking with a bag.", "mood"),
+        ("A man in a navy coat and dark trousers is walking on a busy city street.", "background"),
+        ("A man in a navy coat and dark trousers with shoes, against a white backdrop.", "background"),
+        ("A man in a navy coat and dark trousers walks with another person in a hat.", "other-people"),
+        ("A man in a navy coat and dark trousers, among people in winter clothes.", "other-people"),
+        ("A man man man man in a navy coat and dark trousers is walking.", "garbage"),
+        ("- A man in a navy coat\n- and dark trousers\n- with white shoes is walking.", "garbage"),
+        ("**A man** in a navy coat and dark trousers with white shoes is walking.", "garbage"),
+        ("The man wears var x = 1; && <b>navy</b> coat and dark trousers is walking.", "garbage"),
+        ("the man in a coat, " * 10, "garbage"),
+        ("A man in \ufffd navy coat and dark trousers with white shoes is walking.", "garbage"),
+        ("%$§ 83 the !! 29 )( is // 33 $$ with && 0 ++ 12 a == 99 ?? and 4", "garbage"),
+    ],
+)
+def test_each_fault_is_named(caption, problem):
+    assert problem in caption_problems(caption, RULES)
+
+
+def test_a_caption_that_ran_out_of_tokens_is_cut_off():
+    assert caption_problems(FINE[0], RULES, cut_off=True) == ["cut-off"]
+
+
+def test_problems_come_in_the_order_of_the_table():
+    found = caption_problems("I'm sorry, a happy [man] possibly walks in a street with another man.", RULES)
+    assert found == [name for name in PROBLEMS if name in found] and len(found) >= 5
+
+
+@pytest.mark.parametrize(
+    ("answer", "tidy"),
+    [
+        (f'"{FINE[0]}"', FINE[0]),
+        (f"Here is the caption: {FINE[0]}", FINE[0]),
+        (f"<think>He wears\na coat?</think>\n\n{FINE[0]}", FINE[0]),
+        (FINE[0].replace(" grey", "\n  grey"), FINE[0]),
+        ("A man. He wears a [colored top] today.", "A man. He wears a [colored top] today."),
+    ],
+)
+def test_form_is_mended_and_words_are_not(answer, tidy):
+    assert tidy_caption(answer) == tidy
+
+
+@pytest.mark.parametrize("limits", [(0, 5), (6, 5)])
+def test_limits_that_leave_nothing_are_refused(limits):
+    with pytest.raises(ValueError, match="min_words"):
+        CaptionRules(*limits)
+
+
+def test_long_answers_are_checked_fast():
+    # Patterns that backtrack would take hours for this.
+    for text in ("a " * 20_000, "in a " + "very-" * 20_000, "[" * 50_000, "A man on a " + "big " * 20_000):
+        caption_problems(tidy_caption(text), RULES)
+
+
+def test_attribute_words_are_found_with_their_places():
+    text = "Two women in Navy-blue coats, a tank top with polka dots; flip-flops, glasses and the man's watch."
+    found = find_attributes(text)
+    assert [(kind, word) for kind, word, _, _ in found] == [
+        ("gender", "women"),
+        ("color", "navy-blue"),
+        ("outerwear", "coats"),
+        ("top", "tank top"),
+        ("pattern", "polka dots"),
+        ("shoes", "flip-flops"),
+        ("glasses", "glasses"),
+        ("gender", "man's"),
+        ("accessory", "watch"),
+    ]
+    assert all(text[start:end].lower() == word for _, word, start, end in found)
+
+
+def test_words_of_form_and_place_are_no_attributes():
+    assert find_attributes("On top, with hair, the person has the outfit on the head and both hands below.") == []
+
+
+def test_no_word_is_of_two_kinds():
+    words = [word for words in ATTRIBUTE_WORDS.values() for word in words]
+    assert len(words) == len(set(words))
+
+
+def test_colours_and_garments_of_the_drawn_persons_are_known():
+    for name in ("top.color", "lower.garment", "coat.garment", "shoes.kind", "bag.kind", "hat.kind", "person.gender"):
+        for words in WORDS[name].values():
+            for word in words:
+                assert find_attributes(word), word

@@ -1,0 +1,252 @@
+"""Scores of captions, what is left out for them, and the report."""
+
+import io
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_model, tiny_processor, tiny_rows
+
+from dataset_webperson.construction.captions.words import find_attributes
+from dataset_webperson.construction.quality_report import Diversity, main, stage_folders, summarize
+from dataset_webperson.construction.shards import shard_counts, shard_writer
+from dataset_webperson.construction.stages.captioning import NEW_COLUMNS as CAPTION_COLUMNS
+from dataset_webperson.construction.stages.quality import (
+    QualityOptions,
+    TokenScorer,
+    assess_shard,
+    auc,
+    share_of_sure_words,
+    word_scores,
+)
+
+SCHEMA = pa.schema(
+    [
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("image_path", pa.string()),
+        *CAPTION_COLUMNS.items(),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    processor = tiny_processor()
+    tiny_model(vocab_size=len(processor.tokenizer)).gadms.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def write_captioned(path, problems=(), count=6) -> str:
+    """A shard of the caption stage; `problems[row]` are those of its two captions, the first rows' only."""
+    with shard_writer(str(path), SCHEMA) as shard:
+        for number, row in enumerate(tiny_rows(count)):
+            buffer = io.BytesIO()
+            row["image"].save(buffer, "JPEG")
+            found = problems[number] if number < len(problems) else ((), ())
+            values = {
+                "image": {"bytes": buffer.getvalue(), "path": row["image_path"]},
+                "template_id": f"t{number % 2}",
+            }
+            values |= {"image_path": row["image_path"], "captioner1": "small", "captioner2": "large"}
+            values |= {name: row[name] for name in ("caption1", "caption2")}
+            shard.write(values | {f"caption{n}_problems": list(found[n - 1]) for n in (1, 2)})
+            shard.counts["rows_in"] += 1
+    return str(path)
+
+
+def read(path) -> list[dict]:
+    return pq.read_table(path).to_pylist()
+
+
+def test_a_word_has_the_highest_score_of_the_tokens_that_touch_it():
+    rng = np.random.default_rng(0)
+    text = "a woman in a red coat and navy-blue trousers"
+    words = find_attributes(text)
+    for _ in range(50):
+        cuts = np.sort(rng.choice(np.arange(1, len(text)), rng.integers(3, 12), replace=False)).tolist()
+        spans = [(0, 0), *zip([0, *cuts], [*cuts, len(text)], strict=True), (0, 0)]
+        scores = rng.random(len(spans)).tolist()
+        slow = [
+            max(
+                score
+                for (low, high), score in zip(spans, scores, strict=True)
+                if set(range(low, high)) & set(range(start, end))
+            )
+            for _, _, start, end in words
+        ]
+        assert word_scores(spans, scores, words) == slow
+
+
+def test_a_word_that_the_model_did_not_read_has_no_score():
+    (score,) = word_scores([(0, 0), (0, 4), (0, 0)], [0.0, 0.7, 0.0], [("color", "red", 10, 13)])
+    assert np.isnan(score)
+
+
+def test_a_caption_s_word_score_is_the_share_of_words_that_are_not_doubtful():
+    assert share_of_sure_words([0.5, 0.1, 0.09, float("nan")], 0.1) == pytest.approx(2 / 3)
+    assert share_of_sure_words([], 0.1) == share_of_sure_words([float("nan")], 0.1) == 0.0
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_auc_counts_pairs_and_ties_for_half(levels):
+    rng = np.random.default_rng(levels)
+    false, true = rng.integers(0, levels, 40) / levels, rng.integers(0, levels, 60) / levels
+    slow = np.mean([1.0 if t > f else 0.5 if t == f else 0.0 for t in true for f in false])
+    assert auc(false, true) == pytest.approx(slow)
+    assert np.isnan(auc(false[:0], true))
+
+
+def test_scores_are_those_of_the_model_whatever_the_batch(model, tmp_path):
+    source = write_captioned(tmp_path / "3_caption" / "a.parquet")
+    for size in (1, 4):
+        options = QualityOptions(model, marked="keep", batch_size=size)
+        assess_shard(source, str(tmp_path / f"{size}.parquet"), options)
+    one, four = read(tmp_path / "1.parquet"), read(tmp_path / "4.parquet")
+    scorer = TokenScorer(model)
+    for row, other in zip(one, four, strict=True):
+        for number in (1, 2):
+            caption, words = row[f"caption{number}"], row[f"caption{number}_words"]
+            inputs = scorer._processor(
+                images=[Image.open(io.BytesIO(row["image"]["bytes"]))], text=[caption], return_tensors="pt"
+            )
+            with torch.no_grad():
+                scores = scorer._model.token_scores(**inputs)[0].tolist()
+            spans = scorer._processor.tokenizer(caption, return_offsets_mapping=True)["offset_mapping"]
+            found = find_attributes(caption)
+            assert [(word["kind"], word["start"], word["end"]) for word in words] == [
+                (kind, start, end) for kind, _, start, end in found
+            ]
+            expected = word_scores(spans, scores[: len(spans)], found)
+            assert [word["score"] for word in words] == pytest.approx(expected, abs=1e-5)
+            assert [word["score"] for word in words] == pytest.approx(
+                [word["score"] for word in other[f"caption{number}_words"]], abs=1e-5
+            )
+            assert row[f"caption{number}_word_score"] == pytest.approx(share_of_sure_words(expected, 0.1), abs=1e-6)
+            with torch.no_grad():
+                outputs = scorer._model(**inputs)
+            cosine = (
+                torch.nn.functional.normalize(outputs.image_embeds)
+                @ torch.nn.functional.normalize(outputs.text_embeds).T
+            )
+            assert row[f"caption{number}_score"] == pytest.approx(cosine.item(), abs=1e-5)
+    assert len({row["caption1_score"] for row in one} | {row["caption2_score"] for row in one}) > 1
+
+
+def test_without_a_model_scores_are_null_and_words_stay(tmp_path):
+    source = write_captioned(tmp_path / "a.parquet")
+    counts = assess_shard(source, str(tmp_path / "b.parquet"), QualityOptions())
+    row = read(tmp_path / "b.parquet")[0]
+    assert row["caption1_score"] is None and row["caption1_words"][0]["score"] is None
+    assert counts["captions_scored"] == 0 and counts["rows_out"] == 6
+
+
+PROBLEMS = ((("mood",), ()), ((), ("garbage",)), (("mood",), ("empty",)))
+
+
+def test_a_marked_caption_gives_way_to_the_other_and_rows_of_two_marked_ones_go(tmp_path):
+    source = write_captioned(tmp_path / "a.parquet", PROBLEMS)
+    counts = assess_shard(source, str(tmp_path / "b.parquet"), QualityOptions())
+    before, rows = read(source), read(tmp_path / "b.parquet")
+    assert counts == shard_counts(str(tmp_path / "b.parquet"))
+    assert (counts["rows_in"], counts["rows_out"]) == (6, 5)
+    assert (counts["captions_replaced"], counts["both_captions_marked"]) == (2, 1)
+    assert [row["image_path"] for row in rows] == [row["image_path"] for row in before if row is not before[2]]
+    assert rows[0]["caption1"] == rows[0]["caption2"] == before[0]["caption2"]
+    assert rows[0]["captioner1"] == "large" and rows[0]["caption1_problems"] == []
+    assert rows[1]["caption1"] == rows[1]["caption2"] == before[1]["caption1"]
+    assert rows[2]["caption1"] == before[3]["caption1"] != rows[2]["caption2"]
+
+
+def test_marked_captions_stay_where_the_options_say_so(tmp_path):
+    source = write_captioned(tmp_path / "a.parquet", PROBLEMS)
+    assess_shard(source, str(tmp_path / "b.parquet"), QualityOptions(marked="keep"))
+    names = ["caption1", "caption2", "caption1_problems", "caption2_problems", "image"]
+    for row, other in zip(read(source), read(tmp_path / "b.parquet"), strict=True):
+        assert {name: row[name] for name in names} == {name: other[name] for name in names}
+
+
+def test_captions_below_the_least_score_are_marked(model, tmp_path):
+    source = write_captioned(tmp_path / "a.parquet", count=12)
+    assess_shard(source, str(tmp_path / "all.parquet"), QualityOptions(model, marked="keep"))
+    scores = [row[f"caption{n}_score"] for row in read(tmp_path / "all.parquet") for n in (1, 2)]
+    least = float(np.median(scores)) + 1e-6
+    counts = assess_shard(source, str(tmp_path / "b.parquet"), QualityOptions(model, marked="keep", min_score=least))
+    low = [row[f"caption{n}_problems"] == ["low-score"] for row in read(tmp_path / "b.parquet") for n in (1, 2)]
+    assert low == [score < least for score in scores] and 0 < sum(low) < 24
+    assert counts["captions_low-score"] == sum(low)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"doubtful_below": 1.5},
+        {"min_score": 0.5},
+        {"min_score": 2.0, "model": "m"},
+        {"marked": "burn"},
+        {"batch_size": 0},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        QualityOptions(**fields)
+
+
+def test_diversity_counts_what_it_says():
+    diversity = Diversity()
+    for caption in ("A man in red walks.", "a man in Red walks.", "A woman stands in blue."):
+        diversity.add(caption)
+    assert diversity.figures() == {
+        "captions": "3",
+        "mean words": "5.0",
+        "different captions": "66.7 %",
+        "vocabulary": "8",
+        "different openings (three words)": "2",
+        "commonest opening": "a man in (66.7 %)",
+        "different pairs of words": "66.7 %",
+    }
+
+
+def test_the_report_shows_survivors_scores_shares_and_pictures(model, tmp_path, capsys):
+    source = write_captioned(tmp_path / "3_caption" / "a.parquet", PROBLEMS)
+    assess_shard(source, str(tmp_path / "4_quality" / "a.parquet"), QualityOptions(model))
+    (tmp_path / "caption_cache").mkdir()
+    assert list(stage_folders(str(tmp_path))) == ["caption", "quality"]
+    assert main([str(tmp_path), "--out", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<img src=") >= 6 and 'src="http' not in page
+    for words in ("both captions marked", "captions replaced", "Who is in the data", "coat or jacket", "small: mean"):
+        assert words in page
+    summary = summarize(str(tmp_path))
+    assert (summary.rows_before, summary.rows_after) == (6, 5)
+    said = [
+        bool({"coat", "jacket"} & set(re.findall(r"\w+", row["caption1"] + " " + row["caption2"])))
+        for row in read(tmp_path / "4_quality" / "a.parquet")
+    ]
+    assert summary.groups_after["coat or jacket"] == sum(said) > 0
+    assert sum(map(sum, (found.values() for found in summary.vocabulary.values()))) > 0
+    assert summary.lowest[0][0] <= summary.highest[0][0]
+
+
+def test_captions_cannot_break_the_page(tmp_path):
+    source = write_captioned(tmp_path / "3_caption" / "a.parquet", count=2)
+    rows = read(source)
+    with shard_writer(source, SCHEMA) as shard:
+        for row in rows:
+            row["caption1"] = 'A man in red <script>alert("x")</script> & a coat'
+            row["captioner1"] = "<b>model</b>"
+            shard.write(row)
+    assess_shard(source, str(tmp_path / "4_quality" / "a.parquet"), QualityOptions())
+    assert main([str(tmp_path), "--out", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>" not in page and "<b>model" not in page
+
+
+def test_a_folder_without_the_stage_is_named(tmp_path, capsys):
+    assert main([str(tmp_path), "--out", str(tmp_path / "report.html")]) == 1
+    assert "no shards of the quality stage" in capsys.readouterr().err

@@ -1,0 +1,168 @@
+"""The runner: only what is missing is done, options are remembered, opted-out rows go, a configuration is checked."""
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made_up_persons import STUB_CROP, person_rows, stub_crop_shard, write_crops, write_source
+
+from dataset_webperson.construction.opt_out import OptOut
+from dataset_webperson.construction.shards import (
+    CHANGEABLE,
+    read_rows,
+    remove_opted_out,
+    run_stage,
+    shard_counts,
+    shard_writer,
+)
+from dataset_webperson.construction.stages.crop import CropOptions
+from dataset_webperson.construction.typed_yaml import fill
+from dataset_webperson.findings import DataError
+
+SCHEMA = pa.schema([("number", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Options:
+    factor: int = 1
+    address: str = field(default="", metadata=CHANGEABLE)
+
+
+def double(source, target, options):
+    with shard_writer(target, SCHEMA) as shard:
+        for number in range(int(Path(source).read_text())):
+            shard.counts["rows_in"] += 1
+            shard.counts["odd"] += number % 2
+            if number % 2 == 0:
+                shard.write({"number": number * options.factor})
+    return dict(shard.counts)
+
+
+def end_process(source, target, options):
+    os._exit(3)
+
+
+def wait_long(source, target, options):
+    Path(target + ".pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def write_numbers(folder, *numbers):
+    folder.mkdir()
+    for place, number in enumerate(numbers):
+        (folder / f"{place:03d}.txt").write_text(str(number))
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).glob("*.parquet")}
+
+
+def test_counts_are_those_of_all_shards_and_stand_in_each_file(tmp_path):
+    sources = write_numbers(tmp_path / "in", 5, 0, 250)
+    total = run_stage(double, sources, str(tmp_path / "out"), Options(3))
+    assert total == {"rows_in": 255, "rows_out": 128, "odd": 127}
+    assert shard_counts(str(tmp_path / "out" / "000.parquet")) == {"rows_in": 5, "rows_out": 3, "odd": 2}
+    assert [row["number"] for row in read_rows(str(tmp_path / "out" / "000.parquet"))] == [0, 6, 12]
+    assert list(read_rows(str(tmp_path / "out" / "001.parquet"))) == []
+    footer = pq.read_metadata(tmp_path / "out" / "002.parquet")
+    assert [footer.row_group(group).num_rows for group in range(footer.num_row_groups)] == [100, 25]
+
+
+def test_a_rerun_does_only_what_is_missing_and_clears_what_was_half_written(tmp_path):
+    sources = write_numbers(tmp_path / "in", 5, 6, 7)
+    run_stage(double, sources, str(tmp_path / "out"), Options())
+    before = contents(tmp_path / "out")
+    times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in before}
+    (tmp_path / "out" / "001.parquet").unlink()
+    (tmp_path / "out" / "001.parquet.abc.part").write_bytes(b"half")
+    run_stage(double, sources, str(tmp_path / "out"), Options(address="elsewhere"))
+    assert contents(tmp_path / "out") == before
+    after = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in before}
+    assert [name for name in before if times[name] != after[name]] == ["001.parquet"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*sorted(before), "options.json"]
+
+
+def test_other_options_than_before_are_refused_by_name(tmp_path):
+    sources = write_numbers(tmp_path / "in", 5)
+    run_stage(double, sources, str(tmp_path / "out"), Options(1))
+    with pytest.raises(DataError, match=r"out: was begun with other options \(factor\)"):
+        run_stage(double, sources, str(tmp_path / "out"), Options(2))
+
+
+def test_two_processes_write_the_bytes_of_one(tmp_path):
+    sources = write_source(tmp_path / "source", shards=3, images=2)
+    counts = [
+        run_stage(stub_crop_shard, sources, str(tmp_path / str(workers)), STUB_CROP, workers) for workers in (1, 2)
+    ]
+    assert counts[0] == counts[1] and counts[0]["rows_out"] == 12
+    assert contents(tmp_path / "1") == contents(tmp_path / "2") and len(contents(tmp_path / "1")) == 3
+
+
+def test_a_process_that_is_ended_from_outside_is_one_clear_error(tmp_path):
+    sources = write_numbers(tmp_path / "in", 5, 6)
+    with pytest.raises(DataError, match="a process of the pool was ended from outside.*finished shards are kept"):
+        run_stage(end_process, sources, str(tmp_path / "out"), Options(), 2)
+    assert "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"] == "1"
+
+
+def test_sources_of_one_name_and_broken_shards_are_refused(tmp_path):
+    with pytest.raises(DataError, match="shards of the same name"):
+        run_stage(double, ["a/0.txt", "b/0.tar"], str(tmp_path), Options())
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match="a.parquet: not a whole parquet file"):
+        list(read_rows(str(tmp_path / "a.parquet")))
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="b.parquet: not a shard of a stage"):
+        shard_counts(str(tmp_path / "b.parquet"))
+
+
+def test_opted_out_rows_leave_finished_shards_and_new_ones(tmp_path):
+    sources = write_source(tmp_path / "source", shards=2, images=4, copies=0)
+    folder = str(tmp_path / "1_crop")
+    before = run_stage(stub_crop_shard, sources, folder, STUB_CROP)
+    assert before["rows_out"] == 16
+    Path(folder, "00001.parquet").unlink()  # one shard is new, the other finished
+    opt_out = OptOut(domains=["site1.org"], urls=["https://site2.org/2.jpg"])
+    after = run_stage(stub_crop_shard, sources, folder, STUB_CROP, opt_out=opt_out)
+    urls = [row["url"] for name in ("00000", "00001") for row in read_rows(f"{folder}/{name}.parquet")]
+    assert len(urls) == after["rows_out"] == 10 and not any(opt_out.excludes(url) for url in urls)
+    assert (after["opted_out_domain"], after["opted_out_url"]) == (4, 2)
+    written = contents(folder)
+    run_stage(stub_crop_shard, sources, folder, STUB_CROP, opt_out=opt_out)
+    assert contents(folder) == written
+
+
+def test_a_row_is_removed_by_the_hash_of_its_picture_or_of_its_source(tmp_path):
+    rows = person_rows(6, seed=0, twins=0)
+    (shard,) = write_crops(tmp_path, rows, 1)
+    opt_out = OptOut(sha256s=[rows[1]["image_sha256"].upper(), rows[4]["source_sha256"]])
+    assert remove_opted_out(shard, opt_out) == 2
+    assert [row["source_id"] for row in read_rows(shard)] == ["0", "2", "3", "5"]
+    assert shard_counts(shard) == {"opted_out_sha256": 2, "rows_in": 6, "rows_out": 4}
+
+
+def test_a_configuration_fills_every_threshold_and_refuses_unknown_names():
+    values = {
+        "detector": {"backend": "onnx", "model": "a.onnx", "min_score": "5e-1"},
+        "rule": {"min_side": 64, "max_ratio": 4.5},
+        "margin": 0,
+    }
+    options = fill(CropOptions, values, "a.yaml: crop")
+    assert (options.detector.min_score, options.rule.min_side, options.rule.max_ratio) == (0.5, 64.0, 4.5)
+    assert (options.pose.min_score, options.rule.min_hips, options.margin) == (0.3, 1, 0.0)
+    for wrong, message in (
+        ({"rule": {"min_sid": 1}}, "a.yaml: crop: rule: no such option: min_sid. There are min_side, min_ratio"),
+        ({"margin": "wide"}, "a.yaml: crop: margin: 'wide' is not float"),
+        ({"batch_size": True}, "a.yaml: crop: batch_size: True is not int"),
+        ({"batch_size": 0}, "a.yaml: crop: margin=0.05 is at least 0, batch_size=0"),
+        ({"detector": "yolo"}, "a.yaml: crop: detector: `name: value` lines belong here"),
+        ({"detector": {"backend": "onyx"}}, "a.yaml: crop: detector: backend is one of"),
+    ):
+        with pytest.raises(DataError) as error:
+            fill(CropOptions, wrong, "a.yaml: crop")
+        assert message in str(error.value)

@@ -1,0 +1,271 @@
+"""A release folder: whole or absent, the same bytes each time, loadable as it stands, with a card of what it is."""
+
+import hashlib
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import Features, List, Value, load_dataset
+from hub_server import environment, hub
+from made_up_webperson import WRITERS, same_pixels, write_images, write_parquets
+from PIL import Image
+from places import HELPERS
+
+from dataset_webperson import release as release_module
+from dataset_webperson.release import main, release_schema
+from dataset_webperson.rows.local_source import open_source
+
+CONTACT = ["--contact", "privacy@example.org", "--repository", "org/webperson"]
+
+
+def write(source, out, *options):
+    return main(["--source", str(source), "--out", str(out), *CONTACT, *options])
+
+
+def digests(folder):
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("layout", list(WRITERS))
+def test_every_layout_becomes_shards_that_load_plain_and_streaming(layout, tmp_path):
+    source = WRITERS[layout](tmp_path / "source", 20, 3)
+    assert write(source, tmp_path / "out", "--rows-per-shard", "8", "--row-group-rows", "3") == 0
+    shards = [f"train-{number:05d}-of-00003.parquet" for number in range(3)]
+    assert listing(tmp_path / "out" / "data") == shards
+    assert listing(tmp_path) == ["out", "out-report", "out-script", "source"]
+    plain = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    streamed = list(load_dataset(str(tmp_path / "out"), split="train", streaming=True))
+    opened = open_source(source)
+    source_rows = [row for shard in opened.shards for row in opened.rows(shard)]
+    assert len(plain) == len(streamed) == len(source_rows) == 20
+    for row, stream_row, expected in zip(plain, streamed, source_rows, strict=True):
+        assert same_pixels(row["image"], stream_row.pop("image"))
+        assert same_pixels(row.pop("image"), Image.open(io.BytesIO(expected.read())))
+        captions = dict(zip(("caption1", "caption2"), expected.captions, strict=True))
+        assert row == stream_row == {"image_path": expected.image_path, **captions, **expected.extra}
+
+
+def test_pictures_are_jpeg_and_groups_are_as_asked(tmp_path):
+    source = write_images(tmp_path / "source", 11)
+    Image.new("RGBA", (40, 80), (250, 0, 0, 255)).save(source / "images" / "0004.jpg", format="PNG")
+    write(source, tmp_path / "out", "--rows-per-shard", "8", "--row-group-rows", "3")
+    groups, formats = [], set()
+    for file in sorted((tmp_path / "out" / "data").iterdir()):
+        footer = pq.read_metadata(file)
+        groups.append([footer.row_group(group).num_rows for group in range(footer.num_row_groups)])
+        columns = [footer.row_group(0).column(number) for number in range(footer.num_columns)]
+        kinds = {column.path_in_schema: column.compression for column in columns}
+        assert kinds["image.bytes"] == "UNCOMPRESSED" and kinds["caption1"] == "SNAPPY"
+        images = pq.read_table(file)["image"].to_pylist()
+        formats |= {Image.open(io.BytesIO(image["bytes"])).format for image in images}
+    assert groups == [[3, 3, 2], [3]] and formats == {"JPEG"}
+    report = json.loads((tmp_path / "out-report" / "report.json").read_text())
+    assert report["rows"] == {"read": 11, "kept": 11, "converted": 1, "captions": 22}
+
+
+def test_the_same_source_gives_the_same_bytes_by_any_number_of_processes(tmp_path):
+    source = write_images(tmp_path / "source", 150)
+    for name, options in (("one", []), ("two", ["--num-proc", "2"])):
+        write(source, tmp_path / name, "--rows-per-shard", "70", *options)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert digests(tmp_path / "one-report") == digests(tmp_path / "two-report")
+
+
+@pytest.mark.parametrize("layout", list(WRITERS))
+def test_a_run_stopped_at_any_shard_goes_on_and_gives_the_same_bytes(layout, tmp_path, monkeypatch):
+    source = WRITERS[layout](tmp_path / "source", 20, 3)
+    options = ["--rows-per-shard", "6", "--row-group-rows", "4"]
+    write(source, tmp_path / "whole", *options)
+    out, real, written = tmp_path / "out", release_module._write_parquet, []
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(path, rows, *rest):
+        if len(written) == 2:
+            next(rows)
+            Path(path + ".part").write_bytes(b"half a file")
+            raise Stopped
+        written.append(path)
+        real(path, rows, *rest)
+
+    monkeypatch.setattr(release_module, "_write_parquet", stop)
+    with pytest.raises(Stopped):
+        write(source, out, *options)
+    assert not out.exists() and (tmp_path / "out.partial").exists()
+    written.clear()
+    monkeypatch.setattr(
+        release_module, "_write_parquet", lambda path, *rest: written.append(path) or real(path, *rest)
+    )
+    assert write(source, out, *options) == 0
+    assert [Path(path).name for path in written] == ["000002.parquet", "000003.parquet"]
+    assert digests(out) == digests(tmp_path / "whole") and not (tmp_path / "out.partial").exists()
+    assert digests(tmp_path / "out-report") == digests(tmp_path / "whole-report")
+
+
+def test_a_killed_run_leaves_no_release_and_the_next_one_completes_it(tmp_path):
+    source = write_images(tmp_path / "source", 600)
+    options = ["--rows-per-shard", "10", "--row-group-rows", "5"]
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "dataset_webperson.release", "--source", source, "--out", out, *CONTACT, *options]
+    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
+    shards = tmp_path / "out.partial" / "shards"
+    while process.poll() is None and len(list(shards.glob("*.facts.json"))) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    done = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.parquet")}
+    assert len(done) >= 3
+    for name in done:
+        pq.read_metadata(shards / name)  # whole
+    write(source, out, *options)
+    write(source, tmp_path / "whole", *options)
+    assert digests(out) == digests(tmp_path / "whole")
+
+
+def test_other_options_do_not_continue_a_run_and_nothing_is_written_over(tmp_path, capsys):
+    source = write_images(tmp_path / "source", 4)
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "state.json").write_text("[]")
+    assert write(source, tmp_path / "out") == 1
+    assert "begun with another source or other options" in capsys.readouterr().err
+    assert write(source, tmp_path / "other") == 0 and write(source, tmp_path / "other") == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_rows_left_out_are_listed_for_the_publisher_and_counted_on_the_card(tmp_path, capsys):
+    source = write_images(tmp_path / "source", 9)
+    (source / "images" / "0002.jpg").write_bytes(b"")
+    entries = json.loads((source / "100w_0.json").read_text())
+    entries[5]["0005.jpg"]["caption1"] += "/nHe reads."
+    (source / "100w_0.json").write_text(json.dumps(entries))
+    assert write(source, tmp_path / "out") == 1 and "on_bad_images='warn'" in capsys.readouterr().err
+    (tmp_path / "out.partial" / "state.json").unlink()
+    assert write(source, tmp_path / "out", "--on-bad-images", "warn") == 0
+    told = capsys.readouterr().out
+    assert "1 of 9 rows left out: image of 0 bytes 1" in told and "line-break 1" in told
+    assert (tmp_path / "out-report" / "left_out.tsv").read_text().startswith("0002.jpg\timage-empty\t")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "1 of 9 rows left out" in card and "left_out.tsv" not in card and str(tmp_path) not in card
+    shards = (tmp_path / "out" / "data").iterdir()
+    assert sum(pq.read_metadata(file).num_rows for file in shards) == 8
+
+
+def test_a_source_of_nothing_usable_is_no_release(tmp_path, capsys):
+    source = write_images(tmp_path / "source", 2)
+    assert write(source, tmp_path / "out", "--min-side", "500") == 1
+    assert "no row is left to release" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_card_has_its_yaml_and_every_section_of_a_datasheet(tmp_path):
+    source = write_images(tmp_path / "source", 5)
+    write(source, tmp_path / "out", "--licence", "cc-by-nc-4.0")
+    text = (tmp_path / "out" / "README.md").read_text()
+    _, head, body = text.split("---\n", 2)
+    card = yaml.safe_load(head)
+    assert card["configs"] == [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
+    assert card["license"] == "cc-by-nc-4.0" and card["size_categories"] == ["n<1K"]
+    assert card["dataset_info"][0]["splits"][0]["num_examples"] == 5
+    for heading in (
+        "How it was made",
+        "What was left out or changed",
+        "Licence",
+        "opt-out and takedown",
+        "Known biases",
+        "What is not in it",
+        "Layout",
+    ):
+        assert re.search(rf"^##+ .*{heading}", body, re.MULTILINE), heading
+    for word in ("COYO-700M", "Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL-32B-Instruct", "0.85", "privacy@example.org"):
+        assert word in body, word
+    assert "$" not in body and "| `score` | float64 |" in body
+
+
+def test_another_provenance_takes_the_place_of_the_paper_s(tmp_path):
+    source = write_images(tmp_path / "source", 2)
+    (tmp_path / "made.md").write_text("Drawn by hand for $5.")
+    write(source, tmp_path / "out", "--provenance", str(tmp_path / "made.md"))
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "Drawn by hand for $5." in text and "COYO" not in text
+
+
+def test_a_wrong_number_of_rows_on_the_card_is_noticed(tmp_path):
+    source = write_images(tmp_path / "source", 20)
+    write(source, tmp_path / "out", "--rows-per-shard", "8", "--row-group-rows", "4")
+    (tmp_path / "out" / "data" / "train-00001-of-00003.parquet").unlink()
+    with pytest.raises(Exception, match="20"):
+        load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+
+
+def test_lists_are_described_in_a_way_that_older_versions_read():
+    features = Features(tags=List(Value("string")), spans=List(List(Value("int32"))), name=Value("string"))
+    schema = release_schema(features)
+    described = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    assert described["tags"] == [{"dtype": "string", "_type": "Value"}]
+    assert Features.from_arrow_schema(schema) == features
+
+
+@pytest.mark.parametrize("name", ["webperson", "org/", "a/b/c", "org/../x"])
+def test_a_repository_that_is_none_is_refused(name, tmp_path, capsys):
+    source = write_images(tmp_path / "source", 1)
+    assert main(["--source", str(source), "--out", str(tmp_path / "o"), "--contact", "x", "--repository", name]) == 1
+    assert "write ORG/NAME" in capsys.readouterr().err
+
+
+def test_the_loading_script_is_a_file_that_cannot_be_imported_here_and_lies_apart(tmp_path):
+    source = write_parquets(tmp_path / "source", 4, 1)
+    write(source, tmp_path / "out")
+    assert listing(tmp_path / "out") == ["README.md", "data"]
+    assert listing(tmp_path / "out-script") == ["README.md", "webperson.py"]
+    script = (tmp_path / "out-script" / "webperson.py").read_text()
+    compile(script, "webperson.py", "exec")
+    assert '"data/train-00000-of-00001.parquet"' in script
+    # Version 3 reads imports line by line.
+    assert all("," not in line for line in script.splitlines() if line.startswith(("import", "from")))
+    assert not [path for path in Path(release_module._FILES).iterdir() if path.suffix == ".py"]
+
+
+def test_the_release_loads_and_streams_from_a_hub(tmp_path):
+    source = write_images(tmp_path / "source", 12)
+    write(source, tmp_path / "out", "--rows-per-shard", "5", "--row-group-rows", "2")
+    with hub("org/webperson", {"main": tmp_path / "out", "script": tmp_path / "out-script"}) as endpoint:
+        wanted = json.dumps(
+            [[str(tmp_path / "out"), {}], ["org/webperson", {}], ["org/webperson", {"streaming": True}]]
+        )
+        process = subprocess.run(
+            [sys.executable, str(HELPERS / "print_rows.py"), wanted],
+            env=environment(endpoint, tmp_path / "cache"),
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, process.stderr[-2000:]
+        local, plain, streamed = json.loads(process.stdout)["found"]
+        assert local == plain == streamed and len(local["rows"]) == 12
+        code = """
+from dataset_webperson import WebPerson
+from dataset_webperson.rows.streaming import ShuffledParquet
+stream = ShuffledParquet("org/webperson", window_rows=4)
+assert stream.files[0].startswith("hf://"), stream.files
+builder = WebPerson(config_name="webperson-1m", repository="org/webperson", expected_rows=12)
+builder.download_and_prepare()
+names = builder.as_dataset(split="train")["image_path"][:]
+print(sorted(stream[key]["image_path"] for key in stream.order(0)) == names, len(names))
+"""
+        process = subprocess.run(
+            [sys.executable, "-c", code], env=environment(endpoint, tmp_path / "cache"), capture_output=True, text=True
+        )
+        assert process.stdout.strip() == "True 12", process.stderr[-2000:]

@@ -1,0 +1,132 @@
+"""The examples as a user runs them, on a minute's budget."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from PIL import Image
+from places import REPO
+from safetensors.torch import load_file, save_file
+from tiny import tiny_model, tiny_processor, tiny_rows
+
+from modeling_gadms import GADMSModel, GADMSProcessor
+
+SMALL = ["--num_train_epochs", "2", "--num_persons", "128", "--logging_steps", "1"]
+
+
+def launch(*argv, cwd, processes=1, check=True):
+    """`accelerate launch examples/...` with a cache of its own."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
+    launcher += ["--dynamo_backend", "no", "--num_processes", str(processes)]
+    # with --cpu, accelerate quietly runs one process; port 0 is any free one
+    launcher += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = launcher + [str(argument) for argument in argv]
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo's recipe with fewer people and epochs."""
+    folder = tmp_path_factory.mktemp("demo")
+    recipe = REPO / "examples" / "pretrain_demo.yaml"
+    result = launch(REPO / "examples/pretrain.py", recipe, "--output_dir", folder / "out", *SMALL, cwd=folder)
+    return folder / "out", result
+
+
+def test_the_demo_prints_its_table_and_leaves_its_files(demo):
+    folder, result = demo
+    assert "800 test images" in result.stdout and "| text->image | after" in result.stdout
+    difference = re.search(r"largest difference of its embeddings: (\S+)", result.stdout)
+    assert float(difference[1]) < 1e-6
+    files = set(os.listdir(folder))
+    assert {
+        "model.safetensors",
+        "config.json",
+        "processor_config.json",
+        "tokenizer.json",
+        "modeling_gadms.py",
+    } <= files
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+    for name in ("curve.png", "retrievals.png", "token_scores.png"):
+        Image.open(folder / name).verify()
+    kept = json.loads((folder / "metrics.json").read_text())
+    for when in ("before", "after"):
+        assert set(kept["metrics"][when]) == {
+            f"{way}_{name}" for way in ("t2i", "i2t") for name in ("R@1", "R@5", "R@10", "mAP", "mINP")
+        }
+    assert kept["metrics"]["after"] != kept["metrics"]["before"] and kept["test_images"] == 800
+
+
+def test_the_demo_continues_where_it_was_stopped_and_never_writes_over_a_run(demo):
+    folder, _ = demo
+    recipe = [REPO / "examples" / "pretrain.py", REPO / "examples" / "pretrain_demo.yaml", "--output_dir", folder]
+    refused = launch(*recipe, *SMALL, cwd=folder.parent, check=False)
+    assert refused.returncode != 0 and "already holds files" in refused.stderr
+    before = load_file(folder / "model.safetensors")
+    launch(*recipe, *SMALL, "--resume_from_checkpoint", "True", cwd=folder.parent)
+    after = load_file(folder / "model.safetensors")
+    assert all((after[name] == before[name]).all() for name in before), "nothing was left to train"
+
+
+def test_the_reload_check_fails_on_other_embeddings(demo, tmp_path):
+    folder, _ = demo
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", folder, copy], check=True)
+    kept = load_file(copy / "reload_check.safetensors")
+    kept["text_embeds"] = -kept["text_embeds"]
+    save_file(kept, copy / "reload_check.safetensors")
+    result = subprocess.run([sys.executable, "-I", REPO / "examples/reload.py", copy], capture_output=True, text=True)
+    assert result.returncode == 1 and "largest difference" in result.stdout
+
+
+def test_pretraining_on_a_folder_from_a_saved_model_with_two_processes(tmp_path):
+    processor = tiny_processor()
+    tiny_model(vocab_size=len(processor.tokenizer)).gadms.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    (tmp_path / "data").mkdir()
+    tiny_rows(24).to_parquet(tmp_path / "data" / "train-0.parquet")
+    recipe = {
+        "model_name_or_path": str(tmp_path / "base"),
+        "dataset_name": str(tmp_path / "data"),
+        "num_test_images": 8,
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "use_cpu": True,
+        "save_strategy": "no",
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for name, options, processes in (("map", [], 2), ("stream", ["--streaming", "True"], 2)):
+        command = [REPO / "examples/pretrain.py", tmp_path / "recipe.yaml", "--output_dir", tmp_path / name, *options]
+        result = launch(*command, cwd=tmp_path, processes=processes)
+        assert "8 test images" in result.stdout
+        assert (tmp_path / name / "model.safetensors").exists()
+
+
+def test_the_small_clip_that_is_shipped_is_one_that_its_script_makes(tmp_path):
+    shipped = REPO / "examples" / "small_clip"
+    options = ["--num_persons", "64", "--num_train_epochs", "1", "--image_size", "48"]
+    launch(REPO / "examples/train_small_clip.py", "--output_dir", tmp_path / "clip", *options, cwd=tmp_path)
+    assert {path.name for path in shipped.iterdir()} <= {path.name for path in (tmp_path / "clip").iterdir()}
+    made = GADMSModel.from_clip_pretrained(tmp_path / "clip", image_size=(64, 32)).state_dict()
+    kept = GADMSModel.from_clip_pretrained(shipped, image_size=(64, 32)).state_dict()
+    vocabulary = "text_model.embeddings.token_embedding.weight"  # its size depends on the captions seen
+    assert made.keys() == kept.keys()
+    assert all(made[name].shape == kept[name].shape for name in made if name != vocabulary)
+    for folder in (tmp_path / "clip", shipped):
+        processor = GADMSProcessor.from_clip_pretrained(folder, image_size=(64, 32))
+        model = GADMSModel.from_clip_pretrained(folder, image_size=(64, 32))
+        inputs = processor(images=Image.new("RGB", (9, 30)), text="a man in a red coat " * 20)
+        assert inputs["input_ids"].shape == (1, 48) and inputs["input_ids"].max() == len(processor.tokenizer) - 1
+        assert model(**inputs).logits_per_text.isfinite().all()
+
+
+def test_examples_stay_short():
+    for path in (REPO / "examples").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 150, path

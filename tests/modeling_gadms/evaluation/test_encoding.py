@@ -1,0 +1,71 @@
+"""Encoding a retrieval set: order, identities, and agreement with one item at a time."""
+
+import datasets
+import pytest
+import torch
+from tiny import tiny_model, tiny_processor, tiny_rows
+
+from modeling_gadms.evaluation.encoding import encode_retrieval_set
+from modeling_gadms.rows import stable_hash
+
+
+@pytest.fixture(scope="module")
+def model_and_processor():
+    processor = tiny_processor()
+    return tiny_model(vocab_size=len(processor.tokenizer)).gadms, processor
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_embeddings_are_those_of_each_image_and_caption_in_order(model_and_processor, batch_size):
+    model, processor = model_and_processor
+    rows = tiny_rows(7)
+    encoded = encode_retrieval_set(model, processor, rows, batch_size=batch_size, progress=False)
+    assert encoded.image_embeds.shape == (7, 64) and encoded.text_embeds.shape == (14, 64)
+    assert encoded.text_image_index.tolist() == sorted([*range(7), *range(7)])
+    assert encoded.image_person_ids.tolist() == rows["person_id"][:]
+    assert encoded.text_person_ids.tolist() == [rows[index // 2]["person_id"] for index in range(14)]
+    with torch.no_grad():
+        for index, row in enumerate(rows):
+            pair = processor(images=[row["image"]], text=[row["caption1"], row["caption2"]])
+            outputs = model(pair["input_ids"], pair["pixel_values"])
+            torch.testing.assert_close(encoded.image_embeds[index], outputs.image_embeds[0], atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                encoded.text_embeds[2 * index : 2 * index + 2], outputs.text_embeds, atol=1e-5, rtol=0
+            )
+
+
+def test_without_person_ids_each_image_is_its_own_person(model_and_processor):
+    rows = tiny_rows(5).remove_columns("person_id")
+    encoded = encode_retrieval_set(*model_and_processor, rows, progress=False)
+    assert encoded.image_person_ids.tolist() == [stable_hash(row["image_path"]) for row in rows]
+
+
+def test_metrics_equal_a_loop_over_sorted_lists(model_and_processor):
+    rows = tiny_rows(20)
+    encoded = encode_retrieval_set(*model_and_processor, rows, progress=False)
+    metrics = encoded.metrics()
+    for way in ("t2i", "i2t"):
+        texts = (encoded.text_embeds, encoded.text_person_ids)
+        images = (encoded.image_embeds, encoded.image_person_ids)
+        (query, query_ids), (gallery, gallery_ids) = (texts, images) if way == "t2i" else (images, texts)
+        hits, precisions = 0, []
+        for embed, person in zip(query, query_ids, strict=True):
+            scores = (gallery.double() @ embed.double()).tolist()
+            # the pessimistic rule: among equal scores, wrong ones come first
+            order = sorted(range(len(scores)), key=lambda i: (-round(scores[i], 9), gallery_ids[i] == person))
+            right = [bool(gallery_ids[index] == person) for index in order]
+            hits += right[0]
+            ranks = [place for place, ok in enumerate(right, 1) if ok]
+            precisions.append(sum(count / rank for count, rank in enumerate(ranks, 1)) / len(ranks))
+        assert metrics[f"{way}_R@1"] == pytest.approx(100 * hits / len(query))
+        assert metrics[f"{way}_mAP"] == pytest.approx(100 * sum(precisions) / len(precisions), abs=1e-3)
+
+
+def test_an_empty_set_and_a_missing_image_are_named(model_and_processor, tmp_path):
+    with pytest.raises(ValueError, match="empty data set"):
+        encode_retrieval_set(*model_and_processor, tiny_rows(2).select([]))
+    rows = datasets.Dataset.from_dict(
+        {"image": [str(tmp_path / "gone.png")], "image_path": ["gone.png"], "caption1": ["a person"]}
+    ).cast_column("image", datasets.Image())
+    with pytest.raises(ValueError, match="row 0, image gone.png: cannot be read"):
+        encode_retrieval_set(*model_and_processor, rows, progress=False)

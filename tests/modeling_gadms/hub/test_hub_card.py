@@ -1,0 +1,102 @@
+"""The model card: filled from what was written down, silent about the rest, and the paper's figures marked as such."""
+
+import json
+import re
+
+import pytest
+import yaml
+from tiny import tiny_model, tiny_processor
+
+from modeling_gadms.evaluation.published_results import published
+from modeling_gadms.hub.model_card import model_card
+from modeling_gadms.hub.run_facts import metrics_of_weights
+
+NAMES = ("R@1", "R@5", "R@10", "mAP", "mINP")
+UNFILLED = re.compile(r"\$|TODO|To be filled|More Information Needed|\bNone\b|\bnan\b|\{\w+\}\}", re.IGNORECASE)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "gadms"
+    processor = tiny_processor()
+    tiny_model(vocab_size=len(processor.tokenizer)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    copy = tmp_path / "gadms"
+    copy.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (copy / name).symlink_to(saved / name)
+    return copy
+
+
+def head_of(text):
+    return yaml.safe_load(text.split("---")[1])
+
+
+def results_of(model, value):
+    interval = {"mean": value, "low": value - 2, "high": value + 2}
+    metrics = {way: dict.fromkeys(NAMES, interval) for way in ("t2i", "i2t")}
+    facts = {"benchmark": "RSTPReid", "dataset_type": "rstpreid", "split": "test", "images": 1000, "scoring": "cosine"}
+    return {"model": model, "metrics": metrics, **facts}
+
+
+def test_a_card_without_a_run_says_what_is_not_known_and_invents_nothing(folder):
+    with pytest.raises(ValueError, match="not recorded what it was trained on"):
+        model_card(str(folder), "org/gadms")
+    text = model_card(str(folder), "org/gadms", data="drawings of pedestrians")
+    assert "Nothing was measured of this checkpoint." in text and "Emissions were not measured." in text
+    assert "hardware" not in text and "| data | drawings of pedestrians |" in text
+    assert "model-index" not in head_of(text) and "co2_eq_emissions" not in head_of(text)
+    assert not UNFILLED.search(text)
+
+
+def test_figures_of_an_evaluation_come_with_intervals_and_go_into_the_model_index(folder, tmp_path):
+    results = {"results": [results_of("gadms", 44.444), results_of("clip", 11.0)]}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    text = model_card(str(folder), "org/gadms", data="x", evaluation=str(tmp_path))
+    assert "44.44 [42.4, 46.4]" in text and "11.00" not in text
+    entries = head_of(text)["model-index"][0]["results"]
+    assert {metric["value"] for entry in entries for metric in entry["metrics"]} == {44.44}
+    assert "somebody else for 55.6 % of the descriptions of RSTPReid" in text and not UNFILLED.search(text)
+    (tmp_path / "results.json").write_text(json.dumps({"results": [results_of("clip", 11.0)]}))
+    with pytest.raises(ValueError, match="no figures of gadms, only of clip"):
+        model_card(str(folder), "org/gadms", data="x", evaluation=str(tmp_path))
+
+
+def test_the_paper_s_figures_are_marked_and_never_indexed(folder, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"results": [results_of("gadms", 44.44)]}))
+    text = model_card(str(folder), "org/gadms", data="x", evaluation=str(tmp_path))
+    figures = [f"{published('fine-tuned')['GA-DMS (5M)'][name]['R@1']:.2f}" for name in ("CUHK-PEDES", "RSTPReid")]
+    before, after = text.split("*as published* by the authors")
+    assert all(figure in after and figure not in before for figure in figures)
+    assert "not measured here" in after[:200]
+
+
+def test_emissions_are_told_where_they_were_measured(folder):
+    (folder / "emissions.csv").write_text("run_id,emissions,energy_consumed\na,0.0015,0.01\nb,0.0005,0.02\n")
+    text = model_card(str(folder), "org/gadms", data="x")
+    assert "Measured by codecarbon: 2 g CO2 equivalent, 0.03 kWh." in text
+    assert head_of(text)["co2_eq_emissions"]["emissions"] == 2.0
+
+
+def test_a_checkpoint_chosen_on_the_test_set_says_so(folder):
+    metrics = {f"{way}_{name}": 50.0 for way in ("t2i", "i2t") for name in NAMES}
+    run = {"metrics": {"before": metrics, "after": metrics}, "arguments": {"dataset_name": "rstpreid"}}
+    (folder / "metrics.json").write_text(json.dumps({**run, "warning": "the best epoch was chosen on the test set"}))
+    text = model_card(str(folder), "org/gadms")
+    assert "**The best epoch was chosen on the test set.**" in text and not UNFILLED.search(text)
+
+
+def test_figures_of_other_weights_are_not_claimed():
+    early, late = {"step": 2, "eval_t2i_R@1": 10.0}, {"step": 4, "eval_t2i_R@1": 20.0}
+    end = {"step": 4, "train_runtime": 1.0}
+    assert metrics_of_weights([early], 4, False) == {}
+    assert metrics_of_weights([early, late], 4, False) == {"": {"t2i_R@1": 20.0}}
+    assert metrics_of_weights([early, late, end], 4, best_at_end=True) == {}
+    again = {"step": 4, "eval_t2i_R@1": 10.0}
+    assert metrics_of_weights([early, late, end, again], 4, best_at_end=True) == {"": {"t2i_R@1": 10.0}}
+    named = [{"step": 4, "test_rstp_t2i_mAP": 5.0}, late]
+    assert metrics_of_weights(named, 4, False) == {"rstp": {"t2i_mAP": 5.0}}

@@ -1,0 +1,72 @@
+"""Tables and pictures of a run, and files that are replaced whole or not at all."""
+
+import json
+import os
+
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_model, tiny_processor, tiny_rows
+
+from dataset_webperson.files import replacing, write_json
+from modeling_gadms.evaluation.encoding import RetrievalSet
+from modeling_gadms.training.run_report import (
+    RIGHT,
+    WRONG,
+    metrics_table,
+    save_curve,
+    save_retrievals,
+    save_token_scores,
+)
+
+
+def test_the_table_shows_every_direction_model_and_metric():
+    values = {f"{way}_{name}": 12.34 for way in ("t2i", "i2t") for name in ("R@1", "R@5", "R@10", "mAP", "mINP")}
+    lines = metrics_table({"before": values, "after": {**values, "i2t_mINP": 99.0}}).splitlines()
+    assert len(lines) == 6 and lines[0].count("|") == lines[1].count("|") == 8
+    assert lines[-1].startswith("| image->text | after") and lines[-1].endswith(" 99.0 |") and "12.3" in lines[2]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder" / "metrics.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), replacing(path) as temporary, open(temporary, "w") as file:
+        file.write("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"a": 1} and os.listdir(path.parent) == ["metrics.json"]
+
+
+def test_retrievals_are_framed_by_whether_they_are_right(tmp_path):
+    rows = tiny_rows(6)  # two images a person
+    embeds = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    persons = torch.tensor(rows["person_id"][:])
+    encoded = RetrievalSet(
+        embeds,
+        embeds.repeat_interleave(2, 0),
+        persons,
+        persons.repeat_interleave(2),
+        torch.arange(6).repeat_interleave(2),
+    )
+    save_retrievals(rows, encoded, tmp_path / "grid.png", num_queries=3, top=6)
+    sheet = Image.open(tmp_path / "grid.png")
+    frames = [sheet.getpixel((330 + place * 78 - 3, line * 142 + 6 + 60)) for line in range(3) for place in range(6)]
+    assert set(frames) == {RIGHT, WRONG}
+    assert [frames[line * 6] for line in range(3)] == [RIGHT] * 3, "each caption's own image comes first"
+    assert frames.count(RIGHT) == 3 * 2
+
+
+def test_token_scores_darken_the_words_that_count(tmp_path):
+    processor = tiny_processor()
+    model = tiny_model(vocab_size=len(processor.tokenizer)).gadms
+    row = {**tiny_rows(1)[0], "caption1_false_spans": [[14, 20]]}
+    save_token_scores(model, processor, row, tmp_path / "scores.png")
+    colours = {colour for _, colour in Image.open(tmp_path / "scores.png").getcolors(100_000)}
+    inputs = processor(images=row["image"], text=row["caption1"])
+    assert model.token_scores(**inputs).max() == 1
+    assert (255, 150, 0) in colours and WRONG in colours
+
+
+def test_the_curve_is_a_picture_of_losses_and_retrieval(tmp_path):
+    log = [{"step": step, "sdm_loss": 1 / step, "mtp_loss": 2.0} for step in range(1, 5)]
+    save_curve(log + [{"step": 4, "eval_t2i_R@1": 50.0}], tmp_path / "curve.png")
+    assert Image.open(tmp_path / "curve.png").size[0] > 500
