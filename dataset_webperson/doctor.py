@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .caption_checks import MAX_TOKENS, caption_problems, token_counter
-from .doctor_report import Report, print_table, write_html, write_json
+from .doctor_report import Report, print_table, write_doctor_json, write_doctor_page
 from .findings import MAX_EXAMPLES, DataError, Findings, share
 from .image_audit import ImageFacts, audit_images
 from .near_duplicates import close_pairs
@@ -291,8 +291,8 @@ def main(arguments: list[str] | None = None) -> int:
     print_table(reports, sys.stdout)
     json_file = os.path.join(args.output, "report.json")
     html_file = os.path.join(args.output, "report.html")
-    write_json(reports, json_file, exit_code)
-    write_html(reports, html_file)
+    write_doctor_json(reports, json_file, exit_code)
+    write_doctor_page(reports, html_file)
     sys.stdout.write(f"\nReports: {json_file}, {html_file}\n")
     return exit_code
 

@@ -87,7 +87,7 @@ def _notes(report: Report) -> list[str]:
     return notes
 
 
-def write_json(reports: list[Report], path: str, exit_code: int) -> None:
+def write_doctor_json(reports: list[Report], path: str, exit_code: int) -> None:
     """Write everything the table says, and all kept examples, as json."""
     content = {"exit_code": exit_code, "datasets": [_as_dict(report) for report in reports]}
     _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -103,7 +103,7 @@ def _as_dict(report: Report) -> dict:
     return values
 
 
-def write_html(reports: list[Report], path: str) -> None:
+def write_doctor_page(reports: list[Report], path: str) -> None:
     """Write one page with the table and pictures of the worst cases of every finding, embedded."""
     body = "".join(_section(report) for report in reports)
     page = f"""<!doctype html>

@@ -23,7 +23,7 @@ from dataset_webperson.construction.captions.client import Captioner
 from dataset_webperson.construction.drawn_persons import NOISE_RATES, draw_crops, measure_scores, scores_by_kind
 from dataset_webperson.construction.persons.detectors import DetectorOptions, PoseOptions
 from dataset_webperson.construction.persons.rule import RuleOptions
-from dataset_webperson.construction.quality_report import summarize, write_report
+from dataset_webperson.construction.quality_report import summarize, write_build_page
 from dataset_webperson.construction.shards import read_rows, run_stage
 from dataset_webperson.construction.sources import find_shards
 from dataset_webperson.construction.stages.captioning import CaptionOptions, caption_shard
@@ -128,7 +128,7 @@ def main() -> None:
             print(f"{kind:<18} {len(found):>7} {found.mean():>11.3f}  {chance}")
     of_words = measure_scores(shards, false_spans)[1]
     print(f"a false attribute word scores below a true one with probability {of_words:.3f}", flush=True)
-    write_report(summarize(out), place("report.html"))
+    write_build_page(summarize(out), place("report.html"))
     released = place("released")
     if not os.path.exists(released):
         arguments = ["--source", place("4_quality"), "--source-format", "parquet", "--out", released]

@@ -25,7 +25,7 @@ from modeling_gadms.evaluation.embedding_cache import DEFAULT_FOLDER, DEFAULT_LI
 from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings, evaluate_ranks
 from modeling_gadms.evaluation.models import load_retriever
 from modeling_gadms.evaluation.published_results import PROTOCOLS, column_of
-from modeling_gadms.evaluation.report_page import write_report
+from modeling_gadms.evaluation.report_page import write_retrieval_page
 from modeling_gadms.evaluation.rescoring import RESCORINGS, rescore
 from modeling_gadms.evaluation.robustness import measure_robustness
 from modeling_gadms.evaluation.tables import write_results
@@ -127,7 +127,7 @@ def main(argv: list[str]) -> None:
             if state.is_main_process:
                 page = f"{number}-{benchmark_name}-{shown.replace('/', '--')}.html"
                 title = f"{shown} on {benchmark_name}"
-                write_report(os.path.join(output_dir, page), dataset, encoded, evaluations["cosine"], title)
+                write_retrieval_page(os.path.join(output_dir, page), dataset, encoded, evaluations["cosine"], title)
             plain.append((shown, evaluations["cosine"]))
         if other is not None:
             (first, of_first), (second, of_second) = plain

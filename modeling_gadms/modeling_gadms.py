@@ -334,7 +334,7 @@ class GADMSForPreTrainingOutput(ModelOutput):
     loss (`torch.Tensor`): scalar, SDM + weight * MTP over the joint batch of all processes.
     sdm_loss (`torch.Tensor`): scalar, similarity distribution matching.
     mtp_loss (`torch.Tensor`): scalar, masked token prediction.
-    noise_rate (`torch.Tensor`): share of valid tokens hidden before alignment, in this process.
+    hidden_rate (`torch.Tensor`): share of valid tokens hidden before alignment, in this process.
     prediction_rate (`torch.Tensor`): share of valid tokens to predict, in this process.
     no_valid_tokens (`torch.Tensor`): share of captions without any token between BOS and EOS, in this process.
     token_scores (`torch.Tensor` of shape `(B, T)`): the scores that the masks were drawn from, if they were.
@@ -345,7 +345,7 @@ class GADMSForPreTrainingOutput(ModelOutput):
     loss: torch.Tensor | None = None
     sdm_loss: torch.Tensor | None = None
     mtp_loss: torch.Tensor | None = None
-    noise_rate: torch.Tensor | None = None
+    hidden_rate: torch.Tensor | None = None
     prediction_rate: torch.Tensor | None = None
     no_valid_tokens: torch.Tensor | None = None
     token_scores: torch.Tensor | None = None
@@ -405,7 +405,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
 
         scores = None
         if masking.uses_scores:
-            scores = gradient_attention_scores(gadms.text_model, gadms.text_projection, image_embeds, input_ids)
+            scores = self.score_captions(image_embeds, input_ids)
         if mask_uniforms is None:
             seed = torch.randint(2**62, ()).item()
             mask_uniforms = draw_uniforms(*input_ids.shape, torch.Generator(input_ids.device).manual_seed(seed))
@@ -420,6 +420,19 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         rows = torch.arange(len(input_ids), device=input_ids.device)
         text_embeds = noise_tokens[rows, eos_positions(input_ids)]
         return EncodedPairs(image_tokens, image_embeds, text_embeds, text_tokens, views, scores)
+
+    def score_captions(self, image_embeds: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+        """The token scores that the masks are drawn from: the paper's. Override this to train with another score.
+
+        Args:
+            image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): image embeddings, not normalised.
+            input_ids (`torch.Tensor` of shape `(B, T)`): their captions.
+
+        Returns:
+            `torch.Tensor` of shape `(B, T)`, float32, in [0, 1] and without gradient; 0 at BOS, EOS and padding.
+        """
+        gadms = self.gadms
+        return gradient_attention_scores(gadms.text_model, gadms.text_projection, image_embeds, input_ids)
 
     def joint_sdm_loss(self, image_embeds, text_embeds, person_ids) -> torch.Tensor:
         """SDM over the pairs of all processes; see `losses_gadms.sdm_loss`."""
@@ -478,7 +491,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             loss=sdm + mtp_weight * mtp,
             sdm_loss=sdm.detach(),
             mtp_loss=mtp.detach(),
-            noise_rate=views.noise_mask.sum() / num_valid,
+            hidden_rate=views.noise_mask.sum() / num_valid,
             prediction_rate=views.prediction_mask.sum() / num_valid,
             no_valid_tokens=(~valid.any(dim=1)).float().mean(),
             token_scores=pairs.token_scores,

@@ -62,18 +62,18 @@ def pooling_matrix(lengths: torch.Tensor, width: int) -> torch.Tensor:
     return 0.5 * torch.eye(width, device=lengths.device) + 0.5 * 0.5 * interpolation * inside
 
 
-def _split_heads(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
+def split_heads(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
     return tensor.unflatten(-1, (-1, head_dim)).transpose(-3, -2)  # (B, T, D) -> (B, H, T, head_dim)
 
 
-def _project(layer, hidden_states):
+def project_qkv(layer, hidden_states):
     """Queries, keys and values of one CLIP layer, all heads side by side."""
     normed = layer.layer_norm1(hidden_states)
     attention = layer.self_attn
     return attention.q_proj(normed), attention.k_proj(normed), attention.v_proj(normed)
 
 
-def _finish(layer, hidden_states, attention_output):
+def finish_layer(layer, hidden_states, attention_output):
     """The rest of a CLIP layer, from the attention output before `out_proj`."""
     hidden_states = hidden_states + layer.self_attn.out_proj(attention_output)
     return hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
@@ -121,10 +121,10 @@ def gradient_attention_scores(text_model, text_projection, image_embeds, input_i
         input_ids, image_embeds = input_ids.clone(), image_embeds.clone()  # inference tensors cannot enter a graph
         eos = eos_positions(input_ids)
         rows = torch.arange(len(input_ids), device=input_ids.device)
-        eos_hidden, kept = _cached_pass(text_model, layers, num_layers, input_ids, rows, eos)
+        eos_hidden, kept = cached_text_pass(text_model, layers, num_layers, input_ids, rows, eos)
         at_eos = F.one_hot(eos, input_ids.shape[1]).bool()
         after_eos = torch.arange(input_ids.shape[1], device=input_ids.device) > eos[:, None]
-        gradients, attentions = _eos_pass(
+        gradients, attentions = eos_pass(
             text_model, text_projection, layers[-num_layers:], image_embeds, eos_hidden, kept, at_eos, after_eos
         )
         valid = valid_tokens(input_ids)
@@ -142,41 +142,41 @@ def gradient_attention_scores(text_model, text_projection, image_embeds, input_i
             return minmax(F.relu(total / num_layers), valid)
 
 
-def _cached_pass(text_model, layers, num_layers, input_ids, rows, eos):
+def cached_text_pass(text_model, layers, num_layers, input_ids, rows, eos):
     """Whole captions through the tower: EOS's state entering the last `num_layers` layers, and their q, k, v."""
     hidden_states = text_model.embeddings(input_ids)
     kept = []
     for index, layer in enumerate(layers):
-        queries, keys, values = _project(layer, hidden_states)
+        queries, keys, values = project_qkv(layer, hidden_states)
         if index == len(layers) - num_layers:
             eos_hidden = hidden_states[rows, eos]
         if index >= len(layers) - num_layers:
             kept.append((queries, keys, values))
         if index == len(layers) - 1:
             break  # what the last layer makes of the tokens is not needed
-        heads = [_split_heads(tensor, layer.self_attn.head_dim) for tensor in (queries, keys, values)]
+        heads = [split_heads(tensor, layer.self_attn.head_dim) for tensor in (queries, keys, values)]
         attention_output = F.scaled_dot_product_attention(*heads, is_causal=True, scale=layer.self_attn.scale)
-        hidden_states = _finish(layer, hidden_states, attention_output.transpose(1, 2).flatten(2))
+        hidden_states = finish_layer(layer, hidden_states, attention_output.transpose(1, 2).flatten(2))
     return eos_hidden, kept
 
 
-def _eos_pass(text_model, text_projection, layers, image_embeds, eos_hidden, kept, at_eos, after_eos):
+def eos_pass(text_model, text_projection, layers, image_embeds, eos_hidden, kept, at_eos, after_eos):
     """EOS alone through `layers` with gradients: dSIM/da and EOS's attention row (mean over heads) of each layer."""
     outputs, attentions = [], []
     with torch.enable_grad():
         hidden_states = eos_hidden.detach().requires_grad_()[:, None]  # (B, 1, D)
         for layer, (_, keys, values) in zip(layers, kept, strict=True):
-            query, own_key, own_value = _project(layer, hidden_states)
+            query, own_key, own_value = project_qkv(layer, hidden_states)
             # EOS's own key and value depend on the layers below, so they are the live ones, not the kept ones
             keys = torch.where(at_eos[..., None], own_key, keys)
             values = torch.where(at_eos[..., None], own_value, values)
-            query, keys, values = (_split_heads(tensor, layer.self_attn.head_dim) for tensor in (query, keys, values))
+            query, keys, values = (split_heads(tensor, layer.self_attn.head_dim) for tensor in (query, keys, values))
             logits = (query @ keys.transpose(-1, -2)).float() * layer.self_attn.scale
             attention = logits.masked_fill(after_eos[:, None, None], -torch.inf).softmax(-1)  # (B, H, 1, T)
             output = (attention.to(values.dtype) @ values).transpose(1, 2).flatten(2)
             outputs.append(output)
             attentions.append(attention.detach().mean(dim=1).squeeze(1))
-            hidden_states = _finish(layer, hidden_states, output)
+            hidden_states = finish_layer(layer, hidden_states, output)
         text_embeds = text_projection(text_model.final_layer_norm(hidden_states)).squeeze(1)
         similarity = F.cosine_similarity(image_embeds.float(), text_embeds.float(), dim=-1)
         gradients = torch.autograd.grad(similarity.sum(), outputs)

@@ -48,16 +48,16 @@ def draw_crops(target: str, count: int) -> tuple[dict[str, dict[str, str]], Span
     return captions, false_spans
 
 
-KINDS = ("true", "with false words", "nonsense")
+CAPTION_KINDS = ("true", "with false words", "nonsense")
 
 
 def scores_by_kind(shards: list[str], false_spans: Mapping[str, list[tuple[int, int]]]) -> dict[str, np.ndarray]:
-    """The scores of assessed captions by `KINDS`: those that `false_spans` does not have are nonsense."""
-    scores: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    """The scores of assessed captions by `CAPTION_KINDS`: those that `false_spans` does not have are nonsense."""
+    scores: dict[str, list[float]] = {kind: [] for kind in CAPTION_KINDS}
     for row in (row for shard in shards for row in read_rows(shard)):
         for number in (1, 2):
             spans = false_spans.get(row[f"caption{number}"])
-            kind = KINDS[2] if spans is None else KINDS[bool(spans)]
+            kind = CAPTION_KINDS[2] if spans is None else CAPTION_KINDS[bool(spans)]
             if row[f"caption{number}_score"] is not None:  # of a caption that is not empty
                 scores[kind].append(row[f"caption{number}_score"])
     return {kind: np.array(found) for kind, found in scores.items()}

@@ -190,7 +190,7 @@ def _add(summary: Summary, row: dict[str, Any]) -> None:
             summary.highest = sorted([*summary.highest, case], key=lambda case: (-case[0], *case[1:3]))[:NUM_CASES]
 
 
-def write_report(summary: Summary, path: str) -> None:
+def write_build_page(summary: Summary, path: str) -> None:
     """Write the page."""
     body = "".join(
         [
@@ -342,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, metavar="FILE.html")
     args = parser.parse_args(arguments)
     try:
-        write_report(summarize(args.work), args.out)
+        write_build_page(summarize(args.work), args.out)
     except (DataError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

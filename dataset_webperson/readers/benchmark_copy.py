@@ -224,7 +224,7 @@ def _parse_row(row: Any, where: str, split: str | None, findings: Findings) -> _
         findings.add("path-unsafe", f"{where}: `{path_field}` is {path!r:.60}")
         return None
     person = _parse_id(row[id_field], where, findings)
-    captions = check_captions(row[caption_field], where, findings)
+    captions = usable_captions(row[caption_field], where, findings)
     row_split = split or _SPLIT_NAMES.get(str(row["split"]).lower())
     if row_split is None:
         findings.add("split-unknown", f"{where}: split {row['split']!r:.40}")
@@ -244,7 +244,7 @@ def _parse_id(value: Any, where: str, findings: Findings) -> int | None:
     return None
 
 
-def check_captions(value: Any, where: str, findings: Findings) -> list[str] | None:
+def usable_captions(value: Any, where: str, findings: Findings) -> list[str] | None:
     """The captions of a row as a list, or `None` with a finding: a caption that is no string, or none at all."""
     captions = [value] if isinstance(value, str) else value
     if not isinstance(captions, list):

@@ -30,7 +30,7 @@ from datasets.exceptions import DatasetGenerationError
 from ..caption_checks import is_template_leak
 from ..findings import DataError, Findings
 from ..safe_paths import SafeRoot, UnsafePathError
-from .benchmark_copy import check_captions, choose_base, missing_shares
+from .benchmark_copy import choose_base, missing_shares, usable_captions
 from .benchmarks import check_choice, class_by_name
 from .json_stream import JsonError, JsonShapeError, iter_dict, iter_list
 
@@ -112,7 +112,7 @@ class MALS(Corpus):
     @classmethod
     def rows(cls, files, findings):
         for where, row in _list_rows(files, ("image", "caption"), findings):
-            captions = check_captions(row["caption"], where, findings)
+            captions = usable_captions(row["caption"], where, findings)
             if captions is None:
                 continue
             label = row.get("label", [])
@@ -146,7 +146,7 @@ class SynthPEDES(Corpus):
     def rows(cls, files, findings):
         # Both spellings of the name hold the same rows.
         for where, row in _list_rows(files[:1], ("file_path", "captions", "id"), findings):
-            captions = check_captions(row["captions"], where, findings)
+            captions = usable_captions(row["captions"], where, findings)
             person = row["id"]
             if isinstance(person, str) and person.isdecimal():
                 findings.add("id-as-string", f"{where}: {person!r}")
@@ -207,7 +207,7 @@ class LUPersonMLLM(Corpus):
     def _entries(file: str, source: int, findings: Findings) -> Iterator[tuple[str, int, str, str]]:
         try:
             for key, value in iter_dict(file):
-                captions = check_captions(value, f"{file} key {key}", findings)
+                captions = usable_captions(value, f"{file} key {key}", findings)
                 if not key:
                     findings.add("path-unsafe", f"{file}: an empty key")
                 elif captions:

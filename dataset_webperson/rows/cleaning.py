@@ -30,7 +30,7 @@ def shows_template(text: str) -> bool:
     return is_template_leak(text) or _BRACES.search(text) is not None
 
 
-def clean_caption(caption: str) -> tuple[str, tuple[str, ...]]:
+def repair_caption(caption: str) -> tuple[str, tuple[str, ...]]:
     """The repaired caption and the names of the repairs, in the order they were made.
 
     `line-break`: `/n`, `\\n` and real line breaks become a space. `preamble`: "Here is the caption:" goes. `quotes`:
@@ -38,7 +38,7 @@ def clean_caption(caption: str) -> tuple[str, tuple[str, ...]]:
     runs of spaces become one. `dropped`: fewer than `MIN_WORDS` words were left of a caption with a template, and
     the result is empty.
 
-    >>> clean_caption("A man in a red coat./nHe wears [colored shoes].")
+    >>> repair_caption("A man in a red coat./nHe wears [colored shoes].")
     ('A man in a red coat.', ('line-break', 'template-sentence'))
     """
     repairs = []
@@ -72,7 +72,7 @@ class CaptionCleaner:
         self.examples: dict[str, list[dict[str, str]]] = {}
 
     def clean(self, caption: str, where: str) -> str:
-        cleaned, repairs = clean_caption(caption)
+        cleaned, repairs = repair_caption(caption)
         for repair in repairs:
             self.counts[repair] += 1
             examples = self.examples.setdefault(repair, [])

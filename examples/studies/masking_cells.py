@@ -33,7 +33,7 @@ CELLS = [
     *(f"{score} {parts}" for score in SCORES for parts in ("SDM", "MTP", "both")),
 ]
 SCORES_IN_TRAINING = "modeling_gadms.modeling_gadms.gradient_attention_scores"  # where the model finds them
-SHARES = "noise_rate", "prediction_rate"
+SHARES = "hidden_rate", "prediction_rate"
 RATES = 0.16, 0.065  # shares of words that GASS hides and predicts in the demo, as logged in training
 EVIDENCE_STEPS, EVIDENCE_TOWER_RATE, LEAST_THRESHOLD = 1200, 5e-4, 0.2
 DATA_SEED = 42  # one test set for all cells, so that their queries can be compared one by one
@@ -155,7 +155,7 @@ def train_cell(cell, noise_rate, seed, args, num_layers=None, **masking) -> dict
     trainer.evaluate()
     found = evaluate_embeddings(trainer.measured, num_resamples=100)
     values = {name: np.round(query_values(found.ranks["t2i"])[name], 3).tolist() for name in ("R@1", "mAP")}
-    logged = [entry for entry in trainer.state.log_history if "noise_rate" in entry]
+    logged = [entry for entry in trainer.state.log_history if "hidden_rate" in entry]
     rates = {name: float(np.mean([entry[name] for entry in logged])) for name in SHARES} if logged else {}
     return {"steps": trainer.state.global_step, **rates, "values": values, "persons": found.person_ids["t2i"].tolist()}
 

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from modeling_gadms.token_scores_gadms import (
-    _cached_pass,
-    _eos_pass,
-    _finish,
-    _project,
-    _split_heads,
+    cached_text_pass,
+    eos_pass,
     eos_positions,
+    finish_layer,
     minmax,
     pooling_matrix,
+    project_qkv,
     scored_layers,
+    split_heads,
     valid_tokens,
 )
 
@@ -46,9 +46,9 @@ def gradient_parts(text_model, text_projection, direction, input_ids, num_layers
         eos, positions = eos_positions(input_ids), torch.arange(input_ids.shape[1], device=input_ids.device)
         rows = torch.arange(len(input_ids), device=input_ids.device)
         at_eos, after_eos, valid = positions == eos[:, None], positions > eos[:, None], valid_tokens(input_ids)
-        eos_hidden, kept = _cached_pass(text_model, layers, num_layers, input_ids, rows, eos)
+        eos_hidden, kept = cached_text_pass(text_model, layers, num_layers, input_ids, rows, eos)
         layers = layers[-num_layers:]
-        gradients, attentions = _eos_pass(
+        gradients, attentions = eos_pass(
             text_model, text_projection, layers, direction, eos_hidden, kept, at_eos, after_eos
         )
         pool = pooling_matrix(eos + 1, input_ids.shape[1])
@@ -61,7 +61,7 @@ def gradient_parts(text_model, text_projection, direction, input_ids, num_layers
             attention = torch.where(valid, attention, 0.0)
             attention_score = attention / attention.sum(-1, keepdim=True).clamp_min(1e-12)
             query, key, value, slope = (
-                _split_heads(tensor, layer.self_attn.head_dim)
+                split_heads(tensor, layer.self_attn.head_dim)
                 for tensor in (queries[rows, eos][:, None], keys, values, gradient[:, None])
             )
             logits = (query @ key.transpose(-1, -2)) * layer.self_attn.scale  # (B, H, 1, T)
@@ -107,12 +107,12 @@ def barred_differences(text_model, text_projection, input_ids, num_layers=None) 
     eos, positions = eos_positions(input_ids), torch.arange(input_ids.shape[1], device=input_ids.device)
     rows = torch.arange(len(input_ids), device=input_ids.device)
     at_eos, after_eos, valid = positions == eos[:, None], positions > eos[:, None], valid_tokens(input_ids)
-    eos_hidden, kept = _cached_pass(text_model, layers, num_layers, input_ids, rows, eos)
+    eos_hidden, kept = cached_text_pass(text_model, layers, num_layers, input_ids, rows, eos)
     # stream j may not read token j; those of BOS, EOS and padding read everything up to EOS
     barred = torch.diag_embed(valid) | after_eos[:, None]
     hidden_states = eos_hidden[:, None].expand(-1, len(positions), -1)  # (B, streams, D)
     for layer, (_, keys, values) in zip(layers[-num_layers:], kept, strict=True):
-        heads = [_split_heads(x, layer.self_attn.head_dim) for x in (*_project(layer, hidden_states), keys, values)]
+        heads = [split_heads(x, layer.self_attn.head_dim) for x in (*project_qkv(layer, hidden_states), keys, values)]
         query, own_key, own_value, key, value = heads  # (B, H, T, head_dim)
         # each stream reads its own key and value at EOS
         own_logits = (query * own_key).sum(dim=-1, keepdim=True)
@@ -120,7 +120,7 @@ def barred_differences(text_model, text_projection, input_ids, num_layers=None) 
         weights = logits.masked_fill(barred[:, None], -torch.inf).softmax(-1)  # (B, H, streams, T)
         output = weights.masked_fill(at_eos[:, None, None], 0.0) @ value
         output += (weights * at_eos[:, None, None]).sum(dim=-1, keepdim=True) * own_value
-        hidden_states = _finish(layer, hidden_states, output.transpose(1, 2).flatten(2))
+        hidden_states = finish_layer(layer, hidden_states, output.transpose(1, 2).flatten(2))
     texts = F.normalize(text_projection(text_model.final_layer_norm(hidden_states)), dim=-1)
     return (texts[rows, eos][:, None] - texts) * valid[..., None]
 

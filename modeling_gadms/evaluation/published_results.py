@@ -4,7 +4,7 @@ All figures are text to image, 0-100, as given in arXiv 2509.09118. A cell witho
 """
 
 PROTOCOLS = ("direct-transfer", "fine-tuned", "cross-domain")
-BENCHMARKS = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid")
+PAPER_BENCHMARKS = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid")
 COLUMNS = ("R@1", "R@5", "R@10", "mAP")
 
 # method -> R@1 on the three benchmarks, and mAP where it is given
@@ -44,7 +44,7 @@ def published(protocol: str) -> dict[str, dict[str, dict[str, float]]]:
     for method, given in table.items():
         figures[method] = {}
         for metric, values in zip(("R@1", "mAP"), given or (), strict=False):
-            for benchmark, value in zip(BENCHMARKS, values or (), strict=False):
+            for benchmark, value in zip(PAPER_BENCHMARKS, values or (), strict=False):
                 figures[method].setdefault(benchmark, {})[metric] = value
     return figures
 
@@ -79,9 +79,11 @@ def protocol_table(protocol: str, ours: list[dict]) -> str:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
     if protocol == "cross-domain":
-        columns = [f"{source} → {target}" for source in BENCHMARKS for target in BENCHMARKS if source != target]
+        columns = [
+            f"{source} → {target}" for source in PAPER_BENCHMARKS for target in PAPER_BENCHMARKS if source != target
+        ]
     else:
-        columns = list(BENCHMARKS)
+        columns = list(PAPER_BENCHMARKS)
     rows: dict[str, dict[str, dict[str, float]]] = {}
     for result in ours:
         column = column_of(protocol, result["model"], result["benchmark"], result["trained_on"])

@@ -39,7 +39,7 @@ border-radius: 3px; background: #888; } .shot.right img { border-color: var(--ri
 _SIDES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 
 
-def write_report(path, dataset, encoded: RetrievalSet, evaluation: Evaluation, title: str, num_queries=8):
+def write_retrieval_page(path, dataset, encoded: RetrievalSet, evaluation: Evaluation, title: str, num_queries=8):
     """Write the page for one model on one set.
 
     Args:

@@ -25,7 +25,7 @@ from .arguments import GADMSTrainingArguments
 from .collator import PairCollator
 from .samplers import EpochSampler, ParquetRows, StreamedRows, TrainingRows
 
-LOSS_PARTS = ("sdm_loss", "id_loss", "mtp_loss", "noise_rate", "prediction_rate", "no_valid_tokens")
+LOSS_PARTS = ("sdm_loss", "id_loss", "mtp_loss", "hidden_rate", "prediction_rate", "no_valid_tokens")
 
 
 class GADMSTrainer(HubPushes, Trainer):

@@ -39,7 +39,7 @@ from modeling_gadms.evaluation.embedding_cache import cached_retrieval_set, data
 from modeling_gadms.evaluation.encoding import encode_retrieval_set
 from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings
 from modeling_gadms.evaluation.models import load_retriever
-from modeling_gadms.evaluation.published_results import BENCHMARKS, PROTOCOLS, protocol_table, published
+from modeling_gadms.evaluation.published_results import PAPER_BENCHMARKS, PROTOCOLS, protocol_table, published
 from modeling_gadms.evaluation.rescoring import RESCORINGS, rescore
 from modeling_gadms.person_retrieval.ranking import retrieval_metrics, summarize_ranks
 
@@ -398,7 +398,7 @@ def test_own_figures_stand_beside_the_published_ones_where_they_belong(gadms):
     head, _, *rows = [line for line in crossed.splitlines() if line.startswith("|")]
     place = head.split("|").index(" CUHK-PEDES → RSTPReid R@1 ")
     assert rows[-1].split("|")[place].strip() == f"{metrics['t2i']['R@1'].mean:.2f}"
-    assert head.count("→") == 4 * len(BENCHMARKS) * (len(BENCHMARKS) - 1)
+    assert head.count("→") == 4 * len(PAPER_BENCHMARKS) * (len(PAPER_BENCHMARKS) - 1)
     with pytest.raises(ValueError, match="protocol 'zero-shot'; choose one of"):
         protocol_table("zero-shot", [])
 

@@ -22,7 +22,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ...caption_checks import foreign_characters, has_code
-from ...rows.cleaning import clean_caption, is_unicode, shows_template
+from ...rows.cleaning import is_unicode, repair_caption, shows_template
 from .words import find_attributes
 
 PROBLEMS = (
@@ -186,19 +186,19 @@ _LIST = re.compile(r"^\s*(?:[-*•#]|\d+[.)])\s|\*\*|__|```|^\s*#{1,6}\s", re.MU
 def tidy_caption(answer: str) -> str:
     """The caption in a captioner's answer: without `<think>` block, preamble, quotes and doubled spaces.
 
-    A sentence that shows its template stays, so that `caption_problems` sees it.
+    A sentence that shows its template stays, so that `broken_rules` sees it.
     """
     answer = _THINKING.sub(" ", answer.strip()).strip()[:MAX_CHARACTERS]
-    cleaned, repairs = clean_caption(answer)
+    cleaned, repairs = repair_caption(answer)
     if "dropped" in repairs or "template-sentence" in repairs:
         return " ".join(answer.split())
     return cleaned
 
 
-def caption_problems(caption: str, rules: CaptionRules, cut_off: bool = False) -> list[str]:
+def broken_rules(caption: str, rules: CaptionRules, cut_off: bool = False) -> list[str]:
     """The names of what is wrong with a tidy caption, in the order of `PROBLEMS`; empty when it is fine.
 
-    >>> caption_problems("A man in a [colored top] who appears to be near a wall.", CaptionRules())
+    >>> broken_rules("A man in a [colored top] who appears to be near a wall.", CaptionRules())
     ['placeholder', 'speculation', 'background']
 
     Args:

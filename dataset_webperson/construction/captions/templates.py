@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ...caption_checks import foreign_characters
 from ...findings import DataError
-from .rules import CaptionRules, caption_problems
+from .rules import CaptionRules, broken_rules
 from .words import find_attributes
 
 SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates.json")
@@ -75,7 +75,7 @@ def template_problems(text: str) -> list[str]:
     # The frame must not lead captions into what the rules forbid. Length and language are those of the frame's few
     # words, so they do not count here.
     frame = _PLACEHOLDER.sub("someone", text)
-    bad = set(caption_problems(frame, CaptionRules(1, 1000))) & {
+    bad = set(broken_rules(frame, CaptionRules(1, 1000))) & {
         "refusal",
         "speculation",
         "mood",

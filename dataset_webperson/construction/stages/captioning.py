@@ -22,7 +22,7 @@ from ...rows.cleaning import is_unicode
 from ..captions.cache import Answer, AnswerCache, cache_key
 from ..captions.client import Captioner, CaptionServerError, RequestFailed, ServerClient
 from ..captions.prompts import PROMPT_VERSION, ask_again, caption_messages
-from ..captions.rules import CaptionRules, caption_problems, tidy_caption
+from ..captions.rules import CaptionRules, broken_rules, tidy_caption
 from ..captions.templates import Template, choose_template, load_templates
 from ..shards import CHANGEABLE, read_rows, shard_writer
 
@@ -228,5 +228,5 @@ class _Work:
 def _checked(answer: Answer, rules: CaptionRules) -> tuple[str, list[str]]:
     text = tidy_caption(answer.text)
     # Half of a surrogate pair cannot be written as UTF-8; it is garbage, and shows as `?`.
-    problems = caption_problems(text, rules, answer.cut_off)
+    problems = broken_rules(text, rules, answer.cut_off)
     return (text if is_unicode(text) else text.encode("utf-8", "replace").decode("utf-8")), problems

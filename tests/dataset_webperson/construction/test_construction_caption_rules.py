@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataset_webperson.construction.captions.rules import PROBLEMS, CaptionRules, caption_problems, tidy_caption
+from dataset_webperson.construction.captions.rules import PROBLEMS, CaptionRules, broken_rules, tidy_caption
 from dataset_webperson.construction.captions.words import ATTRIBUTE_WORDS, find_attributes
 from dataset_webperson.drawn.attributes import WORDS, sample_person, sample_view
 from dataset_webperson.drawn.captions import write_caption
@@ -18,14 +18,14 @@ FINE = (
 
 @pytest.mark.parametrize("caption", FINE)
 def test_good_captions_pass(caption):
-    assert caption_problems(caption, RULES) == []
+    assert broken_rules(caption, RULES) == []
 
 
 def test_true_captions_of_drawn_persons_pass():
     for index in range(500):
         person, view = sample_person(0, "train", index), sample_view(0, "train", index, 0)
         caption = write_caption(person, view, 0.3, 0, "train", index, 0, "caption1").text
-        assert caption_problems(caption, RULES) == [], caption
+        assert broken_rules(caption, RULES) == [], caption
 
 
 @pytest.mark.parametrize(
@@ -62,15 +62,15 @@ def test_true_captions_of_drawn_persons_pass():
     ],
 )
 def test_each_fault_is_named(caption, problem):
-    assert problem in caption_problems(caption, RULES)
+    assert problem in broken_rules(caption, RULES)
 
 
 def test_a_caption_that_ran_out_of_tokens_is_cut_off():
-    assert caption_problems(FINE[0], RULES, cut_off=True) == ["cut-off"]
+    assert broken_rules(FINE[0], RULES, cut_off=True) == ["cut-off"]
 
 
 def test_problems_come_in_the_order_of_the_table():
-    found = caption_problems("I'm sorry, a happy [man] possibly walks in a street with another man.", RULES)
+    found = broken_rules("I'm sorry, a happy [man] possibly walks in a street with another man.", RULES)
     assert found == [name for name in PROBLEMS if name in found] and len(found) >= 5
 
 
@@ -97,7 +97,7 @@ def test_limits_that_leave_nothing_are_refused(limits):
 def test_long_answers_are_checked_fast():
     # Patterns that backtrack would take hours for this.
     for text in ("a " * 20_000, "in a " + "very-" * 20_000, "[" * 50_000, "A man on a " + "big " * 20_000):
-        caption_problems(tidy_caption(text), RULES)
+        broken_rules(tidy_caption(text), RULES)
 
 
 def test_attribute_words_are_found_with_their_places():

@@ -24,7 +24,7 @@ from PIL import Image
 
 from dataset_webperson import DataError, WebPerson
 from dataset_webperson.images import to_rgb
-from dataset_webperson.rows.cleaning import clean_caption
+from dataset_webperson.rows.cleaning import repair_caption
 from dataset_webperson.rows.images import check_image, without_description
 from dataset_webperson.rows.local_source import fit, infer_features, open_source
 from dataset_webperson.rows.preparation import RowOptions
@@ -158,7 +158,7 @@ def defects(tmp_path):
     return root
 
 
-KINDS = {
+LEFT_OUT = {
     "image-missing": 1,
     "image-empty": 1,
     "image-unreadable": 1,
@@ -172,7 +172,7 @@ def test_rows_that_cannot_be_used_are_left_out_counted_and_named(defects, tmp_pa
     with pytest.warns(UserWarning, match=r"11 of 12 rows left out: .*path that leaves the folder 4.*\.tsv"):
         rows, made = load(defects, tmp_path / "cache", on_bad_images="warn", min_side=49)
     # The rows without captions have small images too, which is what is told first.
-    expected = {kind: count for kind, count in KINDS.items() if kind != "captions-missing"} | {"image-small": 3}
+    expected = {kind: count for kind, count in LEFT_OUT.items() if kind != "captions-missing"} | {"image-small": 3}
     assert names(rows) == ["0011.jpg"] and made.report()["left_out"] == expected
     with pytest.raises(DataError, match="no usable row; 12 of 12 rows left out"):
         load(defects, tmp_path / "cache", on_bad_images="warn", min_side=61)
@@ -182,7 +182,7 @@ def test_the_names_of_rows_left_out_are_in_a_file(defects, tmp_path, recwarn):
     rows, made = load(defects, tmp_path / "cache", on_bad_images="skip", min_side=48)
     assert names(rows) == ["0000.jpg", "0011.jpg"]
     assert not [warning for warning in recwarn if "left out" in str(warning.message)]
-    assert made.report()["left_out"] == KINDS
+    assert made.report()["left_out"] == LEFT_OUT
     lines = [
         line.split("\t")
         for path in sorted(Path(made.report_dir).glob("*.tsv"))
@@ -310,8 +310,8 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch, tmp_path):
     ],
 )
 def test_captions_are_repaired_and_the_repairs_are_named(caption, cleaned, repairs):
-    assert clean_caption(caption) == (cleaned, repairs)
-    assert clean_caption(cleaned)[0] == cleaned
+    assert repair_caption(caption) == (cleaned, repairs)
+    assert repair_caption(cleaned)[0] == cleaned
 
 
 def test_repairs_are_counted_and_shown_and_can_be_left_undone(tmp_path):

@@ -12,7 +12,7 @@ from tiny import tiny_rows
 
 from modeling_gadms.evaluation.encoding import RetrievalSet
 from modeling_gadms.evaluation.metrics import evaluate_embeddings
-from modeling_gadms.evaluation.report_page import attribute_words, length_groups, recall_at, write_report
+from modeling_gadms.evaluation.report_page import attribute_words, length_groups, recall_at, write_retrieval_page
 
 
 def random_set(rows, noise, seed=0):
@@ -59,7 +59,7 @@ def written(tmp_path_factory):
     encoded = random_set(rows, noise=0.6)
     evaluation = evaluate_embeddings(encoded, num_resamples=100)
     path = tmp_path_factory.mktemp("report") / "page.html"
-    write_report(path, rows, encoded, evaluation, "a <b> model", num_queries=3)
+    write_retrieval_page(path, rows, encoded, evaluation, "a <b> model", num_queries=3)
     return rows, encoded, evaluation, path.read_text(encoding="utf-8")
 
 
@@ -116,7 +116,9 @@ def test_a_perfect_model_has_no_worst_queries_and_equal_scores_no_best(tmp_path)
     for encoded, missing in ((random_set(rows, noise=0), "Worst"), (random_set(rows, noise=0), "Best")):
         if missing == "Best":
             encoded.image_embeds = torch.ones(8, 16) / 4
-        write_report(tmp_path / "page.html", rows, encoded, evaluate_embeddings(encoded, num_resamples=10), "model")
+        write_retrieval_page(
+            tmp_path / "page.html", rows, encoded, evaluate_embeddings(encoded, num_resamples=10), "model"
+        )
         text = (tmp_path / "page.html").read_text()
         assert re.search(f"<h2>{missing} queries</h2>.*?</p>\\s*<p>None.</p>", text, re.DOTALL)
         assert text.count("<p>None.</p>") == 1
@@ -149,7 +151,9 @@ def test_attribute_words_are_whole_and_longest():
 def test_a_single_image_makes_a_page(tmp_path):
     rows = tiny_rows(1)
     encoded = random_set(rows, noise=0.1)
-    write_report(tmp_path / "page.html", rows, encoded, evaluate_embeddings(encoded, num_resamples=10), "model")
+    write_retrieval_page(
+        tmp_path / "page.html", rows, encoded, evaluate_embeddings(encoded, num_resamples=10), "model"
+    )
     shots = Page((tmp_path / "page.html").read_text()).shots
     assert shots == [[("shot own", "000.png"), ("shot right", "000.png")]]
     assert "nan" not in (tmp_path / "page.html").read_text().split("Worst queries")[0].lower()
@@ -167,6 +171,8 @@ def test_images_of_any_mode_and_captions_of_any_script_are_shown(tmp_path):
     images = torch.eye(4)
     ids = torch.arange(4)
     encoded = RetrievalSet(images, images, ids, ids, ids)
-    write_report(tmp_path / "page.html", rows, encoded, evaluate_embeddings(encoded, num_resamples=10), "model")
+    write_retrieval_page(
+        tmp_path / "page.html", rows, encoded, evaluate_embeddings(encoded, num_resamples=10), "model"
+    )
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert len(Page(text).shots) == 4 and "人 &lt;i&gt;0&lt;/i&gt;" in text and "<i>" not in text

@@ -1,0 +1,108 @@
+"""Command lines: one dialect of options, and one way in which a user's mistake ends."""
+
+import argparse
+import dis
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from .findings import DataError
+
+MISTAKE = 2  # exit code of a user's mistake, as argparse has it
+_OURS = (os.path.dirname(os.path.abspath(__file__)), os.path.join(os.path.dirname(__file__), "..", "modeling_gadms"))
+# what a library says of input is a mistake only where it was raised on purpose, so a bug of these types still shows
+_RAISED = (ValueError, RuntimeError, FloatingPointError, ImportError)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """`argparse` in the dialect of this project: `--words_with_underscores`, never abbreviated, errors of one line.
+
+    Old spellings, hyphens among them, are taken with a note on stderr.
+
+    Args:
+        renamed: old name of an option to its present one, as `{"--out": "--output_dir"}`.
+        **options: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, *, renamed: Mapping[str, str] | None = None, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+        self.renamed = dict(renamed or {})
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args([self._present_name(word) for word in words], namespace)
+
+    def _present_name(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or name in self._option_string_actions:
+            return word
+        present = self.renamed.get(name, "--" + name[2:].replace("-", "_"))
+        if present not in self._option_string_actions:
+            return word
+        sys.stderr.write(f"note: {name} is now {present}; the old name will go in the release after this one\n")
+        return present + equals + value
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"{self.prog}: error: {message}; --help lists the options\n")
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Let a command's `main` end a user's mistake in one line on stderr and exit code 2; a bug keeps its traceback.
+
+    A mistake is a [`DataError`], an `OSError`, or what code of this project raised on purpose.
+
+        @command
+        def main(arguments: list[str] | None = None) -> int | None: ...
+
+        if __name__ == "__main__":
+            sys.exit(main())
+    """
+
+    @functools.wraps(main)
+    def run(*arguments: Any) -> int:
+        try:
+            return main(*arguments) or 0
+        except Exception as error:
+            if not is_mistake(error):
+                raise
+            sys.stderr.write(f"error: {in_one_line(error)}\n")
+            return MISTAKE
+
+    return run
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether an exception tells the user what to change, rather than us what to mend."""
+    if isinstance(error, DataError | OSError):
+        return True
+    return isinstance(error, _RAISED) and _raised_on_purpose(error)
+
+
+def _raised_on_purpose(error: BaseException) -> bool:
+    """Whether a `raise` of this project's code is where the exception comes from."""
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    return code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"] and _is_ours(code.co_filename)
+
+
+def _is_ours(file: str) -> bool:
+    """Code of the two packages, of a checkpoint of ours, or beside the script that runs."""
+    script = os.path.dirname(os.path.abspath(sys.argv[0]))
+    folders = [os.path.realpath(folder) + os.sep for folder in (*_OURS, script)]
+    return os.path.realpath(file).startswith(tuple(folders)) or file.endswith("_gadms.py")
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an exception says, short of the traceback that a loader's worker puts before it."""
+    text = str(error) or type(error).__name__
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        text = re.split(r"^[\w.]+(?:Error|Exception): ", text, flags=re.MULTILINE)[-1]
+    return " ".join(text.split())
