@@ -1,80 +1,115 @@
-"""python examples/benchmark_ranking.py --size small
+"""Time the exact ranking beside a full sort, and beside the bare matrix product that neither can do without.
 
-Times the ranking, text to image alone and both ways, against a plain full sort and against the bare matrix product
-that neither can do without, and checks that both give the same numbers, on made-up embeddings. `--size icfg` is the
-test set of ICFG-PEDES (19,848 x 19,848, 512 dimensions). Below the table: a slice of 100,000 x 1,000,000 in float16,
-and the whole extrapolated from it.
+    python examples/benchmark_ranking.py --size cuhk            # 6,156 x 3,074: the test set of CUHK-PEDES
+    python examples/benchmark_ranking.py --size icfg --busy     # 19,848 x 19,848, beside two processes that spin
 
-Measured with `OMP_NUM_THREADS=2 python examples/benchmark_ranking.py --size icfg` on two cores of an EPYC, all in one
-run:
-
-    |                | one way: seconds | both ways: seconds | GB above the embeddings |
-    | full sort      |            41.75 |              75.86 |                   13.66 |
-    | ranking        |             4.21 |               6.86 |                    0.27 |
-    | matrix product |             2.72 |               3.17 |                    0.01 |
-
-So the ranking is 9.9 times as fast one way and 11.1 times both ways, of the 15.3 and 24.0 times that the matrix
-product leaves to any method that computes every score. 8,192 x 100,000 in float16 took 8.39 s and 0.15 GB:
-100,000 x 1,000,000 would take 0.28 h and no more memory.
+The embeddings are made up, 512 wide. Each method runs in a process of its own, text to image alone and both ways,
+ten times. The table shows minimum, median and maximum seconds, peak memory above the embeddings, and the metrics,
+which must agree. Last comes a slice of 100,000 x 1,000,000 in float16, from which the whole is extrapolated.
 """
 
 import argparse
+import contextlib
 import json
 import re
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from modeling_gadms.person_retrieval.ranking import rank_both_ways, retrieval_metrics, summarize_ranks
+from dataset_webperson.command_line import CommandParser, command
+from modeling_gadms.person_retrieval.ranking import METRICS, rank_both_ways, retrieval_metrics, summarize_ranks
 
 DIM, MATCHES, NOISE = 512, 20, 2.5
-# Queries and gallery items of the comparison, then of the slice.
-SIZES = {"small": ((2000, 4000), (1024, 20_000)), "icfg": ((19_848, 19_848), (8192, 100_000))}
+# queries and gallery items of the comparison, then of the slice
+SIZES = {
+    "small": ((2000, 4000), (1024, 20_000)),
+    "cuhk": ((6156, 3074), (1024, 20_000)),
+    "icfg": ((19_848, 19_848), (8192, 100_000)),
+}
 WHOLE = (100_000, 1_000_000)
-WORKERS = ("full sort", "ranking", "matrix product", "slice")
+METHODS = ("full sort", "ranking", "matrix product")
+WAYS = {"one": "one way", "both": "both ways"}
+SPIN = "while True: pass"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="small", help="of the two sets (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=10, help="calls per method (default: %(default)s)")
+    parser.add_argument("--busy", action="store_true", help="measure beside two processes that keep a core busy each")
+    parser.add_argument("--worker", choices=(*METHODS, "slice"), help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
     pair, part = SIZES[args.size]
     if args.worker:
-        print(json.dumps(measure(args.worker, *(part if args.worker == "slice" else pair))))
+        print(json.dumps(measure(args.worker, *(part if args.worker == "slice" else pair), args.repeats)))
         return
-
-    # Each in a process of its own: the peak of memory is that of a process.
-    results = {}
-    for worker in WORKERS:
-        command = [sys.executable, "-W", "ignore", __file__, "--size", args.size, "--worker", worker]
-        results[worker] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    sort, rank, product, piece = results.values()
-    names = "R@1 R@5 R@10 mAP mINP".split()
-    differences = [abs(sort["metrics"][way][key] - rank["metrics"][way][key]) for way in (0, 1) for key in names]
-    print(f"{pair[0]:,} queries x {pair[1]:,} gallery items x {DIM}, {torch.get_num_threads()} threads\n")
-    head = ["", "one way: seconds", "both ways: seconds", "GB above the embeddings", *names]
-    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for name, row in results.items():
-        if name != "slice":
-            numbers = [f"{row['metrics'][0][key]:.4f}" if row["metrics"][0] else "" for key in names]
-            cells = [name, *(f"{row[key]:.2f}" for key in ("one", "both", "gigabytes")), *numbers]
-            print(f"| {' | '.join(cells)} |")
-    ratios = [f"{sort[key] / rank[key]:.1f} ({sort[key] / product[key]:.1f})" for key in ("one", "both")]
-    print(
-        f"\nTimes as fast as the full sort (as the matrix product alone): one way {ratios[0]}, both ways {ratios[1]};"
-    )
-    print(f"largest difference {max(differences):.1e}.\n")
-    hours = piece["one"] * (WHOLE[0] / part[0]) * (WHOLE[1] / part[1]) / 3600
-    print(f"float16, {part[0]:,} x {part[1]:,}: {piece['one']:.2f} s, {piece['gigabytes']:.2f} GB above them;")
+    with two_busy_processes() if args.busy else contextlib.nullcontext():
+        results = {name: in_own_process(name, args.size, args.repeats) for name in METHODS}
+        piece = in_own_process("slice", args.size, 1)
+    state = f"{args.repeats} calls, {'beside two busy processes' if args.busy else 'quiet'}"
+    threads = torch.get_num_threads()
+    print(f"{pair[0]:,} queries x {pair[1]:,} gallery items x {DIM}, {threads} threads, {state}\n")
+    print(table(results))
+    print(comparison(results))
+    hours = piece["one"][0] * (WHOLE[0] / part[0]) * (WHOLE[1] / part[1]) / 3600
+    print(f"float16, {part[0]:,} x {part[1]:,}: {piece['one'][0]:.2f} s, {piece['gigabytes']:.2f} GB above them;")
     print(f"{WHOLE[0]:,} x {WHOLE[1]:,} would take {hours:.2f} h and as much memory.")
 
 
-def measure(worker: str, num_queries: int, num_gallery: int) -> dict:
-    """Seconds, the peak of memory above the embeddings, and the metrics."""
+@contextlib.contextmanager
+def two_busy_processes() -> Iterator[None]:
+    spinning = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(2)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+
+
+def in_own_process(worker: str, size: str, repeats: int) -> dict:
+    """What [`measure`] finds; the peak of memory is that of a process."""
+    command = [sys.executable, "-W", "ignore", __file__, "--size", size, "--repeats", str(repeats), "--worker", worker]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def table(results: dict[str, dict]) -> str:
+    """Markdown: a row per method."""
+    head = ["", *(f"{words}: s, min / median / max" for words in WAYS.values()), "GB above the embeddings", *METRICS]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, found in results.items():
+        seconds = [f"{min(s):.2f} / {statistics.median(s):.2f} / {max(s):.2f}" for s in (found[way] for way in WAYS)]
+        metrics = found["metrics"][0]
+        numbers = [f"{metrics[key]:.4f}" if metrics else "" for key in METRICS]
+        cells = [name, *seconds, f"{found['gigabytes']:.2f}", *numbers]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def comparison(results: dict[str, dict]) -> str:
+    """How many times as fast the ranking is, by medians, and how steady."""
+    sort, rank, product = (results[name] for name in METHODS)
+    median = {way: [statistics.median(found[way]) for found in (sort, rank, product)] for way in WAYS}
+    ratios = [f"{words} {median[way][0] / median[way][1]:.1f}" for way, words in WAYS.items()]
+    limits = [f"{words} {median[way][0] / median[way][2]:.1f}" for way, words in WAYS.items()]
+    spread = [f"{words} {max(rank[way]) / min(rank[way]):.2f}" for way, words in WAYS.items()]
+    pairs = zip(sort["metrics"], rank["metrics"], strict=True)
+    differences = [abs(one[key] - other[key]) for one, other in pairs for key in METRICS]
+    return (
+        f"\nTimes as fast as the full sort: {', '.join(ratios)}; the matrix product alone: {', '.join(limits)}\n"
+        f"Slowest call of the ranking over its fastest: {', '.join(spread)}\n"
+        f"Largest difference of a metric: {max(differences):.1e}\n"
+    )
+
+
+def measure(worker: str, num_queries: int, num_gallery: int, repeats: int) -> dict:
+    """Seconds of each call, the peak of memory above the embeddings, and the metrics."""
     generator = torch.Generator().manual_seed(0)
     num_ids = num_gallery // MATCHES
     gallery_ids = torch.randperm(num_gallery, generator=generator) % num_ids
@@ -88,23 +123,27 @@ def measure(worker: str, num_queries: int, num_gallery: int) -> dict:
         queries, gallery = queries.half(), gallery.half()
     data = queries, gallery, query_ids, gallery_ids
     back = gallery, queries, gallery_ids, query_ids
-    steps = {
-        "full sort": (lambda: full_sort(*data), lambda: full_sort(*back)),
-        "ranking": (lambda: retrieval_metrics(*data), lambda: [summarize_ranks(r) for r in rank_both_ways(*data)]),
-        "matrix product": (lambda: matrix_product(*data),) * 2,
-        "slice": (lambda: retrieval_metrics(*data),),
+    ways = {
+        "full sort": (lambda: [full_sort(*data)], lambda: [full_sort(*data), full_sort(*back)]),
+        "ranking": (
+            lambda: [retrieval_metrics(*data)],
+            lambda: [summarize_ranks(ranks) for ranks in rank_both_ways(*data)],
+        ),
+        "matrix product": (lambda: [matrix_product(*data)],) * 2,
+        "slice": (lambda: [retrieval_metrics(*data)],),
     }[worker]
     rank_both_ways(gallery[:256], gallery[:256], gallery_ids[:256], gallery_ids[:256])  # threads and libraries are up
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak so far is forgotten
     before = peak_kilobytes()
     seconds, metrics = [], []
-    for step in steps:
-        start = time.perf_counter()
-        metrics.append(step())
-        seconds.append(time.perf_counter() - start)
-    both = sum(seconds) if worker == "full sort" else seconds[-1]
-    metrics = metrics[-1] if worker == "ranking" else metrics
-    return {"one": seconds[0], "both": both, "gigabytes": (peak_kilobytes() - before) / 2**20, "metrics": metrics}
+    for way in ways:
+        seconds.append([])
+        for _ in range(repeats):
+            start = time.perf_counter()
+            metrics = way()
+            seconds[-1].append(time.perf_counter() - start)
+    gigabytes = (peak_kilobytes() - before) / 2**20
+    return {"one": seconds[0], "both": seconds[-1], "gigabytes": gigabytes, "metrics": metrics}
 
 
 def matrix_product(queries, gallery, *_) -> None:
@@ -136,4 +175,4 @@ def full_sort(queries, gallery, query_ids, gallery_ids) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
