@@ -1,9 +1,8 @@
-"""A sheet of synthetic pedestrians with their captions, to look at before training on them.
+"""Draw a sheet of synthetic pedestrians with their captions, to look at before training on them.
 
 python -m dataset_webperson.contact_sheet FILE [--image_size H W] [--count N] [--noise_rate R] [--seed S]
 """
 
-import argparse
 import io
 import sys
 import textwrap
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from .builder import WebPersonConfig
+from .command_line import CommandParser, command
 from .drawn.rows import generate_rows
 from .files import replacing
 
@@ -35,24 +35,22 @@ def contact_sheet(rows: list[dict[str, Any]], path: str, columns: int = 8) -> No
         sheet.save(temporary, format="PNG")
 
 
+@command
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m dataset_webperson.contact_sheet",
         description="Draw synthetic pedestrians with their first captions; false words are in capitals.",
     )
     parser.add_argument("file", help="PNG file to write")
-    parser.add_argument("--image_size", type=int, nargs=2, default=(128, 64), metavar=("H", "W"))
-    parser.add_argument("--count", type=int, default=32, help="number of pictures, two of a person")
-    parser.add_argument("--noise_rate", type=float, default=0.3, help="share of false attribute words")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--image_size", type=int, nargs=2, default=(128, 64), metavar=("H", "W"), help="in pixels")
+    parser.add_argument("--count", type=int, default=32, help="pictures, two per person (default: %(default)s)")
+    parser.add_argument("--noise_rate", type=float, default=0.3, help="share of false words (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="decides who is drawn (default: %(default)s)")
     args = parser.parse_args(arguments)
     if args.count < 1:
         parser.error(f"--count must be at least 1, not {args.count}")
-    try:
-        config = WebPersonConfig(image_size=tuple(args.image_size), noise_rate=args.noise_rate, seed=args.seed)
-    except ValueError as error:
-        parser.error(str(error))
+    config = WebPersonConfig(image_size=tuple(args.image_size), noise_rate=args.noise_rate, seed=args.seed)
     rows = generate_rows(
         "train",
         0,
@@ -67,4 +65,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

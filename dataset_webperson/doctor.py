@@ -1,6 +1,6 @@
 """Examines a benchmark or corpus on the disk and says what is wrong with it.
 
-    python -m dataset_webperson.doctor data/CUHK-PEDES --output reports/cuhk
+    python -m dataset_webperson.doctor data/CUHK-PEDES --output_dir reports/cuhk
 
 finds which datasets lie there, checks json, files, counts, ids, splits, images and captions, prints a table, and
 writes `report.json` and `report.html` (with pictures of the worst cases) into the output folder. Exit code 1 when
@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .caption_checks import MAX_TOKENS, caption_problems, token_counter
+from .command_line import CommandParser, command
 from .doctor_report import Report, print_table, write_doctor_json, write_doctor_page
 from .findings import MAX_EXAMPLES, DataError, Findings, share
 from .image_audit import ImageFacts, audit_images
@@ -229,68 +230,71 @@ def examine(root: str, datasets: Iterable[type[Benchmark] | type[Corpus]], optio
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m dataset_webperson.doctor",
-        description="Examine a benchmark or corpus on the disk. Exit code 1: something would break training.",
+        description="Examine a copy of a benchmark or corpus. Exit code 1: something would break training.",
+        renamed={"--output": "--output_dir", "--workers": "--num_workers"},
     )
-    parser.add_argument("root", help="the dataset's folder, or the folder above several")
+    default = "(default: %(default)s)"
     known = ", ".join([*BENCHMARKS, *CORPORA])
-    parser.add_argument("--dataset", help=f"what lies there, if it cannot be told: {known}")
-    parser.add_argument("--output", default="doctor_report", help="folder of the reports (default: %(default)s)")
-    parser.add_argument("--annotations", help="a json, or a folder of jsons, that lies elsewhere")
-    parser.add_argument("--image-root", help="folder of the images, if they lie elsewhere")
-    parser.add_argument(
-        "--partial", action="store_true", help="a part of a dataset on purpose: counts are warnings, not errors"
-    )
+    parser.add_argument("root", metavar="FOLDER", help="the dataset's folder, or the one above several")
+    parser.add_argument("--dataset", help=f"which dataset it is, where that cannot be told: {known}")
+    parser.add_argument("--output_dir", default="doctor_report", help=f"folder for the reports {default}")
+    parser.add_argument("--annotations", help="a JSON file, or a folder of them, that lies elsewhere")
+    parser.add_argument("--image_root", help="folder of the images, if they lie elsewhere")
+    parser.add_argument("--partial", action="store_true", help="a deliberate subset: wrong counts are only warnings")
     parser.add_argument("--tokenizer", help="folder of a saved tokenizer, for exact caption lengths")
     parser.add_argument(
-        "--max-images",
+        "--max_images",
         type=int,
         default=Options.max_images,
-        help="decode a random sample beyond (default: %(default)s)",
+        metavar="N",
+        help=f"decode at most N, at random {default}",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--num_workers", type=int, default=os.cpu_count() or 1, metavar="N", help=f"processes that decode {default}"
+    )
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns the exit code."""
-    args = _parse(arguments)
-    try:
-        if args.dataset:
-            try:
-                datasets = [benchmark_class(args.dataset)]
-            except DataError:
-                datasets = [corpus_class(args.dataset)]
-        else:
-            datasets = detect(SafeRoot(args.root).root)
-        if not datasets:
-            names = [name for known in BENCHMARKS.values() for name in known.json_names]
-            names += [pattern for known in CORPORA.values() for pattern in known.json_patterns]
-            raise DataError(
-                f"{args.root}: no known dataset in it. Looked for {', '.join(names)}. Pass --dataset to say what it "
-                "is."
-            )
-        if len(datasets) > 1 and (args.annotations or args.image_root):
-            names = ", ".join(dataset.name for dataset in datasets)
-            raise DataError(f"{args.root}: {names} lie there; --annotations and --image-root need --dataset.")
-        options = Options(
-            output=args.output,
-            annotations=args.annotations,
-            image_root=args.image_root,
-            partial=args.partial,
-            tokenizer=args.tokenizer,
-            max_images=args.max_images,
-            workers=args.workers,
+def _chosen_datasets(args: argparse.Namespace) -> list[type[Benchmark] | type[Corpus]]:
+    """The dataset that was named, or those that lie in the folder."""
+    if args.dataset:
+        try:
+            return [benchmark_class(args.dataset)]
+        except DataError:
+            return [corpus_class(args.dataset)]
+    datasets = detect(SafeRoot(args.root).root)
+    if not datasets:
+        names = [name for known in BENCHMARKS.values() for name in known.json_names]
+        names += [pattern for known in CORPORA.values() for pattern in known.json_patterns]
+        raise DataError(
+            f"{args.root}: no known dataset in it; looked for {', '.join(names)}; say which it is with --dataset"
         )
-        reports = examine(args.root, datasets, options)
-    except DataError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    if len(datasets) > 1 and (args.annotations or args.image_root):
+        names = [dataset.name for dataset in datasets]
+        raise DataError(f"{args.root}: holds {', '.join(names)}; --annotations and --image_root need --dataset")
+    return datasets
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns 1 where something would break training."""
+    args = _parse(arguments)
+    options = Options(
+        output=args.output_dir,
+        annotations=args.annotations,
+        image_root=args.image_root,
+        partial=args.partial,
+        tokenizer=args.tokenizer,
+        max_images=args.max_images,
+        workers=args.num_workers,
+    )
+    reports = examine(args.root, _chosen_datasets(args), options)
     exit_code = int(any(report.findings.errors() for report in reports))
     print_table(reports, sys.stdout)
-    json_file = os.path.join(args.output, "report.json")
-    html_file = os.path.join(args.output, "report.html")
+    json_file = os.path.join(args.output_dir, "report.json")
+    html_file = os.path.join(args.output_dir, "report.html")
     write_doctor_json(reports, json_file, exit_code)
     write_doctor_page(reports, html_file)
     sys.stdout.write(f"\nReports: {json_file}, {html_file}\n")

@@ -1,11 +1,11 @@
-"""Writes a folder for the Hub: parquet shards with embedded JPEGs, a dataset card with a datasheet, a loading script.
+"""Write a folder for the Hub: parquet shards with embedded JPEGs, a dataset card with a datasheet, a loading script.
 
-python -m dataset_webperson.release --source data/webperson --out release/webperson --repository org/webperson \
-    --contact privacy@example.org
+    python -m dataset_webperson.release --source data/webperson --output_dir release/webperson \
+        --repository org/webperson --contact privacy@example.org
 
-`OUT` is branch `main` of the dataset repository, `OUT-script` its branch `script` for `datasets` 3.x, and `OUT-report`
-(what was left out, repaired and rewritten) is for the one who publishes. A run that was interrupted goes on where it
-was when it is started again; the same source and options give the same bytes.
+OUTPUT_DIR is branch `main` of the dataset repository, OUTPUT_DIR-script its branch `script` for `datasets` 3.x, and
+OUTPUT_DIR-report, for the publisher, lists what was left out, repaired and rewritten. An interrupted run continues
+when the command is given again; the same source and options give the same bytes.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from string import Template
 from typing import Any
 
@@ -27,6 +27,7 @@ from datasets import Features
 from tqdm import tqdm
 
 from .builder import source_state
+from .command_line import CommandParser, command
 from .files import replacing, write_json, written_once
 from .findings import DataError
 from .rows.local_source import FORMATS, Source, SourceRow, open_source, source_features
@@ -45,8 +46,8 @@ class Layout:
     """How rows lie in parquet.
 
     Args:
-        rows_per_shard: rows of the source a file; those left out are not made up for.
-        row_group_rows: rows a row group, which is the least that a stream reads at a time.
+        rows_per_shard: rows of the source per file; rows left out are not replaced.
+        row_group_rows: rows per row group, the least that a stream reads at a time.
     """
 
     rows_per_shard: int = ROWS_PER_SHARD
@@ -55,51 +56,74 @@ class Layout:
     def __post_init__(self):
         if not 1 <= self.row_group_rows <= self.rows_per_shard:
             raise ValueError(
-                f"rows_per_shard={self.rows_per_shard} and row_group_rows={self.row_group_rows}: at least one row a "
-                "group, and a group a shard"
+                f"rows_per_shard={self.rows_per_shard} and row_group_rows={self.row_group_rows}: at least one row per "
+                "group, and one group per shard"
             )
+
+
+@dataclass(frozen=True)
+class ReleaseOptions:
+    """Everything about a release but its source and its place.
+
+    Args:
+        contact: address for opt-out and takedown, printed on the card.
+        repository: `ORG/NAME` on the Hub.
+        licence: Hub id of the captions' licence.
+        provenance: Markdown file that says how the data was made; without it, the paper's way.
+        source_format: one of `FORMATS`, needed where the source holds more than one.
+        rows: what is left out, repaired or refused.
+        layout: how rows lie in parquet.
+    """
+
+    contact: str
+    repository: str = "org/webperson"
+    licence: str = "cc-by-4.0"
+    provenance: str | None = None
+    source_format: str | None = None
+    rows: RowOptions = field(default_factory=lambda: RowOptions(only_jpeg=True))
+    layout: Layout = field(default_factory=Layout)
 
 
 def release(
     source: Source,
     root: str,
-    out: str,
+    output_dir: str,
     card: dict[str, str],
-    options: RowOptions,
-    layout: Layout,
-    num_proc: int = 1,
+    options: ReleaseOptions,
+    num_workers: int = 1,
 ) -> dict[str, Any]:
-    """Write `out`, `out-script` and `out-report`.
+    """Write `output_dir`, `output_dir-script` and `output_dir-report`.
 
     Args:
         source: rows.
         root: the source's folder.
-        out: must not exist; it appears, whole, when everything is written. Until then the work lies in `out.partial`.
+        output_dir: must not exist; it appears, whole, once everything is written. Until then the work lies in
+            `output_dir.partial`.
         card: `name`, `repository`, `licence`, `contact`, and `provenance` (Markdown).
-        options: what is left out, repaired or refused.
-        layout: how rows lie in parquet.
-        num_proc: processes that check images.
+        options: how rows are treated and laid out.
+        num_workers: processes that check images.
 
     Returns:
-        The summary of all rows (`row_preparation.RowReport.summary`), with `shards`, the files' names.
+        The summary of all rows (`rows.preparation.RowReport.summary`), with `shards`, the files' names.
 
     Raises:
-        `DataError`: `out` exists, `out.partial` was begun with another source or other options, or a row or shard of
-            the source cannot be used.
+        `DataError`: `output_dir` exists, `output_dir.partial` was begun with another source or other options, or a row
+            or shard of the source cannot be used.
     """
-    out = os.path.abspath(out)
+    out = os.path.abspath(output_dir)
+    rows, layout = options.rows, options.layout
     work, report = out + ".partial", out + "-report"
     # A run that goes on may find what it moved into place before it was interrupted.
     for path in (out,) if os.path.isdir(work) else (out, out + "-script", report):
         if os.path.lexists(path):
-            raise DataError(f"{path}: is there already. Delete it, or choose another folder with --out.")
-    _begin(work, [_VERSION, source_state(source, root), asdict(options), asdict(layout), source.format])
+            raise DataError(f"{path}: exists already; delete it, or choose another --output_dir")
+    _begin(work, [_VERSION, source_state(source, root), asdict(rows), asdict(layout), source.format])
     pool = None
-    if num_proc > 1:
+    if num_workers > 1:
         spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(num_proc, mp_context=spawn, initializer=end_with_parent)
+        pool = ProcessPoolExecutor(num_workers, mp_context=spawn, initializer=end_with_parent)
     try:
-        _write_shards(source, work, options, layout, pool)
+        _write_shards(source, work, rows, layout, pool)
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
@@ -118,7 +142,7 @@ def _begin(work: str, state: list) -> None:
     os.makedirs(os.path.join(work, "shards"), exist_ok=True)
     state = json.loads(json.dumps(state))
     if written_once(os.path.join(work, "state.json"), state) != state:
-        raise DataError(f"{work}: was begun with another source or other options. Delete it to begin anew.")
+        raise DataError(f"{work}: was begun with another source or other options; delete it to start over")
 
 
 def _positions(source: Source, start: tuple[int, int]) -> Iterator[tuple[tuple[int, int], SourceRow]]:
@@ -317,91 +341,79 @@ def _left_out_text(summary: dict[str, Any]) -> str:
     return "\n".join(f"- {line[0].upper()}{line[1:]}." for line in lines)
 
 
+def release_folder(source: str, output_dir: str, options: ReleaseOptions, num_workers: int = 1) -> dict[str, Any]:
+    """Release a folder of rows.
+
+    Args:
+        source: folder of rows.
+        output_dir, options, num_workers: see `release`.
+
+    Raises:
+        `DataError`: a repository name that the Hub does not take, and whatever `release` raises.
+        OSError: a file that cannot be read or written.
+    """
+    name = options.repository.split("/")[-1]
+    if options.repository.count("/") != 1 or not name.replace("-", "_").replace(".", "_").isidentifier():
+        raise DataError(f"repository {options.repository!r}: write ORG/NAME, of letters, digits, `-`, `_` and `.`")
+    with open(options.provenance or os.path.join(_FILES, "provenance.md"), encoding="utf-8") as file:
+        card = {"provenance": file.read().strip()}
+    card |= {"repository": options.repository, "name": name, "licence": options.licence, "contact": options.contact}
+    rows = open_source(source, options.source_format)
+    return release(rows, os.path.realpath(source), output_dir, card, options, num_workers)
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_webperson.release", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = CommandParser(
+        prog="python -m dataset_webperson.release",
+        description=__doc__,
+        renamed={"--out": "--output_dir", "--num-proc": "--num_workers", "--num_proc": "--num_workers"},
     )
-    parser.add_argument("--source", required=True, metavar="FOLDER", help="parquet, tars, or json lists and images")
-    parser.add_argument("--source-format", choices=FORMATS, help="for a folder that holds more than one")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="must not exist")
-    parser.add_argument("--repository", default="org/webperson", metavar="ORG/NAME", help="where it goes on the Hub")
-    parser.add_argument("--contact", required=True, help="address for opt-out and takedown; printed on the card")
-    parser.add_argument(
-        "--licence", default="cc-by-4.0", help="Hub id of the captions' licence (default: %(default)s)"
+    default = "(default: %(default)s)"
+    files = parser.add_argument_group("files")
+    files.add_argument("--source", required=True, metavar="FOLDER", help="parquet, tars, or JSON lists and images")
+    files.add_argument("--source_format", choices=FORMATS, help="needed where the folder holds more than one")
+    files.add_argument("--output_dir", required=True, metavar="FOLDER", help="must not exist yet")
+    files.add_argument(
+        "--num_workers", type=int, default=1, metavar="N", help=f"processes that check images {default}"
     )
-    parser.add_argument(
-        "--provenance", metavar="FILE.md", help="how the data was made, if not as the paper's WebPerson"
+    card = parser.add_argument_group("card")
+    card.add_argument(
+        "--repository", default=ReleaseOptions.repository, metavar="ORG/NAME", help=f"on the Hub {default}"
     )
-    parser.add_argument("--on-bad-images", choices=ON_BAD_IMAGES, default="error", help="(default: %(default)s)")
-    parser.add_argument("--keep-captions", action="store_true", help="do not repair captions")
-    parser.add_argument("--min-side", type=int, default=0, metavar="PIXELS", help="leave smaller images out")
-    parser.add_argument("--rows-per-shard", type=int, default=ROWS_PER_SHARD, help="(default: %(default)s)")
-    parser.add_argument("--row-group-rows", type=int, default=ROW_GROUP_ROWS, help="(default: %(default)s)")
-    parser.add_argument("--num-proc", type=int, default=1, help="processes that check images (default: %(default)s)")
+    card.add_argument("--contact", required=True, help="address for opt-out and takedown, printed on the card")
+    card.add_argument("--licence", default=ReleaseOptions.licence, help=f"Hub id of the captions' licence {default}")
+    card.add_argument("--provenance", metavar="FILE.md", help="how the data was made, if not as the paper's WebPerson")
+    rows = parser.add_argument_group("rows")
+    rows.add_argument("--on_bad_images", choices=ON_BAD_IMAGES, default="error", help=f"stop, or leave out {default}")
+    rows.add_argument("--keep_captions", action="store_true", help="do not repair captions")
+    rows.add_argument("--min_side", type=int, default=0, metavar="PIXELS", help=f"leave smaller images out {default}")
+    rows.add_argument(
+        "--rows_per_shard", type=int, default=ROWS_PER_SHARD, metavar="N", help=f"rows per file {default}"
+    )
+    rows.add_argument(
+        "--row_group_rows", type=int, default=ROW_GROUP_ROWS, metavar="N", help=f"rows per group {default}"
+    )
     return parser.parse_args(arguments)
 
 
-def release_folder(
-    source: str,
-    out: str,
-    contact: str,
-    repository: str,
-    licence: str,
-    options: RowOptions,
-    layout: Layout,
-    source_format: str | None = None,
-    provenance: str | None = None,
-    num_proc: int = 1,
-) -> dict[str, Any]:
-    """`release` of a folder, with the card's texts.
-
-    Args:
-        source: folder of rows, of `source_format` if it holds more than one kind.
-        contact: address for opt-out and takedown.
-        repository: `ORG/NAME` on the Hub.
-        licence: Hub id of the captions' licence.
-        provenance: Markdown file that says how the data was made; the paper's way without it.
-        out, options, layout, num_proc: see `release`.
-
-    Raises:
-        `DataError`: a name that the Hub does not take, and what `release` raises.
-        OSError: a file that cannot be read or written.
-    """
-    name = repository.split("/")[-1]
-    if repository.count("/") != 1 or not name.replace("-", "_").replace(".", "_").isidentifier():
-        raise DataError(f"repository {repository!r}: write ORG/NAME, of letters, digits, `-`, `_` and `.`")
-    with open(provenance or os.path.join(_FILES, "provenance.md"), encoding="utf-8") as file:
-        card = {"provenance": file.read().strip()}
-    card |= {"repository": repository, "name": name, "licence": licence, "contact": contact}
-    rows = open_source(source, source_format)
-    return release(rows, os.path.realpath(source), out, card, options, layout, num_proc)
-
-
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None = None) -> None:
     args = _parse(arguments)
-    try:
-        summary = release_folder(
-            args.source,
-            args.out,
-            args.contact,
-            args.repository,
-            args.licence,
-            RowOptions(args.on_bad_images, not args.keep_captions, args.min_side, only_jpeg=True),
-            Layout(args.rows_per_shard, args.row_group_rows),
-            args.source_format,
-            args.provenance,
-            args.num_proc,
-        )
-    except (ValueError, OSError) as error:  # DataError is a ValueError
-        sys.stderr.write(f"{error}\n")
-        return 1
-    report = f"{os.path.abspath(args.out)}-report"
-    lines = describe_summary(summary, f"{report}/left_out.tsv")
-    lines.append(
-        f"{summary['rows']['kept']:,} rows in {len(summary['shards'])} shards in {args.out}; report: {report}"
+    options = ReleaseOptions(
+        contact=args.contact,
+        repository=args.repository,
+        licence=args.licence,
+        provenance=args.provenance,
+        source_format=args.source_format,
+        rows=RowOptions(args.on_bad_images, not args.keep_captions, args.min_side, only_jpeg=True),
+        layout=Layout(args.rows_per_shard, args.row_group_rows),
     )
+    summary = release_folder(args.source, args.output_dir, options, args.num_workers)
+    report = f"{os.path.abspath(args.output_dir)}-report"
+    lines = describe_summary(summary, f"{report}/left_out.tsv")
+    rows, shards = f"{summary['rows']['kept']:,}", len(summary["shards"])
+    lines.append(f"{rows} rows in {shards} shards in {args.output_dir}; report: {report}")
     sys.stdout.write("\n".join(lines) + "\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -112,7 +112,14 @@ def main() -> None:
         quality = QualityOptions(models[name])
         bare = bare_of(calls_of_quality, parts, quality)
         measure(f"quality, {name}", assess_shard, open_for_quality, parts, quality, bare)
-    arguments = ["--source", os.path.dirname(captioned[0]), "--source-format", "parquet", "--out", place("released")]
+    arguments = [
+        "--source",
+        os.path.dirname(captioned[0]),
+        "--source_format",
+        "parquet",
+        "--output_dir",
+        place("released"),
+    ]
     began = time.time()
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         release([*arguments, "--contact", "benchmark@example.org"])

@@ -131,8 +131,8 @@ def main() -> None:
     write_build_page(summarize(out), place("report.html"))
     released = place("released")
     if not os.path.exists(released):
-        arguments = ["--source", place("4_quality"), "--source-format", "parquet", "--out", released]
-        if release([*arguments, "--contact", "demo@example.org", "--on-bad-images", "warn"]):
+        arguments = ["--source", place("4_quality"), "--source_format", "parquet", "--output_dir", released]
+        if release([*arguments, "--contact", "demo@example.org", "--on_bad_images", "warn"]):
             sys.exit(1)
     rows = load_dataset(released, split="train")
     print(f"load_dataset: {rows}\n{rows[0]['image_path']}: {rows[0]['caption1']}", flush=True)

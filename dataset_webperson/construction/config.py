@@ -1,4 +1,4 @@
-"""The file that describes a construction: one YAML, a section a stage, every threshold in it."""
+"""The file that describes a construction: one YAML file with a section per stage and every threshold in it."""
 
 import os
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import yaml
 
 from ..findings import DataError
-from ..release import ROW_GROUP_ROWS, ROWS_PER_SHARD
+from ..release import ROW_GROUP_ROWS, ROWS_PER_SHARD, Layout, ReleaseOptions
+from ..rows.preparation import RowOptions
 from .stages.captioning import CaptionOptions
 from .stages.crop import CropOptions
 from .stages.duplicates import DedupOptions
@@ -16,7 +17,7 @@ from .typed_yaml import fill
 
 
 @dataclass(frozen=True)
-class ReleaseOptions:
+class ReleaseSection:
     """The folder for the Hub; see `python -m dataset_webperson.release --help`."""
 
     out: str
@@ -26,6 +27,17 @@ class ReleaseOptions:
     provenance: str | None = None
     rows_per_shard: int = ROWS_PER_SHARD
     row_group_rows: int = ROW_GROUP_ROWS
+
+    def options(self) -> ReleaseOptions:
+        return ReleaseOptions(
+            contact=self.contact,
+            repository=self.repository,
+            licence=self.licence,
+            provenance=self.provenance,
+            source_format="parquet",
+            rows=RowOptions(on_bad_images="warn", only_jpeg=True),
+            layout=Layout(self.rows_per_shard, self.row_group_rows),
+        )
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ class BuildConfig:
     dedup: DedupOptions = field(default_factory=DedupOptions)
     caption: CaptionOptions | None = None
     quality: QualityOptions | None = None
-    release: ReleaseOptions | None = None
+    release: ReleaseSection | None = None
 
     def __post_init__(self):
         if self.num_workers < 1:

@@ -159,8 +159,8 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(stage, wanted_kills, tm
 
 def release_assessed(root):
     """The command, as a process that ends with its exit code."""
-    arguments = ["--source", str(root / "assessed"), "--source-format", "parquet", "--out", str(root / "out")]
-    arguments += ["--contact", "privacy@example.org", "--rows-per-shard", "10", "--row-group-rows", "5"]
+    arguments = ["--source", str(root / "assessed"), "--source_format", "parquet", "--output_dir", str(root / "out")]
+    arguments += ["--contact", "privacy@example.org", "--rows_per_shard", "10", "--row_group_rows", "5"]
     sys.exit(release(arguments))
 
 
@@ -223,7 +223,16 @@ def test_a_release_that_is_killed_at_random_moments_is_there_whole_or_not_at_all
 def write_templates(root):
     """The command that proposes templates, as a process that ends with its exit code."""
     arguments = ["--benchmark", "made-up", "--root", str(root), "--base-url", (root / "address").read_text()]
-    arguments += ["--model", "writer", "--out", str(root / "review.json"), "--num-clusters", "3", "--variations", "1"]
+    arguments += [
+        "--model",
+        "writer",
+        "--output_dir",
+        str(root / "review.json"),
+        "--num-clusters",
+        "3",
+        "--variations",
+        "1",
+    ]
     sys.exit(template_writing.main(arguments))
 
 

@@ -148,8 +148,11 @@ def test_what_cannot_be_published_stops_before_anything_is_created(checkpoint, t
 @pytest.fixture
 def released(tmp_path):
     source = write_images(tmp_path / "source", 23)
-    options = ["--contact", "x@example.org", "--repository", "org/webperson", "--row-group-rows", "2"]
-    assert release(["--source", str(source), "--out", str(tmp_path / "out"), "--rows-per-shard", "4", *options]) == 0
+    options = ["--contact", "x@example.org", "--repository", "org/webperson", "--row_group_rows", "2"]
+    assert (
+        release(["--source", str(source), "--output_dir", str(tmp_path / "out"), "--rows_per_shard", "4", *options])
+        == 0
+    )
     return tmp_path / "out"
 
 
