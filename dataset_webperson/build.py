@@ -1,13 +1,12 @@
-"""Builds a WebPerson from web images: select, crop, dedup, caption, quality, release, from one file.
+"""Build a WebPerson from web images: select, crop, dedup, caption, quality, release, described in one file.
 
-python -m dataset_webperson.build CONFIG.yaml
+    python -m dataset_webperson.build CONFIG.yaml
 
-Each stage writes shards below the folder `work` of the file. A run that was interrupted, however, goes on with what is
-missing when the same command is given again. With a section `select` and no images yet, it writes the list of
-addresses, says how img2dataset downloads them, and ends.
+Each stage writes its shards below the folder `work` of the file. Give the same command again after an interruption,
+and only what is missing is made. With a section `select` and no images yet, it writes the list of addresses, says how
+to download them with img2dataset, and ends.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -16,6 +15,7 @@ import shutil
 import sys
 from typing import Any
 
+from .command_line import CommandParser, command
 from .construction.config import BuildConfig, read_config
 from .construction.opt_out import OptOut
 from .construction.shards import run_stage, shard_counts
@@ -144,18 +144,11 @@ def _digest(shards: list[str]) -> str:
     return digest.hexdigest()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_webperson.build", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(prog="python -m dataset_webperson.build", description=__doc__)
     parser.add_argument("config", metavar="CONFIG.yaml", help="see `dataset_webperson/construction/config.py`")
-    args = parser.parse_args(arguments)
-    try:
-        build(read_config(args.config))
-    except (ValueError, OSError, RuntimeError) as error:  # DataError is a ValueError; a server gone, a RuntimeError
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+    build(read_config(parser.parse_args(arguments).config))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from .findings import DataError
 MISTAKE = 2  # exit code of a user's mistake, as argparse has it
 _OURS = (os.path.dirname(os.path.abspath(__file__)), os.path.join(os.path.dirname(__file__), "..", "modeling_gadms"))
 # what a library says of input is a mistake only where it was raised on purpose, so a bug of these types still shows
+_PACKAGES = ("dataset_webperson.", "modeling_gadms.")
 _RAISED = (ValueError, RuntimeError, FloatingPointError, ImportError)
 
 
@@ -53,7 +54,7 @@ class CommandParser(argparse.ArgumentParser):
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Let a command's `main` end a user's mistake in one line on stderr and exit code 2; a bug keeps its traceback.
 
-    A mistake is a [`DataError`], an `OSError`, or what code of this project raised on purpose.
+    A mistake is an error of a class of this project, an `OSError`, or what code of this project raised on purpose.
 
         @command
         def main(arguments: list[str] | None = None) -> int | None: ...
@@ -77,7 +78,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
 def is_mistake(error: BaseException) -> bool:
     """Whether an exception tells the user what to change, rather than us what to mend."""
-    if isinstance(error, DataError | OSError):
+    if isinstance(error, DataError | OSError) or type(error).__module__.startswith(_PACKAGES):
         return True
     return isinstance(error, _RAISED) and _raised_on_purpose(error)
 

@@ -1,6 +1,6 @@
 """Images a second of the construction's stages beside the bare models' own rate in the same run, by 1 and 2 workers.
 
-python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--images 128]
+python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--num_images 128]
 
 Every process computes with one thread, so that one worker has one core and two have two; a worker's second thread only
 reads and decodes. What bare models are given lies in memory, in the batches of the stage; as many processes of them
@@ -18,11 +18,11 @@ On a machine with other work all figures are lower and the shares mean little; a
 leaves the disk out of it.
 """
 
-import argparse
 import itertools
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import time
 from contextlib import redirect_stdout
@@ -35,6 +35,7 @@ from pipeline_benchmark.caption_rates import IN_FLIGHT, serve, server_rate
 from pipeline_benchmark.inputs import SHARDS, write_crops, write_lists, write_metadata, write_models
 from pipeline_benchmark.stage_rates import no_models, open_for_caption, open_for_crop, open_for_quality, stage_rate
 
+from dataset_webperson.command_line import CommandParser, command
 from dataset_webperson.construction.captions.client import Captioner
 from dataset_webperson.construction.persons.detectors import DetectorOptions, PoseOptions
 from dataset_webperson.construction.persons.rule import RuleOptions
@@ -49,11 +50,16 @@ from dataset_webperson.release import main as release
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", default=os.path.expanduser("~/.cache/gadms/photos"))
-    parser.add_argument("--images", type=int, default=128, help="photographs for the stage crop")
-    args = parser.parse_args()
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(description=__doc__, renamed={"--images": "--num_images"})
+    parser.add_argument(
+        "--photos", default=os.path.expanduser("~/.cache/gadms/photos"), help="what `make photo-models` wrote"
+    )
+    parser.add_argument(
+        "--num_images", type=int, default=128, help="photographs for the stage crop (default: %(default)s)"
+    )
+    args = parser.parse_args(arguments)
     detector = DetectorOptions("onnx", os.path.join(args.photos, "person_detector.onnx"), min_score=0.5)
     pose = PoseOptions("onnx", os.path.join(args.photos, "pose.onnx"), min_score=0.2)
     options = CropOptions(detector, pose, RuleOptions(min_side=30))
@@ -79,7 +85,7 @@ def main() -> None:
     print("| stage | workers | images/s | bare, images/s | share | 1 to 2 workers |\n|---|---|---|---|---|---|")
     metadata = write_metadata(place("coyo"), 200_000)
     measure("select", select_shard, no_models, metadata, SelectOptions())
-    lists = write_lists(os.path.join(args.photos, "photos"), root, args.images)
+    lists = write_lists(os.path.join(args.photos, "photos"), root, args.num_images)
     measure("crop", crop_shard, open_for_crop, lists, options, bare_of(calls_of_crop, lists, options))
     found = [os.path.join(place("crop-1/crop"), f"{number:05d}.parquet") for number in range(SHARDS)]
     crops = write_crops(found, place("crops"), 400)
@@ -128,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

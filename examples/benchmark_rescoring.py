@@ -7,13 +7,14 @@ hidden at a time, in the light of each of its best ten images, and the mean log-
 the weight that won most mAP on other persons, is added to the cosine.
 """
 
-import argparse
+import sys
 import time
 
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig
 
+from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms import GADMSForPreTraining
 from modeling_gadms.evaluation.benchmarks import load_evaluation_set
 from modeling_gadms.evaluation.encoding import encode_retrieval_set
@@ -27,12 +28,13 @@ TOP, PARTS, CAPTIONS = 10, 4, 8  # images a caption, parts of its words hidden i
 WEIGHTS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(description=__doc__, renamed={"--images": "--num_images"})
     parser.add_argument("--model", required=True, help="folder or Hub id; with a decoder, that is measured too")
-    parser.add_argument("--image_size", type=int, nargs=2, default=(64, 32), help="height and width")
-    parser.add_argument("--images", type=int, default=800, help="images of the test set")
-    args = parser.parse_args()
+    parser.add_argument("--image_size", type=int, nargs=2, default=(64, 32), help="in pixels")
+    parser.add_argument("--num_images", type=int, default=800, help="images in the test set (default: %(default)s)")
+    args = parser.parse_args(arguments)
     model, processor = load_retriever(args.model)
     with_decoder = "GADMSForPreTraining" in (AutoConfig.from_pretrained(args.model).architectures or [])
     columns = ["images a person", "step", "R@1", "R@5", "mAP", "mINP", "ms a query"]
@@ -59,7 +61,7 @@ def main():
 
 def load(args, views: int, split: str):
     persons = {f"num_{name}_persons": 2 for name in ("train", "validation", "test")}
-    persons[f"num_{split}_persons"] = args.images // views
+    persons[f"num_{split}_persons"] = args.num_images // views
     options = {"image_size": tuple(args.image_size), "views_per_person": views, **persons}
     return load_evaluation_set("synthetic", split=split, synthetic_options=options)
 
@@ -126,4 +128,4 @@ def rank(encoded, scores, weight):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

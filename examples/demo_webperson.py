@@ -8,7 +8,6 @@ photographs' captions come from a model with random weights and are nonsense, as
 come from one that tells the truth and from one that is careless. Started again, it goes on where it was.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from datasets import load_dataset
 
+from dataset_webperson.command_line import CommandParser, command
 from dataset_webperson.construction.boxes_sheet import boxes_sheet
 from dataset_webperson.construction.captions.client import Captioner
 from dataset_webperson.construction.drawn_persons import NOISE_RATES, draw_crops, measure_scores, scores_by_kind
@@ -66,7 +66,7 @@ def start_server(truth: str) -> tuple[subprocess.Popen, str]:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=repository_first())
     line = server.stdout.readline()
     if not line.startswith("listening on "):
-        sys.exit("the captioning server did not start; its message is above")
+        raise RuntimeError("the captioning server did not start; its message is above")
     return server, line.removeprefix("listening on ").strip()
 
 
@@ -84,12 +84,17 @@ def small_model(folder: str) -> str:
     return folder
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--output_dir", default=os.path.join("runs", "demo-webperson"))
-    parser.add_argument("--num_drawn", type=int, default=300, help="drawn pedestrians, at least 60")
-    parser.add_argument("--max_steps", type=int, default=5, help="of the pre-training on the result")
-    args = parser.parse_args()
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--output_dir", default=os.path.join("runs", "demo-webperson"), help="(default: %(default)s)")
+    parser.add_argument(
+        "--num_drawn", type=int, default=300, help="drawn pedestrians, at least 60 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max_steps", type=int, default=5, help="steps of pre-training on the result (default: %(default)s)"
+    )
+    args = parser.parse_args(arguments)
     out = os.path.abspath(args.output_dir)
 
     def place(name: str) -> str:
@@ -106,7 +111,7 @@ def main() -> None:
         print(f"{name[2:]}: " + ", ".join(f"{reason} {count}" for reason, count in counts.items()), flush=True)
         shards = sorted(glob(os.path.join(place(name), "*.parquet")))
 
-    # Drawings are alike in outline: only equal hashes count as doubles here.
+    # Drawings are alike in outline: only equal hashes count as near-duplicates here.
     dedup = DedupOptions(max_distance=0, plan=place("2_dedup/plan"))
     find_duplicates(shards, dedup)
     stage("2_dedup", dedup_shard, dedup)
@@ -133,18 +138,18 @@ def main() -> None:
     if not os.path.exists(released):
         arguments = ["--source", place("4_quality"), "--source_format", "parquet", "--output_dir", released]
         if release([*arguments, "--contact", "demo@example.org", "--on_bad_images", "warn"]):
-            sys.exit(1)
+            raise RuntimeError("the release failed; its message is above")
     rows = load_dataset(released, split="train")
     print(f"load_dataset: {rows}\n{rows[0]['image_path']}: {rows[0]['caption1']}", flush=True)
-    command = [sys.executable, str(HERE / "pretrain.py"), "--dataset_name", released, "--model_name_or_path"]
-    command += [str(HERE / "small_clip"), "--image_size", "64", "32", "--num_test_images", str(args.num_drawn // 6)]
-    command += ["--max_steps", str(args.max_steps), "--per_device_train_batch_size", "32", "--use_cpu", "True"]
-    command += ["--logging_steps", "1", "--save_strategy", "no", "--output_dir", place("pretrained")]
+    pretrain = [sys.executable, str(HERE / "pretrain.py"), "--dataset_name", released, "--model_name_or_path"]
+    pretrain += [str(HERE / "small_clip"), "--image_size", "64", "32", "--num_test_images", str(args.num_drawn // 6)]
+    pretrain += ["--max_steps", str(args.max_steps), "--per_device_train_batch_size", "32", "--use_cpu", "True"]
+    pretrain += ["--logging_steps", "1", "--save_strategy", "no", "--output_dir", place("pretrained")]
     if not os.path.exists(place("pretrained/metrics.json")):
         shutil.rmtree(place("pretrained"), ignore_errors=True)  # of a run that was interrupted
-        subprocess.run(command, check=True, env=repository_first())
+        subprocess.run(pretrain, check=True, env=repository_first())
     print(f"report: {place('report.html')}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

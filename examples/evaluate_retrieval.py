@@ -2,10 +2,10 @@
 
     python examples/evaluate_retrieval.py --model runs/demo --benchmark synthetic --image_size 64 32
     python examples/evaluate_retrieval.py --model runs/webperson --benchmark cuhk-pedes icfg-pedes rstpreid \
-        --root data --protocol direct-transfer --compare openai/clip-vit-base-patch16 --robustness True
+        --data_root data --protocol direct-transfer --compare openai/clip-vit-base-patch16 --robustness True
     torchrun --nproc_per_node 2 examples/evaluate_retrieval.py --model runs/webperson --benchmark my/folder --bf16 True
 
-A benchmark is `cuhk-pedes`, `icfg-pedes`, `rstpreid` or `ufine6926` below --root, `synthetic`, or a folder of images
+A benchmark is `cuhk-pedes`, `icfg-pedes`, `rstpreid` or `ufine6926` below --data_root, `synthetic`, or a folder of images
 with `captions` and `person_id`; a model any GA-DMS, CLIP or SigLIP. Below --output_dir it leaves results.json,
 results.md, model-index.yaml for the model card, and a report page for each result. Embeddings are kept, and read again
 where neither model nor data changed.
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import PartialState
 
-from dataset_webperson import DataError
+from dataset_webperson.command_line import command
 from modeling_gadms.evaluation.benchmarks import display_name, load_evaluation_set
 from modeling_gadms.evaluation.embedding_cache import DEFAULT_FOLDER, DEFAULT_LIMIT, cached_retrieval_set
 from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings, evaluate_ranks
@@ -34,30 +34,39 @@ from modeling_gadms.training.command_line import free_folder, parse_arguments
 
 @dataclass
 class EvaluationArguments:
-    model: list[str] = field(metadata={"help": "Folder or Hub id: one for all benchmarks, or one for each in order."})
+    model: list[str] = field(
+        metadata={"help": "Folder or Hub id: one for all benchmarks, or one per benchmark in order."}
+    )
     benchmark: list[str] = field(metadata={"help": "Names of benchmarks, `synthetic`, or folders."})
-    root: str | None = field(default=None, metadata={"help": "Folder that holds the benchmarks."})
+    data_root: str | None = field(default=None, metadata={"help": "Folder that holds the benchmarks."})
     split: str = field(default="test", metadata={"help": "Which part of each benchmark."})
-    on_count_mismatch: str = field(default="error", metadata={"choices": ["error", "warn"]})
+    on_count_mismatch: str = field(
+        default="error",
+        metadata={"help": "A copy with other counts than the official ones.", "choices": ["error", "warn"]},
+    )
     image_size: list[int] = field(default_factory=lambda: [128, 64], metadata={"help": "Synthetic: height, width."})
     num_persons: int = field(default=400, metadata={"help": "Synthetic: persons of the split."})
     views_per_person: int = field(default=2, metadata={"help": "Synthetic: images of each person."})
     compare: list[str] = field(default_factory=list, metadata={"help": "Another model (or one for each benchmark)."})
     protocol: str | None = field(default=None, metadata={"help": "A table to lay out.", "choices": PROTOCOLS})
     trained_on: list[str] = field(default_factory=list, metadata={"help": "cross-domain: what `model` has seen."})
-    rescore: list[str] = field(default_factory=list, metadata={"choices": list(RESCORINGS)})
-    robustness: bool = field(default=False, metadata={"help": "Measure on spoilt captions and images too."})
+    rescore: list[str] = field(
+        default_factory=list, metadata={"help": "Score anew as well.", "choices": list(RESCORINGS)}
+    )
+    robustness: bool = field(default=False, metadata={"help": "Measure on damaged captions and images too."})
     output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})
     cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Where embeddings are kept."})
-    cache_limit: float = field(default=DEFAULT_LIMIT, metadata={"help": "GB they may take; the least used go."})
+    cache_limit: float = field(
+        default=DEFAULT_LIMIT, metadata={"help": "GB they may take; the least recently used are deleted."}
+    )
     batch_size: int = field(default=64, metadata={"help": "Images, and captions, at a time."})
     num_workers: int = field(default=0, metadata={"help": "Processes that prepare images ahead."})
     bf16: bool = field(default=False, metadata={"help": "Encode in bfloat16."})
     use_cpu: bool = field(default=False, metadata={"help": "Even where there is a GPU."})
-    seed: int = field(default=0, metadata={"help": "Of intervals, tests, spoilt inputs and synthetic persons."})
+    seed: int = field(default=0, metadata={"help": "Decides intervals, tests, damaged inputs and synthetic persons."})
 
     def of_each_benchmark(self, name: str) -> list:
-        """The values of an option, one a benchmark."""
+        """The values of an option, one per benchmark."""
         values = getattr(self, name) or [None]
         if len(values) not in (1, len(self.benchmark)):
             raise ValueError(
@@ -73,7 +82,7 @@ def load(benchmark: str, args: EvaluationArguments):
     options = {"image_size": tuple(args.image_size), "seed": args.seed, "views_per_person": args.views_per_person}
     with PartialState().main_process_first():
         where = {"split": args.split, "on_count_mismatch": args.on_count_mismatch}
-        return load_evaluation_set(benchmark, args.root, synthetic_options={**options, **persons}, **where)
+        return load_evaluation_set(benchmark, args.data_root, synthetic_options={**options, **persons}, **where)
 
 
 def evaluate(name: str, dataset, args: EvaluationArguments):
@@ -105,8 +114,9 @@ def evaluate(name: str, dataset, args: EvaluationArguments):
     return results, evaluations, encoded
 
 
-def main(argv: list[str]) -> None:
-    (args,) = parse_arguments(EvaluationArguments, argv)
+@command
+def main(arguments: list[str] | None = None) -> None:
+    (args,) = parse_arguments(EvaluationArguments, arguments, renamed={"--root": "--data_root"})
     state = PartialState(cpu=args.use_cpu or not torch.cuda.is_available())
     jobs = list(zip(args.benchmark, *map(args.of_each_benchmark, ("model", "compare", "trained_on")), strict=True))
     output_dir, results, comparisons = free_folder(args.output_dir), [], []
@@ -140,7 +150,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (DataError, OSError, ValueError) as error:
-        sys.exit(f"evaluate_retrieval: {error}")
+    sys.exit(main())

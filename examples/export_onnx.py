@@ -3,11 +3,12 @@
     pip install onnx onnxscript onnxruntime
     python examples/export_onnx.py runs/demo onnx
 
-CHECKPOINT is a folder or Hub id, and needs this package not. FOLDER receives image.onnx, `pixel_values` (batch, 3,
+CHECKPOINT is a folder or Hub id; this package need not be installed. FOLDER receives image.onnx, `pixel_values` (batch, 3,
 height, width) to `image_embeds`, and text.onnx, `input_ids` (batch, tokens) to `text_embeds`; both of unit norm, so
 that their dot product is the cosine. Batch and tokens are free.
 """
 
+import argparse
 import os
 import sys
 
@@ -18,11 +19,11 @@ from transformers import AutoModel, AutoProcessor
 class Tower(torch.nn.Module):
     """One half of the model: `method` of it, normalised."""
 
-    def __init__(self, model, method: str):
+    def __init__(self, model: torch.nn.Module, method: str) -> None:
         super().__init__()
         self.model, self.method = model, method
 
-    def forward(self, inputs):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.normalize(getattr(self.model, self.method)(inputs).pooler_output, dim=-1)
 
 
@@ -43,16 +44,30 @@ def export(model, method: str, example: torch.Tensor, free: tuple[int, ...], nam
     return max(differences)
 
 
-def main(checkpoint: str, folder: str) -> None:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or Hub id of a model")
+    parser.add_argument("folder", metavar="FOLDER", help="where the two files go")
+    args = parser.parse_args()
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise SystemExit(f"error: {error.name} is missing: pip install onnx onnxscript onnxruntime") from None
-    model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
-    processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
-    os.makedirs(folder, exist_ok=True)
+        sys.stderr.write(f"error: {error.name} is missing: pip install onnx onnxscript onnxruntime\n")
+        return 2
+    try:
+        model = AutoModel.from_pretrained(args.checkpoint, trust_remote_code=True).eval()
+        processor = AutoProcessor.from_pretrained(args.checkpoint, trust_remote_code=True)
+        os.makedirs(args.folder, exist_ok=True)
+    except (OSError, ValueError) as error:  # what transformers raises on a checkpoint that is none
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    return export_towers(model, processor, args.folder)
+
+
+def export_towers(model, processor, folder: str) -> int:
+    """Write both files; 1 where ONNX Runtime and torch differ."""
     height, width = model.config.vision_config.image_size
     pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     captions = processor(text=["a woman with long black hair and a red coat", "a man"])["input_ids"]
@@ -61,11 +76,8 @@ def main(checkpoint: str, folder: str) -> None:
     print(f"{image}: largest difference from torch {difference:.1e}")
     difference = max(difference, export(model, "get_text_features", captions, (0, 1), "input_ids", text))
     print(f"{text}: largest difference of both from torch {difference:.1e}")
-    if difference > 1e-4:
-        raise SystemExit("error: ONNX Runtime and torch differ")
+    return int(difference > 1e-4)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        raise SystemExit(f"usage: {sys.argv[0]} CHECKPOINT FOLDER\n\n{__doc__}")
-    main(*sys.argv[1:])
+    sys.exit(main())

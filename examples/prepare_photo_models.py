@@ -24,11 +24,11 @@ PHOTOS = ("basketball1.png", "basketball2.png", "messi5.jpg")
 FILM, FRAME_STEP = "vtest.avi", 40
 
 
-def run(*command: str, **options) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, **options)
+def run(*words: str, **options) -> str:
+    result = subprocess.run(words, capture_output=True, text=True, **options)
     if result.returncode:
         message = (result.stdout + result.stderr)[-2000:]
-        sys.exit(f"prepare_photo_models: `{' '.join(command)[:200]}` failed:\n{message}")
+        raise RuntimeError(f"`{' '.join(words)[:200]}` failed: {message}")
     return result.stdout
 
 
@@ -141,8 +141,17 @@ def _list(entry: dict, name: str) -> list[str]:
     return entry.get("attr", {}).get(name, {}).get("list", {}).get("s", [])
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--convert"]:
+def main() -> int:
+    if sys.argv[1:2] == ["--convert"]:  # in TensorFlow's environment, where this package is not
         convert(sys.argv[2])
-    else:
-        prepare(os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else os.path.expanduser("~/.cache/gadms/photos")))
+        return 0
+    from dataset_webperson.command_line import CommandParser, command
+
+    parser = CommandParser(description=__doc__)
+    default = os.path.expanduser("~/.cache/gadms/photos")
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", default=default, help="(default: %(default)s)")
+    return command(prepare)(os.path.abspath(parser.parse_args().folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

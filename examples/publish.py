@@ -9,8 +9,8 @@
 Log in first (`hf auth login`, or HF_TOKEN). The card of a model is filled from what its run wrote down
 (run_facts.json, metrics.json, emissions.csv) and with --evaluation from the figures of examples/evaluate_retrieval.py.
 Where a fact is missing that a card must have, nothing is published. A data set is a folder that
-`python -m dataset_webperson.release` wrote; it goes up in parts, its card last, and the same command goes on after a
-break. Each command prints the commit, which readers can pin by `revision=`.
+`python -m dataset_webperson.release` wrote; it goes up in parts, its card last, and the same command continues after
+a break. Each command prints the commit, which readers can pin by `revision=`.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import sys
 import tempfile
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
+from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms.hub.listings import (
     DATASET,
     METRIC,
@@ -49,7 +49,7 @@ def publish_model(args, api: HfApi) -> str:
     for folder in filter(None, (args.folder, args.training_state)):
         refuse_classifier(folder)
     listing = model_listing(args.folder)
-    listing.files(args.folder)  # a missing file is told before anything is created
+    listing.files(args.folder)  # a missing file is found before anything is created
     begin(args, api, "model")
     if args.training_state:
         message, where = (
@@ -104,44 +104,44 @@ def begin(args, api: HfApi, repo_type: str) -> None:
             raise ValueError(f"{args.repository} has a tag {args.tag}, which readers may have pinned: choose another")
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = CommandParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     model, dataset, metric = (kinds.add_parser(kind) for kind in ("model", "dataset", "metric"))
     for kind, folder in ((model, "folder of a saved model"), (dataset, "folder that dataset_webperson.release wrote")):
         kind.add_argument("folder", help=folder)
     for kind in (model, dataset, metric):
         kind.add_argument("repository", help="ORG/NAME on the Hub; created if it is not there")
-        kind.add_argument("--branch", help="instead of main; created if it is not there")
+        kind.add_argument("--branch", help="branch instead of main; created if it is not there")
         kind.add_argument("--tag", help="name for the revision that this publishes")
-        kind.add_argument("--private", action="store_true", default=None, help="if the repository is created")
+        kind.add_argument("--private", action="store_true", default=None, help="create the repository as private")
         kind.add_argument("--message", help="title of the commit")
-    model.add_argument("--licence", default=DEFAULT_LICENCE, help="of the weights (default: %(default)s)")
+    model.add_argument("--licence", default=DEFAULT_LICENCE, help="licence of the weights (default: %(default)s)")
     model.add_argument("--data", help="what it was trained on, if the run did not write it down")
     model.add_argument("--base_model", help="Hub id of the model that training started from")
     model.add_argument("--evaluation", help="output folder of examples/evaluate_retrieval.py")
     model.add_argument("--pictures_of_persons", action="store_true", help="show retrievals that are not drawings")
     model.add_argument("--card", help="publish this file as the card, in place of the filled template")
     model.add_argument("--training_state", help="folder of a checkpoint, so that others can go on training")
-    dataset.add_argument("--shards_per_commit", type=int, default=SHARDS_PER_COMMIT, help="(default: %(default)s)")
-    return parser.parse_args(argv)
+    dataset.add_argument(
+        "--shards_per_commit", type=int, default=SHARDS_PER_COMMIT, help="files per commit (default: %(default)s)"
+    )
+    return parser.parse_args(arguments)
 
 
-def main(argv: list[str]) -> None:
-    args, api = parse(argv), HfApi()
+@command
+def main(arguments: list[str] | None = None) -> None:
+    args, api = parse(arguments), HfApi()
     publish, repo_type = {
         "model": (publish_model, "model"),
         "dataset": (publish_dataset, "dataset"),
         "metric": (publish_metric, "space"),
     }[args.kind]
-    try:
-        commit = publish(args, api)
-        if args.tag:
-            api.create_tag(args.repository, tag=args.tag, revision=commit, repo_type=repo_type)
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise SystemExit(f"error: {error}") from None
+    commit = publish(args, api)
+    if args.tag:
+        api.create_tag(args.repository, tag=args.tag, revision=commit, repo_type=repo_type)
     print(f"published {args.repository}, revision {commit}" + (f", tag {args.tag}" if args.tag else ""))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

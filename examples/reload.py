@@ -15,6 +15,9 @@ import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModel, AutoProcessor  # noqa: E402
 
+if len(sys.argv) != 2 or not os.path.exists(os.path.join(sys.argv[1], "reload_check.safetensors")):
+    sys.stderr.write("error: give the one folder that examples/pretrain.py wrote\n")
+    sys.exit(2)
 folder = sys.argv[1]
 kept = load_file(os.path.join(folder, "reload_check.safetensors"))
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()

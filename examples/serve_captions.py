@@ -1,18 +1,20 @@
-"""A small OpenAI-compatible server on the loopback address, for demonstrations and tests of the captioning stage.
+"""Serve captions on the loopback address as OpenAI does, for demonstrations and tests of the captioning stage.
 
-python examples/serve_captions.py [--port 8765] [--truth truth.json]
+    python examples/serve_captions.py [--port 8765] [--truth truth.json]
 
 Its models: `tiny-vlm`, a Qwen2.5-VL with random weights, whose answers are nonsense and whose way to them is real; and
-those of `--truth`, a json of {model: {SHA-256 of an image: caption}}, which tell the caption of a picture that they
-know and do as `tiny-vlm` for others. For work use vLLM, Ollama, llama.cpp or `transformers serve`.
+those of `--truth`, a JSON file of {model: {SHA-256 of an image: caption}}, which answer with the caption of a picture
+they know and like `tiny-vlm` otherwise. For work use vLLM, Ollama, llama.cpp or `transformers serve`.
 """
 
-import argparse
 import hashlib
 import json
 import random
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from dataset_webperson import DataError
+from dataset_webperson.command_line import CommandParser, command
 from dataset_webperson.construction.tiny_vlm import TinyVLM, image_bytes
 
 
@@ -65,19 +67,29 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--port", type=int, default=8765, help="0 for any free one")
+def read_truth(path: str) -> dict[str, dict[str, str]]:
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise DataError(
+                f"{path}: not JSON ({error}); write {{model: {{SHA-256 of an image: caption}}}}"
+            ) from error
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=8765, help="0 for any free one (default: %(default)s)")
     parser.add_argument("--truth", metavar="FILE.json", help="captions of pictures, by model and SHA-256")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     server = ThreadingHTTPServer(("127.0.0.1", args.port), Handler)
     server.vlm, server.truth = TinyVLM(), {}
     if args.truth:
-        with open(args.truth, encoding="utf-8") as file:
-            server.truth = json.load(file)
+        server.truth = read_truth(args.truth)
     print(f"listening on http://127.0.0.1:{server.server_address[1]}/v1", flush=True)
     server.serve_forever()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

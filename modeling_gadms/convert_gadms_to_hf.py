@@ -1,4 +1,4 @@
-"""Converts released checkpoints (OpenAI's CLIP, GA-DMS, IRRA, NAM) to a Hub-ready folder, and back.
+"""Convert released checkpoints (OpenAI's CLIP, GA-DMS, IRRA, NAM) to a Hub-ready folder, and back.
 
     python -m modeling_gadms.convert_gadms_to_hf --checkpoint FILE --output_dir DIR [--tokenizer CLIP]
     python -m modeling_gadms.convert_gadms_to_hf --reverse --checkpoint DIR --output_dir DIR
@@ -6,7 +6,6 @@
 CLIP is where the vocabulary is: openai/clip-vit-base-patch16, a folder, or bpe_simple_vocab_16e6.txt.gz.
 """
 
-import argparse
 import hashlib
 import os
 import shutil
@@ -14,6 +13,8 @@ import sys
 
 import torch
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from dataset_webperson.command_line import CommandParser, command
 
 from .image_processing_gadms import GADMSImageProcessor
 from .modeling_gadms import GADMSForPreTraining
@@ -133,37 +134,31 @@ def _refuse_used_folder(folder: str) -> None:
         raise FileExistsError(f"{folder} already exists and is not an empty folder: choose another --output_dir")
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(prog="python -m modeling_gadms.convert_gadms_to_hf", description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="released .pt or .pth; with --reverse a model folder")
     parser.add_argument("--output_dir", required=True, help="folder to write; it must not exist, or be empty")
     parser.add_argument("--tokenizer", help="vocabulary: CLIP or GA-DMS folder, Hub id, or OpenAI's BPE file")
     parser.add_argument(
         "--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="for grids neither square nor 3:1"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of what is written")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights written (default: float32)")
     parser.add_argument("--reverse", action="store_true", help=f"write OUTPUT_DIR/{RELEASED_FILE} from a model folder")
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.reverse:
-            _refuse_used_folder(arguments.output_dir)
-            path = os.path.join(arguments.output_dir, RELEASED_FILE)
-            count = save_released(load_converted(arguments.checkpoint, DTYPES[arguments.dtype]), path)
-            sys.stdout.write(f"wrote {path}: {count} weights\n")
-            return
-        conversion = convert_checkpoint(
-            arguments.checkpoint,
-            arguments.output_dir,
-            arguments.tokenizer,
-            arguments.image_size and tuple(arguments.image_size),
-            DTYPES[arguments.dtype],
-        )
-        sys.stdout.write(f"{conversion}\nwrote {arguments.output_dir}\n")
-        if arguments.tokenizer is None:
-            sys.stdout.write(f"note: {NO_VOCABULARY}\n")
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
+    args = parser.parse_args(arguments)
+    dtype = DTYPES[args.dtype]
+    if args.reverse:
+        _refuse_used_folder(args.output_dir)
+        path = os.path.join(args.output_dir, RELEASED_FILE)
+        count = save_released(load_converted(args.checkpoint, dtype), path)
+        sys.stdout.write(f"wrote {path}: {count} weights\n")
+        return
+    image_size = args.image_size and tuple(args.image_size)
+    conversion = convert_checkpoint(args.checkpoint, args.output_dir, args.tokenizer, image_size, dtype)
+    sys.stdout.write(f"{conversion}\nwrote {args.output_dir}\n")
+    if args.tokenizer is None:
+        sys.stdout.write(f"note: {NO_VOCABULARY}\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -86,7 +86,7 @@ BY_HAND = {
     "python examples/studies/exactness.py",
     "hf auth login",
     "python examples/prepare_photo_models.py [FOLDER]",
-    "python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--images 128]",
+    "python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--num_images 128]",
 }
 
 # (what stands in a block of Python, what runs in its place)

@@ -1,15 +1,17 @@
-"""A sheet of source images with the persons that were kept, their keypoints, and the crops, to look at.
+"""Draw source images with the persons that were kept, their keypoints, and the crops, to look at.
 
 python -m dataset_webperson.construction.boxes_sheet IMAGES_FOLDER CROP_SHARD.parquet SHEET.png
 """
 
-import argparse
 import io
 import os
+import sys
 
 from PIL import Image, ImageDraw
 
+from ..command_line import CommandParser, command
 from ..files import replacing
+from ..findings import DataError
 from ..images import open_image
 from .shards import read_rows
 
@@ -58,15 +60,18 @@ def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
     return image
 
 
+@command
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m dataset_webperson.construction.boxes_sheet", description=__doc__)
-    parser.add_argument("folder", help="the images that were cropped")
-    parser.add_argument("shard", help="a parquet of the stage `crop`")
-    parser.add_argument("sheet", help="PNG to write")
+    parser = CommandParser(prog="python -m dataset_webperson.construction.boxes_sheet", description=__doc__)
+    parser.add_argument("folder", metavar="IMAGES_FOLDER", help="the images that were cropped")
+    parser.add_argument("shard", metavar="CROP_SHARD.parquet", help="a shard that the stage `crop` wrote")
+    parser.add_argument("sheet", metavar="SHEET.png", help="the picture to write")
     args = parser.parse_args(arguments)
+    if not os.path.isdir(args.folder):
+        raise DataError(f"{args.folder}: no such folder; give the one whose images were cropped")
     boxes_sheet(list(read_rows(args.shard)), args.folder, args.sheet)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

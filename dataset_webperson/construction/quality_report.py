@@ -1,12 +1,11 @@
 """One HTML page about a construction: survivors of every rule, what captions say, what they may have made up.
 
-python -m dataset_webperson.construction.quality_report WORK --out report.html
+python -m dataset_webperson.construction.quality_report WORK --output_file report.html
 
 `WORK` is the folder of the stages. The page needs no other file. It shows photographs of people: it is for those who
 build the data, not for publishing.
 """
 
-import argparse
 import html
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..command_line import CommandParser, command
 from ..files import replacing
 from ..findings import DataError
 from ..images import ImageError, decode_rgb, jpeg_uri
@@ -332,22 +332,18 @@ def _thumbnail(data: bytes) -> str:
     return f'<img src="{jpeg_uri(image, 80)}" width="{image.width}" height="{image.height}" alt="">'
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(
         prog="python -m dataset_webperson.construction.quality_report",
         description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
+        renamed={"--out": "--output_file"},
     )
     parser.add_argument("work", metavar="WORK", help="folder of the stages")
-    parser.add_argument("--out", required=True, metavar="FILE.html")
+    parser.add_argument("--output_file", required=True, metavar="FILE.html", help="the page to write")
     args = parser.parse_args(arguments)
-    try:
-        write_build_page(summarize(args.work), args.out)
-    except (DataError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    sys.stdout.write(f"wrote {args.out}\n")
-    return 0
+    write_build_page(summarize(args.work), args.output_file)
+    sys.stdout.write(f"wrote {args.output_file}\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from ..command_line import in_one_line, is_mistake
 from ..files import written_once
 from ..findings import DataError
 from ..worker_processes import end_with_parent
@@ -247,7 +248,7 @@ def _finished(stage: Stage, pairs: list[tuple[str, str]], options: Any, num_work
         try:
             while True:
                 while len(running) < num_workers and (pair := next(todo, None)) is not None:
-                    running[pool.submit(stage, *pair, options)] = pair
+                    running[pool.submit(_in_worker, stage, *pair, options)] = pair
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -259,6 +260,16 @@ def _finished(stage: Stage, pairs: list[tuple[str, str]], options: Any, num_work
                 "a process of the pool was ended from outside, perhaps for want of memory. Run the command again: "
                 "finished shards are kept. Fewer workers or smaller batches need less memory."
             ) from error
+
+
+def _in_worker(stage: Stage, source: str, target: str, options: Any) -> None:
+    """The stage; what is the user's mistake leaves the process as a `DataError`, which stays one line."""
+    try:
+        stage(source, target, options)
+    except ValueError as error:
+        if is_mistake(error):
+            raise DataError(in_one_line(error)) from error
+        raise
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """Sentence templates out of people's captions, for a person to review.
 
-python -m dataset_webperson.construction.template_writing --benchmark cuhk-pedes --root CUHK-PEDES \
-    --base-url http://localhost:8000/v1 --model Qwen/Qwen2.5-72B-Instruct --out templates_review.json
+python -m dataset_webperson.construction.template_writing --benchmark cuhk-pedes --data_root CUHK-PEDES \
+    --base_url http://localhost:8000/v1 --model Qwen/Qwen2.5-72B-Instruct --output_file templates_review.json
 
 A language model puts placeholders in the place of attributes; what it writes is checked and asked for once more if it
 is not a template. Templates are embedded and clustered; the one nearest to each centre and five random ones are kept,
-and the model writes variations of them. `--out` is a file to edit: read it, write `"approved": true` beside the good
+and the model writes variations of them. `--output_file` is for you to edit: read it, write `"approved": true` beside good
 ones, and give it to the captioning stage as `templates`. Started again, it keeps what was approved and asks for
 nothing twice.
 """
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..command_line import CommandParser, command
 from ..files import replacing
 from ..findings import DataError
 from ..readers.benchmarks import load_benchmark
@@ -289,39 +290,45 @@ def draw_captions(benchmark: str, root: str, count: int, seed: int) -> list[str]
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m dataset_webperson.construction.template_writing",
         description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
+        renamed={"--root": "--data_root", "--out": "--output_file"},
     )
-    parser.add_argument("--benchmark", required=True, help="name of a reader, cuhk-pedes for instance")
-    parser.add_argument("--root", required=True, metavar="FOLDER", help="of the benchmark")
-    parser.add_argument("--base-url", required=True, help="of an OpenAI-compatible server, http://.../v1")
-    parser.add_argument("--model", required=True, help="its name there; the paper's is Qwen2.5-72B-Instruct")
-    parser.add_argument("--embedder", help="Hub id or folder of a text embedding model; counts of words without it")
-    parser.add_argument("--out", required=True, metavar="FILE.json", help="review file; approvals in it are kept")
-    for name in ("num_captions", "num_clusters", "variations", "seed"):
+    parser.add_argument("--benchmark", required=True, help="name of a reader, for instance cuhk-pedes")
+    parser.add_argument("--data_root", required=True, metavar="FOLDER", help="the benchmark's folder")
+    parser.add_argument("--base_url", required=True, help="address of an OpenAI-compatible server, http://.../v1")
+    parser.add_argument("--model", required=True, help="its name on the server; the paper's is Qwen2.5-72B-Instruct")
+    parser.add_argument("--embedder", help="Hub id or folder of a text embedding model; word counts without it")
+    parser.add_argument(
+        "--output_file", required=True, metavar="FILE.json", help="the review file; approvals in it are kept"
+    )
+    numbers = {
+        "num_captions": "captions to start from",
+        "num_clusters": "clusters of templates",
+        "variations": "variations written per template",
+        "seed": "decides which captions are drawn",
+    }
+    for name, words in numbers.items():
         default = getattr(WritingOptions, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help="(default: %(default)s)")
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{words} (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None = None) -> None:
     args = _parse(arguments)
-    try:
-        options = WritingOptions(args.num_captions, args.num_clusters, args.variations, args.seed)
-        captions = draw_captions(args.benchmark, args.root, options.num_captions, options.seed)
-        writer = Captioner(args.base_url, args.model, max_tokens=600)
-        with AnswerCache(args.out + ".answers.jsonl") as cache:
-            candidates, counts = asyncio.run(propose_templates(captions, writer, cache, options, args.embedder))
-        total, approved = write_review(args.out, candidates)
-    except (ValueError, OSError, CaptionServerError) as error:  # DataError is a ValueError
-        sys.stderr.write(f"{error}\n")
-        return 1
+    options = WritingOptions(args.num_captions, args.num_clusters, args.variations, args.seed)
+    captions = draw_captions(args.benchmark, args.data_root, options.num_captions, options.seed)
+    writer = Captioner(args.base_url, args.model, max_tokens=600)
+    with AnswerCache(args.output_file + ".answers.jsonl") as cache:
+        candidates, counts = asyncio.run(propose_templates(captions, writer, cache, options, args.embedder))
+    total, approved = write_review(args.output_file, candidates)
     for name, count in counts.items():
         sys.stdout.write(f"{count:>8,} {name}\n")
-    sys.stdout.write(f'{args.out}: {total} templates, {approved} approved. Write "approved": true beside good ones.\n')
-    return 0
+    sys.stdout.write(
+        f'{args.output_file}: {total} templates, {approved} approved. Write "approved": true beside good ones.\n'
+    )
 
 
 if __name__ == "__main__":

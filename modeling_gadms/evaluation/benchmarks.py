@@ -50,7 +50,7 @@ def load_evaluation_set(
         splits = {name: builder.as_dataset(split=name) for name in builder.info.splits}
     elif is_benchmark(benchmark):
         if root is None:
-            raise DataError(f"{benchmark}: --root is needed, its folder or the folder above it")
+            raise DataError(f"{benchmark}: --data_root is needed: its folder, or the one above it")
         splits = load_benchmark(benchmark, root, on_count_mismatch=on_count_mismatch)
     elif os.path.isdir(benchmark):
         return _load_folder(benchmark, split)

@@ -371,21 +371,21 @@ def test_several_datasets_below_one_folder_are_all_examined(tmp_path, capsys):
     assert main([str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"), "--partial"]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [dataset["name"] for dataset in report["datasets"]] == ["CUHK-PEDES", "ICFG-PEDES", "MALS"]
-    assert main([str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"), "--image_root", str(tmp_path)]) == 1
+    assert main([str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"), "--image_root", str(tmp_path)]) == 2
     assert "need --dataset" in capsys.readouterr().err
 
 
 def test_jsons_without_a_telling_name_need_the_dataset_option(tmp_path, capsys):
     root = WRITERS["tbps-clip"][1](tmp_path / "mine")
-    assert main([str(root), "--output_dir", str(tmp_path / "out"), "--partial"]) == 1
-    assert "Pass --dataset" in capsys.readouterr().err
+    assert main([str(root), "--output_dir", str(tmp_path / "out"), "--partial"]) == 2
+    assert "say which it is with --dataset" in capsys.readouterr().err
     assert main([str(root), "--output_dir", str(tmp_path / "out"), "--partial", "--dataset", "cuhk-pedes"]) == 0
 
 
 def test_a_wrong_dataset_or_folder_is_one_line(tmp_path, capsys):
-    assert main([str(tmp_path), "--dataset", "coco"]) == 1
+    assert main([str(tmp_path), "--dataset", "coco"]) == 2
     assert "no corpus 'coco'" in capsys.readouterr().err
-    assert main([str(tmp_path / "nowhere")]) == 1
+    assert main([str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

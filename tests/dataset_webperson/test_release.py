@@ -151,9 +151,9 @@ def test_other_options_do_not_continue_a_run_and_nothing_is_written_over(tmp_pat
     source = write_images(tmp_path / "source", 4)
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "state.json").write_text("[]")
-    assert write(source, tmp_path / "out") == 1
+    assert write(source, tmp_path / "out") == 2
     assert "begun with another source or other options" in capsys.readouterr().err
-    assert write(source, tmp_path / "other") == 0 and write(source, tmp_path / "other") == 1
+    assert write(source, tmp_path / "other") == 0 and write(source, tmp_path / "other") == 2
     assert "is there already" in capsys.readouterr().err
 
 
@@ -163,7 +163,7 @@ def test_rows_left_out_are_listed_for_the_publisher_and_counted_on_the_card(tmp_
     entries = json.loads((source / "100w_0.json").read_text())
     entries[5]["0005.jpg"]["caption1"] += "/nHe reads."
     (source / "100w_0.json").write_text(json.dumps(entries))
-    assert write(source, tmp_path / "out") == 1 and "on_bad_images='warn'" in capsys.readouterr().err
+    assert write(source, tmp_path / "out") == 2 and "on_bad_images='warn'" in capsys.readouterr().err
     (tmp_path / "out.partial" / "state.json").unlink()
     assert write(source, tmp_path / "out", "--on_bad_images", "warn") == 0
     told = capsys.readouterr().out
@@ -177,7 +177,7 @@ def test_rows_left_out_are_listed_for_the_publisher_and_counted_on_the_card(tmp_
 
 def test_a_source_of_nothing_usable_is_no_release(tmp_path, capsys):
     source = write_images(tmp_path / "source", 2)
-    assert write(source, tmp_path / "out", "--min_side", "500") == 1
+    assert write(source, tmp_path / "out", "--min_side", "500") == 2
     assert "no row is left to release" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
@@ -234,7 +234,7 @@ def test_a_repository_that_is_none_is_refused(name, tmp_path, capsys):
     source = write_images(tmp_path / "source", 1)
     assert (
         main(["--source", str(source), "--output_dir", str(tmp_path / "o"), "--contact", "x", "--repository", name])
-        == 1
+        == 2
     )
     assert "write ORG/NAME" in capsys.readouterr().err
 

@@ -104,7 +104,7 @@ def test_a_release_of_somebody_else_is_never_touched(stub, tmp_path, capsys):
     (tmp_path / "out" / "precious").write_text("kept")
     with serve(CaptionServer()) as server:
         for _ in range(2):
-            assert build.main([write_config(tmp_path, server.url)]) == 1
+            assert build.main([write_config(tmp_path, server.url)]) == 2
             assert "is there already, and not made by" in capsys.readouterr().err
     assert (tmp_path / "out" / "precious").read_text() == "kept"
 
@@ -116,10 +116,10 @@ def test_errors_of_the_file_are_one_line(tmp_path, capsys):
         ({"num_workers": 0}, "num_workers=0 is at least 1"),
         ({"source": str(tmp_path / "nowhere")}, "nowhere: no such folder"),
     ):
-        assert build.main([write_config(tmp_path, "http://127.0.0.1:9/v1", **changes)]) == 1
+        assert build.main([write_config(tmp_path, "http://127.0.0.1:9/v1", **changes)]) == 2
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error
-    assert build.main([str(tmp_path / "missing.yaml")]) == 1
+    assert build.main([str(tmp_path / "missing.yaml")]) == 2
     assert "missing.yaml: cannot be read" in capsys.readouterr().err
 
 
@@ -131,7 +131,7 @@ def test_a_server_that_is_of_no_use_ends_the_run_with_one_line_and_the_next_run_
     with serve(CaptionServer()) as server:
         config = write_config(tmp_path, server.url, num_workers=num_workers)
         server.always = 404
-        assert build.main([config]) == 1
+        assert build.main([config]) == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if "made-up" in line]
         assert len(lines) == 1 and lines[0].startswith(f"{server.url} (made-up): status 404")
         assert "run the same command again" in lines[0]

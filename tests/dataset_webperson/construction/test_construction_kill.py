@@ -222,13 +222,13 @@ def test_a_release_that_is_killed_at_random_moments_is_there_whole_or_not_at_all
 
 def write_templates(root):
     """The command that proposes templates, as a process that ends with its exit code."""
-    arguments = ["--benchmark", "made-up", "--root", str(root), "--base-url", (root / "address").read_text()]
+    arguments = ["--benchmark", "made-up", "--data_root", str(root), "--base_url", (root / "address").read_text()]
     arguments += [
         "--model",
         "writer",
-        "--output_dir",
+        "--output_file",
         str(root / "review.json"),
-        "--num-clusters",
+        "--num_clusters",
         "3",
         "--variations",
         "1",

@@ -217,7 +217,7 @@ def test_the_report_shows_survivors_scores_shares_and_pictures(model, tmp_path, 
     assess_shard(source, str(tmp_path / "4_quality" / "a.parquet"), QualityOptions(model))
     (tmp_path / "caption_cache").mkdir()
     assert list(stage_folders(str(tmp_path))) == ["caption", "quality"]
-    assert main([str(tmp_path), "--out", str(tmp_path / "report.html")]) == 0
+    assert main([str(tmp_path), "--output_file", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
     assert page.count("<img src=") >= 6 and 'src="http' not in page
     for words in ("both captions marked", "captions replaced", "Who is in the data", "coat or jacket", "small: mean"):
@@ -242,11 +242,11 @@ def test_captions_cannot_break_the_page(tmp_path):
             row["captioner1"] = "<b>model</b>"
             shard.write(row)
     assess_shard(source, str(tmp_path / "4_quality" / "a.parquet"), QualityOptions())
-    assert main([str(tmp_path), "--out", str(tmp_path / "report.html")]) == 0
+    assert main([str(tmp_path), "--output_file", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
     assert "<script>" not in page and "<b>model" not in page
 
 
 def test_a_folder_without_the_stage_is_named(tmp_path, capsys):
-    assert main([str(tmp_path), "--out", str(tmp_path / "report.html")]) == 1
+    assert main([str(tmp_path), "--output_file", str(tmp_path / "report.html")]) == 2
     assert "no shards of the quality stage" in capsys.readouterr().err

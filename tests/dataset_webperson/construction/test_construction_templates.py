@@ -256,9 +256,18 @@ def test_the_command_reads_a_benchmark_and_writes_a_review(tmp_path, monkeypatch
     with serve(CaptionServer()) as server:
         server.reply = lambda messages: OTHER if messages[1]["content"].startswith("Write") else GOOD
         server.faults = [500]
-        command = ["--benchmark", "cuhk-pedes", "--root", str(root), "--base-url", server.url, "--model", "writer"]
-        command += ["--out", str(tmp_path / "review.json"), "--num-captions", "3", "--num-clusters", "2"]
+        command = [
+            "--benchmark",
+            "cuhk-pedes",
+            "--data_root",
+            str(root),
+            "--base_url",
+            server.url,
+            "--model",
+            "writer",
+        ]
+        command += ["--output_file", str(tmp_path / "review.json"), "--num_captions", "3", "--num_clusters", "2"]
         assert main(command) == 0
     assert "2 templates, 0 approved" in capsys.readouterr().out
-    assert main([*command[:1], "nothing", *command[2:]]) == 1
+    assert main([*command[:1], "nothing", *command[2:]]) == 2
     assert "nothing" in capsys.readouterr().err

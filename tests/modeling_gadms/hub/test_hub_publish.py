@@ -43,13 +43,11 @@ sys.path.insert(0, sys.argv[1])
 from publish import main
 results = []
 for command in json.loads(sys.argv[2]):
-    out = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out):
-            main(command)
-        results.append(out.getvalue().split("revision ")[1].split(",")[0].strip())
-    except SystemExit as error:
-        results.append(str(error))
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        code = main(command)
+    done = out.getvalue().partition("revision ")[2].split(",")[0].strip()
+    results.append(errors.getvalue().splitlines()[-1] if code else done)
 print(json.dumps(results))
 """
     commands = json.dumps([list(map(str, command)) for command in commands])
