@@ -190,6 +190,7 @@ def check_captions(text: object) -> list[str]:
     for index, caption in enumerate(given):
         if not isinstance(caption, str):
             raise TypeError(f"Caption {index} is {caption!r}, not a string: drop it, or replace it by an empty string")
+        captions.append(caption)
     if not captions:
         raise ValueError("no captions were given: the list is empty")
     return captions

@@ -1,4 +1,4 @@
-"""What training starts from: a GA-DMS, with or without its decoder, or a CLIP."""
+"""Starting points of training: a GA-DMS, with or without its decoder, or a CLIP."""
 
 from transformers import AutoConfig
 
