@@ -67,6 +67,7 @@ class GADMSForFineTuning(GADMSForPreTraining):
     ) -> GADMSForFineTuningOutput:
         """As [`GADMSForPreTraining`], with classes as `person_ids`, and `id_weight` times ID added to the loss."""
         outputs = super().forward(pixel_values, input_ids, person_ids=person_ids, chunk=chunk, **kwargs)
+        assert outputs.loss is not None
         image_logits, text_logits = self.classifier(outputs.image_embeds), self.classifier(outputs.text_embeds)
         identity = id_loss(image_logits, text_logits, person_ids, None if chunk is None else chunk.num_rows)
         return GADMSForFineTuningOutput(

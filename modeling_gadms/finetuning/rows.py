@@ -10,7 +10,7 @@ import torch
 from dataset_webperson import DataError
 
 from ..rows import all_captions, read_row, stable_hash
-from ..training.samplers import EpochKey, TrainingRows
+from ..training.samplers import EpochKey, KeySampler, TrainingRows
 
 Group = tuple[float, int, list[int]]  # place in the epoch, person, pairs
 
@@ -68,7 +68,7 @@ class CaptionRows(TrainingRows):
         }
 
 
-class PersonSampler(torch.utils.data.Sampler[EpochKey]):
+class PersonSampler(KeySampler):
     """Yields `(epoch, index)` so that a batch holds `instances` pairs of each of its persons.
 
     Every pair comes at least once per epoch, except those that do not fill a last batch; if a person's pairs are not a
@@ -86,6 +86,7 @@ class PersonSampler(torch.utils.data.Sampler[EpochKey]):
     """
 
     def __init__(self, person_of_pair: list[int], instances: int, batch_size: int, seed: int) -> None:
+        super().__init__(seed)
         self.pairs_of_person: dict[int, list[int]] = {}
         for index, person in enumerate(person_of_pair):
             self.pairs_of_person.setdefault(person, []).append(index)
@@ -96,11 +97,6 @@ class PersonSampler(torch.utils.data.Sampler[EpochKey]):
                 f"instances_per_person={instances} does not fit a batch of {batch_size} pairs: it must divide it, and "
                 f"the {len(self.pairs_of_person)} persons of the training set must fill it"
             )
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def __len__(self) -> int:
         groups = sum(-(-len(pairs) // self.instances) for pairs in self.pairs_of_person.values())

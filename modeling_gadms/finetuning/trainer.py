@@ -6,11 +6,10 @@ import datasets
 import torch
 from peft import PeftModel
 from torch import nn
-from torch.utils.data import Sampler
 
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
-from ..training.samplers import EpochKey
+from ..training.samplers import KeySampler
 from ..training.trainer import GADMSTrainer, Rows
 from .arguments import GADMSFineTuningArguments
 from .lora import merged
@@ -89,7 +88,7 @@ class GADMSFineTuningTrainer(GADMSTrainer):
             refuse_lone_images(rows, args.instances_per_person)
         return rows
 
-    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[EpochKey]:
+    def _get_train_sampler(self, train_dataset: object = None) -> KeySampler:
         instances = self.args.instances_per_person
         if instances is None or self.train_dataset is None:
             return super()._get_train_sampler(train_dataset)

@@ -14,7 +14,21 @@ from ..rows import read_row, stable_hash
 EpochKey = tuple[int, int]  # epoch, and index within it
 
 
-class EpochSampler(torch.utils.data.Sampler[EpochKey]):
+class KeySampler(torch.utils.data.Sampler[EpochKey]):
+    """A sampler whose order follows from its seed and its epoch only."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class EpochSampler(KeySampler):
     """Yields `(epoch, index)`, shuffled by seed and epoch, so that a row knows its epoch.
 
     Loader workers see the epoch without shared state, and an epoch resumed midway continues in the same order. Rows at
@@ -23,14 +37,10 @@ class EpochSampler(torch.utils.data.Sampler[EpochKey]):
     """
 
     def __init__(self, num_rows: int, seed: int, batch_size: int = 1, shuffle: bool = True) -> None:
+        super().__init__(seed)
         self.num_rows = num_rows
-        self.seed = seed
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.num_rows // self.batch_size * self.batch_size

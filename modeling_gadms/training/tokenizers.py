@@ -37,7 +37,9 @@ def train_clip_tokenizer(captions: Iterable[str], vocab_size: int) -> CLIPTokeni
     tokens = byte_symbols() + ["".join(merge) for merge in merges]
     spare = next((byte, byte) for byte in byte_symbols() if byte + byte not in tokens)
     tokens += ["".join(spare), BOS_TOKEN, EOS_TOKEN]
-    return CLIPTokenizer({token: index for index, token in enumerate(dict.fromkeys(tokens))}, [*merges, spare])
+    vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    merges.append(spare)
+    return CLIPTokenizer(vocab, merges)  # type: ignore[arg-type]  # pairs are taken too
 
 
 def learn_merges(captions: Iterable[str], vocab_size: int) -> list[tuple[str, str]]:

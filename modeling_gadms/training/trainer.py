@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import torch
 from datasets.distributed import split_dataset_by_node
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import speed_metrics
 
@@ -29,9 +29,9 @@ from ..rows import caption_columns
 from .accumulation import Replay, plan_replays
 from .arguments import GADMSTrainingArguments
 from .collator import PairCollator
-from .samplers import EpochKey, EpochSampler, ParquetRows, StreamedRows, TrainingRows
+from .samplers import EpochSampler, KeySampler, ParquetRows, StreamedRows, TrainingRows
 
-Rows = datasets.Dataset | datasets.IterableDataset | ShuffledParquet
+Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset | ShuffledParquet
 
 LOSS_PARTS = ("sdm_loss", "id_loss", "mtp_loss", "hidden_rate", "prediction_rate", "no_valid_tokens")
 
@@ -63,6 +63,7 @@ class GADMSTrainer(HubPushes, Trainer):
     data_collator: PairCollator
     processing_class: GADMSProcessor
     train_dataset: TrainingRows | ParquetRows | StreamedRows | None
+    eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None
 
     loss_is_scaled_for_ga = False  # the parent averages the losses of chunks
 
@@ -118,7 +119,7 @@ class GADMSTrainer(HubPushes, Trainer):
         args.refuse_unfilled_batch(len(rows))
         return rows
 
-    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[EpochKey]:
+    def _get_train_sampler(self, train_dataset: object = None) -> KeySampler:
         rows = self.train_dataset
         assert isinstance(rows, TrainingRows | ParquetRows)  # a stream has no sampler
         batch_size = self.args.joint_batch_size() if self.args.dataloader_drop_last else 1
@@ -239,7 +240,9 @@ class GADMSTrainer(HubPushes, Trainer):
         """The [`GADMSModel`] within the trained model."""
         model = self._trained()
         assert isinstance(model, GADMSPreTrainedModel)
-        return model.base_model
+        retriever = model.base_model
+        assert isinstance(retriever, GADMSModel)
+        return retriever
 
     def evaluate(
         self,
@@ -254,6 +257,8 @@ class GADMSTrainer(HubPushes, Trainer):
             for name, part in eval_dataset.items():
                 metrics |= self.evaluate(part, metric_key_prefix=f"{metric_key_prefix}_{name}")
             return metrics
+        if eval_dataset is None:
+            raise ValueError("there is no evaluation set: pass eval_dataset")
         start = time.time()
         self.measured = encode_retrieval_set(
             self.retriever(),
