@@ -73,7 +73,7 @@ def test_false_colours_speak_against_the_image_and_true_ones_for_it(pair, learnt
     assert below >= 57 and torch.tensor(false_scores).median() < -0.5 < torch.tensor(true_scores).median()
 
 
-def test_evidence_is_a_ratio_of_likelihoods_and_that_of_each_caption_alone(pair, learnt):
+def test_evidence_is_a_ratio_of_likelihoods_and_ignores_the_rest_of_the_batch(pair, learnt):
     pixel_values, input_ids = prepared(pair, tiny_rows(5, seed=3))
     input_ids[2, 4:] = 0
     input_ids[2, 4] = input_ids.max()  # a short caption, padded
@@ -163,7 +163,7 @@ def test_a_caption_without_words_has_none_to_hide(pair, learnt):
         learn(pair, rows, steps=1)
 
 
-def test_bad_data_is_told_before_anything_is_learnt(pair, learnt):
+def test_bad_data_is_refused_before_anything_is_learnt(pair, learnt):
     rows = tiny_rows(40)
     for bad, message in (
         (with_value(rows, 37, "caption2", None), "row 37: caption2 is None"),
@@ -223,7 +223,7 @@ def hide(tmp_path, *options):
     return subprocess.run([*command, "--out", str(tmp_path / "out"), *options], capture_output=True, text=True)
 
 
-def test_the_command_writes_a_data_set_and_goes_on_after_a_break(tmp_path):
+def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path):
     done = hide(tmp_path)
     assert done.returncode == 0, done.stderr
     files = sorted((tmp_path / "out" / "data").iterdir())

@@ -30,7 +30,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
     assert parse_arguments((GADMSTrainingArguments,), [str(file)])[0].learning_rate == 1e-5
 
 
-def test_unknown_names_and_files_that_are_no_mapping_are_refused(tmp_path):
+def test_unknown_names_and_files_that_are_not_mappings_are_refused(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("learning_rat: 1\n")
     with pytest.raises(ValueError, match="recipe.yaml: no such argument: learning_rat"):

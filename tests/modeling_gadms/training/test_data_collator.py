@@ -29,7 +29,7 @@ def test_a_batch_has_the_documented_shapes(processor):
     assert batch["image_paths"] == [f"{index:03d}.png" for index in range(6)]
 
 
-def test_a_row_is_prepared_alike_in_any_batch_and_differently_in_another_epoch_or_seed(processor):
+def test_a_row_is_prepared_the_same_in_any_batch_and_differently_in_another_epoch_or_seed(processor):
     together, alone = PairCollator(processor)(rows()), PairCollator(processor)(rows()[4:5])
     for name in ("pixel_values", "mask_uniforms", "person_ids"):
         assert torch.equal(together[name][4], alone[name][0]), name
@@ -69,7 +69,7 @@ def ramp():
     return torch.arange(3 * 32 * 16, dtype=torch.float32).reshape(3, 32, 16) + 1
 
 
-def test_without_augmentation_pixels_are_the_processor_s(processor):
+def test_without_augmentation_pixels_are_the_processors(processor):
     expected = processor(images=[row["image"] for row in rows()])["pixel_values"]
     assert torch.equal(plain(processor)(rows())["pixel_values"], expected)
 
@@ -121,7 +121,7 @@ def test_augmentation_leaves_its_input_alone(processor):
     assert torch.equal(pixels, ramp())
 
 
-def test_the_sampler_shuffles_each_epoch_and_tells_rows_which_it_is():
+def test_the_sampler_shuffles_each_epoch_and_gives_rows_their_epoch():
     sampler = EpochSampler(10, seed=0)
     first, again = list(sampler), list(sampler)
     sampler.set_epoch(1)
