@@ -183,7 +183,7 @@ class GADMSTrainer(HubPushes, Trainer):
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
         self._chunks, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if len(self._chunks) < num_batches:  # a stream ends amid a batch
+        if len(self._chunks) < num_batches:  # a stream ended inside a batch
             self._chunks = []
         self._replays = []
         return self._chunks, None

@@ -1,4 +1,4 @@
-"""Dual masking against its probabilities, and its promises about what is never masked."""
+"""Dual masking against its probabilities, and its promises about tokens that are never masked."""
 
 import math
 

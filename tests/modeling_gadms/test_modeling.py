@@ -1,4 +1,4 @@
-"""The models: shapes, sizes, kernels, saving, loading, and what one training step touches."""
+"""The models: shapes, sizes, kernels, saving, loading, and the parameters that one training step moves."""
 
 import os
 import subprocess
@@ -297,7 +297,7 @@ def test_a_fresh_process_without_the_package_gets_the_same_embeddings(tmp_path, 
 
 
 def test_the_towers_are_initialised_like_clips():
-    """Classes from outside transformers are easily passed over by its initialisation."""
+    """The initialisation of transformers may skip classes from outside it."""
     config = tiny_config()
     square = {**config.vision_config.to_dict(), "image_size": 32}
     clip = CLIPModel(CLIPConfig(text_config=config.text_config.to_dict(), vision_config=square, projection_dim=64))

@@ -1,4 +1,4 @@
-"""The image processor and the processor, in this process and as remote code in one that never saw the package."""
+"""The image processor and the processor, here and as remote code in a process without the package."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def picture(height=50, width=20, channels=3, seed=0) -> np.ndarray:
 
 
 def expected(image: PIL.Image.Image, height=384, width=128) -> torch.Tensor:
-    """The plain way, for an RGB image: resize, to [0, 1], subtract the mean, divide by the deviation."""
+    """An RGB image resized, scaled to [0, 1], less the mean and divided by the deviation."""
     array = np.asarray(image.resize((width, height), PIL.Image.Resampling.BICUBIC)).astype(np.float64) / 255
     return torch.tensor(((array - MEAN) / STD).transpose(2, 0, 1), dtype=torch.float32)
 

@@ -1,4 +1,4 @@
-"""The tokenizer against a slow twin of the released one, and against captions that could break it."""
+"""The tokenizer against a slow twin of the released one, and on captions that could break it."""
 
 import copy
 import gzip
@@ -32,7 +32,7 @@ SPECIAL = ["<|mask|>", "<|startoftext|>", "<|endoftext|>"]
 
 
 def clip_bpe_file() -> Path:
-    """CLIP's vocabulary as a PyPI package carries it; the package itself is not imported."""
+    """CLIP's vocabulary as shipped in a PyPI package, which is not imported."""
     try:
         files = importlib.metadata.files("open_clip_torch")
     except importlib.metadata.PackageNotFoundError:
@@ -91,7 +91,7 @@ def released_ids() -> Callable[[str], list[int]]:
 
 
 def many_captions() -> list[str]:
-    """3,700 captions of every kind, the same on each run."""
+    """3,700 captions of every kind, the same in every run."""
     rng = random.Random(0)
     assigned = [
         chr(code)

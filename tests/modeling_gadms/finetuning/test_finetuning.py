@@ -1,4 +1,4 @@
-"""Fine-tuning: the identity loss, every caption once an epoch, balanced batches, IRRA's groups, exact checkpoints."""
+"""Fine-tuning: the identity loss, every caption once per epoch, balanced batches, IRRA's groups, exact checkpoints."""
 
 import json
 import os
@@ -183,7 +183,7 @@ def test_a_balanced_batch_holds_the_wanted_number_of_pairs_per_person(instances)
         for start in range(0, len(indices), 16):
             batch = [persons[index] for index in indices[start : start + 16]]
             crowd = set(Counter(batch).values())
-            assert crowd == {instances} or start + 16 >= len(indices) - 16, "but for the last batches of an epoch"
+            assert crowd == {instances} or start + 16 >= len(indices) - 16, "except in the last batches of an epoch"
             assert all(count % instances == 0 for count in crowd)
     assert len(set(map(tuple, orders))) == 4
     again = PersonSampler(persons, instances, batch_size=16, seed=3)

@@ -1,4 +1,4 @@
-"""Patch evidence: what it estimates, that it finds false words, and that what it finds is hidden in training."""
+"""Patch evidence estimates a likelihood ratio, finds false words, and training hides them."""
 
 import itertools
 import json

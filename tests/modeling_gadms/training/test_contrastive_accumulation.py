@@ -1,4 +1,4 @@
-"""Chunks one by one give the loss and the gradient of the whole batch: in the model, the Trainer, and processes."""
+"""Chunks run in turn give the loss and gradient of the whole batch: in the model, the Trainer and processes."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def assert_trained_alike(weights, expected):
 
 
 def test_the_trainer_takes_the_same_steps_in_chunks_as_in_whole_batches(tmp_path):
-    """24 rows, batches of 16: one a step and epoch, the rows left over being dropped either way."""
+    """24 rows in batches of 16: one step per epoch, and the remaining rows are dropped either way."""
     whole, weights = trained(tmp_path / "whole", "--per_device_train_batch_size", "16", "--max_steps", "3")
     options = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "4", "--max_steps", "3"]
     chunks, chunk_weights = trained(tmp_path / "chunks", *options)

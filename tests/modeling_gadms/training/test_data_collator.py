@@ -1,4 +1,4 @@
-"""Batches: shapes, augmentation, and randomness that follows from the row alone."""
+"""Batches: shapes, augmentation, and randomness that follows from the row only."""
 
 import pytest
 import torch
