@@ -49,6 +49,10 @@ class CaptionRows(TrainingRows):
         self.first_pair: list[int] = (num_captions.cumsum(0) - num_captions).tolist()
 
         person_ids = dataset["person_id"][:]
+        if None in person_ids:
+            raise DataError(
+                f"row {person_ids.index(None)}: person_id is None; leave out the rows whose person is unknown"
+            )
         self.persons = {person_id: place for place, person_id in enumerate(sorted(set(person_ids)))}
         self.person_of_row = [self.persons[person_id] for person_id in person_ids]
         self.person_of_pair = [self.person_of_row[row] for row in self.row_of_pair]

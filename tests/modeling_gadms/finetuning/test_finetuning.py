@@ -400,11 +400,17 @@ def one_image_each():
     return rows.remove_columns("person_id").add_column("person_id", list(range(10)))
 
 
+def one_unknown_person():
+    rows = tiny_rows(10)
+    return rows.remove_columns("person_id").add_column("person_id", [0, None, *range(8)])
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
         (lambda: tiny_rows().remove_columns("person_id"), {}, "lacks the column person_id"),
         (lambda: tiny_rows().remove_columns(["caption1", "caption2"]), {}, "no column caption1"),
+        (one_unknown_person, {}, "row 1: person_id is None"),
         (lambda: tiny_rows(2), {}, "4 rows do not fill one batch of 8"),
         (one_image_each, {"instances_per_person": 2}, "all 10 persons of the training set have one"),
         (tiny_rows, {"instances_per_person": 3}, "does not fit a batch of 8 pairs"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import tiny_processor, tiny_rows
 
+from dataset_webperson import DataError
 from modeling_gadms.masking_gadms import NUM_DRAWS
 from modeling_gadms.rows import pick_column, stable_hash
 from modeling_gadms.training.collator import PairCollator
@@ -141,3 +142,12 @@ def test_streamed_rows_know_their_epoch():
 def test_the_hash_is_pinned_so_that_runs_repeat_across_machines():
     assert stable_hash(0, 1, "a.png") == 733795425596120012
     assert stable_hash("a", "bc") != stable_hash("ab", "c")
+
+
+@pytest.mark.parametrize("kind", ["caption", "spans"])
+def test_a_missing_caption_or_list_of_spans_is_refused_with_its_image(processor, kind):
+    rows = [{**row, "epoch": 0, "caption1_hidden": [], "caption2_hidden": []} for row in tiny_rows(4)]
+    for name in ("caption1", "caption2") if kind == "caption" else ("caption1_hidden", "caption2_hidden"):
+        rows[2][name] = None
+    with pytest.raises(DataError, match=r"image 002.png: caption[12]\S* is None; replace it by an empty"):
+        PairCollator(processor, hidden_spans="hidden")(rows)
