@@ -10,9 +10,12 @@ import datasets
 import pytest
 import torch
 from places import EXAMPLES
+from safetensors.torch import save
 from tiny import COLOURS, tiny_model, tiny_processor, tiny_rows
 
+from dataset_webperson import DataError
 from modeling_gadms.masking_gadms import mask_captions
+from modeling_gadms.noise.hidden_words import kept_evidence
 from modeling_gadms.noise.patch_evidence import hide_words, train_patch_evidence
 from modeling_gadms.token_scores_gadms import valid_tokens
 from modeling_gadms.training.arguments import GADMSTrainingArguments
@@ -271,3 +274,17 @@ def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path):
     assert {file.name: file.read_bytes() for file in (tmp_path / "out" / "data").iterdir()} == whole
     assert (tmp_path / "out" / "data" / "train-00000-of-00003.parquet").stat().st_ino == first
     assert not work.exists()
+
+
+def test_kept_evidence_is_read_again_and_a_broken_file_is_refused(pair, tmp_path):
+    file = str(tmp_path / "evidence.safetensors")
+    options = {"steps": 2, "tower_learning_rate": 1e-3, "batch_size": 32, "seed": 0, "num_workers": 0}
+    learnt = kept_evidence(*pair, tiny_rows(40), file, **options).state_dict()
+    kept = kept_evidence(*pair, tiny_rows(1), file, **options).state_dict()
+    assert learnt.keys() == kept.keys() and all(torch.equal(learnt[name], kept[name]) for name in kept)
+    for content in (b"cut off", save({"reference_keys": torch.zeros(1)})):
+        (tmp_path / "evidence.safetensors").write_bytes(content)
+        with pytest.raises(
+            DataError, match="evidence.safetensors: broken, or not the patch evidence of this model; delete"
+        ):
+            kept_evidence(*pair, tiny_rows(40), file, **options)
