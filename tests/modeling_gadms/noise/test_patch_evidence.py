@@ -171,7 +171,7 @@ def test_bad_data_is_refused_before_anything_is_learnt(pair, learnt):
     for bad, message in (
         (with_value(rows, 37, "caption2", None), "row 37: caption2 is None"),
         (rows.remove_columns("image_path"), "lacks image_path"),
-        (spans_of_persons(rows), "has caption1_hidden_spans, caption2_hidden_spans already"),
+        (spans_of_persons(rows), "already has caption1_hidden_spans, caption2_hidden_spans"),
     ):
         with pytest.raises(ValueError, match=message):
             learn(pair, bad, steps=1)
