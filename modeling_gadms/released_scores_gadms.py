@@ -108,13 +108,15 @@ def _attend(
     head_dim = queries.shape[-1] // num_heads
     query, key, value = (split_heads(each, head_dim) for each in (queries, keys, values))
 
-    logits = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    logits = (query @ key.transpose(-1, -2)).float()
+    logits = logits * head_dim**-0.5
     later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
     weights = logits.masked_fill(later, -torch.inf).softmax(dim=-1)
     output = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)
 
     hidden_states = finish_layer(layer, hidden_states, output)
-    return hidden_states, (queries.detach(), keys.detach(), values.detach(), weights.detach().mean(dim=1), output)
+    attention = weights.detach().mean(dim=1)
+    return hidden_states, (queries.detach(), keys.detach(), values.detach(), attention, output)
 
 
 def _pool(tokens: torch.Tensor) -> torch.Tensor:

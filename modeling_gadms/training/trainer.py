@@ -228,8 +228,8 @@ class GADMSTrainer(HubPushes, Trainer):
         if "loss" in logs and self._loss_parts:
             # the parts of the loss, averaged over the steps since the last log and over processes
             names = list(self._loss_parts[0])
-            values = torch.stack([torch.stack([parts[name] for name in names]) for parts in self._loss_parts])
-            means = self.accelerator.reduce(values.mean(dim=0), reduction="mean")
+            steps = [torch.stack([parts[name] for name in names]) for parts in self._loss_parts]
+            means = self.accelerator.reduce(torch.stack(steps).mean(dim=0), reduction="mean")
             logs |= dict(zip(names, means.tolist(), strict=True))
             self._loss_parts.clear()
         super().log(logs, start_time)
