@@ -93,8 +93,20 @@ def main(argv: list[str]) -> None:
     if not os.path.exists(test_file):  # first, so that a missing image is told before anything is learnt
         write_parquet(test, test_file)
     kept = os.path.join(work, "evidence.safetensors")
-    evidence = kept_evidence(model, processor, train, args, kept)
-    summary = summarize(write_shards(evidence, processor, train, args, folder))
+    evidence = kept_evidence(
+        model,
+        processor,
+        train,
+        kept,
+        steps=args.steps,
+        tower_learning_rate=args.tower_learning_rate,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        num_workers=args.num_workers,
+    )
+    sharding = {"rows_per_shard": args.rows_per_shard, "num_workers": args.num_workers}
+    files = write_shards(evidence, processor, train, folder, threshold=args.threshold, **sharding)
+    summary = summarize(files)
     write_json(report, settings | summary)
     with replacing(learnt) as temporary:
         shutil.copyfile(kept, temporary)
