@@ -5,8 +5,8 @@
         --data_root data --protocol direct-transfer --compare openai/clip-vit-base-patch16 --robustness True
     torchrun --nproc_per_node 2 examples/evaluate_retrieval.py --model runs/webperson --benchmark my/folder --bf16 True
 
-A benchmark is `cuhk-pedes`, `icfg-pedes`, `rstpreid` or `ufine6926` below --data_root, `synthetic`, or a folder of images
-with `captions` and `person_id`; a model any GA-DMS, CLIP or SigLIP. Below --output_dir it leaves results.json,
+A benchmark is `cuhk-pedes`, `icfg-pedes`, `rstpreid` or `ufine6926` below --data_root, `synthetic`, or a folder of
+images with `captions` and `person_id`; a model any GA-DMS, CLIP or SigLIP. Below --output_dir it leaves results.json,
 results.md, model-index.yaml for the model card, and a report page for each result. Embeddings are kept, and read again
 where neither model nor data changed.
 """

@@ -5,8 +5,8 @@ python -m dataset_webperson.construction.template_writing --benchmark cuhk-pedes
 
 A language model puts placeholders in the place of attributes; what it writes is checked and asked for once more if it
 is not a template. Templates are embedded and clustered; the one nearest to each centre and five random ones are kept,
-and the model writes variations of them. `--output_file` is for you to edit: read it, write `"approved": true` beside good
-ones, and give it to the captioning stage as `templates`. Started again, it keeps what was approved and asks for
+and the model writes variations of them. `--output_file` is for you to edit: write `"approved": true` beside good ones,
+and give it to the captioning stage as `templates`. Started again, it keeps what was approved and asks for
 nothing twice.
 """
 
