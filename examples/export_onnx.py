@@ -4,8 +4,8 @@
     python examples/export_onnx.py runs/demo onnx
 
 CHECKPOINT is a folder or Hub id; this package need not be installed. FOLDER receives image.onnx, `pixel_values`
-(batch, 3, height, width) to `image_embeds`, and text.onnx, `input_ids` (batch, tokens) to `text_embeds`; both of unit norm, so
-that their dot product is the cosine. Batch and tokens are free.
+(batch, 3, height, width) to `image_embeds`, and text.onnx, `input_ids` (batch, tokens) to `text_embeds`; both of unit
+norm, so that their dot product is the cosine. Batch and tokens are free.
 """
 
 import argparse
