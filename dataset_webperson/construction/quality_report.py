@@ -225,11 +225,13 @@ def stage_counts(name: str, counts: Mapping[str, int]) -> StageCounts:
         shown = names.get(reason, reason.replace("_", " "))
         return Count(shown, counts[reason], whole, totals[whole] if whole else 0)
 
-    wholes = [*totals, ""]
+    wholes = list(totals)
 
-    def place(reason: str) -> tuple[bool, bool, int, int]:
+    def place(reason: str) -> tuple[bool, int, bool, int]:
+        """What comes in first, then each whole before its parts, the largest first, then what goes out."""
         whole = _whole_of(reason, incoming)
-        return reason != "rows_in", reason == "rows_out", wholes.index(whole), -counts[reason]
+        own = incoming if reason == "rows_in" else reason
+        return reason == "rows_out", wholes.index(whole or own), bool(whole), -counts[reason]
 
     found = {reason: of(reason) for reason in sorted(counts, key=place)}
     kept = found.get("rows_out") or Count(names["rows_out"], 0, incoming, totals[incoming])

@@ -52,7 +52,7 @@
     image.width *= 2;
     image.removeAttribute("height");
     viewer.querySelector("figure").replaceChildren(image);
-    viewer.querySelector(".name").textContent = pictures[opened].querySelector("img").title;
+    viewer.querySelector(".name").textContent = image.alt;
     if (!viewer.open) viewer.showModal();
   };
 

@@ -35,7 +35,7 @@ class _Frame:
 
 # The last ranks of the bars of the histogram; further ones are added while there are ranks beyond.
 _BAR_ENDS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
-_CHART = _Frame(left=38, right=452, top=12, bottom=210)
+_CHART = _Frame(left=40, right=438, top=12, bottom=210)
 _NUM_NEAREST = 10  # images shown with a query
 
 
@@ -63,6 +63,7 @@ def write_retrieval_page(
     persons = encoded.text_person_ids.numpy()
     worst, best = _worst_and_best(encoded, ranks["t2i"].first_match_rank, num_queries)
     pictures = _Pictures(dataset)
+    lengths = _by_length(captions, hits, persons)
     fewest = max(10, len(captions) // 200)
     hardest, easiest = _by_word(captions, hits, persons, fewest)
     write_page(
@@ -76,7 +77,8 @@ def write_retrieval_page(
         evaluation=evaluation,
         recall_curve=_recall_curve(ranks, len(dataset), len(captions)),
         rank_histogram=_rank_histogram(ranks),
-        length_chart=_by_length(captions, hits, persons),
+        lengths=lengths,
+        length_chart=_length_chart(lengths),
         mean_hits=hits.mean(),
         fewest=fewest,
         hardest=hardest,
@@ -174,9 +176,10 @@ def _rank_histogram(ranks: dict[str, QueryRanks]) -> Markup:
     content = _percent_axis(_CHART)
     for number, (last, first) in enumerate(zip(lasts, [1, *(end + 1 for end in lasts)], strict=False)):
         x = _CHART.left + step * number
-        # The ends of many bars would run into each other in full.
+        # The numbers below many bars would run into each other, written in full or all of them.
         short = f"{last / 1000:.3g}k" if last >= 1000 and len(lasts) > 8 else f"{last:,}"
-        content.append(_text(x + step / 2, _CHART.bottom + 19, short))
+        if len(lasts) <= 8 or number % 2 == 0:
+            content.append(_text(x + step / 2, _CHART.bottom + 19, short))
         label = f"{last}" if first == last else f"{first}-{last}"
         for place, (direction, found) in enumerate(ranks.items()):
             inside = (found.first_match_rank >= first) & (found.first_match_rank <= last)
@@ -189,26 +192,39 @@ def _rank_histogram(ranks: dict[str, QueryRanks]) -> Markup:
     return _svg("Rank of the first match, in percent of queries", 238, content)
 
 
-def _by_length(captions: list[str], hits: np.ndarray, persons: np.ndarray) -> Markup:
+@dataclass(frozen=True)
+class _LengthHits:
+    """How often the captions of some lengths find their person first."""
+
+    words: str
+    captions: int
+    hits: Interval
+
+
+def _by_length(captions: list[str], hits: np.ndarray, persons: np.ndarray) -> list[_LengthHits]:
     lengths = np.array([len(caption.split()) for caption in captions])
-    groups = length_groups(lengths)
-    step = (_CHART.right - _CHART.left) / max(len(groups), 4)
-    content = _percent_axis(_CHART)
-    for number, (first, last) in enumerate(groups):
+    groups = []
+    for first, last in length_groups(lengths):
         inside = (lengths >= first) & (lengths <= last)
         interval = bootstrap_interval(hits[inside], groups=persons[inside], num_resamples=2000)
+        words = f"{first}" if first == last else f"{first}-{last}"
+        groups.append(_LengthHits(words, int(inside.sum()), interval))
+    return groups
+
+
+def _length_chart(groups: list[_LengthHits]) -> Markup:
+    step = (_CHART.right - _CHART.left) / max(len(groups), 4)
+    content = _percent_axis(_CHART)
+    for number, group in enumerate(groups):
         x = _CHART.left + step * (number + 0.5)
-        y, high, low = (_CHART.y(value) for value in (interval.mean, interval.high, interval.low))
-        label = f"{first}" if first == last else f"{first}-{last}"
+        y, high, low = (_CHART.y(value) for value in (group.hits.mean, group.hits.high, group.hits.low))
         content += [
             f'<rect class="t2i" x="{x - 20:.1f}" y="{y:.1f}" width="40" height="{_CHART.bottom - y:.1f}"/>',
             f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{high:.1f}" y2="{low:.1f}"/>',
-            _text(x + 5, max(high, _CHART.top + 9) - 4, f"{interval.mean:.0f}", "start", "figure"),
-            _text(x, _CHART.bottom + 19, label),
-            _text(x, _CHART.bottom + 36, f"n = {inside.sum():,}"),
+            _text(x, _CHART.bottom + 19, group.words),
         ]
-    content.append(_text(_CHART.left, _CHART.bottom + 55, "words per caption, and how many captions", "start"))
-    return _svg("Text-to-image R@1 by the number of words, in percent", 274, content)
+    content.append(_text((_CHART.left + _CHART.right) / 2, _CHART.bottom + 40, "words per caption"))
+    return _svg("Text-to-image R@1 by the number of words, in percent", 258, content)
 
 
 @dataclass(frozen=True)
