@@ -29,7 +29,7 @@ from .stages.quality import LOW_SCORE, check_scored
 NUM_CASES = 12
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 # Groups whose share is shown before and after: what captions say of a person, in words.
-_GROUPS = {
+_GROUPS: dict[str, str | set[str]] = {
     "man": {"man", "male", "gentleman", "guy", "men", "boy"},
     "woman": {"woman", "female", "lady", "women", "girl"},
     "child": {"child", "kid", "boy", "girl", "toddler", "baby"},

@@ -89,7 +89,7 @@ def write_retrieval_page(
 
 
 def recall_at(first_match_rank: np.ndarray, max_rank: int) -> np.ndarray:
-    """R@1 ... R@max_rank, 0-100, of the ranks of each query's first match; float64 `(max_rank,)`."""
+    """R@1 to R@max_rank, 0-100, from the rank of each query's first match; float64 `(max_rank,)`."""
     counts = np.bincount(np.minimum(first_match_rank, max_rank + 1), minlength=max_rank + 2)
     return 100.0 * np.cumsum(counts[1 : max_rank + 1]) / len(first_match_rank)
 
@@ -104,7 +104,7 @@ def length_groups(lengths: np.ndarray, num_groups: int = 6) -> list[tuple[int, i
 
 
 def attribute_words(captions: list[str]) -> dict[str, list[int]]:
-    """Which captions hold which words of person attributes; in "dark blue", "blue" is not counted by itself."""
+    """Attribute word -> the captions that hold it; in "dark blue", "blue" is not counted by itself."""
     words = {word for values in WORDS.values() for synonyms in values.values() for word in synonyms}
     pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     finder = re.compile(rf"(?<![\w-])(?:{pattern})(?![\w-])")
@@ -116,25 +116,37 @@ def attribute_words(captions: list[str]) -> dict[str, list[int]]:
 
 
 def _worst_and_best(encoded: RetrievalSet, first_match_rank: np.ndarray, count: int) -> tuple[list[int], list[int]]:
-    margin = np.empty(len(encoded.text_embeds))
-    for start in range(0, len(margin), 1024):
-        scores = encoded.text_embeds[start : start + 1024] @ encoded.image_embeds.T
-        right = encoded.text_person_ids[start : start + 1024, None] == encoded.image_person_ids[None]
-        best_right = scores.masked_fill(~right, -torch.inf).amax(dim=1)
-        margin[start : start + 1024] = (best_right - scores.masked_fill(right, -torch.inf).amax(dim=1)).numpy()
+    """The queries that fail worst and those that succeed best, at most `count` of each."""
+    margin = _margins(encoded)
+    # Worst first: by the rank of the first match, and within a rank by the margin.
     order = np.lexsort((margin, -first_match_rank))
     found = first_match_rank[order] == 1
     persons = encoded.text_person_ids.numpy()
     return _one_per_person(order[~found], persons, count), _one_per_person(order[found][::-1], persons, count)
 
 
+def _margins(encoded: RetrievalSet, block: int = 1024) -> np.ndarray:
+    """How far each caption's best right image lies above its best wrong one; float64 `(num_captions,)`."""
+    margins = np.empty(len(encoded.text_embeds))
+    for start in range(0, len(margins), block):
+        part = slice(start, start + block)
+        scores = encoded.text_embeds[part] @ encoded.image_embeds.T
+        right = encoded.text_person_ids[part, None] == encoded.image_person_ids[None]
+
+        best_right = scores.masked_fill(~right, -torch.inf).amax(dim=1)
+        best_wrong = scores.masked_fill(right, -torch.inf).amax(dim=1)
+        margins[part] = (best_right - best_wrong).numpy()
+    return margins
+
+
 def _one_per_person(queries: np.ndarray, persons: np.ndarray, count: int) -> list[int]:
+    """The first query of each person, in the order of `queries`."""
     first = np.sort(np.unique(persons[queries], return_index=True)[1])[:count]
     return queries[first].tolist()
 
 
 def _svg(label: str, height: int, content: list[str]) -> Markup:
-    """A chart as wide as its box; whatever goes in is made of numbers and of our own words."""
+    """A chart as wide as its box. Nothing here is escaped: pass only numbers and fixed words."""
     return Markup(f'<svg viewBox="0 0 460 {height}" role="img" aria-label="{label}">{"".join(content)}</svg>')
 
 

@@ -68,9 +68,7 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_is_given(written):
     page = Page(text)
     pictures = [address for address in page.addresses if not address.startswith("#")]
     assert pictures and all(address.startswith("data:image/jpeg;base64,") for address in pictures)
-    assert text.count("<script") == 1 and "//" not in re.sub(
-        r"<script>.*</script>|base64,[^\"]*", "", text, flags=re.S
-    )
+    assert text.count("<script") == 1 and not re.search(r"https?:|url\(|@import", text)
     assert "<h1>a &lt;b&gt; model</h1>" in text and "24 images, 48 captions, 12 persons" in text
 
 
