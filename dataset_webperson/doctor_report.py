@@ -1,33 +1,22 @@
-"""The doctor's findings as a table of text, as json, and as one HTML page that needs no other file."""
+"""The doctor's findings as a table of text, as JSON, and as one self-contained HTML page."""
 
 import dataclasses
-import html
 import json
+import os
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import Any, TextIO
 
 from .caption_checks import MAX_TOKENS
-from .files import replacing
-from .findings import DataError, Finding, Findings, share
-from .images import jpeg_uri, open_image
+from .files import write_text
+from .findings import DataError, Findings, share
+from .images import open_image
+from .pages import Picture, embed, write_page
 from .readers.benchmark_copy import Counts
-
-_THUMBNAIL = (96, 192)  # pixels, width and height at most
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .3rem .8rem; text-align: left;
-border-bottom: 1px solid #ccc; vertical-align: top; } td.number { text-align: right; }
-.error { color: #b00020; } .warning { color: #8a5a00; } .note { color: #44607a; } .case { display: inline-block;
-width: 15rem; margin: .5rem; vertical-align: top; overflow-wrap: anywhere; font-size: 13px; }
-.case img { margin-right: .3rem; background: #eee; }
-@media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd; } th, td { border-color: #444; }
-.error { color: #ff7b88; } .warning { color: #e5b35c; } .note { color: #9bb8d3; } }
-"""
 
 
 @dataclass
 class Report:
-    """What the doctor found out about one dataset."""
+    """The doctor's report on one dataset."""
 
     name: str
     root: str
@@ -46,7 +35,7 @@ class Report:
 
 
 def print_table(reports: list[Report], out: TextIO) -> None:
-    """Write what was found as plain text: counts a split, then two lines a finding."""
+    """Write the findings as plain text: the counts of each split, then two lines per finding."""
     encoding = out.encoding or "utf-8"
 
     def write(text: str) -> None:
@@ -88,12 +77,12 @@ def _notes(report: Report) -> list[str]:
 
 
 def write_doctor_json(reports: list[Report], path: str, exit_code: int) -> None:
-    """Write everything the table says, and all kept examples, as json."""
+    """Write everything that the table says, and every example kept, as JSON."""
     content = {"exit_code": exit_code, "datasets": [_as_dict(report) for report in reports]}
-    _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _as_dict(report: Report) -> dict:
+def _as_dict(report: Report) -> dict[str, Any]:
     values = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     for name in ("counts", "official"):
         values[name] = {split: dataclasses.asdict(counts) for split, counts in values[name].items()}
@@ -105,56 +94,13 @@ def _as_dict(report: Report) -> dict:
 
 def write_doctor_page(reports: list[Report], path: str) -> None:
     """Write one page with the table and pictures of the worst cases of every finding, embedded."""
-    body = "".join(_section(report) for report in reports)
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Data doctor</title>
-<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>
-<body><h1>Data doctor</h1>{body}</body></html>
-"""
-    _write(path, page)
+    title = reports[0].name if len(reports) == 1 else f"{len(reports)} datasets"
+    write_page(path, "doctor.html", title=title, reports=reports, notes_of=_notes, picture_of=_picture)
 
 
-def _section(report: Report) -> str:
-    rows = "".join(
-        f"<tr><td>{split}</td><td>{_counts(report, split)}</td><td>{report.official.get(split, '')}</td></tr>"
-        for split in report.counts
-    )
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(report))
-    findings = list(report.findings)
-    lines = "".join(
-        f'<tr><td class="{finding.severity}">{finding.severity}</td><td>{html.escape(finding.title)}</td>'
-        f'<td class="number">{finding.count:,}</td><td>{html.escape(finding.cure)}</td></tr>'
-        for finding in findings
-    )
-    table = f"<table><tr><th></th><th>finding</th><th>count</th><th>cure</th></tr>{lines}</table>"
-    cases = "".join(_cases(finding) for finding in findings)
-    return (
-        f"<h2>{html.escape(report.name)}</h2><p>{html.escape(report.root)}</p>"
-        f"<table><tr><th>split</th><th>here</th><th>official</th></tr>{rows}</table><ul>{notes}</ul>"
-        f"{table if findings else '<p>Nothing found.</p>'}{cases}"
-    )
-
-
-def _cases(finding: Finding) -> str:
-    cases = "".join(
-        f'<div class="case">{"".join(map(_thumbnail, example.images))}<div>{html.escape(example.text)}</div></div>'
-        for example in finding.examples
-    )
-    detail = f"<p>{html.escape(finding.detail)}</p>" if finding.detail else ""
-    return f'<h3 class="{finding.severity}">{html.escape(finding.title)} ({finding.count:,})</h3>{detail}{cases}'
-
-
-def _thumbnail(file: str) -> str:
-    """An `<img>` with the picture in it, or a word where it cannot be shown."""
+def _picture(file: str) -> Picture | None:
+    """An image file as a picture of the page; `None` where it cannot be shown."""
     try:
-        image = open_image(file)
+        return embed(open_image(file), os.path.basename(file))
     except DataError:
-        return "<em>cannot be shown</em> "
-    image.thumbnail(_THUMBNAIL)
-    return f'<img src="{jpeg_uri(image, 80)}" width="{image.width}" height="{image.height}" alt="">'
-
-
-def _write(path: str, text: str) -> None:
-    """Write whole or not at all. Lone surrogates, which a json may hold, cannot be encoded and become `?`."""
-    with replacing(path) as part, open(part, "w", encoding="utf-8", errors="replace") as file:
-        file.write(text)
+        return None

@@ -71,7 +71,7 @@ HAIR_RGB = {
 }
 
 # Attribute -> value -> words. Each list of words is one thing: captions pick any of them, swaps leave all of them.
-WORDS = {
+WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "person.gender": {
         "man": ("man", "male", "gentleman", "guy"),
         "woman": ("woman", "female", "lady"),

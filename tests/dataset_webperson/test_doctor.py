@@ -308,7 +308,7 @@ def test_a_planted_defect_is_named(tmp_path, capsys, style, defect):
     finding = next(finding for finding in report["findings"] if finding["code"] == expected)
     assert finding["count"] >= 1 and finding["examples"][0]["text"]
     assert KINDS[expected].title in capsys.readouterr().out
-    assert html.escape(KINDS[expected].title) in page
+    assert KINDS[expected].title in html.unescape(page)
     breaks = any(finding["severity"] == "error" for finding in report["findings"])
     assert code == int(breaks)
     if KINDS[expected].severity == "error" and expected not in COUNT_KINDS:
@@ -483,13 +483,13 @@ def test_the_page_shows_pictures_and_escapes_captions(tmp_path):
     root = write_copy("cuhk", tmp_path)
     Copy(root).edit(lambda rows: set_caption(rows, "<script>alert(1)</script> & a man"))
     _, _, page = run(root, tmp_path / "out", "--partial")
-    assert "<script" not in page
+    assert page.count("<script") == 1 and "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; a man" in page
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     assert pictures
     with Image.open(io.BytesIO(base64.b64decode(pictures[0]))) as picture:
         assert picture.size == (48, 96)
-    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
 
 
 def test_both_pictures_of_a_near_duplicate_are_shown(tmp_path):

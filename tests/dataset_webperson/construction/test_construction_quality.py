@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson.construction.captions.words import find_attributes
-from dataset_webperson.construction.quality_report import Diversity, main, stage_folders, summarize
+from dataset_webperson.construction.quality_report import Diversity, main, stage_counts, stage_folders, summarize
 from dataset_webperson.construction.shards import shard_counts, shard_writer
 from dataset_webperson.construction.stages.captioning import NEW_COLUMNS as CAPTION_COLUMNS
 from dataset_webperson.construction.stages.quality import (
@@ -212,6 +212,34 @@ def test_diversity_counts_what_it_says():
     }
 
 
+CROP = {"rows_in": 100, "not_downloaded": 8, "images_without_person": 20, "opted_out_sha256": 110, "boxes": 622}
+CROP |= {"box_score": 300, "box_side": 150, "head_hidden": 2, "rows_out": 60}
+CAPTION = {"rows_in": 60, "rows_fine": 50, "captions": 120, "captions_marked": 70, "caption_mood": 65, "rows_out": 60}
+QUALITY = {"rows_in": 60, "captions_scored": 118, "captions_low-score": 61, "captions_replaced": 40}
+QUALITY |= {"both_captions_marked": 3, "rows_out": 57}
+
+
+def test_every_count_of_a_stage_is_a_share_of_a_whole_that_holds_it():
+    for counts in (CROP, CAPTION, QUALITY):
+        shown = stage_counts("stage", counts)
+        assert sorted(item.count for item in shown.counts) == sorted(counts.values())
+        assert all(item.count <= item.whole_count for item in shown.counts if item.whole)
+        assert (shown.kept.count, shown.counts[0].count) == (counts["rows_out"], counts["rows_in"])
+    wholes = {item.name: (item.whole, item.whole_count) for item in stage_counts("crop", CROP).counts}
+    assert wholes["images in"] == wholes["boxes"] == ("", 0)
+    assert wholes["images without person"] == ("images", 100)
+    assert wholes["box score"] == wholes["head hidden"] == wholes["crops out"] == ("boxes", 622)
+    # asked about each image and, once more, about each crop
+    assert wholes["opted out sha256"] == ("images and boxes", 722)
+    wholes = {item.name: (item.whole, item.whole_count) for item in stage_counts("caption", CAPTION).counts}
+    assert wholes["rows fine"] == ("rows", 60) and wholes["captions marked"] == ("captions", 120)
+    assert wholes["caption mood"] == ("captions", 120) and wholes["captions"] == ("", 0)
+    wholes = {item.name: (item.whole, item.whole_count) for item in stage_counts("quality", QUALITY).counts}
+    assert wholes["captions scored"] == wholes["captions replaced"] == ("captions", 120)
+    assert wholes["captions low-score"] == ("captions scored", 118)
+    assert wholes["both captions marked"] == ("rows", 60)
+
+
 def test_the_report_shows_survivors_scores_shares_and_pictures(model, tmp_path, capsys):
     source = write_captioned(tmp_path / "3_caption" / "a.parquet", PROBLEMS)
     assess_shard(source, str(tmp_path / "4_quality" / "a.parquet"), QualityOptions(model))
@@ -244,7 +272,7 @@ def test_captions_cannot_break_the_page(tmp_path):
     assess_shard(source, str(tmp_path / "4_quality" / "a.parquet"), QualityOptions())
     assert main([str(tmp_path), "--output_file", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
-    assert "<script>" not in page and "<b>model" not in page
+    assert page.count("<script") == 1 and "<script>alert" not in page and "<b>model" not in page
 
 
 def test_a_folder_without_the_stage_is_named(tmp_path, capsys):
