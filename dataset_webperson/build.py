@@ -16,9 +16,9 @@ import sys
 from typing import Any
 
 from .command_line import CommandParser, command
-from .construction.config import BuildConfig, read_config
+from .construction.config import BuildConfig, ReleaseSection, read_config
 from .construction.opt_out import OptOut
-from .construction.shards import run_stage, shard_counts
+from .construction.shards import Stage, run_stage, shard_counts
 from .construction.sources import find_shards
 from .construction.stages.captioning import caption_shard
 from .construction.stages.crop import crop_shard
@@ -45,13 +45,14 @@ def build(config: BuildConfig) -> dict[str, dict[str, int]]:
     Raises:
         `DataError`: an input or an option that cannot be used. What is finished stays.
     """
+    config = config.resolved()
     opt_out = OptOut.from_file(config.opt_out) if config.opt_out else OptOut()
     counts: dict[str, dict[str, int]] = {}
 
     def place(name: str) -> str:
         return os.path.join(config.work, name)
 
-    def run(name: str, stage, sources: list[str], options: Any) -> list[str]:
+    def run(name: str, stage: Stage, sources: list[str], options: Any) -> list[str]:
         folder = place(name)
         counts[name] = run_stage(stage, sources, folder, options, config.num_workers, opt_out)
         _report(name, counts[name])
@@ -60,7 +61,7 @@ def build(config: BuildConfig) -> dict[str, dict[str, int]]:
 
     if config.select:
         metadata = _parquets(config.select.metadata)
-        selected = run("0_select", select_shard, metadata, _with_opt_out(config.select, config.opt_out))
+        selected = run("0_select", select_shard, metadata, config.select)
         counts["0_urls"] = unique_urls(selected, place("0_urls"), config.select)
         _report("0_urls", counts["0_urls"])
         write_json(place("counts.json"), counts)
@@ -71,16 +72,15 @@ def build(config: BuildConfig) -> dict[str, dict[str, int]]:
     if unfinished:
         names = ", ".join(os.path.basename(path) for path in unfinished[:5])
         sys.stdout.write(f"{len(unfinished)} shards left out that img2dataset has not finished: {names}\n")
-    shards = run("1_crop", crop_shard, sources, _with_opt_out(config.crop, config.opt_out))
-    plan = os.path.join(config.work, "2_dedup", "plan")
-    find_duplicates(shards, dataclasses.replace(config.dedup, plan=plan), config.num_workers)
-    shards = run("2_dedup", dedup_shard, shards, dataclasses.replace(config.dedup, plan=plan))
+    shards = run("1_crop", crop_shard, sources, config.crop)
+    find_duplicates(shards, config.dedup, config.num_workers)
+    shards = run("2_dedup", dedup_shard, shards, config.dedup)
     if config.caption:
         shards = run("3_caption", caption_shard, shards, config.caption)
     if config.quality:
         shards = run("4_quality", assess_shard, shards, config.quality)
     if config.release:
-        counts["release"] = _release(config, os.path.dirname(shards[0]), shards)
+        counts["release"] = _release(config, config.release, os.path.dirname(shards[0]), shards)
         _report("release", counts["release"])
         write_json(place("counts.json"), counts)
     return counts
@@ -95,10 +95,6 @@ def _parquets(folder: str) -> list[str]:
     return files
 
 
-def _with_opt_out(options: Any, path: str | None) -> Any:
-    return dataclasses.replace(options, opt_out=path) if path else options
-
-
 def _report(name: str, counts: dict[str, int]) -> None:
     reasons = sorted((key, value) for key, value in counts.items() if key not in ("rows_in", "rows_out") and value)
     named = ", ".join(f"{key} {value:,}" for key, value in reasons)
@@ -106,9 +102,9 @@ def _report(name: str, counts: dict[str, int]) -> None:
     sys.stdout.write(f"{name}: {counts['rows_in']:,} in, {counts['rows_out']:,} out{ending}\n")
 
 
-def _release(config: BuildConfig, folder: str, shards: list[str]) -> dict[str, int]:
+def _release(config: BuildConfig, options: ReleaseSection, folder: str, shards: list[str]) -> dict[str, int]:
     """Release the assessed shards, once; a release that this work made of other rows before is replaced."""
-    options, record = config.release, os.path.join(config.work, "release.json")
+    record = os.path.join(config.work, "release.json")
     out = os.path.abspath(options.out)
     state = {"out": out, "rows": _digest(shards), "options": dataclasses.asdict(options)}
     before = None

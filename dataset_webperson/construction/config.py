@@ -1,7 +1,7 @@
 """The file that describes a construction: one YAML file with a section per stage and every threshold in it."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import yaml
 
@@ -46,10 +46,10 @@ class BuildConfig:
 
     Args:
         source: folder of images: what img2dataset wrote, tars, or plain files.
-        work: folder of the stages' shards; made if it is not there.
+        work: folder of the stages' shards; made if it does not exist.
         num_workers: processes.
-        opt_out: file of an opt-out list, for every stage.
-        select: rules for COYO's metadata; without them the images must be there.
+        opt_out: file of an opt-out list, used by every stage.
+        select: rules for COYO's metadata; without them the images must already be in `source`.
         crop, dedup, caption, quality, release: the stages. Without `caption` the work ends after `dedup`, without
             `quality` or `release` after the stage before.
     """
@@ -65,12 +65,20 @@ class BuildConfig:
     quality: QualityOptions | None = None
     release: ReleaseSection | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise ValueError(f"num_workers={self.num_workers} is at least 1")
         for later, earlier in (("quality", "caption"), ("release", "quality")):
             if getattr(self, later) is not None and getattr(self, earlier) is None:
                 raise ValueError(f"a section `{later}` needs a section `{earlier}`")
+
+    def resolved(self) -> "BuildConfig":
+        """The same, with every path that follows from another filled in: opt-out lists, and the plan of `dedup`."""
+        select, crop = self.select, self.crop
+        if self.opt_out:
+            select, crop = select and replace(select, opt_out=self.opt_out), replace(crop, opt_out=self.opt_out)
+        plan = os.path.join(self.work, "2_dedup", "plan")
+        return replace(self, select=select, crop=crop, dedup=replace(self.dedup, plan=plan))
 
 
 def read_config(path: str | os.PathLike) -> BuildConfig:
@@ -85,4 +93,5 @@ def read_config(path: str | os.PathLike) -> BuildConfig:
             values = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"{name}: cannot be read ({error})") from error
-    return fill(BuildConfig, values, name)
+    config: BuildConfig = fill(BuildConfig, values, name)
+    return config

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,12 @@ def draw_crops(target: str, count: int) -> tuple[dict[str, dict[str, str]], Span
                 captions[captioner][digest] = caption.text
                 false_spans[caption.text] = [(word.start, word.end) for word in caption.words if word.is_false]
             name = f"drawn{index:04d}"
-            row = {"image_path": f"{name}_0.jpg", "source_id": name, "source_sha256": digest, "image_sha256": digest}
+            row: dict[str, Any] = {
+                "image_path": f"{name}_0.jpg",
+                "source_id": name,
+                "source_sha256": digest,
+                "image_sha256": digest,
+            }
             row |= {"box": [0.0, 0.0, image.width, image.height], "box_score": 1.0, "keypoints": []}
             row |= {"image": {"bytes": buffer.getvalue(), "path": row["image_path"]}, "detector": "drawn"}
             shard.write(row | {"phash": f"{perceptual_hash(image):016x}"})

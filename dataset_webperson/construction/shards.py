@@ -12,7 +12,7 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
@@ -39,7 +39,8 @@ class ShardWriter:
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema):
         self.counts: Counter[str] = Counter(rows_in=0, rows_out=0)
-        self._writer, self._schema, self._rows = writer, schema, []
+        self._writer, self._schema = writer, schema
+        self._rows: list[dict[str, Any]] = []
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row; a column that it lacks is null."""
@@ -244,7 +245,7 @@ def _finished(stage: Stage, pairs: list[tuple[str, str]], options: Any, num_work
         ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool,
     ):
         todo = iter(pairs)
-        running = {}
+        running: dict[Future[None], tuple[str, str]] = {}
         try:
             while True:
                 while len(running) < num_workers and (pair := next(todo, None)) is not None:

@@ -58,7 +58,8 @@ def find_shards(folder: str, lists: str) -> tuple[list[str], list[str]]:
         raise DataError(f"{root}: holds tars and parquets with images. Move one kind to a folder of its own.")
     if not tars and not parquets:
         return list_images(root, lists), []
-    shards, unfinished = [], []
+    shards: list[str] = []
+    unfinished: list[str] = []
     counted = any(name.endswith("_stats.json") for name in names)
     for path in tars or parquets:
         finished = not counted or os.path.exists(os.path.splitext(path)[0] + "_stats.json")
@@ -105,9 +106,9 @@ def _tar_images(shard: str) -> Iterator[SourceImage]:
         yield SourceImage(_plain(key), row.extra.get("url"), row.data, "image_missing" if row.problem else "")
     beside = os.path.splitext(shard)[0] + ".parquet"
     if os.path.exists(beside) and "status" in pq.read_schema(beside).names:
-        for row in read_rows(beside, ["key", "url", "status"]):
-            if row["status"] != "success":
-                yield SourceImage(_plain(row["key"]), row["url"], None, "not_downloaded")
+        for facts in read_rows(beside, ["key", "url", "status"]):
+            if facts["status"] != "success":
+                yield SourceImage(_plain(facts["key"]), facts["url"], None, "not_downloaded")
 
 
 def _parquet_images(shard: str) -> Iterator[SourceImage]:

@@ -36,6 +36,8 @@ from .captions.templates import MAX_WORDS, MIN_PLACEHOLDERS, PLACEHOLDERS, read_
 WRITER_VERSION = "1"  # raise it with any change of the prompts below
 RANDOM_OF_CLUSTER = 5  # the paper's
 
+Ask = Callable[[list], Awaitable[str]]
+
 _SYSTEM = "You edit sentences about people in photographs. You answer with what is asked for and nothing else."
 _PLACEHOLDER_LIST = "\n".join(f"[{name}]: {meaning}" for name, meaning in PLACEHOLDERS.items())
 _TO_TEMPLATE = (
@@ -70,12 +72,12 @@ class WritingOptions:
     variations: int = 3
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if min(self.num_captions, self.num_clusters) < 1 or self.variations < 0:
             raise ValueError("num_captions and num_clusters are at least 1, variations at least 0")
 
 
-async def caption_to_template(ask: Callable[[list], Awaitable[str]], caption: str) -> tuple[str, list[str]]:
+async def caption_to_template(ask: Ask, caption: str) -> tuple[str, list[str]]:
     """A template of a caption by a language model, and what is still wrong with it after one retry.
 
     Args:
@@ -85,7 +87,7 @@ async def caption_to_template(ask: Callable[[list], Awaitable[str]], caption: st
     return _line(text), problems
 
 
-async def write_variations(ask: Callable[[list], Awaitable[str]], template: str, count: int) -> list[str]:
+async def write_variations(ask: Ask, template: str, count: int) -> list[str]:
     """Valid variations of a template, at most `count`, none equal to it; lines that are no templates are left out."""
 
     def problems(answer: str) -> list[str]:
@@ -96,7 +98,7 @@ async def write_variations(ask: Callable[[list], Awaitable[str]], template: str,
     return list(lines)[:count]
 
 
-async def _ask_twice(ask, prompt: str, problems_of: Callable[[str], list[str]]) -> tuple[str, list[str], int]:
+async def _ask_twice(ask: Ask, prompt: str, problems_of: Callable[[str], list[str]]) -> tuple[str, list[str], int]:
     messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": prompt}]
     answer = await ask(messages)
     problems = problems_of(answer)

@@ -23,9 +23,10 @@ VOCABULARY = 1000
 class TinyVLM:
     """Qwen2.5-VL, a thousand times smaller and without any training; reads the picture and writes what comes."""
 
-    def __init__(self, seed: int = 0):
+    def __init__(self, seed: int = 0) -> None:
         self.tokenizer = self._train_tokenizer()
-        ids = {token: self.tokenizer.token_to_id(token) for token in SPECIAL}
+        vocabulary = self.tokenizer.get_vocab()
+        ids = {token: vocabulary[token] for token in SPECIAL}
         self.end, self.image_pad = ids["<|im_end|>"], ids["<|image_pad|>"]
         self.image_processor = Qwen2VLImageProcessorPil(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 32)
         rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
@@ -96,7 +97,7 @@ class TinyVLM:
         )
         input_ids = torch.tensor([self.tokenizer.encode(text).ids])
         inputs |= {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-        inputs["mm_token_type_ids"] = (input_ids == self.image_pad).long()
+        inputs["mm_token_type_ids"] = input_ids.eq(self.image_pad).long()
         with self.lock, torch.inference_mode():
             torch.manual_seed(seed)
             output = self.model.generate(

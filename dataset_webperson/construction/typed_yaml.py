@@ -36,7 +36,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if value is None and types.NoneType in choices:
         return None
     for choice in choices:
-        if dataclasses.is_dataclass(choice):
+        if isinstance(choice, type) and dataclasses.is_dataclass(choice):
             return fill(choice, value, where)
     if float in choices and isinstance(value, int | str) and not isinstance(value, bool):
         try:

@@ -103,7 +103,7 @@ def encode_captions(model, processor, captions: list[str], batch_size=64, progre
 class _ImageBatches(Dataset):
     """Prepared pixels of whole batches, by number: any process or worker can make any of them."""
 
-    def __init__(self, processor, dataset, batch_size, change):
+    def __init__(self, processor, dataset, batch_size, change) -> None:
         self.processor, self.dataset, self.batch_size, self.change = processor, dataset, batch_size, change
 
     def __len__(self):
@@ -121,7 +121,7 @@ class _ImageBatches(Dataset):
 class _CaptionBatches(Dataset):
     """Prepared ids of whole batches, by number."""
 
-    def __init__(self, processor, captions, batch_size, config):
+    def __init__(self, processor, captions, batch_size, config) -> None:
         self.processor, self.captions, self.batch_size = processor, captions, batch_size
         longest = config.text_config.max_position_embeddings
         # SigLIP reads the last position, padding or not, and was trained on captions of full length

@@ -397,7 +397,7 @@ class _Block:
 class _Ranker:
     """Ranks blocks of queries; the four arrays of [`QueryRanks`] fill up."""
 
-    def __init__(self, queries, gallery, left, right, exclude, pessimistic, max_rows, max_cols):
+    def __init__(self, queries, gallery, left, right, exclude, pessimistic, max_rows, max_cols) -> None:
         self.queries, self.gallery = queries, gallery
         self.left, self.right = left, right
         self.exclude, self.pessimistic = exclude, pessimistic

@@ -51,7 +51,7 @@ class AnswerCache:
             os.write(self._file, b"\n")  # the next line must not be glued to the torn one
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         os.close(self._file)
 
     def _remember(self, line: bytes) -> None:

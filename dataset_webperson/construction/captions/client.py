@@ -75,7 +75,7 @@ class Captioner:
     input_price: float = field(default=0.0, metadata=CHANGEABLE)
     output_price: float = field(default=0.0, metadata=CHANGEABLE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")) or not self.model:
             raise ValueError(f"base_url={self.base_url!r}, model={self.model!r}: give http(s)://.../v1 and a model")
         for name in ("max_tokens", "max_in_flight", "max_attempts", "max_failures"):
@@ -127,7 +127,7 @@ class ServerClient:
         )
         return self
 
-    async def __aexit__(self, *exception) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self._client.close()
 
     @property

@@ -52,7 +52,7 @@ class CaptionRules:
     min_words: int = 8
     max_words: int = 60
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 1 <= self.min_words <= self.max_words:
             raise ValueError(f"min_words={self.min_words}, max_words={self.max_words}: at least 1, and min <= max")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -46,7 +46,7 @@ class DetectorOptions:
     revision: str | None = None
     min_score: float = 0.85
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self)
 
 
@@ -59,7 +59,7 @@ class PoseOptions:
     revision: str | None = None
     min_score: float = 0.3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self)
 
 
@@ -80,19 +80,19 @@ def open_models(detector: DetectorOptions, pose: PoseOptions) -> tuple[PersonDet
     return _open(detector, "Detector"), _open(pose, "Pose")
 
 
-def _open(options: DetectorOptions | PoseOptions, kind: str):
+def _open(options: DetectorOptions | PoseOptions, kind: str) -> Any:
     try:
         if options.backend == "onnx":
-            from . import onnx_models as module
+            from . import onnx_models
 
-            return getattr(module, f"Onnx{kind}")(options.model)
+            return getattr(onnx_models, f"Onnx{kind}")(options.model)
         if options.backend == "ultralytics":
-            from . import ultralytics_models as module
+            from . import ultralytics_models
 
-            return getattr(module, f"Ultralytics{kind}")(options.model)
-        from . import transformers_models as module
+            return getattr(ultralytics_models, f"Ultralytics{kind}")(options.model)
+        from . import transformers_models
 
-        return getattr(module, f"Transformers{kind}")(options.model, options.revision)
+        return getattr(transformers_models, f"Transformers{kind}")(options.model, options.revision)
     except ModuleNotFoundError as error:
         package = {"onnx": "onnxruntime"}.get(options.backend, options.backend)
         raise DataError(

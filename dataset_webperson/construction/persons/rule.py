@@ -31,7 +31,7 @@ class RuleOptions:
     min_hips: int = 1
     min_head: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.min_ratio <= self.max_ratio:
             raise ValueError(f"min_ratio={self.min_ratio} and max_ratio={self.max_ratio}: above 0, the least first")
 

@@ -44,7 +44,7 @@ class TransformersPose:
 
     def __init__(self, model: str, revision: str | None = None):
         self.processor = AutoImageProcessor.from_pretrained(model, revision=revision)
-        self.model = VitPoseForPoseEstimation.from_pretrained(model, revision=revision).eval().to(_device())
+        self.model = VitPoseForPoseEstimation.from_pretrained(model, revision=revision or "main").eval().to(_device())
         if self.model.config.num_labels != NUM_KEYPOINTS:
             raise ValueError(f"{self.model.config.num_labels} keypoints; the rule needs COCO's {NUM_KEYPOINTS}")
         self.experts = getattr(self.model.config.backbone_config, "num_experts", 1) > 1

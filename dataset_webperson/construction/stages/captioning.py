@@ -24,7 +24,7 @@ from ..captions.client import Captioner, CaptionServerError, RequestFailed, Serv
 from ..captions.prompts import PROMPT_VERSION, ask_again, caption_messages
 from ..captions.rules import CaptionRules, broken_rules, tidy_caption
 from ..captions.templates import Template, choose_template, load_templates
-from ..shards import CHANGEABLE, read_rows, shard_writer
+from ..shards import CHANGEABLE, ShardWriter, read_rows, shard_writer
 
 _TEXT = pa.string()
 NEW_COLUMNS = {
@@ -90,7 +90,9 @@ def caption_shard(source: str, target: str, options: CaptionOptions) -> dict[str
     return counts | {"rows_out": counts["rows_in"]}
 
 
-async def _caption_rows(source: str, options: CaptionOptions, templates, cache: AnswerCache, shard) -> None:
+async def _caption_rows(
+    source: str, options: CaptionOptions, templates: tuple[Template, ...], cache: AnswerCache, shard: ShardWriter
+) -> None:
     captioners = (options.captioner1, options.captioner2)
     total, first_image = pq.read_metadata(source).num_rows, ""
     async with AsyncExitStack() as stack:
@@ -217,7 +219,7 @@ class _Work:
 
     def show(self, refresh: bool = False) -> None:
         """Figures beside the bar, on the screen at once or with the bar's next move."""
-        figures = {"asked again": self.asked_again}
+        figures: dict[str, int | str] = {"asked again": self.asked_again}
         if any(client.captioner.input_price or client.captioner.output_price for client in self.clients):
             figures["cost"] = f"${sum(client.cost for client in self.clients):.4f}"
         if waiting := next((client.waiting for client in self.clients if client.waiting), ""):

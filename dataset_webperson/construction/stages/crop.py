@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +58,7 @@ class CropOptions:
     batch_size: int = 16
     opt_out: str | None = field(default=None, metadata=CHANGEABLE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.margin < 0 or self.batch_size < 1:
             raise ValueError(f"margin={self.margin} is at least 0, batch_size={self.batch_size} at least 1")
 
@@ -89,7 +90,9 @@ def crop_shard(source: str, target: str, options: CropOptions) -> dict[str, int]
     return dict(shard.counts)
 
 
-def _decode_batch(images: Iterator[SourceImage], size: int, opt_out: OptOut):
+def _decode_batch(
+    images: Iterator[SourceImage], size: int, opt_out: OptOut
+) -> tuple[list[_Decoded], dict[str, int]] | None:
     """Up to `size` images, decoded, and what was counted on the way; `None` at the end."""
     chunk = list(itertools.islice(images, size))
     if not chunk:
@@ -100,7 +103,7 @@ def _decode_batch(images: Iterator[SourceImage], size: int, opt_out: OptOut):
         counts[name] = counts.get(name, 0) + 1
 
     for source in chunk:
-        if source.problem:
+        if source.problem or source.data is None:
             count(source.problem)
             continue
         sha256 = hashlib.sha256(source.data).hexdigest()
@@ -153,7 +156,9 @@ def _crop_batch(
             shard.write(row)
 
 
-def _row(item: _Decoded, number: int, box: np.ndarray, crop: Image.Image, keypoints: np.ndarray, detector: str):
+def _row(
+    item: _Decoded, number: int, box: np.ndarray, crop: Image.Image, keypoints: np.ndarray, detector: str
+) -> dict[str, Any]:
     buffer = io.BytesIO()
     crop.save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
     data = buffer.getvalue()

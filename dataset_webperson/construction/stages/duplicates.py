@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,7 +48,7 @@ class DedupOptions:
     plan: str = field(default="", metadata=CHANGEABLE)
     rows_in_memory: int = field(default=4_000_000, metadata=CHANGEABLE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.max_distance <= _MAX_DISTANCE or self.rows_in_memory < 1:
             raise ValueError(
                 f"max_distance={self.max_distance} is in 0..{_MAX_DISTANCE}, rows_in_memory={self.rows_in_memory} at "
@@ -158,7 +158,9 @@ def flag_duplicates(keys: np.ndarray, flags: np.ndarray, options: DedupOptions) 
         shift, mask = np.uint64(low), np.uint64((1 << (high - low)) - 1)
         coarse = np.uint64(max(0, high - low - 16))
 
-        def digit(chunk: np.ndarray, shift=shift, mask=mask, coarse=coarse) -> np.ndarray:
+        def digit(
+            chunk: np.ndarray, shift: np.uint64 = shift, mask: np.uint64 = mask, coarse: np.uint64 = coarse
+        ) -> np.ndarray:
             return (chunk["phash"] >> shift & mask) >> coarse
 
         for part in _parts(keys, flags, digit, options.rows_in_memory):
@@ -179,7 +181,9 @@ def _later_ones(group: np.ndarray, max_distance: int) -> np.ndarray:
     return group["row"][later]
 
 
-def _parts(keys: np.ndarray, flags: np.ndarray, digit, limit: int) -> Iterator[np.ndarray]:
+def _parts(
+    keys: np.ndarray, flags: np.ndarray, digit: Callable[[np.ndarray], np.ndarray], limit: int
+) -> Iterator[np.ndarray]:
     """Rows that stay so far, in order, in parts of about `limit`; rows of equal digit (below 2**16) are together."""
     sizes = np.zeros(1 << 16, np.int64)
     for start in range(0, len(keys), _CHUNK):

@@ -3,9 +3,11 @@
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from ...images import decode_rgb
 from ..shards import read_rows, run_stage, shard_writer
@@ -33,13 +35,13 @@ class EmbeddingOptions:
     min_cosine: float = 0.97
     clusters: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.min_cosine <= 1 or self.clusters < 1:
             raise ValueError(f"min_cosine={self.min_cosine} is in 0..1, clusters={self.clusters} at least 1")
 
 
 @lru_cache(maxsize=1)
-def _open(model: str, revision: str | None):
+def _open(model: str, revision: str | None) -> tuple[Any, Any]:
     import torch
     from transformers import AutoImageProcessor, AutoModel
 
@@ -54,7 +56,7 @@ def embed_shard(source: str, target: str, options: EmbeddingOptions) -> dict[str
 
     processor, model = _open(options.model, options.revision)
     with torch.inference_mode(), shard_writer(target, _SCHEMA) as shard:
-        images = []
+        images: list[Image.Image] = []
 
         def embed() -> None:
             inputs = processor(images=images, return_tensors="pt").to(model.device)
@@ -90,7 +92,7 @@ def flag_close_embeddings(
         shards: of embeddings, whose rows are those of `keys`.
         path: of a file that holds all vectors meanwhile, float16.
     """
-    vectors = None
+    vectors: np.memmap | None = None
     start = 0
     for shard in shards:
         for row in read_rows(shard):
@@ -98,6 +100,8 @@ def flag_close_embeddings(
                 vectors = np.memmap(path, np.float16, "w+", shape=(len(keys), len(row["embedding"])))
             vectors[start] = row["embedding"]
             start += 1
+    if vectors is None:  # there are no rows
+        return
     stays = np.flatnonzero(flags == 0)
     # Ordered by a hash of the name, the first ones are a random choice that does not change.
     centres = vectors[stays[np.argsort(keys["order"][stays, 1], kind="stable")][: options.clusters]].astype(np.float32)

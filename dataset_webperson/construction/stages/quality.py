@@ -11,12 +11,13 @@ CLIP of the examples and 150 drawn pedestrians, a true caption had the higher co
 probability 0.85, the higher share of words with 0.53; so rows are judged by the cosine, and words are for looking at.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,9 @@ from ...findings import DataError
 from ...images import decode_rgb
 from ..captions.words import find_attributes
 from ..shards import CHANGEABLE, read_rows, shard_writer
+
+if TYPE_CHECKING:  # the other stages start without it
+    import torch
 
 MARKED = ("keep", "drop")
 LOW_SCORE = "low-score"
@@ -63,7 +67,7 @@ class QualityOptions:
     marked: str = "drop"
     batch_size: int = field(default=32, metadata=CHANGEABLE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.doubtful_below <= 1 or not -1 <= (self.min_score or 0) <= 1:
             raise ValueError(
                 f"doubtful_below={self.doubtful_below} is between 0 and 1, min_score={self.min_score} between -1 and 1"
@@ -170,7 +174,9 @@ class TokenScorer:
         ]
         return found, cosines.tolist()
 
-    def forward(self, pixels, ids, image_of_caption: list[int]):
+    def forward(
+        self, pixels: "torch.Tensor", ids: "torch.Tensor", image_of_caption: list[int]
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
         """The model alone: token scores `(captions, length)` and cosines `(captions,)`, float32."""
         import torch
 
@@ -241,11 +247,11 @@ def read_batch(rows: Iterator[dict[str, Any]], scorer: TokenScorer | None, size:
     return batch
 
 
-def _assess(batch: Batch, scorer: TokenScorer | None, options: QualityOptions, counts) -> None:
+def _assess(batch: Batch, scorer: TokenScorer | None, options: QualityOptions, counts: Counter[str]) -> None:
     pairs = [(row, number) for row in batch.rows for number in (1, 2)]
     scores: list[list[float]] = [[float("nan")] * len(of_caption) for of_caption in batch.words]
     cosines = [float("nan")] * len(pairs)
-    if batch.prepared:
+    if scorer and batch.prepared:
         words = [batch.words[place] for place in batch.captioned]
         of_words, of_captions = scorer(batch.prepared, [place // 2 for place in batch.captioned], words)
         for place, found, cosine in zip(batch.captioned, of_words, of_captions, strict=True):
@@ -268,7 +274,7 @@ def _assess(batch: Batch, scorer: TokenScorer | None, options: QualityOptions, c
 _PARTS = ("", "_problems", "_score", "_word_score", "_words")
 
 
-def _settle(row: dict[str, Any], counts) -> bool:
+def _settle(row: dict[str, Any], counts: Counter[str]) -> bool:
     """Put a row's fine caption in the place of its marked one. Returns whether there is a fine one."""
     fine = [number for number in (1, 2) if not row[f"caption{number}_problems"]]
     if not fine:

@@ -53,7 +53,7 @@ class SelectOptions:
     rows_in_memory: int = field(default=4_000_000, metadata=CHANGEABLE)
     opt_out: str | None = field(default=None, metadata=CHANGEABLE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.faceless_share < 1:
             raise ValueError(f"faceless_share={self.faceless_share} is at least 0 and below 1")
 
@@ -71,13 +71,13 @@ def select_shard(source: str, target: str, options: SelectOptions) -> dict[str, 
         passed = problems == ""
         faced += int((passed & ~faceless).sum())
         marks.append(_scatter(batch["id"])[passed & faceless])
-    marks = np.sort(np.concatenate([np.empty(0, np.uint64), *marks]))
+    faceless_marks = np.sort(np.concatenate([np.empty(0, np.uint64), *marks]))
     quota = int(faced * options.faceless_share / (1 - options.faceless_share))
     with shard_writer(target, _SCHEMA) as shard:
         for batch, problems in _judged(source, options, ("url", "image_phash")):
             over = np.zeros(len(problems), bool)
-            if quota < len(marks):
-                over = (batch["num_faces"] < options.min_faces) & (_scatter(batch["id"]) >= marks[quota])
+            if quota < len(faceless_marks):
+                over = (batch["num_faces"] < options.min_faces) & (_scatter(batch["id"]) >= faceless_marks[quota])
             problems = np.where((problems == "") & over, "faceless_over_quota", problems)
             shard.counts["rows_in"] += len(problems)
             names, numbers = np.unique(problems[problems != ""], return_counts=True)
