@@ -12,12 +12,13 @@ import shutil
 import sys
 
 import torch
+from transformers import CLIPTextConfig
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from dataset_webperson.command_line import CommandParser, command
 
 from .image_processing_gadms import GADMSImageProcessor
-from .modeling_gadms import GADMSForPreTraining
+from .modeling_gadms import GADMSForPreTraining, GADMSModel
 from .processing_gadms import GADMSProcessor
 from .released.checkpoints import Conversion, load_converted, load_released, save_released
 from .tokenization_gadms import GADMSTokenizer
@@ -79,9 +80,10 @@ def convert_checkpoint(
     _refuse_used_folder(output_dir)
     model, conversion = load_released(checkpoint, image_size, dtype)
     height, width = model.config.vision_config.image_size
-    processor = GADMSImageProcessor(size={"height": height, "width": width})
+    image_processor = GADMSImageProcessor(size={"height": height, "width": width})
+    processor: GADMSImageProcessor | GADMSProcessor = image_processor
     if tokenizer is not None:
-        processor = GADMSProcessor(processor, _load_tokenizer(tokenizer, model.config.text_config))
+        processor = GADMSProcessor(image_processor, _load_tokenizer(tokenizer, model.config.text_config))
 
     output_dir = os.path.abspath(output_dir)
     name = os.path.basename(output_dir)
@@ -99,7 +101,7 @@ def convert_checkpoint(
     return conversion
 
 
-def _load_tokenizer(path: str, text_config) -> GADMSTokenizer:
+def _load_tokenizer(path: str, text_config: CLIPTextConfig) -> GADMSTokenizer:
     if not os.path.isfile(path) and "mask_token" in get_tokenizer_config(path):
         tokenizer = GADMSTokenizer.from_pretrained(path)
     else:
@@ -113,7 +115,13 @@ def _load_tokenizer(path: str, text_config) -> GADMSTokenizer:
     return tokenizer
 
 
-def _model_card(name: str, checkpoint: str, model, processor, conversion: Conversion) -> str:
+def _model_card(
+    name: str,
+    checkpoint: str,
+    model: GADMSModel | GADMSForPreTraining,
+    processor: GADMSImageProcessor | GADMSProcessor,
+    conversion: Conversion,
+) -> str:
     with open(checkpoint, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     left = "".join(f"\n- left out: `{part}`, {reason}" for part, reason in conversion.left.items())

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+from typing import Any
 
 import datasets
 import torch
@@ -18,19 +19,21 @@ from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
+from transformers import ProcessorMixin
 
 from dataset_webperson.files import replacing
 
 from ..distributed_gadms import num_processes
 from ..rows import captions_of, person_ids
 from .encoding import RetrievalSet, encode_retrieval_set
+from .models import Retriever
 
 DEFAULT_FOLDER = os.path.join(HF_HOME, "gadms-embeddings")
 DEFAULT_LIMIT = 10.0  # GB; the three benchmarks' test sets take about 0.1 GB a model at 512 dimensions
 CACHED = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.safetensors")
 
 
-def model_hash(model, processor) -> str:
+def model_hash(model: Retriever, processor: ProcessorMixin) -> str:
     """32 hexadecimal digits of the weights, their dtype, the configuration and the files of the processor."""
     digest = hashlib.sha256()
     config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
@@ -50,7 +53,7 @@ def model_hash(model, processor) -> str:
     return digest.hexdigest()[:32]
 
 
-def data_hash(dataset, progress=True) -> str:
+def data_hash(dataset: datasets.Dataset, progress: bool = True) -> str:
     """32 hexadecimal digits of every image file's bytes, every caption and every person id, in order."""
     digest = hashlib.sha256()
     files = dataset.cast_column("image", datasets.Image(decode=False))
@@ -73,15 +76,15 @@ def data_hash(dataset, progress=True) -> str:
 
 
 def cached_retrieval_set(
-    model,
-    processor,
-    dataset,
-    folder=DEFAULT_FOLDER,
+    model: Retriever,
+    processor: ProcessorMixin,
+    dataset: datasets.Dataset,
+    folder: str = DEFAULT_FOLDER,
     *,
-    limit=DEFAULT_LIMIT,
-    batch_size=64,
-    progress=True,
-    num_workers=0,
+    limit: float = DEFAULT_LIMIT,
+    batch_size: int = 64,
+    progress: bool = True,
+    num_workers: int = 0,
 ) -> tuple[RetrievalSet, dict]:
     """[`encode_retrieval_set`], or what an earlier call of it left in `folder`.
 
@@ -98,7 +101,7 @@ def cached_retrieval_set(
     """
     if not limit >= 0:
         raise ValueError(f"the limit of the embeddings kept in {folder} is a number of GB from 0, not {limit}")
-    found = [None, None]
+    found: list[Any] = [None, None]  # what the first process knows, and then all
     if _is_main():
         keys = {"model_hash": model_hash(model, processor), "data_hash": data_hash(dataset, progress)}
         file = os.path.join(folder, f"{keys['model_hash']}-{keys['data_hash']}.safetensors")

@@ -3,14 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import datasets
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
+from transformers import BatchFeature, PretrainedConfig, ProcessorMixin
 
 from ..distributed_gadms import num_processes
 from ..person_retrieval.ranking import rank_both_ways, summarize_ranks
 from ..rows import all_captions, person_ids, read_row
+from .models import Retriever
+
+# a row with its decoded image, and its index -> the image to encode in its place
+Change = Callable[[dict, int], Image.Image]
 
 
 @dataclass
@@ -41,7 +48,14 @@ class RetrievalSet:
         }
 
 
-def encode_retrieval_set(model, processor, dataset, batch_size=64, progress=True, num_workers=0) -> RetrievalSet:
+def encode_retrieval_set(
+    model: Retriever,
+    processor: ProcessorMixin,
+    dataset: datasets.Dataset,
+    batch_size: int = 64,
+    progress: bool = True,
+    num_workers: int = 0,
+) -> RetrievalSet:
     """Encode every image and every caption once, shared among the processes there are.
 
     Args:
@@ -73,8 +87,14 @@ def encode_retrieval_set(model, processor, dataset, batch_size=64, progress=True
 
 
 def encode_images(
-    model, processor, dataset, batch_size=64, progress=True, num_workers=0, change: Callable | None = None
-):
+    model: Retriever,
+    processor: ProcessorMixin,
+    dataset: datasets.Dataset,
+    batch_size: int = 64,
+    progress: bool = True,
+    num_workers: int = 0,
+    change: Change | None = None,
+) -> torch.Tensor:
     """Embeddings `(N, D)` of the images of a data set, float32, unit norm, on the CPU, whole in every process.
 
     Args:
@@ -82,7 +102,7 @@ def encode_images(
     """
     batches = _ImageBatches(processor, dataset, batch_size, change)
 
-    def encode(inputs):
+    def encode(inputs: BatchFeature) -> torch.Tensor:
         for name, tensor in inputs.items():
             inputs[name] = tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
         return model.get_image_features(**inputs).pooler_output
@@ -90,10 +110,12 @@ def encode_images(
     return _encode(model, batches, encode, "Encoding images", progress, num_workers)
 
 
-def encode_captions(model, processor, captions: list[str], batch_size=64, progress=True):
+def encode_captions(
+    model: Retriever, processor: ProcessorMixin, captions: list[str], batch_size: int = 64, progress: bool = True
+) -> torch.Tensor:
     """Embeddings `(M, D)` of captions, float32, unit norm, on the CPU, whole in every process."""
 
-    def encode(inputs):
+    def encode(inputs: BatchFeature) -> torch.Tensor:
         return model.get_text_features(**inputs.to(model.device)).pooler_output
 
     batches = _CaptionBatches(processor, captions, batch_size, model.config)
@@ -103,13 +125,15 @@ def encode_captions(model, processor, captions: list[str], batch_size=64, progre
 class _ImageBatches(Dataset):
     """Prepared pixels of whole batches, by number: any process or worker can make any of them."""
 
-    def __init__(self, processor, dataset, batch_size, change) -> None:
+    def __init__(
+        self, processor: ProcessorMixin, dataset: datasets.Dataset, batch_size: int, change: Change | None
+    ) -> None:
         self.processor, self.dataset, self.batch_size, self.change = processor, dataset, batch_size, change
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> BatchFeature:
         first = number * self.batch_size
         images = []
         for index in range(first, min(first + self.batch_size, len(self.dataset))):
@@ -121,23 +145,32 @@ class _ImageBatches(Dataset):
 class _CaptionBatches(Dataset):
     """Prepared ids of whole batches, by number."""
 
-    def __init__(self, processor, captions, batch_size, config) -> None:
+    def __init__(
+        self, processor: ProcessorMixin, captions: list[str], batch_size: int, config: PretrainedConfig
+    ) -> None:
         self.processor, self.captions, self.batch_size = processor, captions, batch_size
         longest = config.text_config.max_position_embeddings
         # SigLIP reads the last position, padding or not, and was trained on captions of full length
         padding = "max_length" if config.model_type.startswith("siglip") else True
         self.options = {"padding": padding, "truncation": True, "max_length": longest, "return_tensors": "pt"}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.captions) // self.batch_size)
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> BatchFeature:
         first = number * self.batch_size
         return self.processor(text=self.captions[first : first + self.batch_size], **self.options)
 
 
 @torch.no_grad()
-def _encode(model, batches, encode, words, progress, num_workers):
+def _encode(
+    model: Retriever,
+    batches: _ImageBatches | _CaptionBatches,
+    encode: Callable[[BatchFeature], torch.Tensor],
+    words: str,
+    progress: bool,
+    num_workers: int,
+) -> torch.Tensor:
     # Whole batches are shared out, so that a batch holds the same items, and pads alike, on any number of processes.
     world = num_processes()
     mine = list(range(dist.get_rank() if world > 1 else 0, len(batches), world))
@@ -148,7 +181,7 @@ def _encode(model, batches, encode, words, progress, num_workers):
     parts = [torch.nn.functional.normalize(encode(batch).float(), dim=-1).cpu() for batch in bar]
     model.train(was_training)
     if world > 1:
-        gathered = [None] * world
+        gathered: list[list[torch.Tensor]] = [[] for _ in range(world)]
         dist.all_gather_object(gathered, parts)
         # batch b is the (b // world)-th of process b % world
         parts = [gathered[number % world][number // world] for number in range(len(batches))]

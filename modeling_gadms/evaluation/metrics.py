@@ -24,7 +24,7 @@ class Evaluation:
     metrics: dict[str, dict[str, Interval]]
 
 
-def evaluate_embeddings(encoded: RetrievalSet, *, seed=0, num_resamples=10_000) -> Evaluation:
+def evaluate_embeddings(encoded: RetrievalSet, *, seed: int = 0, num_resamples: int = 10_000) -> Evaluation:
     """Rank both ways; see `ranking.rank_both_ways` for what is raised, `significance` for seed and resamples."""
     texts, images = encoded.text_person_ids, encoded.image_person_ids
     t2i, i2t = rank_both_ways(encoded.text_embeds, encoded.image_embeds, texts, images)
@@ -32,7 +32,9 @@ def evaluate_embeddings(encoded: RetrievalSet, *, seed=0, num_resamples=10_000) 
     return evaluate_ranks({"t2i": t2i, "i2t": i2t}, person_ids, seed=seed, num_resamples=num_resamples)
 
 
-def evaluate_ranks(ranks, person_ids, *, seed=0, num_resamples=10_000) -> Evaluation:
+def evaluate_ranks(
+    ranks: dict[str, QueryRanks], person_ids: dict[str, np.ndarray], *, seed: int = 0, num_resamples: int = 10_000
+) -> Evaluation:
     """The evaluation of given rankings; arguments as the attributes of [`Evaluation`].
 
     Intervals draw the persons of the queries anew, not single queries.
@@ -55,7 +57,9 @@ def query_values(ranks: QueryRanks) -> dict[str, np.ndarray]:
     return values
 
 
-def compare(a: Evaluation, b: Evaluation, *, seed=0, num_resamples=10_000) -> dict[str, dict[str, Difference]]:
+def compare(
+    a: Evaluation, b: Evaluation, *, seed: int = 0, num_resamples: int = 10_000
+) -> dict[str, dict[str, Difference]]:
     """`a - b` by direction and metric, over the same queries, in the directions that both have.
 
     See `significance.paired_difference`; the persons are its groups.
@@ -63,6 +67,9 @@ def compare(a: Evaluation, b: Evaluation, *, seed=0, num_resamples=10_000) -> di
     differences = {}
     for way in a.ranks.keys() & b.ranks.keys():
         of_a, of_b = query_values(a.ranks[way]), query_values(b.ranks[way])
-        options = {"groups": a.person_ids[way], "seed": seed, "num_resamples": num_resamples}
-        differences[way] = {name: paired_difference(of_a[name], of_b[name], **options) for name in of_a}
+        persons = a.person_ids[way]
+        differences[way] = {
+            name: paired_difference(of_a[name], of_b[name], groups=persons, seed=seed, num_resamples=num_resamples)
+            for name in of_a
+        }
     return dict(sorted(differences.items(), reverse=True))

@@ -1,10 +1,39 @@
 """Any CLIP-like model of the Hub or a folder, with its own processor, ready to encode."""
 
+from typing import Any, Protocol
+
 import torch
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor, ProcessorMixin
 
 
-def load_retriever(name_or_path: str, *, bf16: bool = False, device="cpu"):
+class Retriever(Protocol):
+    """What encoding needs of a model: [`GADMSModel`], and CLIP, SigLIP and alike, have it."""
+
+    training: bool
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def eval(self) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def get_image_features(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def get_text_features(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def load_retriever(
+    name_or_path: str, *, bf16: bool = False, device: str | torch.device = "cpu"
+) -> tuple[Any, ProcessorMixin]:
     """A model with `get_image_features` and `get_text_features`, and the processor that lies beside it.
 
     Args:

@@ -39,9 +39,13 @@ _SOURCE = (
 
 def published(protocol: str) -> dict[str, dict[str, dict[str, float]]]:
     """`{"GA-DMS (5M)": {"CUHK-PEDES": {"R@1": 77.6, "mAP": 69.82}, ...}, ...}`; a method without figures is empty."""
-    table = {"direct-transfer": _DIRECT_TRANSFER, "fine-tuned": _FINE_TUNED, "cross-domain": _CROSS_DOMAIN}[protocol]
-    figures = {}
-    for method, given in table.items():
+    tables: dict[str, dict] = {
+        "direct-transfer": _DIRECT_TRANSFER,
+        "fine-tuned": _FINE_TUNED,
+        "cross-domain": _CROSS_DOMAIN,
+    }
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    for method, given in tables[protocol].items():
         figures[method] = {}
         for metric, values in zip(("R@1", "mAP"), given or (), strict=False):
             for benchmark, value in zip(PAPER_BENCHMARKS, values or (), strict=False):

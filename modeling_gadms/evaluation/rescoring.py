@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from ..person_retrieval.ranking import QueryRanks, rank_queries
@@ -23,7 +24,10 @@ RESCORINGS = {
 }
 
 
-def rescore(name: str, encoded: RetrievalSet, progress=True) -> QueryRanks:
+ScoreRows = Callable[[int, int], np.ndarray]  # (start, stop) -> scores (stop - start, num_gallery)
+
+
+def rescore(name: str, encoded: RetrievalSet, progress: bool = True) -> QueryRanks:
     """Text-to-image ranks by one of [`RESCORINGS`], a query a caption.
 
     Raises:
@@ -59,8 +63,13 @@ def average_phrasings(text_embeds: torch.Tensor, text_image_index: torch.Tensor)
 
 
 def k_reciprocal_scores(
-    query_embeds: torch.Tensor, gallery_embeds: torch.Tensor, k1=K1, k2=K2, lambda_=LAMBDA, progress=True
-) -> Callable[[int, int], np.ndarray]:
+    query_embeds: torch.Tensor,
+    gallery_embeds: torch.Tensor,
+    k1: int = K1,
+    k2: int = K2,
+    lambda_: float = LAMBDA,
+    progress: bool = True,
+) -> ScoreRows:
     """k-reciprocal re-ranking: near are items that share neighbours who count each other among their nearest.
 
     Queries and gallery are one set of `n` items; memory grows with `n * k1`, never with `n * n`.
@@ -96,8 +105,8 @@ def k_reciprocal_scores(
             if 3 * len(half[neighbour] & near[item]) > 2 * len(half[neighbour]):
                 expanded |= half[neighbour]
         columns.append(np.array(sorted(expanded), np.int64))
-        distances = 1 - (embeds[columns[-1]] @ embeds[item]).numpy()
-        weights = np.exp(-distances / farthest[item])
+        own_distances = 1 - (embeds[columns[-1]] @ embeds[item]).numpy()
+        weights = np.exp(-own_distances / farthest[item])
         values.append(weights / weights.sum())
         sizes[item] = len(weights)
     column, value = np.concatenate(columns), np.concatenate(values)
@@ -122,7 +131,15 @@ def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.repeat(starts - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
 
 
-def _jaccard_scores(row, column, value, embeds, farthest, num_queries, lambda_):
+def _jaccard_scores(
+    row: np.ndarray,
+    column: np.ndarray,
+    value: np.ndarray,
+    embeds: torch.Tensor,
+    farthest: np.ndarray,
+    num_queries: int,
+    lambda_: float,
+) -> ScoreRows:
     """The scores from sparse features: entries `value` at (`row`, `column`), by row, each row of sum 1."""
     # queries by row; the gallery by column, so that the items that share a neighbour lie side by side
     starts = np.searchsorted(row, np.arange(num_queries + 1))
@@ -148,7 +165,9 @@ def _jaccard_scores(row, column, value, embeds, farthest, num_queries, lambda_):
     return score_rows
 
 
-def rank_scores(score_rows, query_ids, gallery_ids, block_size=256, progress=True) -> QueryRanks:
+def rank_scores(
+    score_rows: ScoreRows, query_ids: ArrayLike, gallery_ids: ArrayLike, block_size: int = 256, progress: bool = True
+) -> QueryRanks:
     """Ranks by scores that no pair of embeddings gives; among equal scores, wrong items come first.
 
     Args:

@@ -7,13 +7,18 @@ an item follows from the seed and the item alone.
 import random
 from collections.abc import Callable
 
+import datasets
+import numpy as np
+import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from tqdm.auto import tqdm
+from transformers import ProcessorMixin
 
 from ..person_retrieval.ranking import rank_queries
 from ..rows import all_captions, stable_hash
 from .encoding import RetrievalSet, encode_captions, encode_images
 from .metrics import query_values
+from .models import Retriever
 from .significance import bootstrap_interval, paired_difference
 
 
@@ -71,8 +76,8 @@ def darken(image: Image.Image, strength: float, rng: random.Random) -> Image.Ima
 
 def coarsen(image: Image.Image, strength: float, rng: random.Random) -> Image.Image:
     """Takes away the given share of the resolution: made small by area averages, and large again bicubically."""
-    small = tuple(max(round((1 - strength) * side), 1) for side in image.size)
-    return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+    width, height = (max(round((1 - strength) * side), 1) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
 
 
 # what is done, and how strongly
@@ -90,7 +95,15 @@ IMAGE_CHANGES: dict[str, tuple[Callable, tuple[float, ...]]] = {
 
 
 def measure_robustness(
-    model, processor, dataset, encoded: RetrievalSet, *, batch_size=64, num_workers=0, progress=True, seed=0
+    model: Retriever,
+    processor: ProcessorMixin,
+    dataset: datasets.Dataset,
+    encoded: RetrievalSet,
+    *,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    progress: bool = True,
+    seed: int = 0,
 ) -> list[dict]:
     """Text-to-image R@1 under each change, and what it lost against the plain set.
 
@@ -107,14 +120,14 @@ def measure_robustness(
     """
     persons = encoded.text_person_ids.numpy()
 
-    def hits(image_embeds, text_embeds):
+    def hits(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> np.ndarray:
         ranks = rank_queries(text_embeds, image_embeds, persons, encoded.image_person_ids)
         return query_values(ranks)["R@1"]
 
     plain = hits(encoded.image_embeds, encoded.text_embeds)
     results = [{"change": "none", "strength": 0.0, "R@1": bootstrap_interval(plain, groups=persons), "loss": None}]
 
-    def add(change, strength, image_embeds, text_embeds):
+    def add(change: str, strength: float, image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> None:
         values = hits(image_embeds, text_embeds)
         loss = paired_difference(values, plain, groups=persons)
         interval = bootstrap_interval(values, groups=persons)
@@ -145,7 +158,9 @@ def measure_robustness(
             add(name, strength, encoded.image_embeds, texts)
         else:
 
-            def change(row, index, function=function, strength=strength, name=name):
+            def change(
+                row: dict, index: int, function: Callable = function, strength: float = strength, name: str = name
+            ) -> Image.Image:
                 rng = random.Random(stable_hash(seed, name, row["image_path"]))
                 return function(row["image"].convert("RGB"), strength, rng)
 

@@ -6,9 +6,11 @@ persons are resampled. Without them the intervals are too narrow.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["Difference", "Interval", "bootstrap_interval", "paired_difference"]
 
@@ -35,7 +37,14 @@ class Difference:
     p_value: float
 
 
-def bootstrap_interval(values, *, groups=None, confidence=0.95, num_resamples=10_000, seed=0) -> Interval:
+def bootstrap_interval(
+    values: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
     """Percentile bootstrap of the mean over queries.
 
     Args:
@@ -58,7 +67,15 @@ def bootstrap_interval(values, *, groups=None, confidence=0.95, num_resamples=10
     return Interval(float(sums.sum() / sizes.sum()), low, high)
 
 
-def paired_difference(a, b, *, groups=None, confidence=0.95, num_resamples=10_000, seed=0) -> Difference:
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Difference:
     """Compares two models on the same queries.
 
     The interval is a bootstrap of the differences. The p-value is that of the paired permutation test: if the models
@@ -96,7 +113,9 @@ def paired_difference(a, b, *, groups=None, confidence=0.95, num_resamples=10_00
     return Difference(float(differences.mean()), low, high, (1 + extreme) / (1 + num_resamples))
 
 
-def _bootstrap(sums, sizes, confidence, num_resamples, seed) -> tuple[float, float]:
+def _bootstrap(
+    sums: np.ndarray, sizes: np.ndarray, confidence: float, num_resamples: int, seed: int
+) -> tuple[float, float]:
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` is a probability between 0 and 1, such as 0.95, not {confidence}.")
     if num_resamples < 1:
@@ -111,13 +130,13 @@ def _bootstrap(sums, sizes, confidence, num_resamples, seed) -> tuple[float, flo
     return float(low), float(high)
 
 
-def _portions(total: int, width: int):
+def _portions(total: int, width: int) -> Iterator[int]:
     size = max(1, MAX_DRAWS // width)
     for start in range(0, total, size):
         yield min(size, total - start)
 
 
-def _group(values: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
+def _group(values: np.ndarray, groups: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
     """Sum and number of the values of each group; each value is its own group by default."""
     if groups is None:
         return values, np.ones(len(values))
@@ -128,7 +147,7 @@ def _group(values: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
     return np.bincount(which, weights=values), np.bincount(which).astype(np.float64)
 
 
-def _check_values(values, name: str) -> np.ndarray:
+def _check_values(values: ArrayLike, name: str) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"`{name}` has shape {values.shape}; one number a query is needed, and at least one query.")

@@ -4,6 +4,7 @@ import csv
 import os
 import re
 from string import Template
+from typing import Any
 
 from huggingface_hub import ModelCardData
 
@@ -20,7 +21,7 @@ CARD = "README.md"
 DEFAULT_LICENCE = "apache-2.0"
 
 
-def write_card(folder: str, repository: str, card_folder: str | None = None, **options) -> str:
+def write_card(folder: str, repository: str, card_folder: str | None = None, **options: Any) -> str:
     """Fill the template with the facts of `folder` and write `README.md`, whole, into `card_folder` or `folder`.
 
     Returns the text. Arguments and errors as [`model_card`].
@@ -99,7 +100,7 @@ def model_card(
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def metadata(title, licence, base_model, measured, carbon) -> str:
+def metadata(title: str, licence: str, base_model: str | None, measured: list[dict], carbon: dict | None) -> str:
     """The YAML head: what the Hub indexes."""
     results = [
         eval_result(

@@ -4,11 +4,15 @@ import os
 import shutil
 import tempfile
 from concurrent.futures import Future
+from functools import partial
+from typing import Any
 
+from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress, hf_api
 
+from ..training.arguments import GADMSTrainingArguments
 from .listings import MODEL, PICTURES, TRAINING_STATE, Listing, model_listing, write_sentence_transformers
 from .model_card import write_card
 from .run_facts import facts_of_run
@@ -17,16 +21,23 @@ from .upload import LAST_CHECKPOINT, upload
 logger = logging.get_logger(__name__)
 
 
-class HubPushes:
+class Pushes(PushInProgress):
+    """Several pushes under way, as the parent follows them."""
+
+    jobs: list[Future]
+
+
+class HubPushes(Trainer):
     """Replaces what [`Trainer`] does with `push_to_hub`, `hub_model_id`, `hub_strategy`, `hub_revision`, `hub_token`.
 
     The parent would push checkpoints without the model's code, whatever else lies in `output_dir`, an unfilled card,
     and its arguments pickled, the token among them.
     """
 
-    push_in_progress: PushInProgress | None = None
+    args: GADMSTrainingArguments
+    push_in_progress: Pushes | None = None  # type: ignore[assignment]  # the parent declares no `None`
 
-    def create_model_card(self, **options) -> None:
+    def create_model_card(self, **options: Any) -> None:  # type: ignore[override]  # another card, other options
         """Write README.md into `output_dir`.
 
         Args:
@@ -37,8 +48,14 @@ class HubPushes:
             folder = self.args.output_dir
             write_card(folder, self.hub_model_id or os.path.basename(os.path.abspath(folder)), **self._known(options))
 
-    def push_to_hub(
-        self, commit_message="End of training", blocking=True, token=None, revision=None, private=None, **options
+    def push_to_hub(  # type: ignore[override]  # gives the commit, not the parent's CommitInfo
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **options: Any,
     ) -> str | Future | None:
         """Save, fill the card and push, as one commit; `options` are those of `create_model_card`.
 
@@ -54,12 +71,16 @@ class HubPushes:
         self.create_model_card(**options)
         write_sentence_transformers(self.args.output_dir)
         self._finish_current_push()
-        where = {"revision": revision or self.args.hub_revision, "token": token}
-        listing = model_listing(self.args.output_dir)
-        arguments = (self.args.output_dir, self.hub_model_id, listing, commit_message)
-        if blocking:
-            return upload(*arguments, **where)
-        return hf_api().run_as_future(upload, *arguments, **where)
+        push = partial(
+            upload,
+            self.args.output_dir,
+            self._repository(),
+            model_listing(self.args.output_dir),
+            commit_message or "End of training",
+            revision=revision or self.args.hub_revision,
+            token=token,
+        )
+        return push() if blocking else hf_api().run_as_future(push)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
@@ -72,7 +93,7 @@ class HubPushes:
             for name in os.listdir(self.args.output_dir):
                 if name.startswith(".push-"):  # of a run that was killed
                     shutil.rmtree(os.path.join(self.args.output_dir, name))
-            self.push_in_progress = PushInProgress([])
+            self.push_in_progress = Pushes([])  # type: ignore[arg-type]  # as the parent makes it, with a list
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         message = f"Training in progress, step {self.state.global_step}"
         self._push_later(checkpoint_folder, MODEL, message)
@@ -91,13 +112,13 @@ class HubPushes:
             for name in PICTURES:
                 if os.path.exists(os.path.join(self.args.output_dir, name)):
                     link_or_copy(os.path.join(self.args.output_dir, name), os.path.join(links, name))
-            write_card(folder, self.hub_model_id, card_folder=links, pictures_folder=links, **self._known({}))
+            write_card(folder, self._repository(), card_folder=links, pictures_folder=links, **self._known({}))
             write_sentence_transformers(links)
             listing = model_listing(links)
         job = hf_api().run_as_future(
             upload,
             links,
-            self.hub_model_id,
+            self._repository(),
             listing,
             message,
             path_in_repo=path_in_repo,
@@ -105,16 +126,21 @@ class HubPushes:
             token=self.args.hub_token,
         )
         job.add_done_callback(lambda _: shutil.rmtree(links, ignore_errors=True))
+        assert self.push_in_progress is not None  # begun by `_push_from_checkpoint`
         self.push_in_progress.jobs.append(job)
 
     def _finish_current_push(self) -> None:
-        """Wait for pushes under way; one that failed is told, and does not stop the training."""
+        """Wait for pushes under way; a push that failed is reported, and does not stop training."""
         super()._finish_current_push()
         if self.push_in_progress is not None:
             for job in self.push_in_progress.jobs:
                 if error := job.exception():
                     logger.warning(f"a push to {self.hub_model_id} failed; the checkpoint is in the folder: {error}")
             self.push_in_progress = None
+
+    def _repository(self) -> str:
+        assert self.hub_model_id is not None  # `init_hf_repo` has named it
+        return self.hub_model_id
 
     def _known(self, options: dict) -> dict:
         """A data set without a name is described by its length, where nobody says more."""

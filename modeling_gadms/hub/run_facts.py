@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from typing import Any
 
 import datasets
 import torch
@@ -23,7 +24,7 @@ RECIPE = (
 _MEASURED = re.compile(r"(eval|test)_(?:(.+)_)?(t2i|i2t)_(R@1|R@5|R@10|mAP|mINP)")
 
 
-def facts_of_run(trainer) -> dict:
+def facts_of_run(trainer: Any) -> dict:
     """Facts of a [`GADMSTrainer`], as far as it has come: model, data, recipe, hardware and metrics, ready for JSON.
 
     Nothing of the environment, of folders or of accounts is among them.
@@ -72,7 +73,7 @@ def metrics_of_weights(log_history: list[dict], step: int, best_at_end: bool) ->
     return found["test"] or found["eval"]
 
 
-def data_name(dataset) -> str | None:
+def data_name(dataset: object) -> str | None:
     """As its builder calls it, where it came from one."""
     if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
         return None
@@ -81,7 +82,7 @@ def data_name(dataset) -> str | None:
     return " ".join(part for part in parts if part and part != "default") or None
 
 
-def length(rows) -> int | None:
+def length(rows: Any) -> int | None:
     """Rows, where they can be counted."""
     if rows is None or isinstance(rows, dict | datasets.IterableDataset | torch.utils.data.IterableDataset):
         return None

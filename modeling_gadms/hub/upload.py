@@ -63,7 +63,7 @@ def upload(
         parts.append([])
     for number, part in enumerate(parts, 1):
         last = number == len(parts)
-        operations = [
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(prefix + path, os.path.join(folder, path)) for path in part + (card if last else [])
         ]
         operations += [CommitOperationDelete(path) for path in stale] if last else []

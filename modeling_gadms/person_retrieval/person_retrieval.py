@@ -1,5 +1,7 @@
 """Metric of text-to-person retrieval for `evaluate`: a thin dress around `ranking.py`, which lies beside it."""
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -49,7 +51,7 @@ Examples:
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class PersonRetrieval(evaluate.Metric):
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         info = evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
@@ -66,7 +68,15 @@ class PersonRetrieval(evaluate.Metric):
         info.format = "arrow"
         return info
 
-    def _compute(self, predictions, references, *, gallery_embeds, gallery_ids, **options):
+    def _compute(
+        self,
+        predictions: Any,
+        references: Any,
+        *,
+        gallery_embeds: Any,
+        gallery_ids: Any,
+        **options: Any,
+    ) -> dict[str, float]:
         lengths = np.unique(predictions.combine_chunks().value_lengths())
         if len(lengths) != 1:
             raise ValueError(f"`predictions` are vectors of {len(lengths)} lengths, {lengths[0]} to {lengths[-1]}.")

@@ -14,13 +14,14 @@ order.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 __all__ = [
     "DIRECTIONS",
@@ -46,6 +47,8 @@ MAX_PAIRS = 4096  # pairs scored exactly at a time
 MAX_SHARED = 1 << 16  # queries and gallery items together whose blocks of scores serve both directions
 
 Exclude = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Embeds = torch.Tensor | ArrayLike  # (items, dim)
+Ids = torch.Tensor | ArrayLike  # (items,), integers
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,16 @@ class QueryRanks:
 
 
 def retrieval_metrics(
-    query_embeds,
-    gallery_embeds,
-    query_ids,
-    gallery_ids,
+    query_embeds: Embeds,
+    gallery_embeds: Embeds,
+    query_ids: Ids,
+    gallery_ids: Ids,
     *,
-    exclude=None,
-    ties="pessimistic",
-    on_missing="error",
-    block_size=(1024, 2048),
-    normalize=True,
+    exclude: Exclude | torch.Tensor | np.ndarray | None = None,
+    ties: str = "pessimistic",
+    on_missing: str = "error",
+    block_size: tuple[int, int] = (1024, 2048),
+    normalize: bool = True,
 ) -> dict[str, float]:
     """`R@1`, `R@5`, `R@10`, `mAP` and `mINP`, each in 0-100; the arguments are those of [`rank_queries`].
 
@@ -122,7 +125,7 @@ def summarize_ranks(ranks: QueryRanks) -> dict[str, float]:
     return metrics
 
 
-def same_camera(query_ids, gallery_ids, query_cameras, gallery_cameras) -> Exclude:
+def same_camera(query_ids: Ids, gallery_ids: Ids, query_cameras: Ids, gallery_cameras: Ids) -> Exclude:
     """An `exclude` that leaves out a gallery image of the same person by the same camera, as re-identification does.
 
     All four are integer sequences, one entry a query or a gallery item.
@@ -150,16 +153,16 @@ def same_camera(query_ids, gallery_ids, query_cameras, gallery_cameras) -> Exclu
 
 @torch.no_grad()
 def rank_queries(
-    query_embeds,
-    gallery_embeds,
-    query_ids,
-    gallery_ids,
+    query_embeds: Embeds,
+    gallery_embeds: Embeds,
+    query_ids: Ids,
+    gallery_ids: Ids,
     *,
-    exclude=None,
-    ties="pessimistic",
-    on_missing="error",
-    block_size=(1024, 2048),
-    normalize=True,
+    exclude: Exclude | torch.Tensor | np.ndarray | None = None,
+    ties: str = "pessimistic",
+    on_missing: str = "error",
+    block_size: tuple[int, int] = (1024, 2048),
+    normalize: bool = True,
 ) -> QueryRanks:
     """Ranks the gallery for each query by cosine similarity and reports where the matches are.
 
@@ -211,7 +214,14 @@ def rank_queries(
 
 @torch.no_grad()
 def rank_both_ways(
-    text_embeds, image_embeds, text_ids, image_ids, *, ties="pessimistic", on_missing="error", block_size=(1024, 2048)
+    text_embeds: Embeds,
+    image_embeds: Embeds,
+    text_ids: Ids,
+    image_ids: Ids,
+    *,
+    ties: str = "pessimistic",
+    on_missing: str = "error",
+    block_size: tuple[int, int] = (1024, 2048),
 ) -> tuple[QueryRanks, QueryRanks]:
     """Text to image and image to text: the two results of [`rank_queries`], from one similarity matrix.
 
@@ -242,22 +252,22 @@ def rank_both_ways(
         if num_items <= MAX_SHARED and num_pairs <= 2 * MAX_MATCHES:
             _rank_shared(forward, backward, pool)
             return forward.result(on_missing), backward.result(on_missing)
-    options = {"ties": ties, "on_missing": on_missing, "block_size": block_size}
-    return tuple(rank_queries(*side, **options) for side in sides)
+    texts, images = (rank_queries(*side, ties=ties, on_missing=on_missing, block_size=block_size) for side in sides)
+    return texts, images
 
 
 def _rank_shared(forward: _Ranker, backward: _Ranker, pool: ThreadPoolExecutor) -> None:
     """Ranks both ways; the rows of the one are the gallery of the other, in the order of its ids."""
     text_places, image_places = torch.arange(backward.num_gallery), torch.arange(forward.num_gallery)
 
-    def started(ranker, other, parts):
+    def started(ranker: _Ranker, other: _Ranker, parts: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, _Block]]:
         blocks = pool.map(lambda places: ranker.start(other.gallery.order[places].numpy()), parts)
         return [(places.to(ranker.device), block) for places, block in zip(parts, blocks, strict=True)]
 
     texts = started(forward, backward, text_places.split(forward.max_rows))
     images = started(backward, forward, image_places.split(forward.max_cols))
 
-    def compare(text):
+    def compare(text: tuple[torch.Tensor, _Block]) -> None:
         text_cols, text_block = text
         for image_cols, image_block in images:
             scores, flags, turned = forward.room(len(text_cols), len(image_cols))
@@ -273,7 +283,7 @@ def _rank_shared(forward: _Ranker, backward: _Ranker, pool: ThreadPoolExecutor) 
 
 
 @contextmanager
-def _threads(embeds):
+def _threads(embeds: Embeds) -> Iterator[ThreadPoolExecutor]:
     """Threads that each handle whole blocks, one core each; half of the steps would leave the other cores idle.
 
     Torch runs on one core in the calling thread too: a team of OpenMP threads that served a small operation there
@@ -294,7 +304,17 @@ def _threads(embeds):
             torch.set_num_threads(cores)
 
 
-def _ranker(query_embeds, gallery_embeds, query_ids, gallery_ids, exclude, ties, on_missing, block_size, normalize):
+def _ranker(
+    query_embeds: Embeds,
+    gallery_embeds: Embeds,
+    query_ids: Ids,
+    gallery_ids: Ids,
+    exclude: Exclude | torch.Tensor | np.ndarray | None,
+    ties: str,
+    on_missing: str,
+    block_size: tuple[int, int],
+    normalize: bool,
+) -> _Ranker:
     """Checks everything and finds each query's matches: the [`_Ranker`]."""
     if ties not in ("pessimistic", "optimistic"):
         raise ValueError(f'`ties` is "pessimistic" or "optimistic", not {ties!r}.')
@@ -328,12 +348,13 @@ def _ranker(query_embeds, gallery_embeds, query_ids, gallery_ids, exclude, ties,
     )
 
 
-def _super_blocks(order: np.ndarray, num_matches: np.ndarray, max_rows: int):
+def _super_blocks(order: np.ndarray, num_matches: np.ndarray, max_rows: int) -> Iterator[list[np.ndarray]]:
     """Yields lists of blocks of query indices; a list reads the gallery once, a block is compared at once.
 
     `num_matches` ascends, so the last query of a block has the most.
     """
-    blocks, start = [], 0
+    blocks: list[np.ndarray] = []
+    start = 0
     while start < len(order):
         stop = min(start + max_rows, len(order))
         while stop - start > 1 and (stop - start) * num_matches[stop - 1] > MAX_MATCHES:
@@ -353,7 +374,9 @@ class _Units:
 
     def __init__(self, embeds: torch.Tensor, name: str, normalize: bool, order: np.ndarray | None = None):
         self.embeds = embeds
-        self.order = None if order is None else torch.from_numpy(order).to(embeds.device)
+        self.sorted = order is not None
+        order = np.arange(len(embeds)) if order is None else order
+        self.order = torch.from_numpy(order).to(embeds.device)
         peak = torch.empty(len(embeds), dtype=torch.float64, device=embeds.device)
         norm = torch.empty_like(peak)
         for start in range(0, len(embeds), 4096):
@@ -373,7 +396,7 @@ class _Units:
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Unit vectors of `rows` (of the sorted order, if there is one), float64, each component on the grid."""
-        if self.order is not None:
+        if self.sorted:
             rows = self.order[rows]
         part = self.embeds[rows].double()
         part /= self.peak[rows, None]
@@ -397,7 +420,17 @@ class _Block:
 class _Ranker:
     """Ranks blocks of queries; the four arrays of [`QueryRanks`] fill up."""
 
-    def __init__(self, queries, gallery, left, right, exclude, pessimistic, max_rows, max_cols) -> None:
+    def __init__(
+        self,
+        queries: _Units,
+        gallery: _Units,
+        left: np.ndarray,
+        right: np.ndarray,
+        exclude: Exclude | None,
+        pessimistic: bool,
+        max_rows: int,
+        max_cols: int,
+    ) -> None:
         self.queries, self.gallery = queries, gallery
         self.left, self.right = left, right
         self.exclude, self.pessimistic = exclude, pessimistic
@@ -411,13 +444,13 @@ class _Ranker:
         self.average_precision = np.full(len(left), np.nan)
         self.inverse_negative_penalty = np.full(len(left), np.nan)
 
-    def rank(self, blocks: list[np.ndarray], pool: ThreadPoolExecutor) -> None:
-        blocks = list(pool.map(self.start, blocks))
+    def rank(self, parts: list[np.ndarray], pool: ThreadPoolExecutor) -> None:
+        blocks = list(pool.map(self.start, parts))
         for start in range(0, self.num_gallery, self.max_cols):
             cols = torch.arange(start, min(start + self.max_cols, self.num_gallery), device=self.device)
             units = self.gallery(cols).float()
 
-            def compare(block, cols=cols, units=units):
+            def compare(block: _Block, cols: torch.Tensor = cols, units: torch.Tensor = units) -> None:
                 scores, flags, _ = self.room(len(block.rows), len(cols))
                 torch.mm(block.units, units.T, out=scores)
                 self.drop(scores, block, cols)
@@ -527,8 +560,8 @@ class _Ranker:
             flat = np.repeat(rows * scores.shape[1] + start - (ends - size), size) + np.arange(ends[-1])
             scores.view(-1).index_fill_(0, torch.from_numpy(flat).to(self.device), -torch.inf)
         if self.exclude:
-            rows = torch.from_numpy(block.rows).to(self.device)
-            scores.masked_fill_(self.exclude(rows, self.gallery.order[cols]), -torch.inf)
+            queries = torch.from_numpy(block.rows).to(self.device)
+            scores.masked_fill_(self.exclude(queries, self.gallery.order[cols]), -torch.inf)
 
     def settle(self, block: _Block) -> None:
         """Scores the pairs exactly that float32 could not order."""
@@ -611,13 +644,13 @@ def _places(flags: torch.Tensor) -> torch.Tensor:
     return flags.view(-1).nonzero()[:, 0]
 
 
-def _search(scores: torch.Tensor, limits) -> list[torch.Tensor]:
+def _search(scores: torch.Tensor, limits: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """[`_count_above`] by sorting the scores. NumPy sorts rows on the CPU, several times as fast as torch does."""
     ordered = torch.from_numpy(np.sort(scores.numpy())) if scores.device.type == "cpu" else scores.sort(dim=1).values
     return [scores.shape[1] - torch.searchsorted(ordered, limit.contiguous(), right=True) for limit in limits]
 
 
-def _check_embeds(embeds, side: str) -> torch.Tensor:
+def _check_embeds(embeds: Embeds, side: str) -> torch.Tensor:
     name = f"{side}_embeds"
     if not isinstance(embeds, torch.Tensor):
         embeds = np.asarray(embeds)
@@ -638,7 +671,7 @@ def _check_embeds(embeds, side: str) -> torch.Tensor:
     return embeds
 
 
-def _check_ids(ids, name: str) -> np.ndarray:
+def _check_ids(ids: Ids, name: str) -> np.ndarray:
     """Ids as int64, without a passage through floating point."""
     ids = ids.detach().cpu().numpy() if isinstance(ids, torch.Tensor) else np.asarray(ids)
     if ids.ndim != 1:
@@ -652,7 +685,9 @@ def _check_ids(ids, name: str) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def _check_together(query_embeds, gallery_embeds, query_ids, gallery_ids) -> None:
+def _check_together(
+    query_embeds: torch.Tensor, gallery_embeds: torch.Tensor, query_ids: np.ndarray, gallery_ids: np.ndarray
+) -> None:
     if query_embeds.shape[1] != gallery_embeds.shape[1]:
         raise ValueError(
             f"Queries have dimension {query_embeds.shape[1]} and gallery items {gallery_embeds.shape[1]}: "
@@ -672,7 +707,9 @@ def _check_values(peak: torch.Tensor, name: str) -> None:
             raise ValueError(f"{len(rows)} of {len(peak)} `{name}` hold {what}, the first at index {int(rows[0])}.")
 
 
-def _check_exclude(exclude, num_queries: int, num_gallery: int) -> Exclude | None:
+def _check_exclude(
+    exclude: Exclude | torch.Tensor | np.ndarray | None, num_queries: int, num_gallery: int
+) -> Exclude | None:
     if exclude is None or callable(exclude):
         return exclude
     mask = exclude if isinstance(exclude, torch.Tensor) else torch.from_numpy(np.asarray(exclude))

@@ -118,7 +118,9 @@ def load_converted(path: str, dtype: torch.dtype = torch.float32) -> GADMSModel 
     if not isinstance(config, GADMSConfig):
         raise ValueError(f"{path} holds a {config.model_type} model, not a GA-DMS")
     model_class = GADMSForPreTraining if "GADMSForPreTraining" in (config.architectures or []) else GADMSModel
-    model, report = model_class.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    model, report = model_class.from_pretrained(  # type: ignore[misc]  # a pair, when asked for the report
+        path, dtype=dtype, output_loading_info=True
+    )
     if report["missing_keys"]:
         raise ValueError(f"{path} lacks weights of a {model_class.__name__}: {_some(sorted(report['missing_keys']))}")
     return model

@@ -68,15 +68,15 @@ def layout(config: GADMSConfig, towers: str = "", has_decoder: bool = False) -> 
     """
     names: dict[str, tuple[str, ...]] = {}
 
-    def layer(released, ours):
+    def layer(released: str, ours: str) -> None:
         for part in ("weight", "bias"):
             names[f"{released}.{part}"] = (f"{ours}.{part}",)
 
-    def attention_input(released, ours):
+    def attention_input(released: str, ours: str) -> None:
         for part in ("weight", "bias"):
             names[f"{released}.in_proj_{part}"] = tuple(f"{ours}.{which}_proj.{part}" for which in "qkv")
 
-    def blocks(released, ours, depth):
+    def blocks(released: str, ours: str, depth: int) -> None:
         for index in range(depth):
             attention_input(f"{released}.resblocks.{index}.attn", f"{ours}.layers.{index}.self_attn")
             for part, our_part in BLOCK_PARTS.items():
@@ -106,7 +106,7 @@ def layout(config: GADMSConfig, towers: str = "", has_decoder: bool = False) -> 
 
 def from_released(weights: dict[str, torch.Tensor], names: dict[str, tuple[str, ...]]) -> dict[str, torch.Tensor]:
     """Our weights from released ones, in the same dtypes: `in_proj` cut in three, projections transposed."""
-    converted = {}
+    converted: dict[str, torch.Tensor] = {}
     for released, ours in names.items():
         tensor = weights[released].T if released.endswith(TRANSPOSED) else weights[released]
         converted.update(zip(ours, (part.contiguous() for part in tensor.chunk(len(ours))), strict=True))
@@ -115,7 +115,7 @@ def from_released(weights: dict[str, torch.Tensor], names: dict[str, tuple[str, 
 
 def to_released(weights: dict[str, torch.Tensor], names: dict[str, tuple[str, ...]]) -> dict[str, torch.Tensor]:
     """Released weights from ours: the exact inverse of `from_released`; no memory is shared with `weights`."""
-    converted = {}
+    converted: dict[str, torch.Tensor] = {}
     for released, ours in names.items():
         tensor = torch.cat([weights[name] for name in ours])
         converted[released] = (tensor.T if released.endswith(TRANSPOSED) else tensor).contiguous()

@@ -5,6 +5,7 @@ import pickle  # for the name of an exception alone: nothing is ever unpickled h
 import re
 import warnings
 import zipfile
+from typing import Any
 
 import torch
 
@@ -65,7 +66,7 @@ def read_checkpoint(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     return dict(content), beside
 
 
-def _read_weights_only(path: str):
+def _read_weights_only(path: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -13,7 +13,6 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.trainer_utils import speed_metrics
 
 from dataset_webperson import DataError
@@ -36,7 +35,7 @@ Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset | ShuffledParquet
 LOSS_PARTS = ("sdm_loss", "id_loss", "mtp_loss", "hidden_rate", "prediction_rate", "no_valid_tokens")
 
 
-class GADMSTrainer(HubPushes, Trainer):
+class GADMSTrainer(HubPushes):
     """Pre-train [`GADMSForPreTraining`] on captioned images, and measure retrieval.
 
     The batch of all processes and of all `gradient_accumulation_steps` chunks enters the loss as one, whatever their
