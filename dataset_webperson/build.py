@@ -27,7 +27,7 @@ from .construction.stages.quality import assess_shard
 from .construction.stages.select_urls import select_shard, unique_urls
 from .files import write_json
 from .findings import DataError
-from .release import Layout, release_folder
+from .release import Layout, ReleaseSettings, release
 from .rows.preparation import RowOptions
 
 _DOWNLOAD = """The images are not there yet: {source}. Download them, then give this command again:
@@ -132,18 +132,17 @@ def _release(config: BuildConfig, folder: str, shards: list[str]) -> dict[str, i
         # A release is moved there last: it is whole, whatever the run that was interrupted did not clear away.
         shutil.rmtree(out + ".partial", ignore_errors=True)
     else:
-        release_folder(
-            folder,
-            out,
-            options.contact,
-            options.repository,
-            options.licence,
-            RowOptions(on_bad_images="warn", only_jpeg=True),
-            Layout(options.rows_per_shard, options.row_group_rows),
-            "parquet",
-            options.provenance,
-            config.num_workers,
+        settings = ReleaseSettings(
+            contact=options.contact,
+            repository=options.repository,
+            licence=options.licence,
+            provenance=options.provenance,
+            source_format="parquet",
+            rows=RowOptions(on_bad_images="warn", only_jpeg=True),
+            layout=Layout(options.rows_per_shard, options.row_group_rows),
+            num_workers=config.num_workers,
         )
+        release(folder, out, settings)
     with open(os.path.join(out + "-report", "report.json"), encoding="utf-8") as file:
         report = json.load(file)
     return {"rows_in": report["rows"]["read"], "rows_out": report["rows"].get("kept", 0), **report["left_out"]}

@@ -1,9 +1,8 @@
-"""A sheet of synthetic pedestrians with their captions, to look at before training on them.
+"""Draw a sheet of synthetic pedestrians with their captions, to look at before training on them.
 
 python -m dataset_webperson.contact_sheet FILE [--image_size H W] [--count N] [--noise_rate R] [--seed S]
 """
 
-import argparse
 import io
 import sys
 import textwrap
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from .builder import WebPersonConfig
+from .command_line import CommandParser, command
 from .drawn.rows import generate_rows
 from .files import replacing
 
@@ -35,17 +35,29 @@ def contact_sheet(rows: list[dict[str, Any]], path: str, columns: int = 8) -> No
         sheet.save(temporary, format="PNG")
 
 
-def main(arguments: list[str] | None = None) -> None:
+@command
+def main(arguments: list[str] | None = None) -> int | None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m dataset_webperson.contact_sheet",
         description="Draw synthetic pedestrians with their first captions; false words are in capitals.",
     )
     parser.add_argument("file", help="PNG file to write")
-    parser.add_argument("--image_size", type=int, nargs=2, default=(128, 64), metavar=("H", "W"))
-    parser.add_argument("--count", type=int, default=32, help="number of pictures, two of a person")
-    parser.add_argument("--noise_rate", type=float, default=0.3, help="share of false attribute words")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--image_size",
+        type=int,
+        nargs=2,
+        default=(128, 64),
+        metavar=("H", "W"),
+        help="height and width of each picture in pixels (default: 128 64)",
+    )
+    parser.add_argument(
+        "--count", type=int, default=32, help="number of pictures, two per person (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--noise_rate", type=float, default=0.3, help="share of false attribute words (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of persons and captions (default: %(default)s)")
     args = parser.parse_args(arguments)
     if args.count < 1:
         parser.error(f"--count must be at least 1, not {args.count}")
@@ -64,7 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     contact_sheet(list(rows)[: args.count], args.file)
     sys.stdout.write(f"wrote {args.file}\n")
+    return None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -52,7 +52,7 @@ WITH_IDS = (*LIST_BENCHMARKS, "synth")
 
 def run(root: Path, output: Path, *options: str) -> tuple[int, dict, str]:
     """Exit code, the one dataset's part of report.json, and the HTML page."""
-    code = main([str(root), "--output", str(output), *options])
+    code = main([str(root), "--output_dir", str(output), *options])
     report = json.loads((output / "report.json").read_text())
     assert report["exit_code"] == code
     assert len(report["datasets"]) == 1
@@ -368,30 +368,54 @@ def test_an_old_copy_is_named(tmp_path):
 def test_several_datasets_below_one_folder_are_all_examined(tmp_path, capsys):
     for style in ("cuhk", "aptm", "mals"):
         write_copy(style, tmp_path / "data")
-    assert main([str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--partial"]) == 0
+    assert main([str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"), "--partial"]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [dataset["name"] for dataset in report["datasets"]] == ["CUHK-PEDES", "ICFG-PEDES", "MALS"]
-    assert main([str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--image-root", str(tmp_path)]) == 1
+    assert main([str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"), "--image_root", str(tmp_path)]) == 2
     assert "need --dataset" in capsys.readouterr().err
 
 
 def test_jsons_without_a_telling_name_need_the_dataset_option(tmp_path, capsys):
     root = WRITERS["tbps-clip"][1](tmp_path / "mine")
-    assert main([str(root), "--output", str(tmp_path / "out"), "--partial"]) == 1
-    assert "Pass --dataset" in capsys.readouterr().err
-    assert main([str(root), "--output", str(tmp_path / "out"), "--partial", "--dataset", "cuhk-pedes"]) == 0
+    assert main([str(root), "--output_dir", str(tmp_path / "out"), "--partial"]) == 2
+    assert "with --dataset" in capsys.readouterr().err
+    assert main([str(root), "--output_dir", str(tmp_path / "out"), "--partial", "--dataset", "cuhk-pedes"]) == 0
 
 
 def test_a_wrong_dataset_or_folder_is_one_line(tmp_path, capsys):
-    assert main([str(tmp_path), "--dataset", "coco"]) == 1
+    assert main([str(tmp_path), "--dataset", "coco"]) == 2
     assert "no corpus 'coco'" in capsys.readouterr().err
-    assert main([str(tmp_path / "nowhere")]) == 1
+    assert main([str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def broken_tokenizer(folder):
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "mistake", ["file-as-folder", "output", "no-images", "no-workers", "no-tokenizer", "tokenizer"]
+)
+def test_a_mistake_in_the_command_is_one_line_and_code_2(mistake, tmp_path, capsys):
+    root = write_copy("rstp", tmp_path)
+    (tmp_path / "file").write_text("")
+    arguments = {
+        "file-as-folder": [str(tmp_path / "file")],
+        "output": [str(root), "--output_dir", str(tmp_path / "file")],
+        "no-images": [str(root), "--max_images", "0"],
+        "no-workers": [str(root), "--num_workers", "0"],
+        "no-tokenizer": [str(root), "--tokenizer", str(tmp_path / "nowhere")],
+        "tokenizer": [str(root), "--tokenizer", str(broken_tokenizer(tmp_path / "tokenizer"))],
+    }[mistake]
+    assert main(["--output_dir", str(tmp_path / "out"), *arguments]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
 def test_the_command_line_gives_the_exit_code_and_a_progress_bar(tmp_path):
     root = write_copy("rstp", tmp_path)
-    command = [sys.executable, "-m", "dataset_webperson.doctor", str(root), "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "dataset_webperson.doctor", str(root), "--output_dir", str(tmp_path / "out")]
     bad = subprocess.run(command, capture_output=True, text=True, cwd=REPO)
     good = subprocess.run([*command, "--partial"], capture_output=True, text=True, cwd=REPO)
     assert (bad.returncode, good.returncode) == (1, 0), bad.stderr + good.stderr
@@ -471,7 +495,7 @@ def test_several_processes_find_what_one_finds(tmp_path, monkeypatch):
 def test_a_sample_is_decoded_beyond_the_limit_and_the_report_says_so(tmp_path):
     for style in ("cuhk", "mals"):
         root = write_copy(style, tmp_path / style)
-        _, report, _ = run(root, tmp_path / style / "out", "--partial", "--max-images", "5")
+        _, report, _ = run(root, tmp_path / style / "out", "--partial", "--max_images", "5")
         assert report["images_examined"] == 5
         assert report["notes"] == [f"5 of the {report['images_named']} images named in the json were decoded"]
 
@@ -522,7 +546,7 @@ def test_an_unreadable_image_is_named_where_its_picture_would_be(tmp_path):
 def test_a_terminal_that_knows_only_ascii_does_not_stop_the_report(tmp_path):
     root = write_copy("rstp", tmp_path)
     Copy(root).edit(lambda rows: set_caption(rows, "A man \u7a7f\u7740 a coat."))
-    command = [sys.executable, "-m", "dataset_webperson.doctor", str(root), "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "dataset_webperson.doctor", str(root), "--output_dir", str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     process = subprocess.run([*command, "--partial"], capture_output=True, text=True, cwd=REPO, env=environment)
     assert process.returncode == 0, process.stderr

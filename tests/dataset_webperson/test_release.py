@@ -27,7 +27,7 @@ CONTACT = ["--contact", "privacy@example.org", "--repository", "org/webperson"]
 
 
 def write(source, out, *options):
-    return main(["--source", str(source), "--out", str(out), *CONTACT, *options])
+    return main(["--source", str(source), "--output_dir", str(out), *CONTACT, *options])
 
 
 def digests(folder):
@@ -42,7 +42,7 @@ def listing(folder):
 @pytest.mark.parametrize("layout", list(WRITERS))
 def test_every_layout_becomes_shards_that_load_plain_and_streaming(layout, tmp_path):
     source = WRITERS[layout](tmp_path / "source", 20, 3)
-    assert write(source, tmp_path / "out", "--rows-per-shard", "8", "--row-group-rows", "3") == 0
+    assert write(source, tmp_path / "out", "--rows_per_shard", "8", "--row_group_rows", "3") == 0
     shards = [f"train-{number:05d}-of-00003.parquet" for number in range(3)]
     assert listing(tmp_path / "out" / "data") == shards
     assert listing(tmp_path) == ["out", "out-report", "out-script", "source"]
@@ -61,7 +61,7 @@ def test_every_layout_becomes_shards_that_load_plain_and_streaming(layout, tmp_p
 def test_pictures_are_jpeg_and_groups_are_as_asked(tmp_path):
     source = write_images(tmp_path / "source", 11)
     Image.new("RGBA", (40, 80), (250, 0, 0, 255)).save(source / "images" / "0004.jpg", format="PNG")
-    write(source, tmp_path / "out", "--rows-per-shard", "8", "--row-group-rows", "3")
+    write(source, tmp_path / "out", "--rows_per_shard", "8", "--row_group_rows", "3")
     groups, formats = [], set()
     for file in sorted((tmp_path / "out" / "data").iterdir()):
         footer = pq.read_metadata(file)
@@ -78,8 +78,8 @@ def test_pictures_are_jpeg_and_groups_are_as_asked(tmp_path):
 
 def test_the_same_source_gives_the_same_bytes_by_any_number_of_processes(tmp_path):
     source = write_images(tmp_path / "source", 150)
-    for name, options in (("one", []), ("two", ["--num-proc", "2"])):
-        write(source, tmp_path / name, "--rows-per-shard", "70", *options)
+    for name, options in (("one", []), ("two", ["--num_workers", "2"])):
+        write(source, tmp_path / name, "--rows_per_shard", "70", *options)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     assert digests(tmp_path / "one-report") == digests(tmp_path / "two-report")
 
@@ -87,7 +87,7 @@ def test_the_same_source_gives_the_same_bytes_by_any_number_of_processes(tmp_pat
 @pytest.mark.parametrize("layout", list(WRITERS))
 def test_a_run_stopped_at_any_shard_goes_on_and_gives_the_same_bytes(layout, tmp_path, monkeypatch):
     source = WRITERS[layout](tmp_path / "source", 20, 3)
-    options = ["--rows-per-shard", "6", "--row-group-rows", "4"]
+    options = ["--rows_per_shard", "6", "--row_group_rows", "4"]
     write(source, tmp_path / "whole", *options)
     out, real, written = tmp_path / "out", release_module._write_parquet, []
 
@@ -118,9 +118,19 @@ def test_a_run_stopped_at_any_shard_goes_on_and_gives_the_same_bytes(layout, tmp
 
 def test_a_killed_run_leaves_no_release_and_the_next_one_completes_it(tmp_path):
     source = write_images(tmp_path / "source", 600)
-    options = ["--rows-per-shard", "10", "--row-group-rows", "5"]
+    options = ["--rows_per_shard", "10", "--row_group_rows", "5"]
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "dataset_webperson.release", "--source", source, "--out", out, *CONTACT, *options]
+    command = [
+        sys.executable,
+        "-m",
+        "dataset_webperson.release",
+        "--source",
+        source,
+        "--output_dir",
+        out,
+        *CONTACT,
+        *options,
+    ]
     process = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
     shards = tmp_path / "out.partial" / "shards"
     while process.poll() is None and len(list(shards.glob("*.facts.json"))) < 3:
@@ -141,10 +151,10 @@ def test_other_options_do_not_continue_a_run_and_nothing_is_written_over(tmp_pat
     source = write_images(tmp_path / "source", 4)
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "state.json").write_text("[]")
-    assert write(source, tmp_path / "out") == 1
+    assert write(source, tmp_path / "out") == 2
     assert "begun with another source or other options" in capsys.readouterr().err
-    assert write(source, tmp_path / "other") == 0 and write(source, tmp_path / "other") == 1
-    assert "is there already" in capsys.readouterr().err
+    assert write(source, tmp_path / "other") == 0 and write(source, tmp_path / "other") == 2
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_rows_left_out_are_listed_for_the_publisher_and_counted_on_the_card(tmp_path, capsys):
@@ -153,9 +163,9 @@ def test_rows_left_out_are_listed_for_the_publisher_and_counted_on_the_card(tmp_
     entries = json.loads((source / "100w_0.json").read_text())
     entries[5]["0005.jpg"]["caption1"] += "/nHe reads."
     (source / "100w_0.json").write_text(json.dumps(entries))
-    assert write(source, tmp_path / "out") == 1 and "on_bad_images='warn'" in capsys.readouterr().err
+    assert write(source, tmp_path / "out") == 2 and "on_bad_images='warn'" in capsys.readouterr().err
     (tmp_path / "out.partial" / "state.json").unlink()
-    assert write(source, tmp_path / "out", "--on-bad-images", "warn") == 0
+    assert write(source, tmp_path / "out", "--on_bad_images", "warn") == 0
     told = capsys.readouterr().out
     assert "1 of 9 rows left out: image of 0 bytes 1" in told and "line-break 1" in told
     assert (tmp_path / "out-report" / "left_out.tsv").read_text().startswith("0002.jpg\timage-empty\t")
@@ -167,7 +177,7 @@ def test_rows_left_out_are_listed_for_the_publisher_and_counted_on_the_card(tmp_
 
 def test_a_source_of_nothing_usable_is_no_release(tmp_path, capsys):
     source = write_images(tmp_path / "source", 2)
-    assert write(source, tmp_path / "out", "--min-side", "500") == 1
+    assert write(source, tmp_path / "out", "--min_side", "500") == 2
     assert "no row is left to release" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
@@ -205,7 +215,7 @@ def test_another_provenance_takes_the_place_of_the_paper_s(tmp_path):
 
 def test_a_wrong_number_of_rows_on_the_card_is_noticed(tmp_path):
     source = write_images(tmp_path / "source", 20)
-    write(source, tmp_path / "out", "--rows-per-shard", "8", "--row-group-rows", "4")
+    write(source, tmp_path / "out", "--rows_per_shard", "8", "--row_group_rows", "4")
     (tmp_path / "out" / "data" / "train-00001-of-00003.parquet").unlink()
     with pytest.raises(Exception, match="20"):
         load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
@@ -222,7 +232,10 @@ def test_lists_are_described_in_a_way_that_older_versions_read():
 @pytest.mark.parametrize("name", ["webperson", "org/", "a/b/c", "org/../x"])
 def test_a_repository_that_is_none_is_refused(name, tmp_path, capsys):
     source = write_images(tmp_path / "source", 1)
-    assert main(["--source", str(source), "--out", str(tmp_path / "o"), "--contact", "x", "--repository", name]) == 1
+    assert (
+        main(["--source", str(source), "--output_dir", str(tmp_path / "o"), "--contact", "x", "--repository", name])
+        == 2
+    )
     assert "write ORG/NAME" in capsys.readouterr().err
 
 
@@ -241,7 +254,7 @@ def test_the_loading_script_is_a_file_that_cannot_be_imported_here_and_lies_apar
 
 def test_the_release_loads_and_streams_from_a_hub(tmp_path):
     source = write_images(tmp_path / "source", 12)
-    write(source, tmp_path / "out", "--rows-per-shard", "5", "--row-group-rows", "2")
+    write(source, tmp_path / "out", "--rows_per_shard", "5", "--row_group_rows", "2")
     with hub("org/webperson", {"main": tmp_path / "out", "script": tmp_path / "out-script"}) as endpoint:
         wanted = json.dumps(
             [[str(tmp_path / "out"), {}], ["org/webperson", {}], ["org/webperson", {"streaming": True}]]
