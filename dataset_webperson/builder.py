@@ -86,7 +86,7 @@ class WebPersonConfig(datasets.BuilderConfig):
     clean_captions: bool = True
     min_side: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.name not in WebPerson.CONFIG_NAMES:
             raise ValueError(f"WebPerson has no config {self.name!r}; it has {', '.join(WebPerson.CONFIG_NAMES)}")

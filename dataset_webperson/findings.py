@@ -106,7 +106,7 @@ class Finding:
     detail: str = ""  # e.g. shares by folder
     severity: str = ""  # replaces the kind's own severity where a flag asks for it
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.severity = self.severity or KINDS[self.code].severity
 
     @property
@@ -127,7 +127,7 @@ class Finding:
 class Findings:
     """Findings by kind. Counts are exact, examples are bounded, so millions of bad rows cost no memory."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._by_code: dict[str, Finding] = {}
 
     def add(self, code: str, text: str, images: tuple[str, ...] = (), count: int = 1) -> None:

@@ -37,7 +37,7 @@ class RowOptions:
     min_side: int = 0
     only_jpeg: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.on_bad_images not in ON_BAD_IMAGES:
             raise ValueError(f"on_bad_images is one of {', '.join(ON_BAD_IMAGES)}, not {self.on_bad_images!r}")
         if isinstance(self.min_side, bool) or not isinstance(self.min_side, int) or self.min_side < 0:

@@ -33,7 +33,10 @@ def served(tmp_path_factory):
     root = tmp_path_factory.mktemp("release")
     source = write_images(root / "source", 23)
     options = ["--contact", "x@example.org", "--rows-per-shard", "9", "--row-group-rows", "4"]
-    assert main(["--source", str(source), "--out", str(root / "out"), "--repository", "org/webperson", *options]) == 0
+    assert (
+        main(["--source", str(source), "--output_dir", str(root / "out"), "--repository", "org/webperson", *options])
+        == 0
+    )
     with hub("org/webperson", {"main": root / "out", "script": root / "out-script"}) as endpoint:
         yield root, endpoint
 
