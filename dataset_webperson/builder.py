@@ -94,7 +94,8 @@ class WebPersonConfig(datasets.BuilderConfig):
         size = self.image_size
         if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(_is_whole(side) for side in size):
             raise ValueError(f"image_size must be two whole numbers (height, width), not {size!r}")
-        height, width = self.image_size = tuple(size)
+        height, width = size
+        self.image_size = (height, width)
         if not (32 <= height <= 1024 and 16 <= width <= 1024 and width <= height <= 4 * width):
             raise ValueError(
                 f"image_size is (height, width) with height 32..1024, width 16..1024 and height 1 to 4 times the "
@@ -173,11 +174,11 @@ class WebPerson(datasets.GeneratorBasedBuilder):
     # Rows of a record batch: a few megabytes of pictures.
     DEFAULT_WRITER_BATCH_SIZE = 256
 
-    def __init__(self, *args, dataset_name: str = "webperson", **kwargs):
+    def __init__(self, *args: Any, dataset_name: str = "webperson", **kwargs: Any) -> None:
         super().__init__(*args, dataset_name=dataset_name, **kwargs)
 
-    def download_and_prepare(self, *args, **kwargs) -> None:
-        """As of `datasets`; then what was left out or changed is told in one warning.
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """As in `datasets`; then one warning reports what was left out or changed.
 
         Raises:
             `DataError`: a folder or repository that cannot be used as it is; names the file and the cure.

@@ -64,7 +64,7 @@ class Corpus:
     joined_on_name: ClassVar[bool] = False  # only the file name counts: the folders in the json may not exist
 
     @classmethod
-    def captions_an_image(cls, files: tuple[str, ...]) -> int:
+    def captions_per_image(cls, files: tuple[str, ...]) -> int:
         """The most captions of its own an image can have."""
         raise NotImplementedError
 
@@ -106,11 +106,11 @@ class MALS(Corpus):
     extra = {"source_image_id": Value("string"), "label": List(Value("int8"))}
 
     @classmethod
-    def captions_an_image(cls, files):
+    def captions_per_image(cls, files: tuple[str, ...]) -> int:
         return 1
 
     @classmethod
-    def rows(cls, files, findings):
+    def rows(cls, files: tuple[str, ...], findings: Findings) -> Iterator[CorpusRow]:
         for where, row in _list_rows(files, ("image", "caption"), findings):
             captions = usable_captions(row["caption"], where, findings)
             if captions is None:
@@ -139,11 +139,11 @@ class SynthPEDES(Corpus):
     }
 
     @classmethod
-    def captions_an_image(cls, files):
+    def captions_per_image(cls, files: tuple[str, ...]) -> int:
         return 3
 
     @classmethod
-    def rows(cls, files, findings):
+    def rows(cls, files: tuple[str, ...], findings: Findings) -> Iterator[CorpusRow]:
         # Both spellings of the name hold the same rows.
         for where, row in _list_rows(files[:1], ("file_path", "captions", "id"), findings):
             captions = usable_captions(row["captions"], where, findings)
@@ -176,11 +176,11 @@ class LUPersonMLLM(Corpus):
     joined_on_name = True
 
     @classmethod
-    def captions_an_image(cls, files):
+    def captions_per_image(cls, files: tuple[str, ...]) -> int:
         return len(files)
 
     @classmethod
-    def rows(cls, files, findings):
+    def rows(cls, files: tuple[str, ...], findings: Findings) -> Iterator[CorpusRow]:
         # sqlite sorts on the disk: a temporary database, gone when it is closed, so a join of any size stays small.
         connection = sqlite3.connect("")
         try:
@@ -274,7 +274,8 @@ def locate_rows(
         flat_base, flat_hits = choose_base(corpus.image_folders, images, [posixpath.basename(path) for path in sample])
         by_name = flat_hits >= hits
         base = flat_base if by_name else base
-    wanted, missing = Counter(), Counter()
+    wanted: Counter[str] = Counter()
+    missing: Counter[str] = Counter()
     seen = 0
     for row in itertools.chain(first, rows):
         seen += 1
@@ -396,7 +397,7 @@ def load_corpus(
         findings.raise_errors(f"{corpus.name} in {root}")
     images = SafeRoot(image_root or home)
     if num_captions is None:
-        num_captions = max(2, corpus.captions_an_image(files))
+        num_captions = max(2, corpus.captions_per_image(files))
     features = Features(
         {
             "image": Image(),

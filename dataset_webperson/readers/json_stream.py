@@ -1,7 +1,7 @@
 """Json files of any length, one entry at a time: memory does not grow with the file."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import ijson
@@ -38,7 +38,7 @@ def _open(path: str | os.PathLike) -> tuple[IO[bytes], str]:
     return file, first.decode("latin-1")
 
 
-def _read(path: str | os.PathLike, opening: str, parse) -> Iterator[Any]:
+def _read(path: str | os.PathLike, opening: str, parse: Callable[[IO[bytes]], Iterator[Any]]) -> Iterator[Any]:
     file, first = _open(path)
     with file:
         if not first:

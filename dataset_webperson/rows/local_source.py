@@ -100,19 +100,20 @@ class ParquetSource(Source):
         self.extra = {name: kind for name, kind in _features(schema).items() if name in kept.names}
         self._columns = [name for name in schema.names if name in own or name in self.extra]
 
-    def count(self):
+    def count(self) -> int:
         total = 0
         for shard in self.shards:
             with _open_parquet(shard) as parquet:
                 total += parquet.metadata.num_rows
         return total
 
-    def rows(self, shard, skip=0):
+    def rows(self, shard: str, skip: int = 0) -> Iterator[SourceRow]:
         safe = SafeRoot(self._root) if self._root else None
         with _open_parquet(shard) as parquet:
             if absent := set(self._columns) - set(parquet.schema_arrow.names):
                 raise DataError(f"{shard}: no column {', '.join(sorted(absent))}; {self.shards[0]} has it")
-            number, groups = 0, []
+            number = 0
+            groups: list[int] = []
             for group in range(parquet.num_row_groups):
                 size = parquet.metadata.row_group(group).num_rows
                 if not groups and number + size <= skip:
@@ -160,7 +161,7 @@ class TarSource(Source):
         peeked = itertools.islice(self._samples(shards[0]), _PEEK_ROWS)
         self.extra = infer_features([_without_captions(_metadata(sample)[0]) for sample in peeked])
 
-    def rows(self, shard, skip=0):
+    def rows(self, shard: str, skip: int = 0) -> Iterator[SourceRow]:
         for number, sample in enumerate(self._samples(shard, skip)):
             if number < skip:
                 continue
@@ -186,7 +187,7 @@ class TarSource(Source):
         try:
             with open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
-                    tar.members = []  # tarfile keeps every member it has seen
+                    tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
                     if member.isdir():
                         continue
                     folder, name = posixpath.split(member.name)
@@ -231,7 +232,7 @@ class ImageFolderSource(Source):
         self._base, _ = choose_base(IMAGE_FOLDERS, self._safe, names)
         self.extra = infer_features([_without_captions(values) for _, _, values in peeked if isinstance(values, dict)])
 
-    def rows(self, shard, skip=0):
+    def rows(self, shard: str, skip: int = 0) -> Iterator[SourceRow]:
         for where, name, values in itertools.islice(self._entries(shard), skip, None):
             if not isinstance(values, dict):
                 text = f'{where}: {str(values)[:60]}; {{"<file name>": {{"caption1": ..}}}} belongs there'

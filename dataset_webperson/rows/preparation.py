@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from ..files import write_json
@@ -47,7 +48,7 @@ class RowOptions:
 class RowReport:
     """Counts of rows read, kept and left out, and of captions changed.
 
-    `<path>.tsv` lists the rows left out, one `image_path, kind, message` a line, `<path>.json` holds the counts and
+    `<path>.tsv` lists the rows left out, one `image_path, kind, message` per line, `<path>.json` holds the counts and
     examples. Both appear when the report is closed without an error, whole.
     """
 
@@ -77,7 +78,9 @@ class RowReport:
     def __enter__(self) -> "RowReport":
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._names.close()
         if kind is None:
             os.replace(self.path + ".tsv.part", self.path + ".tsv")
@@ -97,7 +100,7 @@ def prepare_rows(
         rows: of a source.
         extra: features of the further columns; a row without one of them has `None` there.
         options: what is left out, repaired or refused.
-        report: is told of everything that is not handed on as it came.
+        report: records everything that is not passed on as it came.
         pool: processes that check images.
 
     Raises:

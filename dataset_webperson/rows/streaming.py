@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import datasets
 import fsspec
@@ -245,7 +245,10 @@ class ShuffledParquet:
         if lane not in self._windows or self._windows[lane][0] != key:
             ahead_key, future = self._ahead.pop(lane, (None, None))
             self._windows.pop(lane, None)  # given up before the next is taken: two are held, not three
-            rows = future.result() if ahead_key == key else self._read(windows[window], [epoch, lane, window])
+            if future is not None and ahead_key == key:
+                rows = future.result()
+            else:
+                rows = self._read(windows[window], [epoch, lane, window])
             self._windows[lane] = (key, rows)
             if (following := window + 1) < len(windows):
                 self._reader = self._reader or ThreadPoolExecutor(1)
@@ -312,7 +315,7 @@ def parquet_files(source: str, split: str = "train") -> list[str]:
     return names
 
 
-def _open(name: str):
+def _open(name: str) -> pa.NativeFile | IO[bytes]:
     # Arrow reads a local file best by itself.
     return pa.OSFile(name) if os.path.exists(name) else fsspec.open(name, "rb").open()
 
