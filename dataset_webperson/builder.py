@@ -203,7 +203,7 @@ class WebPerson(datasets.GeneratorBasedBuilder):
 
     @property
     def report_dir(self) -> str:
-        """Where the names of rows left out (`*.tsv`) and the counts of changes (`*.json`) lie, a file each a shard."""
+        """Folder of the rows left out (`*.tsv`) and the counts of changes (`*.json`), one file of each per shard."""
         return os.path.join(self._cache_dir_root, "webperson_reports", self.config_id)
 
     def report(self) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class WebPerson(datasets.GeneratorBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         if self.config.name != "synthetic":  # the features are those of the source, see `_split_generators`
-            return datasets.DatasetInfo(description="Person images of the web with two generated captions each.")
+            return datasets.DatasetInfo(description="Person images from the web with two generated captions each.")
         features: dict[str, Any] = {
             "image": datasets.Image(),
             "image_path": datasets.Value("string"),
@@ -297,6 +297,6 @@ class WebPerson(datasets.GeneratorBasedBuilder):
 
 def _wrong_count(place: str | None, rows: int, expected: int) -> str:
     return (
-        f"{place}: {rows:,} rows, {expected:,} are declared. Get the complete copy, or pass expected_rows={rows} if "
-        "these rows are what you want (0 for any number)."
+        f"{place}: {rows:,} rows, {expected:,} are declared; get the complete copy, or pass expected_rows={rows} if "
+        "these rows are intended (0 for any number)"
     )

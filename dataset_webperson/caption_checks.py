@@ -1,4 +1,4 @@
-"""What can be wrong with one caption, and how long it is in tokens."""
+"""Defects of a single caption, and its length in tokens."""
 
 import os
 import re

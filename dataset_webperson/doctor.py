@@ -120,7 +120,7 @@ class CaptionExaminer:
             self._count_waiting()
         report.captions, report.longest, report.over_limit = self.captions, self.longest, self.over_limit
         report.token_method = (
-            f"counted by the tokenizer in {tokenizer}" if tokenizer else "estimated: one token a word, digit or mark"
+            f"counted by the tokenizer in {tokenizer}" if tokenizer else "estimated: one token per word, digit or mark"
         )
         if self.over_limit:
             part = share(self.over_limit, self.captions)

@@ -46,7 +46,7 @@ class Report:
 
 
 def print_table(reports: list[Report], out: TextIO) -> None:
-    """Write what was found as plain text: counts a split, then two lines a finding."""
+    """Write what was found as plain text: counts per split, then two lines per finding."""
     encoding = out.encoding or "utf-8"
 
     def write(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What a synthetic pedestrian can wear, carry and do: the vocabulary, what may replace what, and the sampling.
+"""All that a synthetic pedestrian can wear, carry and do: the vocabulary, what may replace what, and the sampling.
 
 A value is what is drawn ("navy", "backpack"); its words are the synonyms that captions use for it. Two values are
 *near* when a reader could call one by the other's name, or could not tell them apart in a small picture: a false
@@ -196,7 +196,7 @@ _NEAR_GROUPS = {
 SHARES: dict[str, dict[str, float]] = {
     # Under a hat only long hair is seen.
     "hair.length": {"short": 6, "long": 10, "bun": 3, "bald": 3},
-    # Plain and printed cloth are told apart from the front only.
+    # Plain and printed cloth can be told apart only from the front.
     "top.pattern": {"plain": 2, "striped": 4, "checked": 4, "dotted": 4, "logo": 1},
     "top.sleeve": {"long": 5, "short": 3, "sleeveless": 2},
     "lower.garment": {"trousers": 3, "jeans": 3, "leggings": 3, "shorts": 4, "skirt": 4, "long skirt": 4},

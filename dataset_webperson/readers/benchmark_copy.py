@@ -43,7 +43,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class KnownCopy:
-    """An old or wrong copy in circulation, told by its number of persons a split."""
+    """An old or wrong copy in circulation, recognised by its number of persons per split."""
 
     ids: dict[str, int]
     message: str
@@ -58,7 +58,7 @@ class Benchmark:
     image_folders: ClassVar[tuple[str, ...]]  # where the json's paths may start from, below the folder; "" is itself
     prefixes: ClassVar[tuple[str, ...]]  # of the file names of jsons split beforehand, lower case
     first_id: ClassVar[int]
-    home: ClassVar[str]  # where the official copy is handed out
+    home: ClassVar[str]  # where the official copy is distributed
     official: ClassVar[dict[str, Counts]] = {}  # by split
     official_total: ClassVar[Counts | None] = None  # where only the whole is known
     known_copies: ClassVar[tuple[KnownCopy, ...]] = ()
@@ -138,7 +138,8 @@ def find_jsons(
                     groups[style].append((os.path.join(place, name), _SPLIT_NAMES[match["split"].lower()]))
             if groups:
                 # Several styles side by side hold the same rows: read the most complete one.
-                return home, sorted(max(groups.values(), key=len), key=_split_order)
+                most_complete = max(groups.values(), key=len)
+                return home, sorted(most_complete, key=_split_order)
     return _dataset_folder(benchmark, root), []
 
 
@@ -193,7 +194,7 @@ class _JsonRow:
     person: int
     split: str
     captions: list[str]
-    single: bool  # the json gives one caption a row, so an image has several rows by design
+    single: bool  # the json gives one caption per row, so an image has several rows by design
     extra: dict[str, Any]
 
 

@@ -1,6 +1,6 @@
 """Readers of the pre-training corpora: LUPerson-MLLM, SYNTH-PEDES, MALS.
 
-`load_corpus("mals", "data/MALS")` gives a `datasets.Dataset` that lies on the disk, one row an image:
+`load_corpus("mals", "data/MALS")` gives a `datasets.Dataset` on disk, one row per image:
 
 | column | type | |
 |---|---|---|
@@ -164,7 +164,7 @@ class SynthPEDES(Corpus):
 
 
 class LUPersonMLLM(Corpus):
-    """1.02 M images of LUPerson with up to four captions, one a json; the jsons are joined on the file name."""
+    """1.02 M images of LUPerson with up to four captions, one per json; the jsons are joined on the file name."""
 
     name = "LUPerson-MLLM"
     folder = "LUPerson-MLLM"
@@ -181,7 +181,7 @@ class LUPersonMLLM(Corpus):
 
     @classmethod
     def rows(cls, files: tuple[str, ...], findings: Findings) -> Iterator[CorpusRow]:
-        # sqlite sorts on the disk: a temporary database, gone when it is closed, so a join of any size stays small.
+        # sqlite sorts on disk: a temporary database, gone when it is closed, so a join of any size stays small.
         connection = sqlite3.connect("")
         try:
             connection.execute("CREATE TABLE captions (name TEXT, source INTEGER, path TEXT, caption TEXT)")
@@ -222,7 +222,7 @@ CORPORA: dict[str, type[Corpus]] = {"luperson-mllm": LUPersonMLLM, "synth-pedes"
 
 
 def corpus_class(name: str | type[Corpus]) -> type[Corpus]:
-    """The class for a name such as `"synth-pedes"`; upper case, `-` and `_` do not matter. A class is handed back.
+    """The class for a name such as `"synth-pedes"`; upper case, `-` and `_` do not matter. A class is itself.
 
     Raises:
         `DataError`: no corpus of that name.
@@ -346,7 +346,7 @@ def _generate(
     what = f"{corpus.name} in {os.path.dirname(files[0])}"
     findings.raise_errors(what)
     if not written:
-        raise DataError(f"{what}: no usable row. Check the jsons, and `image_root` ({image_root}).")
+        raise DataError(f"{what}: no usable row; check the jsons, and `image_root` ({image_root})")
     for finding in findings:
         warnings.warn(f"{what}: {finding.describe()}", stacklevel=2)
 
@@ -362,7 +362,7 @@ def load_corpus(
     drop_template_leaks: bool = True,
     cache_dir: str | os.PathLike | None = None,
 ) -> Dataset:
-    """Load a pre-training corpus, checked before anything is handed back.
+    """Load a pre-training corpus, checked before anything is returned.
 
     The first call writes an Arrow file into the cache; later calls open it at once. A changed json (size or time), a
     changed folder of images (down to the folders in it) and other options make a new one.

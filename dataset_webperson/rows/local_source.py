@@ -128,7 +128,7 @@ class ParquetSource(Source):
                             yield self._row(shard, number, values, safe)
                         number += 1
             except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{shard}: broken after row {number:,} ({error}). Download it again.") from error
+                raise DataError(f"{shard}: broken after row {number:,} ({error}); download it again") from error
 
     def _row(self, shard: str, number: int, values: dict[str, Any], safe: SafeRoot | None) -> SourceRow:
         image = values["image"]
@@ -211,7 +211,7 @@ class TarSource(Source):
                 if sample:
                     yield sample
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise DataError(f"{shard}: broken after row {number:,} ({error}). Download it again.") from error
+            raise DataError(f"{shard}: broken after row {number:,} ({error}); download it again") from error
 
 
 class ImageFolderSource(Source):
@@ -274,12 +274,12 @@ def open_source(root: str | os.PathLike, source_format: str | None = None) -> So
         found = {name: files for name, files in found.items() if name == source_format}
     if not found:
         raise DataError(
-            f"{safe.root}: no {source_format or 'WebPerson'} in it or in its data/. Looked for *.parquet with a "
-            "column `image`, *.tar, and *.json that hold a list (not a dict). Pass the folder that holds the shards."
+            f"{safe.root}: no {source_format or 'WebPerson'} in it or in its data/, looked for *.parquet with a "
+            "column `image`, *.tar, and *.json that hold a list (not a dict); pass the folder that holds the shards"
         )
     if len(found) > 1:
         held = ", ".join(f"{len(files)} of {name} ({os.path.basename(files[0])}, ..)" for name, files in found.items())
-        raise DataError(f"{safe.root}: ambiguous, it holds {held}. Choose one with source_format=.")
+        raise DataError(f"{safe.root}: ambiguous, it holds {held}; choose one with source_format=")
     ((name, files),) = found.items()
     if name == "parquet":
         return ParquetSource(files, safe.root)
@@ -311,7 +311,7 @@ def _open_parquet(shard: str) -> pq.ParquetFile:
             return pq.ParquetFile(shard)
         return pq.ParquetFile(fsspec.open(shard, "rb").open(), pre_buffer=True)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{shard}: not a whole parquet file ({error}). Download it again.") from error
+        raise DataError(f"{shard}: not a whole parquet file ({error}); download it again") from error
 
 
 def _has_images(file: str) -> bool:
@@ -321,7 +321,7 @@ def _has_images(file: str) -> bool:
 
 def _starts_with_list(file: str) -> bool:
     with open(file, "rb") as start:
-        return start.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{"  # anything else is told by the reader
+        return start.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{"  # the reader reports anything else
 
 
 def _features(schema: pa.Schema) -> Features:

@@ -114,7 +114,7 @@ def prepare_rows(
             ahead.append((chunk, check(*_arguments(check_image, chunk, options))))
         elif not ahead:
             return
-        # Processes work on the next chunks while this one is handed on.
+        # Processes work on the next chunks while this one is passed on.
         if len(ahead) > (4 if pool else 0) or not chunk:
             chunk, checked = ahead.pop(0)
             for row, image in zip(chunk, checked, strict=True):
@@ -122,15 +122,15 @@ def prepare_rows(
                     yield prepared
 
 
-def _arguments(function: Callable, chunk: list[SourceRow], options: RowOptions) -> tuple:
-    """What `map` takes to check the images of a chunk. Files are read here; a row with a problem has no bytes."""
+def _arguments(function: Callable[..., CheckedImage], chunk: list[SourceRow], options: RowOptions) -> tuple[Any, ...]:
+    """Arguments of `map` that check the images of a chunk. Files are read here; a row with a problem has no bytes."""
     data = []
     for row in chunk:
         try:
             data.append(row.read())
         except OSError as error:
             row.problem = "image-missing" if isinstance(error, FileNotFoundError) else "image-unreadable"
-            row.message = f"{row.file}: {error.strerror}, named in {row.where}. Check the folder of the images."
+            row.message = f"{row.file}: {error.strerror}, named in {row.where}; check the folder of the images"
             data.append(b"")
     names = [row.file or row.where for row in chunk]
     return function, data, names, itertools.repeat(options.min_side), itertools.repeat(options.only_jpeg)
@@ -155,7 +155,7 @@ def _prepare(
     if problem:
         if options.on_bad_images == "error" and problem != "image-small":
             raise DataError(
-                f"{message.rstrip('.')}. Or leave such rows out with on_bad_images='warn': their names go into a file."
+                f"{message.rstrip('.')}; or leave such rows out with on_bad_images='warn', which lists them"
             )
         report.leave_out(row, problem, message)
         return None
