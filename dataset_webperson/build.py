@@ -27,7 +27,7 @@ from .construction.stages.quality import assess_shard
 from .construction.stages.select_urls import select_shard, unique_urls
 from .files import write_json
 from .findings import DataError
-from .release import release_folder
+from .release import release
 
 _DOWNLOAD = """The images are not there yet: {source}. Download them, then give this command again:
   pip install img2dataset
@@ -127,7 +127,7 @@ def _release(config: BuildConfig, options: ReleaseSection, folder: str, shards: 
         # A release is moved there last: it is whole, whatever the run that was interrupted did not clear away.
         shutil.rmtree(out + ".partial", ignore_errors=True)
     else:
-        release_folder(folder, out, options.options(), config.num_workers)
+        release(folder, out, options.settings(config.num_workers))
     with open(os.path.join(out + "-report", "report.json"), encoding="utf-8") as file:
         report = json.load(file)
     return {"rows_in": report["rows"]["read"], "rows_out": report["rows"].get("kept", 0), **report["left_out"]}

@@ -86,7 +86,7 @@ class WebPersonConfig(datasets.BuilderConfig):
     clean_captions: bool = True
     min_side: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.name not in WebPerson.CONFIG_NAMES:
             raise ValueError(f"WebPerson has no config {self.name!r}; it has {', '.join(WebPerson.CONFIG_NAMES)}")
@@ -94,7 +94,8 @@ class WebPersonConfig(datasets.BuilderConfig):
         size = self.image_size
         if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(_is_whole(side) for side in size):
             raise ValueError(f"image_size must be two whole numbers (height, width), not {size!r}")
-        height, width = self.image_size = tuple(size)
+        height, width = size
+        self.image_size = (height, width)
         if not (32 <= height <= 1024 and 16 <= width <= 1024 and width <= height <= 4 * width):
             raise ValueError(
                 f"image_size is (height, width) with height 32..1024, width 16..1024 and height 1 to 4 times the "
@@ -173,11 +174,11 @@ class WebPerson(datasets.GeneratorBasedBuilder):
     # Rows of a record batch: a few megabytes of pictures.
     DEFAULT_WRITER_BATCH_SIZE = 256
 
-    def __init__(self, *args, dataset_name: str = "webperson", **kwargs):
+    def __init__(self, *args: Any, dataset_name: str = "webperson", **kwargs: Any) -> None:
         super().__init__(*args, dataset_name=dataset_name, **kwargs)
 
-    def download_and_prepare(self, *args, **kwargs) -> None:
-        """As of `datasets`; then what was left out or changed is told in one warning.
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """As in `datasets`; then one warning reports what was left out or changed.
 
         Raises:
             `DataError`: a folder or repository that cannot be used as it is; names the file and the cure.
@@ -202,7 +203,7 @@ class WebPerson(datasets.GeneratorBasedBuilder):
 
     @property
     def report_dir(self) -> str:
-        """Where the names of rows left out (`*.tsv`) and the counts of changes (`*.json`) lie, a file each a shard."""
+        """Folder of the rows left out (`*.tsv`) and the counts of changes (`*.json`), one file of each per shard."""
         return os.path.join(self._cache_dir_root, "webperson_reports", self.config_id)
 
     def report(self) -> dict[str, Any]:
@@ -217,7 +218,7 @@ class WebPerson(datasets.GeneratorBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         if self.config.name != "synthetic":  # the features are those of the source, see `_split_generators`
-            return datasets.DatasetInfo(description="Person images of the web with two generated captions each.")
+            return datasets.DatasetInfo(description="Person images from the web with two generated captions each.")
         features: dict[str, Any] = {
             "image": datasets.Image(),
             "image_path": datasets.Value("string"),
@@ -296,6 +297,6 @@ class WebPerson(datasets.GeneratorBasedBuilder):
 
 def _wrong_count(place: str | None, rows: int, expected: int) -> str:
     return (
-        f"{place}: {rows:,} rows, {expected:,} are declared. Get the complete copy, or pass expected_rows={rows} if "
-        "these rows are what you want (0 for any number)."
+        f"{place}: {rows:,} rows, {expected:,} are declared; get the complete copy, or pass expected_rows={rows} if "
+        "these rows are intended (0 for any number)"
     )

@@ -1,8 +1,11 @@
-"""What can be wrong with one caption, and how long it is in tokens."""
+"""Defects of a single caption, and its length in tokens."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable
+
+from .findings import DataError
 
 MAX_TOKENS = 77
 
@@ -81,7 +84,13 @@ def token_counter(tokenizer_folder: str | None) -> Callable[[list[str]], list[in
     """
     if tokenizer_folder is None:
         return lambda captions: [estimate_tokens(caption) for caption in captions]
+    if not os.path.isdir(tokenizer_folder):
+        raise DataError(f"{tokenizer_folder}: no such folder; pass the folder of a tokenizer saved by save_pretrained")
     from transformers import AutoTokenizer  # only this option needs transformers
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    except Exception as error:  # a broken tokenizer folder raises nearly every type there is
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{tokenizer_folder}: no readable tokenizer ({reason}); save it again") from error
     return lambda captions: [len(ids) for ids in tokenizer(captions, truncation=False)["input_ids"]]

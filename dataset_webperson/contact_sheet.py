@@ -36,21 +36,35 @@ def contact_sheet(rows: list[dict[str, Any]], path: str, columns: int = 8) -> No
 
 
 @command
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int | None:
     """The command line."""
     parser = CommandParser(
         prog="python -m dataset_webperson.contact_sheet",
         description="Draw synthetic pedestrians with their first captions; false words are in capitals.",
     )
     parser.add_argument("file", help="PNG file to write")
-    parser.add_argument("--image_size", type=int, nargs=2, default=(128, 64), metavar=("H", "W"), help="in pixels")
-    parser.add_argument("--count", type=int, default=32, help="pictures, two per person (default: %(default)s)")
-    parser.add_argument("--noise_rate", type=float, default=0.3, help="share of false words (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="decides who is drawn (default: %(default)s)")
+    parser.add_argument(
+        "--image_size",
+        type=int,
+        nargs=2,
+        default=(128, 64),
+        metavar=("H", "W"),
+        help="height and width of each picture in pixels (default: 128 64)",
+    )
+    parser.add_argument(
+        "--count", type=int, default=32, help="number of pictures, two per person (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--noise_rate", type=float, default=0.3, help="share of false attribute words (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of persons and captions (default: %(default)s)")
     args = parser.parse_args(arguments)
     if args.count < 1:
         parser.error(f"--count must be at least 1, not {args.count}")
-    config = WebPersonConfig(image_size=tuple(args.image_size), noise_rate=args.noise_rate, seed=args.seed)
+    try:
+        config = WebPersonConfig(image_size=tuple(args.image_size), noise_rate=args.noise_rate, seed=args.seed)
+    except ValueError as error:
+        parser.error(str(error))
     rows = generate_rows(
         "train",
         0,
@@ -62,6 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     contact_sheet(list(rows)[: args.count], args.file)
     sys.stdout.write(f"wrote {args.file}\n")
+    return None
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Examines a benchmark or corpus on the disk and says what is wrong with it.
+"""Examine a benchmark or corpus on disk and report what is wrong with it.
 
     python -m dataset_webperson.doctor data/CUHK-PEDES --output_dir reports/cuhk
 
-finds which datasets lie there, checks json, files, counts, ids, splits, images and captions, prints a table, and
-writes `report.json` and `report.html` (with pictures of the worst cases) into the output folder. Exit code 1 when
-something would break training or make its figures worthless, 0 when there are warnings only. A run that was stopped
-goes on where it was; images that did not change are not decoded again.
+recognises the datasets in a folder, checks json, files, counts, ids, splits, images and captions, prints a table, and
+writes `report.json` and `report.html` (with pictures of the worst cases) into the output folder. The exit code is 1
+when something would break training or make its figures worthless, 0 when there are only warnings, 2 when the command
+itself was wrong. An interrupted run continues where it stopped; unchanged images are not decoded again.
 """
 
 import argparse
@@ -39,26 +39,31 @@ _PLAIN_MODES = ("RGB", "L")
 class Options:
     """How a dataset is examined; see `--help` for each."""
 
-    output: str
+    output_dir: str
     annotations: str | None = None
     image_root: str | None = None
     partial: bool = False
     tokenizer: str | None = None
     max_images: int = 100_000
-    workers: int = 1
+    num_workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_images", "num_workers"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name}={getattr(self, name)}: must be at least 1")
 
 
 def detect(root: str) -> list[type[Benchmark] | type[Corpus]]:
     """The datasets whose json lies in `root` or in their own folder below it, or that `root` is named after."""
-    found = []
+    found: list[type[Benchmark] | type[Corpus]] = []
     for benchmark in BENCHMARKS.values():
         named = _named_after(root, benchmark.folder)
         _, jsons = find_jsons(benchmark, root, need_prefix=not named)
         if jsons or named or os.path.isdir(os.path.join(root, benchmark.folder)):
             found.append(benchmark)
     for corpus in CORPORA.values():
-        _, jsons = find_corpus_jsons(corpus, root)
-        if jsons or _named_after(root, corpus.folder) or os.path.isdir(os.path.join(root, corpus.folder)):
+        _, corpus_jsons = find_corpus_jsons(corpus, root)
+        if corpus_jsons or _named_after(root, corpus.folder) or os.path.isdir(os.path.join(root, corpus.folder)):
             found.append(corpus)
     return found
 
@@ -115,7 +120,7 @@ class CaptionExaminer:
             self._count_waiting()
         report.captions, report.longest, report.over_limit = self.captions, self.longest, self.over_limit
         report.token_method = (
-            f"counted by the tokenizer in {tokenizer}" if tokenizer else "estimated: one token a word, digit or mark"
+            f"counted by the tokenizer in {tokenizer}" if tokenizer else "estimated: one token per word, digit or mark"
         )
         if self.over_limit:
             part = share(self.over_limit, self.captions)
@@ -180,8 +185,8 @@ def examine_corpus(corpus: type[Corpus], root: str, options: Options) -> Report:
 def _examine_images(images: list[tuple[str, str]], report: Report, options: Options) -> dict[str, ImageFacts]:
     if len(images) > options.max_images:
         images = random.Random(0).sample(images, options.max_images)
-    cache_file = os.path.join(options.output, f"images-{report.name}.jsonl")
-    facts = audit_images(images, report.image_root, cache_file, options.workers, f"{report.name} images")
+    cache_file = os.path.join(options.output_dir, f"images-{report.name}.jsonl")
+    facts = audit_images(images, report.image_root, cache_file, options.num_workers, f"{report.name} images")
     report.images_examined = len(facts)
     if len(facts) < report.images_named:
         report.notes.append(f"{len(facts):,} of the {report.images_named:,} images named in the json were decoded")
@@ -220,7 +225,7 @@ def _find_near_duplicates(
 
 def examine(root: str, datasets: Iterable[type[Benchmark] | type[Corpus]], options: Options) -> list[Report]:
     """Examine each dataset below `root` in turn."""
-    os.makedirs(options.output, exist_ok=True)
+    os.makedirs(options.output_dir, exist_ok=True)
     return [
         examine_benchmark(dataset, root, options)
         if issubclass(dataset, Benchmark)
@@ -232,33 +237,38 @@ def examine(root: str, datasets: Iterable[type[Benchmark] | type[Corpus]], optio
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog="python -m dataset_webperson.doctor",
-        description="Examine a copy of a benchmark or corpus. Exit code 1: something would break training.",
+        description="Examine a benchmark or corpus on disk and report what is wrong with it.",
+        epilog="Exit code: 0 fit for training, 1 something would break training, 2 a mistake in the command.",
         renamed={"--output": "--output_dir", "--workers": "--num_workers"},
     )
-    default = "(default: %(default)s)"
+    parser.add_argument("root", help="the dataset's folder, or the folder above several")
     known = ", ".join([*BENCHMARKS, *CORPORA])
-    parser.add_argument("root", metavar="FOLDER", help="the dataset's folder, or the one above several")
-    parser.add_argument("--dataset", help=f"which dataset it is, where that cannot be told: {known}")
-    parser.add_argument("--output_dir", default="doctor_report", help=f"folder for the reports {default}")
-    parser.add_argument("--annotations", help="a JSON file, or a folder of them, that lies elsewhere")
-    parser.add_argument("--image_root", help="folder of the images, if they lie elsewhere")
-    parser.add_argument("--partial", action="store_true", help="a deliberate subset: wrong counts are only warnings")
-    parser.add_argument("--tokenizer", help="folder of a saved tokenizer, for exact caption lengths")
+    parser.add_argument("--dataset", help=f"which dataset it is, if its files do not show it: {known}")
+    parser.add_argument(
+        "--output_dir", default="doctor_report", metavar="FOLDER", help="folder for the reports (default: %(default)s)"
+    )
+    parser.add_argument("--annotations", metavar="PATH", help="a json, or a folder of jsons, that lies elsewhere")
+    parser.add_argument("--image_root", metavar="FOLDER", help="folder of the images, if they lie elsewhere")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="the copy is incomplete on purpose: differing counts are warnings, not errors",
+    )
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="a saved tokenizer, for exact caption lengths")
     parser.add_argument(
         "--max_images",
         type=int,
         default=Options.max_images,
-        metavar="N",
-        help=f"decode at most N, at random {default}",
+        help="most images to decode, drawn at random from a larger set (default: %(default)s)",
     )
     parser.add_argument(
-        "--num_workers", type=int, default=os.cpu_count() or 1, metavar="N", help=f"processes that decode {default}"
+        "--num_workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)"
     )
     return parser.parse_args(arguments)
 
 
-def _chosen_datasets(args: argparse.Namespace) -> list[type[Benchmark] | type[Corpus]]:
-    """The dataset that was named, or those that lie in the folder."""
+def _datasets_to_examine(args: argparse.Namespace) -> list[type[Benchmark] | type[Corpus]]:
+    """The dataset that was named, or those recognised. Raises `DataError` when there is nothing to examine."""
     if args.dataset:
         try:
             return [benchmark_class(args.dataset)]
@@ -266,31 +276,32 @@ def _chosen_datasets(args: argparse.Namespace) -> list[type[Benchmark] | type[Co
             return [corpus_class(args.dataset)]
     datasets = detect(SafeRoot(args.root).root)
     if not datasets:
-        names = [name for known in BENCHMARKS.values() for name in known.json_names]
-        names += [pattern for known in CORPORA.values() for pattern in known.json_patterns]
+        looked_for = [name for benchmark in BENCHMARKS.values() for name in benchmark.json_names]
+        looked_for += [pattern for corpus in CORPORA.values() for pattern in corpus.json_patterns]
         raise DataError(
-            f"{args.root}: no known dataset in it; looked for {', '.join(names)}; say which it is with --dataset"
+            f"{args.root}: no known dataset in it, looked for {', '.join(looked_for)}; say with --dataset which it is"
         )
     if len(datasets) > 1 and (args.annotations or args.image_root):
-        names = [dataset.name for dataset in datasets]
-        raise DataError(f"{args.root}: holds {', '.join(names)}; --annotations and --image_root need --dataset")
+        found = ", ".join(dataset.name for dataset in datasets)
+        raise DataError(f"{args.root}: it holds {found}; --annotations and --image_root need --dataset")
     return datasets
 
 
 @command
-def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns 1 where something would break training."""
+def main(arguments: list[str] | None = None) -> int | None:
+    """The command line. Returns 1 for a copy with errors, 0 for one without."""
     args = _parse(arguments)
     options = Options(
-        output=args.output_dir,
+        output_dir=args.output_dir,
         annotations=args.annotations,
         image_root=args.image_root,
         partial=args.partial,
         tokenizer=args.tokenizer,
         max_images=args.max_images,
-        workers=args.num_workers,
+        num_workers=args.num_workers,
     )
-    reports = examine(args.root, _chosen_datasets(args), options)
+    reports = examine(args.root, _datasets_to_examine(args), options)
+
     exit_code = int(any(report.findings.errors() for report in reports))
     print_table(reports, sys.stdout)
     json_file = os.path.join(args.output_dir, "report.json")

@@ -1,4 +1,4 @@
-"""What can be wrong with a copy of a dataset: one table of kinds, and a bounded collection of what was found.
+"""The defects of a copy of a dataset: one table of kinds, and a bounded collection of what was found.
 
 The readers and the data doctor share it, so the loader that refuses a copy and the doctor that examines it use the
 same words for the same defect.

@@ -1,4 +1,4 @@
-"""Decodes every image once, on all cores, and remembers the outcome on the disk so that a second run goes on."""
+"""Decode every image once, on all cores, and keep the outcome on disk so that a second run continues from it."""
 
 import itertools
 import json
@@ -64,8 +64,8 @@ def audit_images(
     Args:
         images: pairs of path relative to `image_root`, and absolute path.
         image_root: where they lie; a cache of another root is not used.
-        cache_file: a file of one json line an image, known by its path, size and time. Lines are added as the work
-            goes on; a line cut off by a crash is done again.
+        cache_file: a file of one json line per image, known by its path, size and time. Lines are added as the work
+            proceeds; a line cut off by a crash is done again.
         workers: processes.
         title: of the progress bar.
 
@@ -112,7 +112,7 @@ def _examine_all(todo: list[tuple[tuple, str]], workers: int) -> Iterator[tuple[
 
 
 def _read_cache(cache_file: str, image_root: str) -> dict[tuple[str, int, int], ImageFacts]:
-    """What the cache file knows. A missing, foreign or outdated file is begun anew."""
+    """What the cache file knows. A missing, foreign or outdated file is started over."""
     header = json.dumps([_VERSION, image_root])
     known = {}
     try:
@@ -126,7 +126,7 @@ def _read_cache(cache_file: str, image_root: str) -> dict[tuple[str, int, int], 
                         continue
     except FileNotFoundError:
         pass
-    # Written anew, whole and at once: without lines that were cut off, and with the right first line.
+    # Rewritten, whole and at once: without lines that were cut off, and with the right first line.
     with replacing(cache_file) as part, open(part, "w", encoding="utf-8") as file:
         rows = (json.dumps([*key, *astuple(facts)]) for key, facts in known.items())
         file.writelines(line + "\n" for line in itertools.chain([header], rows))

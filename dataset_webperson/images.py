@@ -29,7 +29,7 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     try:
         size = os.path.getsize(path)
     except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such file. Check the folder of the images.", "image-missing") from error
+        raise ImageError(f"{name}: no such file; check the folder of the images", "image-missing") from error
     except Exception as error:  # a path that no system call takes
         raise _not_decoded(error, name) from error
     return _decode(path, size, name)
@@ -47,7 +47,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 
 def _decode(source: str | os.PathLike | io.BytesIO, size: int, name: str) -> Image.Image:
     if size == 0:
-        raise ImageError(f"{name}: 0 bytes. Copy the file again.", "image-empty")
+        raise ImageError(f"{name}: 0 bytes; copy the file again", "image-empty")
     try:
         with warnings.catch_warnings():
             # Pillow only warns up to twice its limit; the size is compared below, before a pixel is decoded.
@@ -61,7 +61,7 @@ def _decode(source: str | os.PathLike | io.BytesIO, size: int, name: str) -> Ima
             return image
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{name}: {error}, over the limit of {Image.MAX_IMAGE_PIXELS:,}. Replace it, or raise "
+            f"{name}: {error}, over the limit of {Image.MAX_IMAGE_PIXELS:,}; replace it, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS if you trust it.",
             "image-bomb",
         ) from error
@@ -99,11 +99,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def upright_rgb(image: Image.Image, name: str) -> Image.Image:
     """`to_rgb` with one kind of error. Raises `ImageError`, which names `name`."""
     try:
-        # A plain image is handed on as it is: `to_rgb` would copy its pixels.
+        # A plain image is passed on as it is: `to_rgb` would copy its pixels.
         return image if image.mode == "RGB" and orientation(image) == 1 else to_rgb(image)
     except Exception as error:  # a broken colour profile or EXIF block shows only here
         raise ImageError(
-            f"{name}: cannot be converted from mode {image.mode} ({error}). Save it again as RGB.", "image-unreadable"
+            f"{name}: cannot be converted from mode {image.mode} ({error}); save it again as RGB", "image-unreadable"
         ) from error
 
 

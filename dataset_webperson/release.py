@@ -1,15 +1,16 @@
 """Write a folder for the Hub: parquet shards with embedded JPEGs, a dataset card with a datasheet, a loading script.
 
-    python -m dataset_webperson.release --source data/webperson --output_dir release/webperson \
+    python -m dataset_webperson.release --source data/webperson --output_dir release/webperson \\
         --repository org/webperson --contact privacy@example.org
 
 OUTPUT_DIR is branch `main` of the dataset repository, OUTPUT_DIR-script its branch `script` for `datasets` 3.x, and
-OUTPUT_DIR-report, for the publisher, lists what was left out, repaired and rewritten. An interrupted run continues
-when the command is given again; the same source and options give the same bytes.
+OUTPUT_DIR-report, for the publisher only, lists what was left out, repaired or rewritten. An interrupted run continues
+where it stopped when it is started again; the same source and options give the same bytes.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -46,33 +47,37 @@ class Layout:
     """How rows lie in parquet.
 
     Args:
-        rows_per_shard: rows of the source per file; rows left out are not replaced.
-        row_group_rows: rows per row group, the least that a stream reads at a time.
+        rows_per_shard: source rows per file; rows left out are not replaced.
+        row_group_rows: rows per row group, which is the least that a stream reads at a time.
     """
 
     rows_per_shard: int = ROWS_PER_SHARD
     row_group_rows: int = ROW_GROUP_ROWS
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 1 <= self.row_group_rows <= self.rows_per_shard:
             raise ValueError(
-                f"rows_per_shard={self.rows_per_shard} and row_group_rows={self.row_group_rows}: at least one row per "
-                "group, and one group per shard"
+                f"rows_per_shard={self.rows_per_shard} and row_group_rows={self.row_group_rows}: a row group needs "
+                "at least one row, and a shard at least one row group"
             )
 
 
 @dataclass(frozen=True)
-class ReleaseOptions:
-    """Everything about a release but its source and its place.
+class ReleaseSettings:
+    """Everything about a release but where the rows come from and where it goes.
 
     Args:
         contact: address for opt-out and takedown, printed on the card.
         repository: `ORG/NAME` on the Hub.
         licence: Hub id of the captions' licence.
-        provenance: Markdown file that says how the data was made; without it, the paper's way.
-        source_format: one of `FORMATS`, needed where the source holds more than one.
+        provenance: Markdown file that says how the data was made; by default the paper's own account.
+        source_format: format of the source, for a folder that holds more than one.
         rows: what is left out, repaired or refused.
         layout: how rows lie in parquet.
+        num_workers: processes that check images.
+
+    Raises:
+        `DataError`: a repository name that the Hub does not accept, or no process at all.
     """
 
     contact: str
@@ -82,53 +87,77 @@ class ReleaseOptions:
     source_format: str | None = None
     rows: RowOptions = field(default_factory=lambda: RowOptions(only_jpeg=True))
     layout: Layout = field(default_factory=Layout)
+    num_workers: int = 1
+
+    def __post_init__(self) -> None:
+        plain_name = self.name.replace("-", "_").replace(".", "_")
+        if self.repository.count("/") != 1 or not plain_name.isidentifier():
+            raise DataError(f"repository {self.repository!r}: write ORG/NAME, of letters, digits, `-`, `_` and `.`")
+        if self.num_workers < 1:
+            raise DataError(f"num_workers={self.num_workers}: at least one process is needed")
+
+    @property
+    def name(self) -> str:
+        """The repository's name without its owner."""
+        return self.repository.split("/")[-1]
+
+    def card_texts(self) -> dict[str, str]:
+        """What the card says of the release before anything of it is written."""
+        path = self.provenance or os.path.join(_FILES, "provenance.md")
+        try:
+            with open(path, encoding="utf-8") as file:
+                provenance = file.read().strip()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not a UTF-8 text file; save the provenance as Markdown") from error
+        return {
+            "name": self.name,
+            "repository": self.repository,
+            "licence": self.licence,
+            "contact": self.contact,
+            "provenance": provenance,
+        }
 
 
-def release(
-    source: Source,
-    root: str,
-    output_dir: str,
-    card: dict[str, str],
-    options: ReleaseOptions,
-    num_workers: int = 1,
-) -> dict[str, Any]:
+def release(source: str, output_dir: str, settings: ReleaseSettings) -> dict[str, Any]:
     """Write `output_dir`, `output_dir-script` and `output_dir-report`.
 
     Args:
-        source: rows.
-        root: the source's folder.
-        output_dir: must not exist; it appears, whole, once everything is written. Until then the work lies in
+        source: folder of rows.
+        output_dir: must not exist; it appears, whole, when everything is written. Until then the work lies in
             `output_dir.partial`.
-        card: `name`, `repository`, `licence`, `contact`, and `provenance` (Markdown).
-        options: how rows are treated and laid out.
-        num_workers: processes that check images.
+        settings: card, rows and layout.
 
     Returns:
-        The summary of all rows (`rows.preparation.RowReport.summary`), with `shards`, the files' names.
+        The summary of all rows (`RowReport.summary`), with `shards`, the names of the files.
 
     Raises:
-        `DataError`: `output_dir` exists, `output_dir.partial` was begun with another source or other options, or a row
-            or shard of the source cannot be used.
+        `DataError`: `output_dir` exists, `output_dir.partial` was begun with another source or other options, or a
+            row or shard of the source cannot be used.
+        OSError: a file that cannot be read or written.
     """
+    card = settings.card_texts()
+    rows = open_source(source, settings.source_format)
     out = os.path.abspath(output_dir)
-    rows, layout = options.rows, options.layout
     work, report = out + ".partial", out + "-report"
-    # A run that goes on may find what it moved into place before it was interrupted.
+    # A run that is continued may find what it moved into place before it was interrupted.
     for path in (out,) if os.path.isdir(work) else (out, out + "-script", report):
         if os.path.lexists(path):
-            raise DataError(f"{path}: exists already; delete it, or choose another --output_dir")
-    _begin(work, [_VERSION, source_state(source, root), asdict(rows), asdict(layout), source.format])
+            raise DataError(f"{path}: exists already; delete it, or choose another folder with --output_dir")
+    state = source_state(rows, os.path.realpath(source))
+    _begin(work, [_VERSION, state, asdict(settings.rows), asdict(settings.layout), rows.format])
+
     pool = None
-    if num_workers > 1:
+    if settings.num_workers > 1:
         spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(num_workers, mp_context=spawn, initializer=end_with_parent)
+        pool = ProcessPoolExecutor(settings.num_workers, mp_context=spawn, initializer=end_with_parent)
     try:
-        _write_shards(source, work, rows, layout, pool)
+        _write_shards(rows, work, settings.rows, settings.layout, pool)
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
-    summary = _finish(work, source_features(source), card, layout)
-    # The report and the script first: when `out` is there, all is there.
+    summary = _finish(work, source_features(rows), card, settings.layout)
+
+    # The report and the script first: once `out` exists, everything does.
     for name, target in (("report", report), ("script", out + "-script"), ("main", out)):
         if os.path.isdir(target):
             shutil.rmtree(target)
@@ -137,19 +166,24 @@ def release(
     return summary
 
 
-def _begin(work: str, state: list) -> None:
-    """Make the folder of the work, or go on in it if it was begun with the same source and options."""
+def _begin(work: str, state: list[Any]) -> None:
+    """Make the working folder, or continue in it if it was begun with the same source and options."""
     os.makedirs(os.path.join(work, "shards"), exist_ok=True)
+    path = os.path.join(work, "state.json")
     state = json.loads(json.dumps(state))
-    if written_once(os.path.join(work, "state.json"), state) != state:
+    try:
+        begun_with = written_once(path, state)
+    except ValueError as error:
+        raise DataError(f"{path}: broken; delete {work} to start over") from error
+    if begun_with != state:
         raise DataError(f"{work}: was begun with another source or other options; delete it to start over")
 
 
 def _positions(source: Source, start: tuple[int, int]) -> Iterator[tuple[tuple[int, int], SourceRow]]:
-    """Rows from (number of the source's shard, row in it) on, each with the position after it."""
-    number, skip = start
-    for shard_number in range(number, len(source.shards)):
-        first = skip if shard_number == number else 0
+    """Rows from `start` = (number of the source's shard, row in it) on, each with the position after it."""
+    first_shard, skip = start
+    for shard_number in range(first_shard, len(source.shards)):
+        first = skip if shard_number == first_shard else 0
         for position, row in enumerate(source.rows(source.shards[shard_number], first), first + 1):
             yield (shard_number, position), row
 
@@ -157,34 +191,42 @@ def _positions(source: Source, start: tuple[int, int]) -> Iterator[tuple[tuple[i
 def _write_shards(
     source: Source, work: str, options: RowOptions, layout: Layout, pool: ProcessPoolExecutor | None
 ) -> None:
-    """Write all shards that are not there. A shard is there when its file of facts is, which is written last."""
-    done, start = 0, (0, 0)
-    while os.path.exists(facts := os.path.join(work, "shards", f"{done:06d}.facts.json")):
-        with open(facts, encoding="utf-8") as file:
-            start = tuple(json.load(file)["end"])
-        done += 1
+    """Write all missing shards. A shard counts as written once its file of facts exists, which is written last."""
+    done, start = _written_shards(work)
     rows = _positions(source, start)
-    total = source.count()
-    with tqdm(total=total, desc="release", unit=" rows", initial=done * layout.rows_per_shard) as bar:
+    features = source_features(source)
+    with tqdm(total=source.count(), desc="release", unit=" rows", initial=done * layout.rows_per_shard) as bar:
+        # One row is taken ahead, so that no empty shard is begun when the source ends with a full one.
         while (first := next(rows, None)) is not None:
             stem = os.path.join(work, "shards", f"{done:06d}")
-            end = [first[0]]
+            end = [first[0]]  # where the next shard continues; `shard_rows` moves it
 
-            def shard_rows(first=first, end=end) -> Iterator[SourceRow]:
+            def shard_rows(
+                first: tuple[tuple[int, int], SourceRow] = first, end: list[tuple[int, int]] = end
+            ) -> Iterator[SourceRow]:
                 yield first[1]
-                for _ in range(layout.rows_per_shard - 1):
-                    if (item := next(rows, None)) is None:
-                        return
-                    end[0] = item[0]
+                for position, row in itertools.islice(rows, layout.rows_per_shard - 1):
+                    end[0] = position
                     bar.update()
-                    yield item[1]
+                    yield row
 
             with RowReport(stem) as report:
                 kept = prepare_rows(shard_rows(), source.extra, options, report, pool)
-                _write_parquet(stem + ".parquet", kept, source_features(source), layout.row_group_rows)
+                _write_parquet(stem + ".parquet", kept, features, layout.row_group_rows)
             write_json(stem + ".facts.json", {"end": end[0], "kept": report.counts["kept"]})
             bar.update()
             done += 1
+
+
+def _written_shards(work: str) -> tuple[int, tuple[int, int]]:
+    """How many shards are written, and the position in the source where the next one starts."""
+    done, start = 0, (0, 0)
+    while os.path.exists(facts := os.path.join(work, "shards", f"{done:06d}.facts.json")):
+        with open(facts, encoding="utf-8") as file:
+            shard_number, position = json.load(file)["end"]
+        start = (shard_number, position)
+        done += 1
+    return done, start
 
 
 def _write_parquet(path: str, rows: Iterator[dict[str, Any]], features: Features, row_group_rows: int) -> None:
@@ -245,7 +287,7 @@ def _finish(work: str, features: Features, card: dict[str, str], layout: Layout)
                 facts.append((name.removesuffix(".facts.json"), json.load(file)["kept"]))
     stems = [stem for stem, kept in facts if kept]
     if not stems:
-        raise DataError(f"{work}: no row is left to release. Look at the reports in {shards}, then delete the folder.")
+        raise DataError(f"{work}: no row is left to release; look at the reports in {shards}, then delete the folder")
     names = [f"data/train-{number:05d}-of-{len(stems):05d}.parquet" for number in range(len(stems))]
     for stem, name in zip(stems, names, strict=True):
         target = os.path.join(places["main"], name)
@@ -323,7 +365,7 @@ def _column_table(features: Features) -> str:
     meaning = {
         "image": "the person, upright RGB or grey JPEG, decoded when it is looked at",
         "image_path": "name of the image in the source; unique where the source's names are",
-        "caption1": "first caption; where an image has one usable caption, it stands in both columns",
+        "caption1": "first caption; where an image has only one usable caption, it stands in both columns",
         "caption2": "second caption",
     }
     rows = ["| column | type | |", "|---|---|---|"]
@@ -341,65 +383,63 @@ def _left_out_text(summary: dict[str, Any]) -> str:
     return "\n".join(f"- {line[0].upper()}{line[1:]}." for line in lines)
 
 
-def release_folder(source: str, output_dir: str, options: ReleaseOptions, num_workers: int = 1) -> dict[str, Any]:
-    """Release a folder of rows.
-
-    Args:
-        source: folder of rows.
-        output_dir, options, num_workers: see `release`.
-
-    Raises:
-        `DataError`: a repository name that the Hub does not take, and whatever `release` raises.
-        OSError: a file that cannot be read or written.
-    """
-    name = options.repository.split("/")[-1]
-    if options.repository.count("/") != 1 or not name.replace("-", "_").replace(".", "_").isidentifier():
-        raise DataError(f"repository {options.repository!r}: write ORG/NAME, of letters, digits, `-`, `_` and `.`")
-    with open(options.provenance or os.path.join(_FILES, "provenance.md"), encoding="utf-8") as file:
-        card = {"provenance": file.read().strip()}
-    card |= {"repository": options.repository, "name": name, "licence": options.licence, "contact": options.contact}
-    rows = open_source(source, options.source_format)
-    return release(rows, os.path.realpath(source), output_dir, card, options, num_workers)
-
-
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog="python -m dataset_webperson.release",
         description=__doc__,
         renamed={"--out": "--output_dir", "--num-proc": "--num_workers", "--num_proc": "--num_workers"},
     )
-    default = "(default: %(default)s)"
-    files = parser.add_argument_group("files")
-    files.add_argument("--source", required=True, metavar="FOLDER", help="parquet, tars, or JSON lists and images")
-    files.add_argument("--source_format", choices=FORMATS, help="needed where the folder holds more than one")
-    files.add_argument("--output_dir", required=True, metavar="FOLDER", help="must not exist yet")
-    files.add_argument(
-        "--num_workers", type=int, default=1, metavar="N", help=f"processes that check images {default}"
+    parser.add_argument(
+        "--source",
+        required=True,
+        metavar="FOLDER",
+        help="folder of parquets, of tars, or of json lists and images",
     )
-    card = parser.add_argument_group("card")
-    card.add_argument(
-        "--repository", default=ReleaseOptions.repository, metavar="ORG/NAME", help=f"on the Hub {default}"
+    parser.add_argument("--source_format", choices=FORMATS, help="needed if the folder holds more than one format")
+    parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="folder to write; must not exist")
+    parser.add_argument(
+        "--repository", default="org/webperson", metavar="ORG/NAME", help="name on the Hub (default: %(default)s)"
     )
-    card.add_argument("--contact", required=True, help="address for opt-out and takedown, printed on the card")
-    card.add_argument("--licence", default=ReleaseOptions.licence, help=f"Hub id of the captions' licence {default}")
-    card.add_argument("--provenance", metavar="FILE.md", help="how the data was made, if not as the paper's WebPerson")
-    rows = parser.add_argument_group("rows")
-    rows.add_argument("--on_bad_images", choices=ON_BAD_IMAGES, default="error", help=f"stop, or leave out {default}")
-    rows.add_argument("--keep_captions", action="store_true", help="do not repair captions")
-    rows.add_argument("--min_side", type=int, default=0, metavar="PIXELS", help=f"leave smaller images out {default}")
-    rows.add_argument(
-        "--rows_per_shard", type=int, default=ROWS_PER_SHARD, metavar="N", help=f"rows per file {default}"
+    parser.add_argument("--contact", required=True, help="address for opt-out and takedown; printed on the card")
+    parser.add_argument(
+        "--licence", default="cc-by-4.0", help="Hub id of the captions' licence (default: %(default)s)"
     )
-    rows.add_argument(
-        "--row_group_rows", type=int, default=ROW_GROUP_ROWS, metavar="N", help=f"rows per group {default}"
+    parser.add_argument(
+        "--provenance", metavar="FILE.md", help="how the data was made, if not as the paper's WebPerson"
+    )
+    parser.add_argument(
+        "--on_bad_images",
+        choices=ON_BAD_IMAGES,
+        default="error",
+        help="stop at the first bad image, or leave it out with or without a warning (default: %(default)s)",
+    )
+    parser.add_argument("--keep_captions", action="store_true", help="do not repair captions")
+    parser.add_argument("--min_side", type=int, default=0, metavar="PIXELS", help="leave out smaller images")
+    parser.add_argument(
+        "--rows_per_shard",
+        type=int,
+        default=ROWS_PER_SHARD,
+        metavar="ROWS",
+        help="source rows per parquet file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--row_group_rows",
+        type=int,
+        default=ROW_GROUP_ROWS,
+        metavar="ROWS",
+        help="rows per row group (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--num_workers", type=int, default=1, help="processes that check images (default: %(default)s)"
     )
     return parser.parse_args(arguments)
 
 
 @command
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int | None:
+    """The command line."""
     args = _parse(arguments)
-    options = ReleaseOptions(
+    settings = ReleaseSettings(
         contact=args.contact,
         repository=args.repository,
         licence=args.licence,
@@ -407,13 +447,16 @@ def main(arguments: list[str] | None = None) -> None:
         source_format=args.source_format,
         rows=RowOptions(args.on_bad_images, not args.keep_captions, args.min_side, only_jpeg=True),
         layout=Layout(args.rows_per_shard, args.row_group_rows),
+        num_workers=args.num_workers,
     )
-    summary = release_folder(args.source, args.output_dir, options, args.num_workers)
+    summary = release(args.source, args.output_dir, settings)
+
     report = f"{os.path.abspath(args.output_dir)}-report"
+    kept, shards = summary["rows"]["kept"], len(summary["shards"])
     lines = describe_summary(summary, f"{report}/left_out.tsv")
-    rows, shards = f"{summary['rows']['kept']:,}", len(summary["shards"])
-    lines.append(f"{rows} rows in {shards} shards in {args.output_dir}; report: {report}")
+    lines.append(f"{kept:,} rows in {shards} shards in {args.output_dir}; report: {report}")
     sys.stdout.write("\n".join(lines) + "\n")
+    return None
 
 
 if __name__ == "__main__":

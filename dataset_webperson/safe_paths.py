@@ -5,7 +5,7 @@ import re
 
 from .findings import DataError
 
-_MAX_FOLDERS = 10_000  # kept at a time; a corpus may have a folder a person
+_MAX_FOLDERS = 10_000  # kept at a time; a corpus may have one folder per person
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -27,9 +27,9 @@ class SafeRoot:
         try:
             self.root = os.path.realpath(root, strict=True)
         except OSError as error:
-            raise DataError(f"{os.fspath(root)}: no such folder ({error.strerror}). Check the path.") from error
+            raise DataError(f"{os.fspath(root)}: no such folder ({error.strerror}); check the path") from error
         if not os.path.isdir(self.root):
-            raise DataError(f"{os.fspath(root)}: not a folder. Pass the folder that holds the dataset.")
+            raise DataError(f"{os.fspath(root)}: not a folder; pass the folder that holds the dataset")
         # Most files share a few folders: each folder's links are followed once, which leaves one lstat per file.
         self._folders: dict[str, str] = {}
 
@@ -75,7 +75,7 @@ class SafeRoot:
             raise UnsafePathError(f"{relative[:200]!r}: {error.strerror} in {self.root}") from error
         if real != self.root and not real.startswith(self.root.rstrip("/") + "/"):
             raise UnsafePathError(
-                f"{relative!r}: a link leads out of {self.root}, to {real}. Pass that place as `image_root` if it is "
+                f"{relative!r}: a link leads out of {self.root}, to {real}; pass that place as `image_root` if it is "
                 "where the images lie"
             )
         return real

@@ -24,9 +24,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dataset_webperson.release import Layout, release
-from dataset_webperson.rows.local_source import open_source
-from dataset_webperson.rows.preparation import RowOptions
+from dataset_webperson.release import Layout, ReleaseSettings, release
 from dataset_webperson.rows.streaming import ShuffledParquet
 
 BATCH, BUFFER = 64, 1000
@@ -138,8 +136,7 @@ def make_source(folder: str, rows: int) -> str:
 
 
 def make_release(source: str, out: str, layout: Layout) -> str:
-    card = dict.fromkeys(("name", "repository", "licence", "contact", "provenance"), "benchmark")
-    release(open_source(source), source, out, card, RowOptions(only_jpeg=True), layout)
+    release(source, out, ReleaseSettings(contact="benchmark", layout=layout))
     return out
 
 

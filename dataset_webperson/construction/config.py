@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import yaml
 
 from ..findings import DataError
-from ..release import ROW_GROUP_ROWS, ROWS_PER_SHARD, Layout, ReleaseOptions
+from ..release import ROW_GROUP_ROWS, ROWS_PER_SHARD, Layout, ReleaseSettings
 from ..rows.preparation import RowOptions
 from .stages.captioning import CaptionOptions
 from .stages.crop import CropOptions
@@ -28,8 +28,8 @@ class ReleaseSection:
     rows_per_shard: int = ROWS_PER_SHARD
     row_group_rows: int = ROW_GROUP_ROWS
 
-    def options(self) -> ReleaseOptions:
-        return ReleaseOptions(
+    def settings(self, num_workers: int) -> ReleaseSettings:
+        return ReleaseSettings(
             contact=self.contact,
             repository=self.repository,
             licence=self.licence,
@@ -37,6 +37,7 @@ class ReleaseSection:
             source_format="parquet",
             rows=RowOptions(on_bad_images="warn", only_jpeg=True),
             layout=Layout(self.rows_per_shard, self.row_group_rows),
+            num_workers=num_workers,
         )
 
 

@@ -1,4 +1,4 @@
-"""What a synthetic pedestrian can wear, carry and do: the vocabulary, what may replace what, and the sampling.
+"""All that a synthetic pedestrian can wear, carry and do: the vocabulary, what may replace what, and the sampling.
 
 A value is what is drawn ("navy", "backpack"); its words are the synonyms that captions use for it. Two values are
 *near* when a reader could call one by the other's name, or could not tell them apart in a small picture: a false
@@ -7,12 +7,16 @@ word is never taken from near the truth.
 
 import math
 import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 VERSION = "1.1.0"
 
 # Every colour: its words, then its RGB. Light and tint (see `View`) move a channel by less than the gaps here.
-COLOR_WORDS = {
+COLOR_WORDS: dict[str, tuple[str, ...]] = {
     "black": ("black", "jet-black"),
     "grey": ("grey", "gray"),
     "white": ("white", "snow-white"),
@@ -189,10 +193,10 @@ _NEAR_GROUPS = {
 
 
 # How often true captions name a value of an attribute, where not all its values are equally common.
-SHARES = {
+SHARES: dict[str, dict[str, float]] = {
     # Under a hat only long hair is seen.
     "hair.length": {"short": 6, "long": 10, "bun": 3, "bald": 3},
-    # Plain and printed cloth are told apart from the front only.
+    # Plain and printed cloth can be told apart only from the front.
     "top.pattern": {"plain": 2, "striped": 4, "checked": 4, "dotted": 4, "logo": 1},
     "top.sleeve": {"long": 5, "short": 3, "sleeveless": 2},
     "lower.garment": {"trousers": 3, "jeans": 3, "leggings": 3, "shorts": 4, "skirt": 4, "long skirt": 4},
@@ -227,7 +231,7 @@ def _swap_weights(attribute: str) -> dict[str, dict[str, float]]:
     and the word alone would tell. So the weights are scaled, rows and columns at once, until each value is
     said by mistake as often as it is replaced, in proportion to its share.
     """
-    shares = SHARES.get(attribute, dict.fromkeys(WORDS[attribute], 1))
+    shares = SHARES.get(attribute, dict.fromkeys(WORDS[attribute], 1.0))
     far = {value: far_values(attribute, value) for value in shares}
     scale = dict.fromkeys(shares, 1.0)
     for _ in range(200):
@@ -302,12 +306,12 @@ def between(rng: random.Random, low: int, high: int) -> int:
     return low + int(rng.random() * (high - low + 1))
 
 
-def pick(rng: random.Random, items):
+def pick(rng: random.Random, items: Sequence[Item]) -> Item:
     """One item of a non-empty sequence, all equally likely."""
     return items[int(rng.random() * len(items))]
 
 
-def pick_weighted(rng: random.Random, weights: dict[str, float]) -> str:
+def pick_weighted(rng: random.Random, weights: Mapping[str, float]) -> str:
     """One key, as likely as its weight says."""
     rest = rng.random() * sum(weights.values())
     for key, weight in weights.items():
@@ -317,7 +321,7 @@ def pick_weighted(rng: random.Random, weights: dict[str, float]) -> str:
     return key
 
 
-def shuffled(rng: random.Random, items) -> list:
+def shuffled(rng: random.Random, items: Iterable[Item]) -> list[Item]:
     """The items in random order, as a new list."""
     return [item for _, _, item in sorted((rng.random(), position, item) for position, item in enumerate(items))]
 
@@ -528,13 +532,13 @@ _ABSENT = {"bag": 5, "hat": 1, "glasses": 3, "carry": 2}
 def absent_things(person: Person) -> dict[str, dict[str, float]]:
     """Slot -> kind -> weight of the objects that the person plainly does not have, for captions that make them up."""
     bags = person.bag != "none" or person.carry == "shopping bag"
-    things = {}
+    things: dict[str, dict[str, float]] = {}
     if not bags:
         things["bag"] = SHARES["bag.kind"]
     if person.hat == "none":
         things["hat"] = SHARES["hat.kind"]
     if person.glasses == "none":
-        things["glasses"] = dict.fromkeys(WORDS["glasses.kind"], 1)
+        things["glasses"] = dict.fromkeys(WORDS["glasses.kind"], 1.0)
     if person.carry == "none":
         things["carry"] = {kind: n for kind, n in SHARES["carry.kind"].items() if kind != "shopping bag" or not bags}
     return things

@@ -195,9 +195,11 @@ def _plan(person: Person, view: View, noise_rate: float, rng: random.Random, noi
 
     things = [thing for thing in THINGS if f"{thing}.kind" in seen and chance(rng, 0.85)]
     absent = absent_things(person)
-    extras, nouns, verb_before = [], [], ""
+    extras: list[list[str | _Phrase]] = []
+    nouns: list[list[str | _Phrase]] = []
+    verb_before = ""
     for thing in shuffled(rng, things):
-        # One draw for the whole object, then one a word at the rate that makes a word false at `noise_rate` in all.
+        # One draw for the whole object, then one per word at the rate that makes a word false at `noise_rate` in all.
         # Glasses have no kind that is plainly another one, so theirs is always the whole object.
         replaced = noise_rate * (1.0 if thing == "glasses" else ABSENT_SHARE)
         rate = (noise_rate - replaced) / (1 - replaced) if replaced < 1 else 0.0

@@ -4,13 +4,18 @@ Things are given in units of a picture 100 wide and 200 high with the figure aro
 hands, shoes and bags are larger than life, so that a picture of 64 x 32 pixels still shows them.
 """
 
+from collections.abc import Sequence
+
 from PIL import Image, ImageDraw
 
 from .attributes import COLOR_RGB, HAIR_RGB, Person, View, between, chance, pick, stream
 
+RGB = tuple[int, int, int]
+Point = tuple[int, int]
+
 SKIN_RGB = ((250, 216, 186), (234, 186, 146), (186, 130, 92), (126, 84, 58))
 # Muted, so that no garment is lost in them.
-BACKGROUNDS = {
+BACKGROUNDS: dict[str, dict[str, tuple[RGB, ...]]] = {
     "street": {
         "back": ((150, 158, 160), (160, 152, 146), (138, 148, 158)),
         "ground": ((104, 106, 108), (118, 116, 112)),
@@ -25,17 +30,18 @@ BACKGROUNDS = {
 EYE = (24, 22, 26)
 
 
-def _shade(color, percent: int) -> tuple[int, int, int]:
+def _shade(color: RGB, percent: int) -> RGB:
     """A darker (below 100) or lighter version of a colour."""
-    return tuple(min(255, channel * percent // 100) for channel in color)
+    red, green, blue = (min(255, channel * percent // 100) for channel in color)
+    return red, green, blue
 
 
-def _contrast(color) -> tuple[int, int, int]:
+def _contrast(color: RGB) -> RGB:
     """The second colour of a pattern: white on dark cloth, a dark shade of the cloth on light."""
     return _shade(color, 42) if sum(color) > 400 else (238, 238, 236)
 
 
-def _fill(draw: ImageDraw.ImageDraw, points: list[tuple[int, int]], fill) -> None:
+def _fill(draw: ImageDraw.ImageDraw, points: list[Point], fill: RGB | int) -> None:
     """Fill a polygon that every row crosses in one piece.
 
     Pillow's own filling changed at the edges between its versions 11 and 13; lines, outlines, rectangles and ellipses
@@ -53,7 +59,7 @@ def _fill(draw: ImageDraw.ImageDraw, points: list[tuple[int, int]], fill) -> Non
                 lows[y] = x
             if x > highs.get(y, -1 << 30):
                 highs[y] = x
-    path: list[tuple[int, int]] = []
+    path: list[Point] = []
     for number, y in enumerate(sorted(lows)):
         ends = [(lows[y], y), (highs[y], y)]
         path += ends if number % 2 == 0 else reversed(ends)
@@ -67,7 +73,7 @@ class _Canvas:
         self.image = Image.new("RGB", (2 * width, 2 * height))
         self.draw = ImageDraw.Draw(self.image)
         self.height, self.width = 2 * height, 2 * width
-        # Pixels a unit in 1/4096. A figure is at most a quarter longer or wider than drawn, whatever the format.
+        # Pixels per unit, in 1/4096. A figure is at most a quarter longer or wider than drawn, whatever the format.
         scale_x, scale_y = self.width * 4096 // 100, self.height * 4096 // 200
         scale_x, scale_y = min(scale_x, scale_y * 5 // 4), min(scale_y, scale_x * 5 // 4)
         self.scale_x, self.scale_y = scale_x * view.scale // 100, scale_y * view.scale // 100
@@ -80,40 +86,40 @@ class _Canvas:
     def y(self, units: int) -> int:
         return self.origin_y + units * self.scale_y // 4096
 
-    def polygon(self, points, color, edge: int = 62) -> None:
+    def polygon(self, points: Sequence[Point], color: RGB, edge: int = 62) -> None:
         """A filled polygon, see `_fill`; `edge` is the shade of its outline in per cent, 0 for none."""
-        points = [(self.x(x), self.y(y)) for x, y in points]
-        _fill(self.draw, points, color)
+        corners = [(self.x(x), self.y(y)) for x, y in points]
+        _fill(self.draw, corners, color)
         if edge:
-            self.draw.polygon(points, outline=_shade(color, edge))
+            self.draw.polygon(corners, outline=_shade(color, edge))
 
-    def box(self, left, top, right, bottom, color, edge: int = 62) -> None:
+    def box(self, left: int, top: int, right: int, bottom: int, color: RGB, edge: int = 62) -> None:
         corners = (self.x(left), self.y(top), self.x(right), self.y(bottom))
         self.draw.rectangle(corners, fill=color, outline=_shade(color, edge or 100))
 
-    def ellipse(self, left, top, right, bottom, color, edge: int = 62) -> None:
+    def ellipse(self, left: int, top: int, right: int, bottom: int, color: RGB, edge: int = 62) -> None:
         corners = (self.x(left), self.y(top), self.x(right), self.y(bottom))
         self.draw.ellipse(corners, fill=color, outline=_shade(color, edge or 100))
 
-    def half_ellipse(self, left, top, right, bottom, color, edge: int = 62) -> None:
+    def half_ellipse(self, left: int, top: int, right: int, bottom: int, color: RGB, edge: int = 62) -> None:
         """The upper half of an ellipse."""
         corners = (self.x(left), self.y(top), self.x(right), self.y(bottom))
         self.draw.pieslice(corners, 180, 360, fill=color, outline=_shade(color, edge or 100))
 
-    def limb(self, points, width: int, color, edge: int = 62) -> None:
+    def limb(self, points: Sequence[Point], width: int, color: RGB, edge: int = 62) -> None:
         """A band of one width through points that go down the picture (arms, legs)."""
         half = width // 2
         left = [(x - half, y) for x, y in points]
         right = [(x - half + width, y) for x, y in reversed(points)]
         self.polygon((*left, *right), color, edge)
 
-    def pattern(self, points, color, kind: str) -> None:
+    def pattern(self, points: Sequence[Point], color: RGB, kind: str) -> None:
         """Stripes, checks or dots over a polygon that is already painted in `color`."""
-        points = [(self.x(x), self.y(y)) for x, y in points]
-        left, top = min(x for x, _ in points), min(y for _, y in points)
-        right, bottom = max(x for x, _ in points) + 1, max(y for _, y in points) + 1
+        corners = [(self.x(x), self.y(y)) for x, y in points]
+        left, top = min(x for x, _ in corners), min(y for _, y in corners)
+        right, bottom = max(x for x, _ in corners) + 1, max(y for _, y in corners) + 1
         mask = Image.new("1", (right - left, bottom - top))
-        _fill(ImageDraw.Draw(mask), [(x - left, y - top) for x, y in points], 1)
+        _fill(ImageDraw.Draw(mask), [(x - left, y - top) for x, y in corners], 1)
         tile = Image.new("RGB", mask.size, color)
         draw, second = ImageDraw.Draw(tile), _contrast(color)
         unit_x, unit_y = self.scale_x, self.scale_y
@@ -161,7 +167,7 @@ def _draw_background(canvas: _Canvas, view: View) -> None:
     place = BACKGROUNDS[view.background]
     back, ground = pick(rng, place["back"]), pick(rng, place["ground"])
 
-    def box(left: int, top: int, right: int, bottom: int, color) -> None:
+    def box(left: int, top: int, right: int, bottom: int, color: RGB) -> None:
         corners = (left * canvas.width // 100, top * canvas.height // 200)
         draw.rectangle((*corners, right * canvas.width // 100, bottom * canvas.height // 200), fill=color)
 
@@ -176,9 +182,9 @@ def _draw_background(canvas: _Canvas, view: View) -> None:
         for _ in range(3):
             left, top = between(rng, -16, 84), between(rng, 20, 70)
             box(left + 12, top + 20, left + 17, horizon, (120, 104, 86))
-            corners = (left * canvas.width // 100, top * canvas.height // 200)
-            corners += ((left + 30) * canvas.width // 100, (top + 56) * canvas.height // 200)
-            draw.ellipse(corners, fill=_shade((116, 146, 104), between(rng, 86, 110)))
+            corner = (left * canvas.width // 100, top * canvas.height // 200)
+            opposite = ((left + 30) * canvas.width // 100, (top + 56) * canvas.height // 200)
+            draw.ellipse((*corner, *opposite), fill=_shade((116, 146, 104), between(rng, 86, 110)))
     elif view.background == "wall":
         for row in range(0, horizon, 18):
             box(0, row, 100, row, _shade(back, 86))
@@ -205,11 +211,12 @@ def _draw_background(canvas: _Canvas, view: View) -> None:
         )
 
 
-def _rgb(color: str) -> tuple[int, int, int] | None:
-    return COLOR_RGB.get(color)
+def _rgb(color: str) -> RGB:
+    """The RGB of a colour; "none", the colour of an absent thing, has one that is never drawn."""
+    return COLOR_RGB.get(color, (0, 0, 0))
 
 
-def _sleeve(person: Person) -> tuple[str, tuple[int, int, int] | None]:
+def _sleeve(person: Person) -> tuple[str, RGB]:
     """Length and colour of the outermost sleeve."""
     if person.coat in ("jacket", "long coat"):
         return "long", _rgb(person.coat_color)
@@ -218,7 +225,7 @@ def _sleeve(person: Person) -> tuple[str, tuple[int, int, int] | None]:
     return person.top_sleeve, _rgb(person.top_color)
 
 
-def _draw_arm(canvas: _Canvas, shoulder, elbow, hand, width: int, person: Person) -> None:
+def _draw_arm(canvas: _Canvas, shoulder: Point, elbow: Point, hand: Point, width: int, person: Person) -> None:
     """An arm from shoulder to hand, skin first, then the sleeve over it."""
     skin = SKIN_RGB[person.skin]
     length, color = _sleeve(person)
@@ -262,7 +269,7 @@ def _draw_shoe(canvas: _Canvas, left: int, right: int, sole: int, person: Person
         canvas.box(left, sole - 2, left + 5, sole + 1, _shade(color, 45), 0)
 
 
-def _draw_leg(canvas: _Canvas, hip, knee, foot, thick: int, person: Person) -> None:
+def _draw_leg(canvas: _Canvas, hip: Point, knee: Point, foot: Point, thick: int, person: Person) -> None:
     """A leg from hip to foot in its trouser leg, skin where there is none."""
     skin = SKIN_RGB[person.skin]
     canvas.limb((hip, knee, foot), thick - 4, skin)
@@ -379,7 +386,7 @@ def _draw_hand_luggage(canvas: _Canvas, person: Person, x: int, y: int) -> None:
         canvas.ellipse(x + 4, 184, x + 12, 192, (30, 30, 32))
 
 
-def _draw_top(canvas: _Canvas, person: Person, torso, shoulder: int, waist: int, view: str) -> None:
+def _draw_top(canvas: _Canvas, person: Person, torso: Sequence[Point], shoulder: int, waist: int, view: str) -> None:
     """The top, dress bodice or jumpsuit on a torso polygon around x = 50, with what tells the garments apart."""
     skin = SKIN_RGB[person.skin]
     color = _rgb(person.dress_color if person.dress != "none" else person.top_color)
@@ -443,7 +450,7 @@ def _draw_coat(canvas: _Canvas, person: Person, half: int, view: str) -> None:
         if person.coat != "gilet":
             canvas.polygon(((41, 60), (35, 66), (39, 86)), _shade(color, 74))
             canvas.polygon(((59, 60), (65, 66), (61, 86)), _shade(color, 74))
-        sides = ((50 - flare + 2, 38), (62, 50 + flare - 2))
+        sides: tuple[tuple[int, int], ...] = ((50 - flare + 2, 38), (62, 50 + flare - 2))
     else:
         canvas.polygon(((50 - half, 62), (50 + half, 62), (50 + flare, hem), (50 - flare, hem)), color)
         sides = ((50 - flare + 2, 50 + flare - 2),)
@@ -544,7 +551,7 @@ def _draw_upright(canvas: _Canvas, person: Person, view: View) -> None:
         _draw_carried(canvas, person, *hands[1])
 
 
-def _draw_arms(canvas: _Canvas, person: Person, view: View, shoulder: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _draw_arms(canvas: _Canvas, person: Person, view: View, shoulder: int) -> tuple[Point, Point]:
     """Both arms, and where the hands are: the bag's hand on the left, the carried object's on the right."""
     width = 11 if person.gender == "man" else 9
     out = shoulder + 4 + view.arm

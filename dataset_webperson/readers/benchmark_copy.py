@@ -37,13 +37,13 @@ class Counts:
     images: int
     captions: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.ids:,} ids, {self.images:,} images, {self.captions:,} captions"
 
 
 @dataclass(frozen=True)
 class KnownCopy:
-    """An old or wrong copy in circulation, told by its number of persons a split."""
+    """An old or wrong copy in circulation, recognised by its number of persons per split."""
 
     ids: dict[str, int]
     message: str
@@ -58,7 +58,7 @@ class Benchmark:
     image_folders: ClassVar[tuple[str, ...]]  # where the json's paths may start from, below the folder; "" is itself
     prefixes: ClassVar[tuple[str, ...]]  # of the file names of jsons split beforehand, lower case
     first_id: ClassVar[int]
-    home: ClassVar[str]  # where the official copy is handed out
+    home: ClassVar[str]  # where the official copy is distributed
     official: ClassVar[dict[str, Counts]] = {}  # by split
     official_total: ClassVar[Counts | None] = None  # where only the whole is known
     known_copies: ClassVar[tuple[KnownCopy, ...]] = ()
@@ -99,6 +99,10 @@ class BenchmarkCopy:
         return counts
 
 
+def _split_order(pair: tuple[str, str | None]) -> int:
+    return SPLITS.index(pair[1] or "")
+
+
 def find_jsons(
     benchmark: type[Benchmark], root: str, annotations: str | None = None, need_prefix: bool = False
 ) -> tuple[str, list[tuple[str, str | None]]]:
@@ -125,7 +129,7 @@ def find_jsons(
             if os.path.isfile(os.path.join(folder, name)):
                 return home, [(os.path.join(folder, name), None)]
         for place in (folder, os.path.join(folder, "processed_data")):
-            groups: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+            groups: dict[tuple[str, str], list[tuple[str, str | None]]] = defaultdict(list)
             for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
                 match = _PRE_SPLIT.fullmatch(name)
                 prefix = (match["prefix"] or "").lower() if match else ""
@@ -134,7 +138,8 @@ def find_jsons(
                     groups[style].append((os.path.join(place, name), _SPLIT_NAMES[match["split"].lower()]))
             if groups:
                 # Several styles side by side hold the same rows: read the most complete one.
-                return home, sorted(max(groups.values(), key=len), key=lambda pair: SPLITS.index(pair[1]))
+                most_complete = max(groups.values(), key=len)
+                return home, sorted(most_complete, key=_split_order)
     return _dataset_folder(benchmark, root), []
 
 
@@ -189,7 +194,7 @@ class _JsonRow:
     person: int
     split: str
     captions: list[str]
-    single: bool  # the json gives one caption a row, so an image has several rows by design
+    single: bool  # the json gives one caption per row, so an image has several rows by design
     extra: dict[str, Any]
 
 
@@ -310,7 +315,8 @@ def _merge_rows(parsed: list[_JsonRow], base: str, images: SafeRoot, findings: F
 
 
 def _check_files(copy: BenchmarkCopy, findings: Findings) -> None:
-    wanted, missing = Counter(), Counter()
+    wanted: Counter[str] = Counter()
+    missing: Counter[str] = Counter()
     for row in copy.rows:
         wanted[row.folder] += 1
         try:
@@ -327,7 +333,7 @@ def _check_files(copy: BenchmarkCopy, findings: Findings) -> None:
         findings.set_detail("image-missing", missing_shares(missing, wanted) + f" under {copy.image_root}")
 
 
-def missing_shares(missing: Counter, wanted: Counter) -> str:
+def missing_shares(missing: Counter[str], wanted: Counter[str]) -> str:
     """Which share of each folder's images is missing, worst folders first."""
     texts = [
         f"{share(count, wanted[folder])} of the images of `{folder}/` are missing ({count:,} of {wanted[folder]:,})"

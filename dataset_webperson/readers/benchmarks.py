@@ -99,7 +99,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
 
 
 def class_by_name(kind: str, name: str | type, classes: dict[str, type]) -> type:
-    """The class of `classes` under a name, in which upper case, `-` and `_` do not matter. A class is handed back.
+    """The class of `classes` under a name, in which upper case, `-` and `_` do not matter. A class is itself.
 
     Raises:
         `DataError`: nothing of this `kind` has that name.
@@ -114,7 +114,7 @@ def class_by_name(kind: str, name: str | type, classes: dict[str, type]) -> type
 
 
 def benchmark_class(name: str | type[Benchmark]) -> type[Benchmark]:
-    """The class for a name such as `"cuhk-pedes"`; upper case, `-` and `_` do not matter. A class is handed back.
+    """The class for a name such as `"cuhk-pedes"`; upper case, `-` and `_` do not matter. A class is itself.
 
     Raises:
         `DataError`: no benchmark of that name.
@@ -136,7 +136,7 @@ def load_benchmark(
     validation_persons: int | None = None,
     seed: int = 0,
 ) -> DatasetDict:
-    """Load a benchmark, checked before anything is handed back.
+    """Load a benchmark, checked before anything is returned.
 
     Args:
         name: `"cuhk-pedes"`, `"icfg-pedes"`, `"rstpreid"`, `"ufine6926"`, or a subclass of `Benchmark`.
@@ -176,7 +176,7 @@ def load_benchmark(
     what = f"{benchmark.name} in {os.fspath(root)}"
     findings.raise_errors(what)
     if not copy.rows:
-        raise DataError(f"{what}: no usable row in {', '.join(copy.json_files)}. Check the json and the images.")
+        raise DataError(f"{what}: no usable row in {', '.join(copy.json_files)}; check the json and the images")
     for finding in findings:
         warnings.warn(f"{what}: {finding.describe()}", stacklevel=2)
     splits = {split: [row for row in copy.rows if row.split == split] for split in SPLITS}

@@ -1,6 +1,6 @@
 """Readers of the pre-training corpora: LUPerson-MLLM, SYNTH-PEDES, MALS.
 
-`load_corpus("mals", "data/MALS")` gives a `datasets.Dataset` that lies on the disk, one row an image:
+`load_corpus("mals", "data/MALS")` gives a `datasets.Dataset` on disk, one row per image:
 
 | column | type | |
 |---|---|---|
@@ -64,7 +64,7 @@ class Corpus:
     joined_on_name: ClassVar[bool] = False  # only the file name counts: the folders in the json may not exist
 
     @classmethod
-    def captions_an_image(cls, files: tuple[str, ...]) -> int:
+    def captions_per_image(cls, files: tuple[str, ...]) -> int:
         """The most captions of its own an image can have."""
         raise NotImplementedError
 
@@ -106,11 +106,11 @@ class MALS(Corpus):
     extra = {"source_image_id": Value("string"), "label": List(Value("int8"))}
 
     @classmethod
-    def captions_an_image(cls, files):
+    def captions_per_image(cls, files: tuple[str, ...]) -> int:
         return 1
 
     @classmethod
-    def rows(cls, files, findings):
+    def rows(cls, files: tuple[str, ...], findings: Findings) -> Iterator[CorpusRow]:
         for where, row in _list_rows(files, ("image", "caption"), findings):
             captions = usable_captions(row["caption"], where, findings)
             if captions is None:
@@ -139,11 +139,11 @@ class SynthPEDES(Corpus):
     }
 
     @classmethod
-    def captions_an_image(cls, files):
+    def captions_per_image(cls, files: tuple[str, ...]) -> int:
         return 3
 
     @classmethod
-    def rows(cls, files, findings):
+    def rows(cls, files: tuple[str, ...], findings: Findings) -> Iterator[CorpusRow]:
         # Both spellings of the name hold the same rows.
         for where, row in _list_rows(files[:1], ("file_path", "captions", "id"), findings):
             captions = usable_captions(row["captions"], where, findings)
@@ -164,7 +164,7 @@ class SynthPEDES(Corpus):
 
 
 class LUPersonMLLM(Corpus):
-    """1.02 M images of LUPerson with up to four captions, one a json; the jsons are joined on the file name."""
+    """1.02 M images of LUPerson with up to four captions, one per json; the jsons are joined on the file name."""
 
     name = "LUPerson-MLLM"
     folder = "LUPerson-MLLM"
@@ -176,12 +176,12 @@ class LUPersonMLLM(Corpus):
     joined_on_name = True
 
     @classmethod
-    def captions_an_image(cls, files):
+    def captions_per_image(cls, files: tuple[str, ...]) -> int:
         return len(files)
 
     @classmethod
-    def rows(cls, files, findings):
-        # sqlite sorts on the disk: a temporary database, gone when it is closed, so a join of any size stays small.
+    def rows(cls, files: tuple[str, ...], findings: Findings) -> Iterator[CorpusRow]:
+        # sqlite sorts on disk: a temporary database, gone when it is closed, so a join of any size stays small.
         connection = sqlite3.connect("")
         try:
             connection.execute("CREATE TABLE captions (name TEXT, source INTEGER, path TEXT, caption TEXT)")
@@ -222,7 +222,7 @@ CORPORA: dict[str, type[Corpus]] = {"luperson-mllm": LUPersonMLLM, "synth-pedes"
 
 
 def corpus_class(name: str | type[Corpus]) -> type[Corpus]:
-    """The class for a name such as `"synth-pedes"`; upper case, `-` and `_` do not matter. A class is handed back.
+    """The class for a name such as `"synth-pedes"`; upper case, `-` and `_` do not matter. A class is itself.
 
     Raises:
         `DataError`: no corpus of that name.
@@ -274,7 +274,8 @@ def locate_rows(
         flat_base, flat_hits = choose_base(corpus.image_folders, images, [posixpath.basename(path) for path in sample])
         by_name = flat_hits >= hits
         base = flat_base if by_name else base
-    wanted, missing = Counter(), Counter()
+    wanted: Counter[str] = Counter()
+    missing: Counter[str] = Counter()
     seen = 0
     for row in itertools.chain(first, rows):
         seen += 1
@@ -345,7 +346,7 @@ def _generate(
     what = f"{corpus.name} in {os.path.dirname(files[0])}"
     findings.raise_errors(what)
     if not written:
-        raise DataError(f"{what}: no usable row. Check the jsons, and `image_root` ({image_root}).")
+        raise DataError(f"{what}: no usable row; check the jsons, and `image_root` ({image_root})")
     for finding in findings:
         warnings.warn(f"{what}: {finding.describe()}", stacklevel=2)
 
@@ -361,7 +362,7 @@ def load_corpus(
     drop_template_leaks: bool = True,
     cache_dir: str | os.PathLike | None = None,
 ) -> Dataset:
-    """Load a pre-training corpus, checked before anything is handed back.
+    """Load a pre-training corpus, checked before anything is returned.
 
     The first call writes an Arrow file into the cache; later calls open it at once. A changed json (size or time), a
     changed folder of images (down to the folders in it) and other options make a new one.
@@ -396,7 +397,7 @@ def load_corpus(
         findings.raise_errors(f"{corpus.name} in {root}")
     images = SafeRoot(image_root or home)
     if num_captions is None:
-        num_captions = max(2, corpus.captions_an_image(files))
+        num_captions = max(2, corpus.captions_per_image(files))
     features = Features(
         {
             "image": Image(),

@@ -1,7 +1,7 @@
 """Json files of any length, one entry at a time: memory does not grow with the file."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import ijson
@@ -25,7 +25,7 @@ def _open(path: str | os.PathLike) -> tuple[IO[bytes], str]:
         file = open(path, "rb")  # the caller closes it
     except OSError as error:
         raise JsonError(
-            f"{os.fspath(path)}: cannot be opened ({error.strerror}). Check its path and rights."
+            f"{os.fspath(path)}: cannot be opened ({error.strerror}); check its path and rights"
         ) from error
     start = 3 if file.read(3) == b"\xef\xbb\xbf" else 0
     file.seek(start)
@@ -38,15 +38,15 @@ def _open(path: str | os.PathLike) -> tuple[IO[bytes], str]:
     return file, first.decode("latin-1")
 
 
-def _read(path: str | os.PathLike, opening: str, parse) -> Iterator[Any]:
+def _read(path: str | os.PathLike, opening: str, parse: Callable[[IO[bytes]], Iterator[Any]]) -> Iterator[Any]:
     file, first = _open(path)
     with file:
         if not first:
-            raise JsonError(f"{os.fspath(path)}: empty file, no json in it. Download it again.")
+            raise JsonError(f"{os.fspath(path)}: empty file, no json in it; download it again")
         if first != opening:
             found = _NAMES.get(first, f"something that starts with {first!r}")
             raise JsonShapeError(
-                f"{os.fspath(path)}: holds {found} at its top, {_NAMES[opening]} belongs there. Is it another json?"
+                f"{os.fspath(path)}: holds {found} at its top, {_NAMES[opening]} belongs there; pass the right json"
             )
         entries = parse(file)
         count = 0
@@ -59,7 +59,7 @@ def _read(path: str | os.PathLike, opening: str, parse) -> Iterator[Any]:
                 reason = " ".join(str(error).split())[:160]
                 raise JsonError(
                     f"{os.fspath(path)}: not valid json after entry {count:,} (near byte {file.tell():,} of "
-                    f"{os.path.getsize(path):,}): {reason}. Download it again."
+                    f"{os.path.getsize(path):,}): {reason}; download it again"
                 ) from error
             count += 1
             yield entry

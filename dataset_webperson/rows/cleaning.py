@@ -67,7 +67,7 @@ def repair_caption(caption: str) -> tuple[str, tuple[str, ...]]:
 class CaptionCleaner:
     """Cleans the captions of a row and counts what it changed, with the first examples of each repair."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, list[dict[str, str]]] = {}
 

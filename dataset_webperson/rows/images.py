@@ -57,7 +57,7 @@ def check_image(data: bytes, name: str, min_side: int, only_jpeg: bool) -> Check
         return CheckedImage(problem=error.code, message=str(error))
     except Exception as error:  # EXIF blocks of hostile files raise nearly every type there is
         message = f"{name}: {type(error).__name__} {error}"[:200]
-        return CheckedImage(problem="image-unreadable", message=f"{message}. Copy the file again.")
+        return CheckedImage(problem="image-unreadable", message=f"{message}; copy the file again")
 
 
 def without_description(jpeg: bytes) -> bytes:

@@ -100,19 +100,20 @@ class ParquetSource(Source):
         self.extra = {name: kind for name, kind in _features(schema).items() if name in kept.names}
         self._columns = [name for name in schema.names if name in own or name in self.extra]
 
-    def count(self):
+    def count(self) -> int:
         total = 0
         for shard in self.shards:
             with _open_parquet(shard) as parquet:
                 total += parquet.metadata.num_rows
         return total
 
-    def rows(self, shard, skip=0):
+    def rows(self, shard: str, skip: int = 0) -> Iterator[SourceRow]:
         safe = SafeRoot(self._root) if self._root else None
         with _open_parquet(shard) as parquet:
             if absent := set(self._columns) - set(parquet.schema_arrow.names):
                 raise DataError(f"{shard}: no column {', '.join(sorted(absent))}; {self.shards[0]} has it")
-            number, groups = 0, []
+            number = 0
+            groups: list[int] = []
             for group in range(parquet.num_row_groups):
                 size = parquet.metadata.row_group(group).num_rows
                 if not groups and number + size <= skip:
@@ -127,7 +128,7 @@ class ParquetSource(Source):
                             yield self._row(shard, number, values, safe)
                         number += 1
             except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{shard}: broken after row {number:,} ({error}). Download it again.") from error
+                raise DataError(f"{shard}: broken after row {number:,} ({error}); download it again") from error
 
     def _row(self, shard: str, number: int, values: dict[str, Any], safe: SafeRoot | None) -> SourceRow:
         image = values["image"]
@@ -160,7 +161,7 @@ class TarSource(Source):
         peeked = itertools.islice(self._samples(shards[0]), _PEEK_ROWS)
         self.extra = infer_features([_without_captions(_metadata(sample)[0]) for sample in peeked])
 
-    def rows(self, shard, skip=0):
+    def rows(self, shard: str, skip: int = 0) -> Iterator[SourceRow]:
         for number, sample in enumerate(self._samples(shard, skip)):
             if number < skip:
                 continue
@@ -186,7 +187,7 @@ class TarSource(Source):
         try:
             with open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
-                    tar.members = []  # tarfile keeps every member it has seen
+                    tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
                     if member.isdir():
                         continue
                     folder, name = posixpath.split(member.name)
@@ -210,7 +211,7 @@ class TarSource(Source):
                 if sample:
                     yield sample
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise DataError(f"{shard}: broken after row {number:,} ({error}). Download it again.") from error
+            raise DataError(f"{shard}: broken after row {number:,} ({error}); download it again") from error
 
 
 class ImageFolderSource(Source):
@@ -231,7 +232,7 @@ class ImageFolderSource(Source):
         self._base, _ = choose_base(IMAGE_FOLDERS, self._safe, names)
         self.extra = infer_features([_without_captions(values) for _, _, values in peeked if isinstance(values, dict)])
 
-    def rows(self, shard, skip=0):
+    def rows(self, shard: str, skip: int = 0) -> Iterator[SourceRow]:
         for where, name, values in itertools.islice(self._entries(shard), skip, None):
             if not isinstance(values, dict):
                 text = f'{where}: {str(values)[:60]}; {{"<file name>": {{"caption1": ..}}}} belongs there'
@@ -273,12 +274,12 @@ def open_source(root: str | os.PathLike, source_format: str | None = None) -> So
         found = {name: files for name, files in found.items() if name == source_format}
     if not found:
         raise DataError(
-            f"{safe.root}: no {source_format or 'WebPerson'} in it or in its data/. Looked for *.parquet with a "
-            "column `image`, *.tar, and *.json that hold a list (not a dict). Pass the folder that holds the shards."
+            f"{safe.root}: no {source_format or 'WebPerson'} in it or in its data/, looked for *.parquet with a "
+            "column `image`, *.tar, and *.json that hold a list (not a dict); pass the folder that holds the shards"
         )
     if len(found) > 1:
         held = ", ".join(f"{len(files)} of {name} ({os.path.basename(files[0])}, ..)" for name, files in found.items())
-        raise DataError(f"{safe.root}: ambiguous, it holds {held}. Choose one with source_format=.")
+        raise DataError(f"{safe.root}: ambiguous, it holds {held}; choose one with source_format=")
     ((name, files),) = found.items()
     if name == "parquet":
         return ParquetSource(files, safe.root)
@@ -310,7 +311,7 @@ def _open_parquet(shard: str) -> pq.ParquetFile:
             return pq.ParquetFile(shard)
         return pq.ParquetFile(fsspec.open(shard, "rb").open(), pre_buffer=True)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{shard}: not a whole parquet file ({error}). Download it again.") from error
+        raise DataError(f"{shard}: not a whole parquet file ({error}); download it again") from error
 
 
 def _has_images(file: str) -> bool:
@@ -320,7 +321,7 @@ def _has_images(file: str) -> bool:
 
 def _starts_with_list(file: str) -> bool:
     with open(file, "rb") as start:
-        return start.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{"  # anything else is told by the reader
+        return start.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{"  # the reader reports anything else
 
 
 def _features(schema: pa.Schema) -> Features:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from ..files import write_json
@@ -37,7 +38,7 @@ class RowOptions:
     min_side: int = 0
     only_jpeg: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.on_bad_images not in ON_BAD_IMAGES:
             raise ValueError(f"on_bad_images is one of {', '.join(ON_BAD_IMAGES)}, not {self.on_bad_images!r}")
         if isinstance(self.min_side, bool) or not isinstance(self.min_side, int) or self.min_side < 0:
@@ -47,7 +48,7 @@ class RowOptions:
 class RowReport:
     """Counts of rows read, kept and left out, and of captions changed.
 
-    `<path>.tsv` lists the rows left out, one `image_path, kind, message` a line, `<path>.json` holds the counts and
+    `<path>.tsv` lists the rows left out, one `image_path, kind, message` per line, `<path>.json` holds the counts and
     examples. Both appear when the report is closed without an error, whole.
     """
 
@@ -77,7 +78,9 @@ class RowReport:
     def __enter__(self) -> "RowReport":
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._names.close()
         if kind is None:
             os.replace(self.path + ".tsv.part", self.path + ".tsv")
@@ -97,7 +100,7 @@ def prepare_rows(
         rows: of a source.
         extra: features of the further columns; a row without one of them has `None` there.
         options: what is left out, repaired or refused.
-        report: is told of everything that is not handed on as it came.
+        report: records everything that is not passed on as it came.
         pool: processes that check images.
 
     Raises:
@@ -111,7 +114,7 @@ def prepare_rows(
             ahead.append((chunk, check(*_arguments(check_image, chunk, options))))
         elif not ahead:
             return
-        # Processes work on the next chunks while this one is handed on.
+        # Processes work on the next chunks while this one is passed on.
         if len(ahead) > (4 if pool else 0) or not chunk:
             chunk, checked = ahead.pop(0)
             for row, image in zip(chunk, checked, strict=True):
@@ -119,15 +122,15 @@ def prepare_rows(
                     yield prepared
 
 
-def _arguments(function: Callable, chunk: list[SourceRow], options: RowOptions) -> tuple:
-    """What `map` takes to check the images of a chunk. Files are read here; a row with a problem has no bytes."""
+def _arguments(function: Callable[..., CheckedImage], chunk: list[SourceRow], options: RowOptions) -> tuple[Any, ...]:
+    """Arguments of `map` that check the images of a chunk. Files are read here; a row with a problem has no bytes."""
     data = []
     for row in chunk:
         try:
             data.append(row.read())
         except OSError as error:
             row.problem = "image-missing" if isinstance(error, FileNotFoundError) else "image-unreadable"
-            row.message = f"{row.file}: {error.strerror}, named in {row.where}. Check the folder of the images."
+            row.message = f"{row.file}: {error.strerror}, named in {row.where}; check the folder of the images"
             data.append(b"")
     names = [row.file or row.where for row in chunk]
     return function, data, names, itertools.repeat(options.min_side), itertools.repeat(options.only_jpeg)
@@ -152,7 +155,7 @@ def _prepare(
     if problem:
         if options.on_bad_images == "error" and problem != "image-small":
             raise DataError(
-                f"{message.rstrip('.')}. Or leave such rows out with on_bad_images='warn': their names go into a file."
+                f"{message.rstrip('.')}; or leave such rows out with on_bad_images='warn', which lists them"
             )
         report.leave_out(row, problem, message)
         return None

@@ -1,4 +1,4 @@
-"""Parquet shards read in a stream, shuffled anew each epoch, and continued exactly from any row.
+"""Parquet shards read in a stream, reshuffled each epoch, and continued exactly from any row.
 
 stream = ShuffledParquet("org/webperson", seed=0)            # or a folder
 loader = DataLoader(stream, sampler=stream.order(epoch=0), batch_size=64, num_workers=4)
@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import datasets
 import fsspec
@@ -68,7 +68,7 @@ class ShuffledParquet:
         lanes (`int`): readers that can work side by side.
         window_rows (`int`): rows that are mixed, at least; a window of 2,000 rows of 20 kB is 40 MB, and a reader
             holds two.
-        first_row (`int`): so many rows at the start of the split are left out, for a held-out part.
+        first_row (`int`): that many rows at the start of the split are left out, for a held-out part.
         columns (`list[str]`, *optional*): read only these.
         decode (`bool`): `False` leaves images as `{"bytes", "path"}`.
 
@@ -172,7 +172,7 @@ class ShuffledParquet:
     def iterable(self, epoch: int) -> datasets.IterableDataset:
         """The rows of an epoch as an `IterableDataset`, in the order of lanes and windows.
 
-        Its shards are the windows, so `state_dict()` after any row and `load_state_dict()` go on with the next,
+        Its shards are the windows, so `state_dict()` after any row and `load_state_dict()` continue with the next,
         reading again at most a window. `split_dataset_by_node` shares windows out when their number, a multiple of
         `lanes`, can be divided by the number of nodes: make `lanes` a multiple of nodes x workers.
         """
@@ -245,7 +245,10 @@ class ShuffledParquet:
         if lane not in self._windows or self._windows[lane][0] != key:
             ahead_key, future = self._ahead.pop(lane, (None, None))
             self._windows.pop(lane, None)  # given up before the next is taken: two are held, not three
-            rows = future.result() if ahead_key == key else self._read(windows[window], [epoch, lane, window])
+            if future is not None and ahead_key == key:
+                rows = future.result()
+            else:
+                rows = self._read(windows[window], [epoch, lane, window])
             self._windows[lane] = (key, rows)
             if (following := window + 1) < len(windows):
                 self._reader = self._reader or ThreadPoolExecutor(1)
@@ -266,7 +269,7 @@ class ShuffledParquet:
             with _open(name) as file, pq.ParquetFile(file, metadata=footer, pre_buffer=remote) as parquet:
                 table = parquet.read_row_group(piece.group, columns=self.column_names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{name}: row group {piece.group} cannot be read ({error}). Download it again.") from error
+            raise DataError(f"{name}: row group {piece.group} cannot be read ({error}); download it again") from error
         return table.slice(piece.start, piece.stop - piece.start).replace_schema_metadata()
 
 
@@ -308,11 +311,11 @@ def parquet_files(source: str, split: str = "train") -> list[str]:
         raise DataError(f"{source}: no split {split!r}; it has {', '.join(files) or 'none'}")
     names = [str(name) for name in files[split]]
     if other := [name for name in names if not name.endswith(".parquet")]:
-        raise DataError(f"{source}: {other[0]} is not parquet. Write a release of it first: dataset_webperson.release")
+        raise DataError(f"{source}: {other[0]} is not parquet; write a release of it first: dataset_webperson.release")
     return names
 
 
-def _open(name: str):
+def _open(name: str) -> pa.NativeFile | IO[bytes]:
     # Arrow reads a local file best by itself.
     return pa.OSFile(name) if os.path.exists(name) else fsspec.open(name, "rb").open()
 
@@ -322,7 +325,7 @@ def _read_footer(name: str) -> pq.FileMetaData:
         with _open(name) as file:
             return pq.read_metadata(file)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{name}: not a whole parquet file ({error}). Download it again.") from error
+        raise DataError(f"{name}: not a whole parquet file ({error}); download it again") from error
 
 
 def _leave_out(pieces: list[Piece], rows: int) -> list[Piece]:

@@ -32,11 +32,9 @@ def read(python, wanted, endpoint, cache):
 def served(tmp_path_factory):
     root = tmp_path_factory.mktemp("release")
     source = write_images(root / "source", 23)
-    options = ["--contact", "x@example.org", "--rows_per_shard", "9", "--row_group_rows", "4"]
-    assert (
-        main(["--source", str(source), "--output_dir", str(root / "out"), "--repository", "org/webperson", *options])
-        == 0
-    )
+    options = ["--repository", "org/webperson", "--contact", "x@example.org"]
+    options += ["--rows_per_shard", "9", "--row_group_rows", "4"]
+    assert main(["--source", str(source), "--output_dir", str(root / "out"), *options]) == 0
     with hub("org/webperson", {"main": root / "out", "script": root / "out-script"}) as endpoint:
         yield root, endpoint
 

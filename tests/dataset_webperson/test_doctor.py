@@ -378,7 +378,7 @@ def test_several_datasets_below_one_folder_are_all_examined(tmp_path, capsys):
 def test_jsons_without_a_telling_name_need_the_dataset_option(tmp_path, capsys):
     root = WRITERS["tbps-clip"][1](tmp_path / "mine")
     assert main([str(root), "--output_dir", str(tmp_path / "out"), "--partial"]) == 2
-    assert "say which it is with --dataset" in capsys.readouterr().err
+    assert "with --dataset" in capsys.readouterr().err
     assert main([str(root), "--output_dir", str(tmp_path / "out"), "--partial", "--dataset", "cuhk-pedes"]) == 0
 
 
@@ -387,6 +387,30 @@ def test_a_wrong_dataset_or_folder_is_one_line(tmp_path, capsys):
     assert "no corpus 'coco'" in capsys.readouterr().err
     assert main([str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def broken_tokenizer(folder):
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "mistake", ["file-as-folder", "output", "no-images", "no-workers", "no-tokenizer", "tokenizer"]
+)
+def test_a_mistake_in_the_command_is_one_line_and_code_2(mistake, tmp_path, capsys):
+    root = write_copy("rstp", tmp_path)
+    (tmp_path / "file").write_text("")
+    arguments = {
+        "file-as-folder": [str(tmp_path / "file")],
+        "output": [str(root), "--output_dir", str(tmp_path / "file")],
+        "no-images": [str(root), "--max_images", "0"],
+        "no-workers": [str(root), "--num_workers", "0"],
+        "no-tokenizer": [str(root), "--tokenizer", str(tmp_path / "nowhere")],
+        "tokenizer": [str(root), "--tokenizer", str(broken_tokenizer(tmp_path / "tokenizer"))],
+    }[mistake]
+    assert main(["--output_dir", str(tmp_path / "out"), *arguments]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
 def test_the_command_line_gives_the_exit_code_and_a_progress_bar(tmp_path):

@@ -120,17 +120,8 @@ def test_a_killed_run_leaves_no_release_and_the_next_one_completes_it(tmp_path):
     source = write_images(tmp_path / "source", 600)
     options = ["--rows_per_shard", "10", "--row_group_rows", "5"]
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "dataset_webperson.release",
-        "--source",
-        source,
-        "--output_dir",
-        out,
-        *CONTACT,
-        *options,
-    ]
+    command = [sys.executable, "-m", "dataset_webperson.release", "--source", source, "--output_dir", out]
+    command += [*CONTACT, *options]
     process = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
     shards = tmp_path / "out.partial" / "shards"
     while process.poll() is None and len(list(shards.glob("*.facts.json"))) < 3:
@@ -154,7 +145,7 @@ def test_other_options_do_not_continue_a_run_and_nothing_is_written_over(tmp_pat
     assert write(source, tmp_path / "out") == 2
     assert "begun with another source or other options" in capsys.readouterr().err
     assert write(source, tmp_path / "other") == 0 and write(source, tmp_path / "other") == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_rows_left_out_are_listed_for_the_publisher_and_counted_on_the_card(tmp_path, capsys):
@@ -232,11 +223,33 @@ def test_lists_are_described_in_a_way_that_older_versions_read():
 @pytest.mark.parametrize("name", ["webperson", "org/", "a/b/c", "org/../x"])
 def test_a_repository_that_is_none_is_refused(name, tmp_path, capsys):
     source = write_images(tmp_path / "source", 1)
-    assert (
-        main(["--source", str(source), "--output_dir", str(tmp_path / "o"), "--contact", "x", "--repository", name])
-        == 2
-    )
+    assert write(source, tmp_path / "out", "--repository", name) == 2
     assert "write ORG/NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "mistake", ["source", "source-file", "place", "provenance", "latin-1", "workers", "rows", "side", "state"]
+)
+def test_a_mistake_is_one_line_and_code_2(mistake, tmp_path, capsys):
+    source = write_images(tmp_path / "source", 1)
+    file = tmp_path / "file"
+    file.write_bytes("Döner".encode("latin-1"))
+    (tmp_path / "begun.partial").mkdir()
+    (tmp_path / "begun.partial" / "state.json").write_text("[")
+    arguments = {
+        "source": (tmp_path / "nowhere", tmp_path / "out"),
+        "source-file": (file, tmp_path / "out"),
+        "place": (source, file / "out"),
+        "provenance": (source, tmp_path / "out", "--provenance", str(tmp_path / "nowhere.md")),
+        "latin-1": (source, tmp_path / "out", "--provenance", str(file)),
+        "workers": (source, tmp_path / "out", "--num_workers", "0"),
+        "rows": (source, tmp_path / "out", "--rows_per_shard", "0"),
+        "side": (source, tmp_path / "out", "--min_side", "-1"),
+        "state": (source, tmp_path / "begun"),
+    }[mistake]
+    assert write(*arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and not (tmp_path / "out").exists()
 
 
 def test_the_loading_script_is_a_file_that_cannot_be_imported_here_and_lies_apart(tmp_path):

@@ -119,7 +119,7 @@ def write_rasa(root: Path) -> Path:
 
 
 def write_aptm(root: Path) -> Path:
-    """ICFG-PEDES as `icfg_train.json` (a caption a row) and `icfg_test.json` (a list of captions a row)."""
+    """ICFG-PEDES as `icfg_train.json` (a caption per row) and `icfg_test.json` (a list of captions per row)."""
     write_icfg(root)
     entries = json.loads((root / "ICFG-PEDES.json").read_text())
     (root / "ICFG-PEDES.json").unlink()

@@ -546,3 +546,6 @@ def test_the_contact_sheet_is_written_and_bad_options_stop_it(tmp_path, capsys):
         with pytest.raises(SystemExit):
             contact_sheet_main([str(tmp_path / "no.png"), *options])
     assert "noise_rate" in capsys.readouterr().err and not (tmp_path / "no.png").exists()
+    (tmp_path / "file").write_text("")
+    assert contact_sheet_main([str(tmp_path / "file" / "sheet.png"), "--count", "1"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -20,15 +20,13 @@ from tiny import tiny_model, tiny_processor
 from torch.utils.data import BatchSampler, DataLoader
 
 from dataset_webperson import DataError
-from dataset_webperson.release import Layout, RowOptions, release
-from dataset_webperson.rows.local_source import open_source
+from dataset_webperson.release import Layout, ReleaseSettings, release
 from dataset_webperson.rows.streaming import ShuffledParquet, lane_rows
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.samplers import EpochSampler, ParquetRows
 from modeling_gadms.training.trainer import GADMSTrainer
 
 ROWS = 107
-CARD = dict.fromkeys(("name", "repository", "licence", "contact", "provenance"), "x")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def folder(tmp_path_factory):
     """A release of 107 rows in 6 shards and 18 row groups of uneven sizes."""
     root = tmp_path_factory.mktemp("stream")
     source = write_parquets(root / "source", ROWS)
-    release(open_source(source), str(source), str(root / "out"), CARD, RowOptions(only_jpeg=True), Layout(19, 7))
+    release(str(source), str(root / "out"), ReleaseSettings(contact="x", layout=Layout(19, 7)))
     return str(root / "out")
 
 

@@ -90,7 +90,7 @@ def test_what_img2dataset_writes_beside_its_tars_is_no_source(tmp_path):
 
 def test_a_folder_of_nothing_or_of_two_layouts_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no WebPerson in it.*Pass the folder that holds the shards"):
+    with pytest.raises(DataError, match="no WebPerson in it.*pass the folder that holds the shards"):
         open_source(tmp_path / "empty")
     with pytest.raises(DataError, match="no such folder"):
         open_source(tmp_path / "nowhere")
