@@ -116,7 +116,7 @@ def heads_attention(query, key, value, num_heads, forbidden=None):
 
 
 def block(weights, name, x, forbidden=None, num_heads=None):
-    """One block on one sample `(T, D)`: its tokens, and what passed inside its attention."""
+    """One block on one sample `(T, D)`: its tokens, and the tensors inside its attention."""
     normed = norm(weights, f"{name}.ln_1", x)
     q, k, v = F.linear(normed, weights[f"{name}.attn.in_proj_weight"], weights[f"{name}.attn.in_proj_bias"]).chunk(
         3, -1
