@@ -1,0 +1,99 @@
+"""What the arguments make of the masks, what is logged of each step, and how chunks run under autocast."""
+
+import math
+
+import pytest
+import torch
+from test_trainer import options, tiny_trainer
+from tiny import tiny_rows
+
+
+def test_each_constant_of_the_arguments_reaches_its_own_mask(tmp_path):
+    values = {"alpha_noise": 0.4, "alpha_info": 0.7, "steepness": 9.0, "gamma_noise": 0.8, "gamma_info": 0.3}
+    for masks in (options(tmp_path, **values).masks(), options(tmp_path, **values).loss_options()["masking"]):
+        assert {name: getattr(masks, name) for name in values} == values
+        for score in (0.0, 0.25, 0.6, 1.0):
+            noise = 0.4 / (1 + math.exp(-9 * ((1 - score) - 0.8)))
+            info = 0.7 / (1 + math.exp(-9 * (score - 0.3)))
+            assert masks.noise_probability(torch.tensor(score)).item() == pytest.approx(noise, abs=1e-6)
+            assert masks.info_probability(torch.tensor(score)).item() == pytest.approx(info, abs=1e-6)
+
+
+def test_the_arguments_masks_are_the_paper_s_by_default(tmp_path):
+    masks = options(tmp_path).masks()
+    constants = (masks.alpha_noise, masks.alpha_info, masks.steepness, masks.gamma_noise, masks.gamma_info)
+    assert constants == (0.2, 0.3, 20, 0.9, 0.1)
+    assert options(tmp_path).loss_options()["mtp_weight"] == 0.4
+    assert options(tmp_path, masking="none").masks() is None
+
+
+@pytest.mark.parametrize("logging_steps", [1, 2])
+def test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it(tmp_path, logging_steps):
+    trainer = tiny_trainer(tmp_path, logging_steps=logging_steps, mtp_weight=0.7, max_steps=6)
+    parts, forward = [], trainer.model.forward
+
+    def watch(*args, **kwargs):
+        outputs = forward(*args, **kwargs)
+        parts.append((outputs.sdm_loss.item(), outputs.mtp_loss.item()))
+        return outputs
+
+    trainer.model.forward = watch
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(entries) == 6 // logging_steps and len(parts) == 6
+    for number, entry in enumerate(entries):
+        own = parts[number * logging_steps : (number + 1) * logging_steps]
+        sdm, mtp = (sum(values) / logging_steps for values in zip(*own, strict=True))
+        assert (entry["sdm_loss"], entry["mtp_loss"]) == pytest.approx((sdm, mtp), rel=1e-4)
+        assert float(entry["loss"]) == pytest.approx(sdm + 0.7 * mtp, rel=1e-3)
+    assert len({round(entry["sdm_loss"], 3) for entry in entries}) == len(entries), "the steps differ"
+
+
+def test_a_chunk_is_embedded_under_the_autocast_that_it_is_trained_under(tmp_path):
+    trainer = tiny_trainer(
+        tmp_path, bf16=True, per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=1
+    )
+    seen, encode_pairs = [], trainer.model.encode_pairs
+
+    def watch(*args, **kwargs):
+        pairs = encode_pairs(*args, **kwargs)
+        embeds = pairs.image_embeds.detach().clone(), pairs.text_embeds.detach().clone()
+        seen.append((torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), embeds))
+        return pairs
+
+    trainer.model.encode_pairs = watch
+    trainer.train()
+    assert [graph for graph, *_ in seen] == [False, False, True, True]
+    assert all(autocast for _, autocast, _ in seen)
+    for planned, trained in zip(seen[:2], seen[2:], strict=True):
+        for before, after in zip(planned[2], trained[2], strict=True):
+            assert before.dtype == after.dtype == torch.bfloat16 and torch.equal(before, after)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_evaluation_leaves_every_module_in_the_mode_it_was_in(tmp_path, training):
+    trainer = tiny_trainer(tmp_path)
+    trainer.model.train(training)
+    trainer.evaluate()
+    assert [name for name, module in trainer.model.named_modules() if module.training != training] == []
+
+
+def test_training_goes_on_in_training_mode_after_an_evaluation(tmp_path):
+    trainer = tiny_trainer(tmp_path, eval_strategy="steps", eval_steps=1, max_steps=3)
+    modes, forward = [], trainer.model.forward
+
+    def watch(*args, **kwargs):
+        modes.append({module.training for module in trainer.model.modules()})
+        return forward(*args, **kwargs)
+
+    trainer.model.forward = watch
+    trainer.train()
+    assert modes == [{True}] * 3
+
+
+def test_evaluation_of_another_set_measures_that_set(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    trainer.evaluate(tiny_rows(6))
+    assert len(trainer.measured.image_embeds) == 6
+    trainer.evaluate()
+    assert len(trainer.measured.image_embeds) == 10
