@@ -25,6 +25,8 @@ def test_the_arguments_masks_are_the_paper_s_by_default(tmp_path):
     assert constants == (0.2, 0.3, 20, 0.9, 0.1)
     assert options(tmp_path).loss_options()["mtp_weight"] == 0.4
     assert options(tmp_path, masking="none").masks() is None
+    hidden = options(tmp_path, hidden_spans="spans").masks()
+    assert (hidden.alpha_noise, hidden.alpha_info) == (0, 0.3), "words are hidden by name, not by score"
 
 
 @pytest.mark.parametrize("logging_steps", [1, 2])
