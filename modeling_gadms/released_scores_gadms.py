@@ -3,19 +3,21 @@
 How it departs from `token_scores_gadms.gradient_attention_scores`, the paper's recipe:
 
 - the last `L` layers attend with a single head over the whole width, in the forward pass and so in the gradients too;
-- attention is divided by the sum of the raw importance, before min-max, and not by that of attention;
+- attention is divided by the sum of the *gradient score* plus 1e-8, not by that of attention;
 - layers are summed, not averaged (min-max takes that away again);
-- pooling, both sums and both min-max run over all positions up to the tower's context length, BOS, EOS and padding
-  included, and the last min-max over the whole batch at once.
+- pooling, that sum and the min-max of importance run over all positions up to the tower's context length: BOS, EOS and
+  padding included;
+- BOS, EOS and padding are set to 0, and only then min-max runs, over the whole batch at once.
 
-A caption's scores thus depend on its padding and on the captions beside it. Positions that are no valid tokens are set
-to 0 at the very end, as both recipes' callers expect.
+A caption's scores thus depend on its padding and on the captions beside it.
 """
 
 import torch
 import torch.nn.functional as F
 
 from .token_scores_gadms import eos_positions, scored_layers, valid_tokens
+
+NUM_LAYERS = 8  # whatever the depth of the tower
 
 
 @torch.compiler.disable  # autograd.grad inside a compiled forward breaks the graph anyway
@@ -30,16 +32,16 @@ def released_scores(text_model, text_projection, image_embeds, input_ids, num_la
         text_projection (`torch.nn.Linear`): its projection to the joint space.
         image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): image embeddings, taken as constants.
         input_ids (`torch.Tensor` of shape `(B, T)`): captions, one for each image; EOS is the highest id.
-        num_layers (`int`, *optional*): last text layers used; by default two thirds of them (8 of 12).
+        num_layers (`int`, *optional*): last text layers used; by default 8, or all where there are fewer.
 
     Returns:
-        `torch.Tensor` of shape `(B, T)`, float32, in [0, 1]: 0 at BOS, EOS and padding. The batch's minimum and
-        maximum may stand at such positions, so the rest need not reach 0 or 1.
+        `torch.Tensor` of shape `(B, T)`, float32, in [0, 1]: 0 at BOS, EOS and padding; the highest of the batch is 1.
 
     Raises:
         ValueError: `num_layers` outside 1..layers of the tower, or a batch of images that is not that of the captions.
     """
     layers = text_model.encoder.layers
+    num_layers = min(NUM_LAYERS, len(layers)) if num_layers is None else num_layers
     num_layers = scored_layers(len(layers), num_layers, len(image_embeds), len(input_ids))
 
     num_positions = input_ids.shape[1]
@@ -65,13 +67,11 @@ def released_scores(text_model, text_projection, image_embeds, input_ids, num_la
         total = torch.zeros(input_ids.shape, device=input_ids.device)
         for (queries, keys, values, attention, _), gradient in zip(kept, gradients, strict=True):
             pooled_query = _pool(queries.float())[rows, eos][:, None]
-            raw_importance = F.cosine_similarity(pooled_query, _pool(keys.float()), dim=-1)  # (B, T)
-            importance = _minmax(raw_importance, dim=-1)
+            importance = _minmax(F.cosine_similarity(pooled_query, _pool(keys.float()), dim=-1), dim=-1)  # (B, T)
             gradient_score = importance * (values.float() @ gradient[rows, eos].float()[..., None]).squeeze(-1)
-            attention_score = attention[rows, eos].float() / raw_importance.sum(dim=-1, keepdim=True)
+            attention_score = attention[rows, eos].float() / (gradient_score.sum(dim=-1, keepdim=True) + 1e-8)
             total += gradient_score * attention_score
-        scores = _minmax(F.relu(total))[:, :num_positions]
-        return torch.where(valid, scores, 0.0)
+        return _minmax(torch.where(valid, F.relu(total[:, :num_positions]), 0.0))
 
 
 def _attend(layer, hidden_states, num_heads):

@@ -49,10 +49,10 @@ print(json.dumps({"differences": differences, "module": type(model).__module__, 
     "trusted, blocked, module",
     [
         ("trusted", ["modeling_gadms", "dataset_webperson"], "transformers_modules"),
-        ("trusted", [], "transformers_modules"),
+        ("trusted", [], "modeling_gadms"),
         ("registered", [], "modeling_gadms"),
     ],
-    ids=["without the package", "with the package, its own code", "with the package, no trust"],
+    ids=["without the package", "with the package", "with the package, no trust"],
 )
 def test_a_checkpoint_of_0_1_gives_the_same_embeddings(tmp_path, trusted, blocked, module):
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPO)}
