@@ -99,7 +99,7 @@ mutants(
         "len(labels)",
         LOSSES,
     ),
-    ("identity loss not halved", "both / (2 * (", "both / (1 * (", DEFAULTS),
+    ("identity loss not halved", "(2 * (len(labels)", "(1 * (len(labels)", DEFAULTS),
     (
         "identity loss without the batch's rows",
         "len(labels) if num_rows is None else num_rows",
@@ -163,7 +163,7 @@ mutants(
     ),
     ("attention divided by all positions", "torch.where(valid, attention.float(), 0.0)", "attention.float()", SCORES),
     ("importance scaled over valid tokens", "minmax(importance, ~after_eos)", "minmax(importance, valid)", SCORES),
-    ("no importance", "importance * (values", "(values", SCORES),
+    ("no importance", "minmax(importance, ~after_eos)", "torch.ones_like(importance)", SCORES),
     ("negative scores kept", "F.relu(total / num_layers)", "(total / num_layers)", SCORES),
     ("absolute scores", "F.relu(total / num_layers)", "(total / num_layers).abs()", SCORES),
     (
@@ -205,16 +205,33 @@ mutants(
 
 mutants(
     "released_scores_gadms.py",
+    ("released: many heads", "hidden_states, num_heads=1)", "hidden_states, layer.self_attn.num_heads)", RELEASED),
+    ("released: divided by attention", "gradient_score.sum(dim=-1", "attention[rows, eos].sum(dim=-1", RELEASED),
     (
-        "released: many heads",
-        "hidden_states, num_heads=1)",
-        "hidden_states, num_heads=layer.self_attn.num_heads)",
+        "released: importance over the batch",
+        "_pool(keys.float()), dim=-1), dim=-1)",
+        "_pool(keys.float()), dim=-1))",
         RELEASED,
     ),
-    ("released: divided by attention", "raw_importance.sum(dim=-1", "attention[rows, eos].sum(dim=-1", RELEASED),
-    ("released: importance over the batch", "_minmax(raw_importance, dim=-1)", "_minmax(raw_importance)", RELEASED),
-    ("released: scaled by caption", "_minmax(F.relu(total))", "_minmax(F.relu(total), dim=-1)", RELEASED),
-    ("released: not padded", "F.pad(input_ids, (0, max(", "F.pad(input_ids, (0, 0 * max(", "test_released_scores.py"),
+    (
+        "released: scaled by caption",
+        "F.relu(total[:, :num_positions]), 0.0))",
+        "F.relu(total[:, :num_positions]), 0.0), dim=-1)",
+        RELEASED,
+    ),
+    (
+        "released: BOS and EOS kept",
+        "torch.where(valid, F.relu(total[:, :num_positions]), 0.0)",
+        "F.relu(total[:, :num_positions])",
+        RELEASED,
+    ),
+    (
+        "released: not padded",
+        "max_position_embeddings - num_positions",
+        "max_position_embeddings * 0",
+        "test_released_scores.py",
+    ),
+    ("released: two thirds of the layers by default", "min(NUM_LAYERS, len(layers)) if", "None if", DEFAULTS),
 )
 
 mutants(
@@ -236,7 +253,7 @@ mutants(
     ),
     (
         "the rank left out of identities",
-        "(torch.distributed.get_rank() if num_processes() > 1 else 0)",
+        "torch.distributed.get_rank() if num_processes() > 1 else 0",
         "0",
         PROCESSES,
     ),
@@ -249,8 +266,8 @@ mutants(
     ("another weight of MTP by default", "0.4,", "0.3,", DEFAULTS),
     (
         "padding by id",
-        "torch.arange(input_ids.shape[1], device=input_ids.device) <= eos_positions(input_ids)[:, None]",
-        "input_ids > 0",
+        "<= eos_positions(input_ids)[:, None]",
+        "< (input_ids > 0).sum(dim=1, keepdim=True)",
         DEFAULTS,
     ),
     ("BOS alone is read", "<= eos_positions(input_ids)[:, None]", "< eos_positions(input_ids)[:, None]", STEP),
@@ -294,7 +311,7 @@ mutants(
         "inputs_embeds=hidden_states, attention_mask=None\n        )\n",
         STEP,
     ),
-    ("logits of lengths", "F.normalize(text_outputs.pooler_output, dim=-1)", "text_outputs.pooler_output", SHAPES),
+    ("logits of lengths", "text_embeds = F.normalize(", "text_embeds = (lambda embeds, dim: embeds)(", SHAPES),
     ("times the temperature", ".to(text_embeds.device) / self", ".to(text_embeds.device) * self", SHAPES),
     (
         "not pooled by the last norm",
@@ -340,7 +357,7 @@ mutants(
     ("the epoch not in a row's seed", 'row["epoch"], row["image_path"]))', 'row["image_path"]))', COLLATOR),
     ("the image not in a row's seed", 'row["epoch"], row["image_path"]))', 'row["epoch"]))', APART),
     ("flipped upside down", "pixels.flip(-1)", "pixels.flip(-2)", COLLATOR),
-    ("one shift left out", "int(top * (2 * pad + 1))", "int(top * 2 * pad)", COLLATOR),
+    ("one shift left out", "(2 * pad + 1)), int(", "(2 * pad)), int(", COLLATOR),
     ("crops onto the mean colour", "(-mean / std)", "(0 * mean)", COLLATOR),
     (
         "another person in each epoch",

@@ -28,19 +28,20 @@ def test_two_thirds_of_the_layers_are_scored_by_default(depth, expected):
     assert scored_layers(depth, 1, 1, 1) == 1 and scored_layers(depth, depth, 1, 1) == depth
 
 
-@pytest.mark.parametrize("recipe", ["paper", "released"])
-def test_a_text_tower_of_six_layers_is_scored_by_its_last_four(batch, recipe):
+@pytest.mark.parametrize(("recipe", "expected"), [("paper", 6), ("released", 8)])
+def test_of_nine_text_layers_the_paper_scores_two_thirds_and_the_released_code_eight(batch, recipe, expected):
     config = tiny_config()
-    config.text_config.num_hidden_layers = 6
+    config.text_config.num_hidden_layers = 9
     torch.manual_seed(0)
     model = GADMSForPreTraining(config).gadms.eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.mul_(10 if name.endswith("token_embedding.weight") else 1.5 if parameter.dim() > 1 else 1)
     pairs = batch["pixel_values"], batch["input_ids"]
-    by_depth = {depth: model.token_scores(*pairs, num_layers=depth, recipe=recipe) for depth in (3, 4, 5, 6)}
-    assert torch.equal(model.token_scores(*pairs, recipe=recipe), by_depth[4])
-    assert all((by_depth[depth] - by_depth[4]).abs().max() > 1e-3 for depth in (3, 5, 6))
+    by_depth = {depth: model.token_scores(*pairs, num_layers=depth, recipe=recipe) for depth in range(5, 10)}
+    assert torch.equal(model.token_scores(*pairs, recipe=recipe), by_depth.pop(expected))
+    for scores in by_depth.values():
+        assert (model.token_scores(*pairs, recipe=recipe) - scores).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("temperature", [0.02, 0.5])
