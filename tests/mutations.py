@@ -64,8 +64,6 @@ DROPOUT = (
     "training/test_contrastive_accumulation.py::"
     "test_dropout_is_the_same_when_a_chunk_is_embedded_and_when_it_is_replayed"
 )
-WHOLE = "training/test_contrastive_accumulation.py::test_the_trainer_goes_the_same_way_in_chunks_as_in_whole_batches"
-TRAINER = "training/test_trainer.py::"
 RANKING, PERSONS = "person_retrieval/test_ranking.py", "evaluation/test_persons_as_groups.py"
 SIGNIFICANCE, ENCODING = "evaluation/test_significance.py", "evaluation/test_encoding.py"
 MODES, ROBUSTNESS = "evaluation/test_encoding_modes.py", "evaluation/test_robustness.py"
@@ -317,7 +315,7 @@ mutants(
         "not pooled by the last norm",
         "self.visual_projection(self.vision_model.post_layernorm(last_hidden_state))",
         "self.visual_projection(last_hidden_state)",
-        "test_modeling.py::test_without_masks_the_decoder_has_no_part",
+        DEFAULTS,
     ),
 )
 
@@ -423,15 +421,15 @@ mutants(
         "the seed dropped",
         "args.seed if args.data_seed is None else args.data_seed",
         "0",
-        TRAINER + "test_a_step_repeats_bit_for_bit_and_follows_its_seed",
+        STEPS,
     ),
     (
         "decoupled weight decay",
         "torch.optim.Adam(",
         "torch.optim.AdamW(",
-        TRAINER + "test_the_optimiser_is_the_paper_s_adam",
+        STEPS,
     ),
-    ("the losses of chunks summed", "loss_is_scaled_for_ga = False", "loss_is_scaled_for_ga = True", WHOLE),
+    ("the losses of chunks summed", "loss_is_scaled_for_ga = False", "loss_is_scaled_for_ga = True", STEPS),
     ("only NaN stops training", "if not torch.isfinite(loss):", "if torch.isnan(loss):", APART),
     (
         "evaluation of the usual set",
@@ -469,7 +467,7 @@ mutants(
         "the oldest checkpoint",
         "sorted(steps, reverse=True)",
         "sorted(steps)",
-        TRAINER + "test_a_checkpoint_that_a_killed_run_left_half_written_is_passed_over",
+        STEPS,
     ),
 )
 

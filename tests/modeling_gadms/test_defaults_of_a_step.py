@@ -48,6 +48,9 @@ def test_of_nine_text_layers_the_paper_scores_two_thirds_and_the_released_code_e
 def test_the_configured_temperature_divides_the_similarities(batch, temperature):
     model = tiny_model(temperature=temperature)
     outputs = model(**batch, masking=None)
+    torch.testing.assert_close(
+        outputs.image_embeds, model.gadms.get_image_features(batch["pixel_values"]).pooler_output
+    )
     expected = sdm_loss(outputs.image_embeds, outputs.text_embeds, torch.arange(4), temperature=temperature)
     torch.testing.assert_close(outputs.loss, expected)
     masked = model(**batch)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_trainer import options, tiny_trainer
 from tiny import tiny_rows
+from transformers import TrainerState
 
 
 def test_each_constant_of_the_arguments_reaches_its_own_mask(tmp_path):
@@ -29,9 +30,10 @@ def test_the_arguments_masks_are_the_paper_s_by_default(tmp_path):
     assert (hidden.alpha_noise, hidden.alpha_info) == (0, 0.3), "words are hidden by name, not by score"
 
 
-@pytest.mark.parametrize("logging_steps", [1, 2])
-def test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it(tmp_path, logging_steps):
-    trainer = tiny_trainer(tmp_path, logging_steps=logging_steps, mtp_weight=0.7, max_steps=6)
+@pytest.mark.parametrize(("logging_steps", "accumulation"), [(1, 1), (2, 1), (1, 2)])
+def test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it(tmp_path, logging_steps, accumulation):
+    sizes = {"per_device_train_batch_size": 4 // accumulation, "gradient_accumulation_steps": accumulation}
+    trainer = tiny_trainer(tmp_path, logging_steps=logging_steps, mtp_weight=0.7, max_steps=4, **sizes)
     parts, forward = [], trainer.model.forward
 
     def watch(*args, **kwargs):
@@ -42,13 +44,44 @@ def test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it(tmp_path, lo
     trainer.model.forward = watch
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert len(entries) == 6 // logging_steps and len(parts) == 6
+    number_of_parts = logging_steps * accumulation
+    assert len(entries) == 4 // logging_steps and len(parts) == 4 * accumulation
     for number, entry in enumerate(entries):
-        own = parts[number * logging_steps : (number + 1) * logging_steps]
-        sdm, mtp = (sum(values) / logging_steps for values in zip(*own, strict=True))
+        own = parts[number * number_of_parts : (number + 1) * number_of_parts]
+        sdm, mtp = (sum(values) / number_of_parts for values in zip(*own, strict=True))
         assert (entry["sdm_loss"], entry["mtp_loss"]) == pytest.approx((sdm, mtp), rel=1e-4)
         assert float(entry["loss"]) == pytest.approx(sdm + 0.7 * mtp, rel=1e-3)
     assert len({round(entry["sdm_loss"], 3) for entry in entries}) == len(entries), "the steps differ"
+
+
+def test_rows_draw_from_the_seed_of_the_run_or_of_its_data(tmp_path):
+    assert tiny_trainer(tmp_path, seed=7).data_collator.seed == 7
+    assert tiny_trainer(tmp_path, seed=7, data_seed=3).data_collator.seed == 3
+
+
+def test_every_probability_of_augmentation_reaches_the_collator(tmp_path):
+    values = {"flip_probability": 0.1, "erasing_probability": 0.3, "crop_padding": 4}
+    collator = tiny_trainer(tmp_path, **values).data_collator
+    assert {name: getattr(collator, name) for name in values} == values
+
+
+def test_weight_decay_is_a_part_of_the_gradient(tmp_path):
+    """Adam, not AdamW: without any gradient the first step is still a whole one, towards 0."""
+    trainer = tiny_trainer(tmp_path, weight_decay=0.5, learning_rate=1e-2, adam_epsilon=1e-12)
+    weight = trainer.model.gadms.text_projection.weight
+    before = weight.detach().clone()
+    optimizer = trainer.create_optimizer()
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), before - 1e-2 * before.sign())
+
+
+def test_the_last_checkpoint_is_the_one_of_most_steps_that_is_whole(tmp_path):
+    for step in (9, 10, 11):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if step != 11:
+            TrainerState().save_to_json(str(tmp_path / f"checkpoint-{step}" / "trainer_state.json"))
+    assert options(tmp_path).last_checkpoint() == str(tmp_path / "checkpoint-10")
 
 
 def test_a_chunk_is_embedded_under_the_autocast_that_it_is_trained_under(tmp_path):
