@@ -178,9 +178,9 @@ mutants(
     ),
     ("the keys not pooled", "pool @ keys.float()", "keys.float()", SCORES),
     (
-        "an odd last token pooled",
-        "(positions < 2 * pairs)[:, None]",
-        "(positions < lengths[:, None])[:, None]",
+        "interpolated past the last pair",
+        "torch.minimum(left + 1, pairs - 1)",
+        "left + 1",
         POOLING,
     ),
     (
