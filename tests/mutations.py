@@ -325,7 +325,7 @@ mutants(
         "a chunk's loss off by its linear part",
         "(self.batch_sdm_loss - linear).detach()",
         "self.batch_sdm_loss.detach()",
-        CHUNKS,
+        "training/test_chunk_loss.py",
     ),
     ("no gradient to the captions", "(text_embeds.float() * self.text_gradient).sum()", "0", CHUNKS),
 )
@@ -351,7 +351,7 @@ mutants(
         "int(y * (height - box_height + 1) / 2)",
         ERASING,
     ),
-    ("erased at the flip's draw", "erase < self.erasing", "flip < self.erasing", COLLATOR),
+    ("erased at the flip's draw", "erase < self.erasing", "flip < self.erasing", ERASING),
     ("the epoch not in a row's seed", 'row["epoch"], row["image_path"]))', 'row["image_path"]))', COLLATOR),
     ("the image not in a row's seed", 'row["epoch"], row["image_path"]))', 'row["epoch"]))', APART),
     ("flipped upside down", "pixels.flip(-1)", "pixels.flip(-2)", COLLATOR),
@@ -364,7 +364,7 @@ mutants(
         COLLATOR,
     ),
     ("hidden words in the prediction view", "uniforms[:, 0, :", "uniforms[:, 1, :", SPANS),
-    ("the last character of a span is hidden", "(offsets[:, 0] < end)", "(offsets[:, 0] <= end)", SPANS),
+    ("the token after a span is hidden", "(offsets[:, 0] < end)", "(offsets[:, 0] <= end)", APART),
 )
 
 mutants(
@@ -394,9 +394,19 @@ mutants(
 
 mutants(
     "training/trainer.py",
-    ("replays planned without autocast", "with self.accelerator.autocast():", "with nullcontext():", STEPS),
+    (
+        "replays planned without autocast",
+        "with self.accelerator.autocast():",
+        "with nullcontext():",
+        f"{STEPS}::test_a_chunk_is_embedded_under_the_autocast_that_it_is_trained_under",
+    ),
     ("a stream's part of a batch kept", "if len(self._chunks) < num_batches:", "if False:", EPOCHS),
-    ("parts of the loss not cleared", "self._loss_parts.clear()", "pass", STEPS),
+    (
+        "parts of the loss not cleared",
+        "self._loss_parts.clear()",
+        "pass",
+        f"{STEPS}::test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it",
+    ),
     (
         "warm-up by num_train_epochs under max_steps",
         "epochs = num_training_steps * self.args.joint_batch_size() / len(self._get_train_sampler())",
@@ -421,53 +431,68 @@ mutants(
         "the seed dropped",
         "args.seed if args.data_seed is None else args.data_seed",
         "0",
-        STEPS,
+        f"{STEPS}::test_rows_draw_from_the_seed_of_the_run_or_of_its_data",
     ),
     (
         "decoupled weight decay",
         "torch.optim.Adam(",
         "torch.optim.AdamW(",
-        STEPS,
+        f"{STEPS}::test_weight_decay_is_a_part_of_the_gradient",
     ),
-    ("the losses of chunks summed", "loss_is_scaled_for_ga = False", "loss_is_scaled_for_ga = True", STEPS),
+    (
+        "the losses of chunks summed",
+        "loss_is_scaled_for_ga = False",
+        "loss_is_scaled_for_ga = True",
+        f"{STEPS}::test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it",
+    ),
     ("only NaN stops training", "if not torch.isfinite(loss):", "if torch.isnan(loss):", APART),
     (
         "evaluation of the usual set",
         "self.eval_dataset if eval_dataset is None else eval_dataset",
         "self.eval_dataset",
-        STEPS,
+        f"{STEPS}::test_evaluation_of_another_set_measures_that_set",
     ),
     (
         "flips at the erasing's rate",
         "flip_probability=args.flip_probability",
         "flip_probability=args.erasing_probability",
-        STEPS,
+        f"{STEPS}::test_every_probability_of_augmentation_reaches_the_collator",
     ),
 )
 
 mutants(
     "training/arguments.py",
-    ("the gammas swapped", "self.gamma_noise, self.gamma_info)", "self.gamma_info, self.gamma_noise)", STEPS),
+    (
+        "the gammas swapped",
+        "self.gamma_noise, self.gamma_info)",
+        "self.gamma_info, self.gamma_noise)",
+        f"{STEPS}::test_each_constant_of_the_arguments_reaches_its_own_mask",
+    ),
     (
         "the alphas swapped",
         "DualMasking(alpha_noise, self.alpha_info,",
         "DualMasking(self.alpha_info, alpha_noise,",
-        STEPS,
+        f"{STEPS}::test_each_constant_of_the_arguments_reaches_its_own_mask",
     ),
     (
         "noise by score beside named spans",
         "self.alpha_noise if self.hidden_spans is None else 0.0",
         "self.alpha_noise",
-        STEPS,
+        f"{STEPS}::test_the_arguments_masks_are_the_paper_s_by_default",
     ),
     ("a batch of one chunk", " * self.gradient_accumulation_steps", "", APART),
-    ("any weight of MTP is 0.4", '"mtp_weight": self.mtp_weight', '"mtp_weight": 0.4', STEPS),
+    (
+        "any weight of MTP is 0.4",
+        '"mtp_weight": self.mtp_weight',
+        '"mtp_weight": 0.4',
+        f"{STEPS}::test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it",
+    ),
     ("an epoch without a batch", "num_rows < self.joint_batch_size()", "num_rows < self.train_batch_size", APART),
     (
         "the oldest checkpoint",
         "sorted(steps, reverse=True)",
         "sorted(steps)",
-        STEPS,
+        f"{STEPS}::test_the_last_checkpoint_is_the_one_of_most_steps_that_is_whole",
     ),
 )
 
@@ -576,7 +601,13 @@ mutants(
 mutants(
     "evaluation/encoding.py",
     ("encoded with dropout", "model.eval()", "pass", MODES),
-    ("left in evaluation mode", "model.train(was_training)", "pass", MODES, STEPS),
+    (
+        "left in evaluation mode",
+        "model.train(was_training)",
+        "pass",
+        MODES,
+        f"{STEPS}::test_training_goes_on_in_training_mode_after_an_evaluation",
+    ),
     ("put in training mode", "model.train(was_training)", "model.train()", MODES),
     (
         "lengths kept",

@@ -48,3 +48,17 @@ def test_boxes_lie_anywhere_in_the_image(boxes):
         places = [box[start] / (SIDE - box[size]) for box in small]
         assert min(places) < 0.02 and max(places) > 0.98
         assert sum(places) / len(places) == pytest.approx(0.5, abs=0.05)
+
+
+def test_flips_and_boxes_are_drawn_apart():
+    collator = PairCollator(tiny_processor(), crop_padding=0, flip_probability=0.5, erasing_probability=0.3)
+    ramp = 1 + torch.arange(32.0).expand(1, 32, 32)
+    counts = {(flipped, erased): 0 for flipped in (False, True) for erased in (False, True)}
+    for seed in range(800):
+        pixels = collator.augment(ramp, torch.Generator().manual_seed(seed))
+        kept = pixels != 0
+        flipped = torch.equal(pixels[kept], ramp.flip(-1)[kept])
+        assert flipped or torch.equal(pixels[kept], ramp[kept])
+        counts[flipped, not kept.all().item()] += 1
+    for (_, erased), count in counts.items():
+        assert count / 800 == pytest.approx(0.15 if erased else 0.35, abs=0.05)

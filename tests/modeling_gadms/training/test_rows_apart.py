@@ -28,6 +28,16 @@ def test_captions_are_counted_by_number_and_not_by_letter():
     assert [*turns[start:], *turns[:start]] == ["caption1", "caption2", "caption10"]
 
 
+def test_a_span_hides_the_tokens_that_begin_before_its_end():
+    processor = tiny_processor()
+    caption = "a red coat, blue trousers"
+    start, end = caption.index("coat"), caption.index(",")
+    inside = PairCollator(processor).tokens_in([caption, "a man"], [[[start, end]], []])
+    ids = processor.tokenizer([caption, "a man"], padding=True, return_tensors="pt")["input_ids"]
+    assert processor.tokenizer.decode(ids[0][inside[0]]).strip() == "coat"
+    assert not inside[1].any()
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_rows_that_do_not_fill_one_batch_of_all_chunks_are_refused(tmp_path, accumulation):
     sizes = {"per_device_train_batch_size": 8 // accumulation, "gradient_accumulation_steps": accumulation}
