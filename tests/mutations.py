@@ -374,7 +374,12 @@ mutants(
     ("rows left over are kept", "order[: len(self)]", "order", EPOCHS),
     ("the first epoch's name", "yield self.epoch, index", "yield 0, index", COLLATOR),
     ("shuffled in any case", "if self.shuffle else", "if True else", EPOCHS),
-    ("a stream in one order", "self.dataset.set_epoch(epoch)", "pass", EPOCHS),
+    (
+        "a stream in one order",
+        "self.dataset.set_epoch(epoch)",
+        "pass",
+        f"{EPOCHS}::test_streamed_rows_are_shuffled_again_in_each_epoch",
+    ),
     ("a stream's rows of the first epoch", "self.epoch.fill_(epoch)", "pass", COLLATOR),
 )
 
@@ -400,7 +405,12 @@ mutants(
         "with nullcontext():",
         f"{STEPS}::test_a_chunk_is_embedded_under_the_autocast_that_it_is_trained_under",
     ),
-    ("a stream's part of a batch kept", "if len(self._chunks) < num_batches:", "if False:", EPOCHS),
+    (
+        "a stream's part of a batch kept",
+        "if len(self._chunks) < num_batches:",
+        "if False:",
+        f"{EPOCHS}::test_every_step_has_all_its_chunks_and_the_rest_of_a_pass_is_dropped",
+    ),
     (
         "parts of the loss not cleared",
         "self._loss_parts.clear()",
@@ -411,21 +421,31 @@ mutants(
         "warm-up by num_train_epochs under max_steps",
         "epochs = num_training_steps * self.args.joint_batch_size() / len(self._get_train_sampler())",
         "pass",
-        EPOCHS,
+        f"{EPOCHS}::test_warm_up_is_counted_in_epochs_also_where_the_steps_are_given",
     ),
     (
         "warm-up by chunks",
         "epochs = num_training_steps * self.args.joint_batch_size() / len",
         "epochs = num_training_steps * self.args.train_batch_size / len",
-        EPOCHS,
+        f"{EPOCHS}::test_warm_up_is_counted_in_epochs_also_where_the_steps_are_given",
     ),
-    ("warm-up from 0", "warmup_factor + (1 - warmup_factor) * step / warmup_steps", "step / warmup_steps", EPOCHS),
-    ("a straight decay", "0.5 * (1 + math.cos(math.pi * min(done, 1)))", "1 - min(done, 1)", EPOCHS),
+    (
+        "warm-up from 0",
+        "warmup_factor + (1 - warmup_factor) * step / warmup_steps",
+        "step / warmup_steps",
+        f"{EPOCHS}::test_warm_up_is_counted_in_epochs_also_where_the_steps_are_given",
+    ),
+    (
+        "a straight decay",
+        "0.5 * (1 + math.cos(math.pi * min(done, 1)))",
+        "1 - min(done, 1)",
+        f"{EPOCHS}::test_warm_up_is_counted_in_epochs_also_where_the_steps_are_given",
+    ),
     (
         "an epoch's last chunks are a step",
         "self.args.joint_batch_size() if self.args.dataloader_drop_last else 1",
         "1",
-        EPOCHS,
+        f"{EPOCHS}::test_every_step_has_all_its_chunks_and_the_rest_of_a_pass_is_dropped",
     ),
     (
         "the seed dropped",
