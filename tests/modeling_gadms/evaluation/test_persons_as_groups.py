@@ -159,6 +159,8 @@ def test_groups_of_unequal_size_weigh_by_their_queries():
     values, groups = np.array([100.0, 0.0, 0.0, 0.0]), np.array([1, 2, 2, 2])
     interval = bootstrap_interval(values, groups=groups)
     assert (interval.mean, interval.low, interval.high) == (25, 0, 100)
+    middle = bootstrap_interval(values, groups=groups, confidence=0.4)  # half of the resamples have both groups
+    assert (middle.low, middle.high) == (25, 25)
     difference = paired_difference(values, np.zeros(4), groups=groups)
     assert (difference.mean, difference.low, difference.high, difference.p_value) == (25, 0, 100, 1)
 
