@@ -1,0 +1,84 @@
+"""Two processes with half of a batch each, whose identities are left to the default, beside one with all of it."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from tiny import tiny_captions, tiny_images, tiny_model
+
+from modeling_gadms.distributed_gadms import gather_batch, mean_over_processes, num_processes
+from modeling_gadms.masking_gadms import draw_uniforms
+
+LENGTHS = [12, 7, 3, 9, 4, 6]
+
+
+def batch(rows=slice(None)):
+    whole = {
+        "pixel_values": tiny_images(len(LENGTHS)),
+        "input_ids": tiny_captions(LENGTHS),
+        "mask_uniforms": draw_uniforms(len(LENGTHS), 32, torch.Generator().manual_seed(0)),
+    }
+    return {name: tensor[rows] for name, tensor in whole.items()}
+
+
+def losses_and_gradients(rows=slice(None)):
+    model = tiny_model()
+    outputs = model(**batch(rows))
+    outputs.loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {"loss": outputs.loss.detach(), "sdm": outputs.sdm_loss, "mtp": outputs.mtp_loss, **gradients}
+
+
+def work(rank, port, path):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    found = losses_and_gradients(slice(3 * rank, 3 * rank + 3))
+    numbers = torch.tensor([[1.0 + rank], [10.0 + rank]], requires_grad=True)
+    gathered = gather_batch(numbers)
+    # either process weighs the rows by its own numbers
+    (gathered[:, 0] * torch.tensor([1.0, 2.0, 3.0, 4.0]) * (1 + 9 * rank)).sum().backward()
+    found |= {"gathered": gathered.detach(), "gathered_gradient": numbers.grad}
+    found |= {"mean": mean_over_processes(torch.tensor(3 + 4 * rank)), "processes": torch.tensor(num_processes())}
+    torch.save(found, f"{path}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    path = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, args=(port, str(path)), nprocs=2)
+    return [torch.load(path / f"{rank}.pt") for rank in (0, 1)]
+
+
+def test_each_image_of_the_joint_batch_is_its_own_identity_by_default(by_two):
+    one = losses_and_gradients()
+    for found in by_two:
+        torch.testing.assert_close(found["sdm"], one["sdm"], atol=1e-4, rtol=1e-5)
+    joint = tiny_model()(**batch(), person_ids=torch.tensor([0, 1, 2, 0, 1, 2]))
+    assert abs(joint.sdm_loss - one["sdm"]) > 0.1, "rows of equal number are no matches"
+
+
+def test_the_means_over_processes_are_the_loss_and_gradient_of_the_joint_batch(by_two):
+    one = losses_and_gradients()
+    for name, expected in one.items():
+        mean = (by_two[0][name] + by_two[1][name]) / 2
+        torch.testing.assert_close(mean, expected, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_rows_are_gathered_in_the_order_of_ranks_and_gradients_of_all_are_summed(by_two):
+    for rank, found in enumerate(by_two):
+        assert found["gathered"].flatten().tolist() == [1, 10, 2, 11]
+        assert found["gathered_gradient"].flatten().tolist() == [[11, 22], [33, 44]][rank]
+
+
+def test_scalars_are_averaged_and_processes_counted(by_two):
+    for found in by_two:
+        assert found["mean"] == 5 and found["mean"].dtype == torch.float32 and found["processes"] == 2
+    assert mean_over_processes(torch.tensor(3)) == 3 and num_processes() == 1

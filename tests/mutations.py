@@ -1,0 +1,771 @@
+"""Wrong implementations of the numeric core, each of which a test must catch.
+
+    python tests/mutations.py [--list] [word ...]        # with words, only the mutants whose name or file has one
+
+Every mutant replaces one fragment of one file in a temporary copy of the tree, and the tests named beside it run:
+it is caught if one of them fails. The exit code is 1 if one survives, and 2 if the list itself is wrong: a fragment
+that does not stand in its file exactly once, tests that cannot be run, or that fail without a mutant too.
+
+Each run is a fork of one interpreter that has imported the large packages, so that none imports them again.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("modeling_gadms", "dataset_webperson", "tests", "pyproject.toml")
+# imported once; what else the project imports is small
+IMPORTED = ("torch", "datasets", "transformers.trainer", "transformers.models.clip.modeling_clip", "peft", "pytest")
+LIMIT = 300  # seconds that the tests of a mutant may take; one that hangs is caught
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS: list[Mutant] = []
+
+
+def mutants(file: str, *changes: tuple) -> None:
+    """Changes of a file under `modeling_gadms`: `(name, old, new, test, ...)`, tests under `tests/modeling_gadms`."""
+    for name, old, new, *tests in changes:
+        paths = tuple(f"tests/modeling_gadms/{test}" for test in tests)
+        MUTANTS.append(Mutant(name, f"modeling_gadms/{file}", old, new, paths))
+
+
+# tests, by the file they are in
+LOSSES, MASKING, INDEPENDENT = "test_losses.py", "test_masking.py", "test_masks_are_independent.py"
+DEFAULTS, PROCESSES = "test_defaults_of_a_step.py", "test_two_processes.py"
+STEP = "test_modeling.py::test_the_training_step_is_the_sum_of_its_documented_parts"
+SHAPES = "test_modeling.py::test_features_and_logits_have_the_documented_shapes"
+SCORES = "test_token_scores.py::test_scores_equal_full_autograd_on_an_ordinary_forward"
+POOLING = "test_token_scores.py::test_pooling_matrix_equals_pooling_and_interpolation"
+PADDING = "test_token_scores.py::test_scores_do_not_depend_on_padding_or_on_the_other_captions"
+RELEASED = "test_released_scores.py::test_released_scores_equal_the_released_computation"
+DECODER = "released/test_conversion.py::test_decoder_logits_of_captions_without_padding_are_the_released_ones"
+SPANS = "noise/test_patch_evidence.py::test_named_spans_are_hidden_before_alignment_and_nothing_else"
+COLLATOR, EPOCHS = "training/test_data_collator.py", "training/test_epochs_and_shares.py"
+STEPS, ERASING, APART = "training/test_trainer_steps.py", "training/test_erasing.py", "training/test_rows_apart.py"
+CHUNKS = "training/test_contrastive_accumulation.py::test_chunks_give_the_loss_and_gradient_of_one_batch_of_64"
+DROPOUT = (
+    "training/test_contrastive_accumulation.py::"
+    "test_dropout_is_the_same_when_a_chunk_is_embedded_and_when_it_is_replayed"
+)
+RANKING, PERSONS = "person_retrieval/test_ranking.py", "evaluation/test_persons_as_groups.py"
+SIGNIFICANCE, ENCODING = "evaluation/test_significance.py", "evaluation/test_encoding.py"
+MODES, ROBUSTNESS = "evaluation/test_encoding_modes.py", "evaluation/test_robustness.py"
+
+mutants(
+    "losses_gadms.py",
+    (
+        "SDM one way only",
+        "divergence(similarity / temperature) + divergence(similarity.T / temperature)",
+        "2 * divergence(similarity / temperature)",
+        LOSSES,
+    ),
+    (
+        "KL the other way round",
+        "(log_prediction.exp() * (log_prediction - log_target))",
+        "(log_target.exp() * (log_target - log_prediction))",
+        LOSSES,
+    ),
+    (
+        "SDM's target not normalised",
+        "matches / matches.sum(dim=1, keepdim=True) + eps",
+        "matches + eps",
+        LOSSES,
+    ),
+    ("SDM of dot products", "F.normalize(text_embeds.float(), dim=-1)", "text_embeds.float()", LOSSES),
+    ("SDM summed over rows", ".sum(dim=1).mean()", ".sum(dim=1).sum()", LOSSES),
+    ("SDM's default temperature", "0.02,", "0.03,", DEFAULTS),
+    (
+        "MTP's count of all processes dropped",
+        "len(labels) if num_masked is None else num_masked",
+        "len(labels)",
+        LOSSES,
+    ),
+    ("identity loss not halved", "(2 * (len(labels)", "(1 * (len(labels)", DEFAULTS),
+    (
+        "identity loss without the batch's rows",
+        "len(labels) if num_rows is None else num_rows",
+        "len(labels)",
+        DEFAULTS,
+    ),
+)
+
+mutants(
+    "masking_gadms.py",
+    ("noise where scores are high", "((1 - scores) - self.gamma_noise)", "(scores - self.gamma_noise)", MASKING),
+    ("noise by the wrong alpha", "self.alpha_noise * torch", "self.alpha_info * torch", MASKING),
+    ("both masks from one uniform", "(info_draw < masking", "(noise_draw < masking", INDEPENDENT),
+    (
+        "the action from the mask's uniform",
+        "(action_draw < 0.8) | fallback",
+        "(info_draw < 0.8) | fallback",
+        INDEPENDENT,
+    ),
+    ("the random token from the action's uniform", "(token_draw * ", "(action_draw * ", INDEPENDENT),
+    ("no token kept", "action_draw < 0.9", "action_draw < 1.0", MASKING),
+    (
+        "the only chosen token not always masked",
+        "(action_draw < 0.8) | fallback",
+        "action_draw < 0.8",
+        MASKING,
+        INDEPENDENT,
+    ),
+    ("nothing chosen stays nothing", "prediction_mask | fallback", "prediction_mask", MASKING),
+    ("the best of all positions", "scores.masked_fill(~valid, -1).argmax", "scores.argmax", MASKING, INDEPENDENT),
+    ("padding in the noise mask", "noise_mask = valid & (", "noise_mask = (", MASKING),
+    ("padding in the prediction mask", "prediction_mask = valid & (", "prediction_mask = (", MASKING),
+    (
+        "80/10/10 in the noise view",
+        "where(noise_mask, mask_token_id, input_ids)",
+        "where(noise_mask, replacement, input_ids)",
+        MASKING,
+    ),
+    ("in_place ignored", "if masking.in_place:", "if False:", INDEPENDENT),
+    ("half as steep", "steepness: float = 20.0", "steepness: float = 10.0", MASKING),
+)
+
+mutants(
+    "token_scores_gadms.py",
+    ("all but one layer by default", "round(depth * 2 / 3)", "depth - 1", DEFAULTS),
+    ("BOS is valid", "positions > 0", "positions >= 0", MASKING),
+    ("EOS is valid", "(positions < eos_positions", "(positions <= eos_positions", MASKING),
+    (
+        "the last EOS",
+        "return input_ids.argmax(dim=-1)",
+        "return input_ids.shape[1] - 1 - input_ids.flip(-1).argmax(dim=-1)",
+        DEFAULTS,
+    ),
+    ("EOS's key is the kept one", "torch.where(at_eos[..., None], own_key, keys)", "keys", SCORES),
+    ("EOS's value is the kept one", "torch.where(at_eos[..., None], own_value, values)", "values", SCORES),
+    (
+        "attention not divided by its sum",
+        "attention / attention.sum(-1, keepdim=True).clamp_min(1e-12)",
+        "attention",
+        SCORES,
+    ),
+    ("attention divided by all positions", "torch.where(valid, attention.float(), 0.0)", "attention.float()", SCORES),
+    ("importance scaled over valid tokens", "minmax(importance, ~after_eos)", "minmax(importance, valid)", SCORES),
+    ("no importance", "minmax(importance, ~after_eos)", "torch.ones_like(importance)", SCORES),
+    ("negative scores kept", "F.relu(total / num_layers)", "(total / num_layers)", SCORES),
+    ("absolute scores", "F.relu(total / num_layers)", "(total / num_layers).abs()", SCORES),
+    (
+        "scaled over BOS and EOS too",
+        "F.relu(total / num_layers), valid)",
+        "F.relu(total / num_layers), ~after_eos)",
+        SCORES,
+    ),
+    (
+        "the query not pooled",
+        "pool[rows, eos][:, None] @ queries.float()",
+        "queries.float()[rows, eos][:, None]",
+        SCORES,
+    ),
+    ("the keys not pooled", "pool @ keys.float()", "keys.float()", SCORES),
+    (
+        "interpolated past the last pair",
+        "torch.minimum(left + 1, pairs - 1)",
+        "left + 1",
+        POOLING,
+    ),
+    (
+        "pooled over the batch's width",
+        "pooling_matrix(eos + 1, ",
+        "pooling_matrix(0 * eos + input_ids.shape[1], ",
+        SCORES,
+        PADDING,
+    ),
+    ("one head's attention", "attention.detach().mean(dim=1)", "attention.detach()[:, 0]", SCORES),
+    ("the first layers", "layers[-num_layers:], image_embeds", "layers[:num_layers], image_embeds", SCORES),
+    ("not causal", "is_causal=True", "is_causal=False", SCORES),
+    (
+        "padding attended by EOS",
+        "masked_fill(after_eos[:, None, None], -torch.inf)",
+        "masked_fill(after_eos[:, None, None], 0.0)",
+        SCORES,
+    ),
+)
+
+mutants(
+    "released_scores_gadms.py",
+    ("released: many heads", "hidden_states, num_heads=1)", "hidden_states, layer.self_attn.num_heads)", RELEASED),
+    ("released: divided by attention", "gradient_score.sum(dim=-1", "attention[rows, eos].sum(dim=-1", RELEASED),
+    (
+        "released: importance over the batch",
+        "_pool(keys.float()), dim=-1), dim=-1)",
+        "_pool(keys.float()), dim=-1))",
+        RELEASED,
+    ),
+    (
+        "released: scaled by caption",
+        "F.relu(total[:, :num_positions]), 0.0))",
+        "F.relu(total[:, :num_positions]), 0.0), dim=-1)",
+        RELEASED,
+    ),
+    (
+        "released: BOS and EOS kept",
+        "torch.where(valid, F.relu(total[:, :num_positions]), 0.0)",
+        "F.relu(total[:, :num_positions])",
+        RELEASED,
+    ),
+    (
+        "released: not padded",
+        "max_position_embeddings - num_positions",
+        "max_position_embeddings * 0",
+        "test_released_scores.py",
+    ),
+    ("released: two thirds of the layers by default", "min(NUM_LAYERS, len(layers)) if", "None if", DEFAULTS),
+)
+
+mutants(
+    "distributed_gadms.py",
+    ("gradients of other processes dropped", "dist.all_reduce(gradient)", "gradient.clone()", PROCESSES),
+    ("the first process's gradient", "[dist.get_rank()]", "[0]", PROCESSES),
+    ("a sum for a mean over processes", "return value / num_processes()", "return value", PROCESSES),
+    ("nothing gathered", "return tensor if num_processes() == 1 else", "return tensor if True else", PROCESSES),
+    ("scalars of one process", "if num_processes() > 1:", "if num_processes() > 2:", PROCESSES),
+)
+
+mutants(
+    "modeling_gadms.py",
+    (
+        "the temperature not passed",
+        "gather_batch(person_ids), self.config.temperature",
+        "gather_batch(person_ids)",
+        DEFAULTS,
+    ),
+    (
+        "the rank left out of identities",
+        "torch.distributed.get_rank() if num_processes() > 1 else 0",
+        "0",
+        PROCESSES,
+    ),
+    (
+        "masked tokens counted in this process",
+        "mean_over_processes(views.prediction_mask.sum()) if",
+        "views.prediction_mask.sum() if",
+        PROCESSES,
+    ),
+    ("another weight of MTP by default", "0.4,", "0.3,", DEFAULTS),
+    (
+        "padding by id",
+        "<= eos_positions(input_ids)[:, None]",
+        "< (input_ids > 0).sum(dim=1, keepdim=True)",
+        DEFAULTS,
+    ),
+    ("BOS alone is read", "<= eos_positions(input_ids)[:, None]", "< eos_positions(input_ids)[:, None]", STEP),
+    (
+        "labels from the masked caption",
+        "mtp_loss(logits, input_ids[views",
+        "mtp_loss(logits, views.prediction_input_ids[views",
+        STEP,
+    ),
+    (
+        "the views swapped",
+        "torch.cat([views.noise_input_ids, views.prediction_input_ids])",
+        "torch.cat([views.prediction_input_ids, views.noise_input_ids])",
+        STEP,
+    ),
+    ("embedded at the last position", "noise_tokens[rows, eos_positions(input_ids)]", "noise_tokens[:, -1]", STEP),
+    ("the mean of image tokens", "image_embeds = image_tokens[:, 0]", "image_embeds = image_tokens.mean(dim=1)", STEP),
+    ("rates of all positions", "views.noise_mask.sum() / num_valid", "views.noise_mask.float().mean()", STEP),
+    (
+        "the rates swapped",
+        "prediction_rate=views.prediction_mask.sum()",
+        "prediction_rate=views.noise_mask.sum()",
+        DEFAULTS,
+    ),
+    (
+        "a residual around cross-attention",
+        "hidden_states = self.cross_attention(",
+        "hidden_states = text_tokens + self.cross_attention(",
+        DECODER,
+    ),
+    ("image tokens not normalised", "self.image_norm(image_tokens)", "image_tokens", DECODER),
+    (
+        "the head's norm before its activation",
+        "self.head_norm(self.activation(self.dense(hidden_states)))",
+        "self.activation(self.head_norm(self.dense(hidden_states)))",
+        DECODER,
+    ),
+    (
+        "padding attended in the decoder",
+        "inputs_embeds=hidden_states, attention_mask=attention_mask\n        )\n",
+        "inputs_embeds=hidden_states, attention_mask=None\n        )\n",
+        STEP,
+    ),
+    ("logits of lengths", "text_embeds = F.normalize(", "text_embeds = (lambda embeds, dim: embeds)(", SHAPES),
+    ("times the temperature", ".to(text_embeds.device) / self", ".to(text_embeds.device) * self", SHAPES),
+    (
+        "not pooled by the last norm",
+        "self.visual_projection(self.vision_model.post_layernorm(last_hidden_state))",
+        "self.visual_projection(last_hidden_state)",
+        DEFAULTS,
+    ),
+)
+
+mutants(
+    "chunk_gadms.py",
+    (
+        "a chunk's loss off by its linear part",
+        "(self.batch_sdm_loss - linear).detach()",
+        "self.batch_sdm_loss.detach()",
+        "training/test_chunk_loss.py",
+    ),
+    ("no gradient to the captions", "(text_embeds.float() * self.text_gradient).sum()", "0", CHUNKS),
+)
+
+mutants(
+    "rows.py",
+    ("the same caption in every epoch", ' + row["epoch"]) %', ") %", COLLATOR),
+    ("all images start with one caption", '(stable_hash(row["image_path"]) + row["epoch"])', 'row["epoch"]', COLLATOR),
+    ("captions ordered by letter", "key=lambda n: int(n[7:])", "key=str", APART),
+    ("parts of a hash run together", '"\\0".join', '"".join', COLLATOR),
+    ("no identities in the data", "[stable_hash(path) for path", "[0 * stable_hash(path) for path", ENCODING),
+)
+
+mutants(
+    "training/collator.py",
+    ("smaller boxes", "(0.02 + 0.38 * area)", "(0.02 + 0.31 * area)", ERASING),
+    ("boxes from 4 %", "(0.02 + 0.38 * area)", "(0.04 + 0.36 * area)", ERASING),
+    ("flatter shapes", "math.log(1 / 0.3)", "math.log(1 / 0.4)", ERASING),
+    ("only upright boxes", "(2 * aspect - 1)", "aspect", ERASING),
+    (
+        "boxes in the upper half",
+        "int(y * (height - box_height + 1))",
+        "int(y * (height - box_height + 1) / 2)",
+        ERASING,
+    ),
+    ("erased at the flip's draw", "erase < self.erasing", "flip < self.erasing", ERASING),
+    ("the epoch not in a row's seed", 'row["epoch"], row["image_path"]))', 'row["image_path"]))', COLLATOR),
+    ("the image not in a row's seed", 'row["epoch"], row["image_path"]))', 'row["epoch"]))', APART),
+    ("flipped upside down", "pixels.flip(-1)", "pixels.flip(-2)", COLLATOR),
+    ("one shift left out", "(2 * pad + 1)), int(", "(2 * pad)), int(", COLLATOR),
+    ("crops onto the mean colour", "(-mean / std)", "(0 * mean)", COLLATOR),
+    (
+        "another person in each epoch",
+        'return stable_hash(row["image_path"])',
+        'return stable_hash(row["image_path"], row["epoch"])',
+        COLLATOR,
+    ),
+    ("hidden words in the prediction view", "uniforms[:, 0, :", "uniforms[:, 1, :", SPANS),
+    ("the token after a span is hidden", "(offsets[:, 0] < end)", "(offsets[:, 0] <= end)", APART),
+)
+
+mutants(
+    "training/samplers.py",
+    ("one order for all epochs", "stable_hash(self.seed, self.epoch)", "stable_hash(self.seed)", EPOCHS),
+    ("one order for all seeds", "stable_hash(self.seed, self.epoch)", "stable_hash(self.epoch)", EPOCHS),
+    ("rows left over are kept", "order[: len(self)]", "order", EPOCHS),
+    ("the first epoch's name", "yield self.epoch, index", "yield 0, index", COLLATOR),
+    ("shuffled in any case", "if self.shuffle else", "if True else", EPOCHS),
+    (
+        "a stream in one order",
+        "self.dataset.set_epoch(epoch)",
+        "pass",
+        f"{EPOCHS}::test_streamed_rows_are_shuffled_again_in_each_epoch",
+    ),
+    ("a stream's rows of the first epoch", "self.epoch.fill_(epoch)", "pass", COLLATOR),
+)
+
+mutants(
+    "training/accumulation.py",
+    ("the gradient not times the chunks", "len(chunks) * loss", "loss", CHUNKS),
+    (
+        "masked tokens summed over chunks",
+        "torch.stack(counts).float().mean()",
+        "torch.stack(counts).float().sum()",
+        CHUNKS,
+    ),
+    ("rows of the first chunk", "sum(sizes) / len(sizes)", "sizes[0]", CHUNKS),
+    ("other dropout in the replay", "set_random_states(self.random_states, self.device)", "pass", DROPOUT),
+    ("the generator moved by a replay", "set_random_states(before, self.device)", "pass", DROPOUT),
+)
+
+mutants(
+    "training/trainer.py",
+    (
+        "replays planned without autocast",
+        "with self.accelerator.autocast():",
+        "with nullcontext():",
+        f"{STEPS}::test_a_chunk_is_embedded_under_the_autocast_that_it_is_trained_under",
+    ),
+    (
+        "a stream's part of a batch kept",
+        "if len(self._chunks) < num_batches:",
+        "if False:",
+        f"{EPOCHS}::test_every_step_has_all_its_chunks_and_the_rest_of_a_pass_is_dropped",
+    ),
+    (
+        "parts of the loss not cleared",
+        "self._loss_parts.clear()",
+        "pass",
+        f"{STEPS}::test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it",
+    ),
+    (
+        "warm-up by num_train_epochs under max_steps",
+        "epochs = num_training_steps * self.args.joint_batch_size() / len(self._get_train_sampler())",
+        "pass",
+        f"{EPOCHS}::test_warm_up_is_counted_in_epochs_also_where_the_steps_are_given",
+    ),
+    (
+        "warm-up by chunks",
+        "epochs = num_training_steps * self.args.joint_batch_size() / len",
+        "epochs = num_training_steps * self.args.train_batch_size / len",
+        f"{EPOCHS}::test_warm_up_is_counted_in_epochs_also_where_the_steps_are_given",
+    ),
+    (
+        "warm-up from 0",
+        "warmup_factor + (1 - warmup_factor) * step / warmup_steps",
+        "step / warmup_steps",
+        f"{EPOCHS}::test_warm_up_is_counted_in_epochs_also_where_the_steps_are_given",
+    ),
+    (
+        "a straight decay",
+        "0.5 * (1 + math.cos(math.pi * min(done, 1)))",
+        "1 - min(done, 1)",
+        f"{EPOCHS}::test_warm_up_is_counted_in_epochs_also_where_the_steps_are_given",
+    ),
+    (
+        "an epoch's last chunks are a step",
+        "self.args.joint_batch_size() if self.args.dataloader_drop_last else 1",
+        "1",
+        f"{EPOCHS}::test_every_step_has_all_its_chunks_and_the_rest_of_a_pass_is_dropped",
+    ),
+    (
+        "the seed dropped",
+        "args.seed if args.data_seed is None else args.data_seed",
+        "0",
+        f"{STEPS}::test_rows_draw_from_the_seed_of_the_run_or_of_its_data",
+    ),
+    (
+        "decoupled weight decay",
+        "torch.optim.Adam(",
+        "torch.optim.AdamW(",
+        f"{STEPS}::test_weight_decay_is_a_part_of_the_gradient",
+    ),
+    (
+        "the losses of chunks summed",
+        "loss_is_scaled_for_ga = False",
+        "loss_is_scaled_for_ga = True",
+        f"{STEPS}::test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it",
+    ),
+    ("only NaN stops training", "if not torch.isfinite(loss):", "if torch.isnan(loss):", APART),
+    (
+        "evaluation of the usual set",
+        "self.eval_dataset if eval_dataset is None else eval_dataset",
+        "self.eval_dataset",
+        f"{STEPS}::test_evaluation_of_another_set_measures_that_set",
+    ),
+    (
+        "flips at the erasing's rate",
+        "flip_probability=args.flip_probability",
+        "flip_probability=args.erasing_probability",
+        f"{STEPS}::test_every_probability_of_augmentation_reaches_the_collator",
+    ),
+)
+
+mutants(
+    "training/arguments.py",
+    (
+        "the gammas swapped",
+        "self.gamma_noise, self.gamma_info)",
+        "self.gamma_info, self.gamma_noise)",
+        f"{STEPS}::test_each_constant_of_the_arguments_reaches_its_own_mask",
+    ),
+    (
+        "the alphas swapped",
+        "DualMasking(alpha_noise, self.alpha_info,",
+        "DualMasking(self.alpha_info, alpha_noise,",
+        f"{STEPS}::test_each_constant_of_the_arguments_reaches_its_own_mask",
+    ),
+    (
+        "noise by score beside named spans",
+        "self.alpha_noise if self.hidden_spans is None else 0.0",
+        "self.alpha_noise",
+        f"{STEPS}::test_the_arguments_masks_are_the_paper_s_by_default",
+    ),
+    ("a batch of one chunk", " * self.gradient_accumulation_steps", "", APART),
+    (
+        "any weight of MTP is 0.4",
+        '"mtp_weight": self.mtp_weight',
+        '"mtp_weight": 0.4',
+        f"{STEPS}::test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it",
+    ),
+    ("an epoch without a batch", "num_rows < self.joint_batch_size()", "num_rows < self.train_batch_size", APART),
+    (
+        "the oldest checkpoint",
+        "sorted(steps, reverse=True)",
+        "sorted(steps)",
+        f"{STEPS}::test_the_last_checkpoint_is_the_one_of_most_steps_that_is_whole",
+    ),
+)
+
+mutants(
+    "person_retrieval/ranking.py",
+    (
+        "ties in favour of the match",
+        "scores >= limit if self.pessimistic else scores > limit",
+        "scores > limit",
+        RANKING,
+    ),
+    (
+        "ties of a whole block in favour",
+        "torch.nextafter(limit, torch.full_like(limit, -torch.inf))",
+        "limit",
+        RANKING,
+    ),
+    (
+        "precision over the widest row",
+        "precision.sum(dim=1) / num_matches)",
+        "precision.sum(dim=1) / above.shape[1])",
+        RANKING,
+    ),
+    ("mINP of one match", "num_matches.double() / rank[:, 0]", "1.0 / rank[:, 0].double()", RANKING),
+    ("ranks without the matches above", "rank = above + place", "rank = above + 1", RANKING),
+    ("R@k below k", "[kept] <= k", "[kept] < k", RANKING),
+    ("queries without a match count", "kept = ranks.num_matches > 0", "kept = ranks.num_matches >= 0", RANKING),
+    ("a rough device trusted", " + 8 * error", "", RANKING),
+    ("normalised in any case", "normalize=normalize, order", "normalize=True, order", RANKING),
+    ("another person's image of the camera left out", "same & (query_cameras", "(query_cameras", RANKING),
+    ("at the limit is above", "limit.contiguous(), right=True", "limit.contiguous(), right=False", RANKING),
+    (
+        "excluded pairs ranked",
+        "scores.masked_fill_(self.exclude(rows, self.gallery.order[cols]), -torch.inf)",
+        "pass",
+        RANKING,
+    ),
+)
+
+mutants(
+    "evaluation/metrics.py",
+    ("intervals of single queries", "groups=person_ids[way], ", "", PERSONS),
+    ("differences of single queries", '"groups": a.person_ids[way], ', "", PERSONS),
+    ("b - a", "paired_difference(of_a[name], of_b[name]", "paired_difference(of_b[name], of_a[name]", PERSONS),
+    ("hits below k", "ranks.first_match_rank <= int", "ranks.first_match_rank < int", PERSONS),
+    ("mINP for mAP", "100.0 * ranks.average_precision", "100.0 * ranks.inverse_negative_penalty", PERSONS),
+)
+
+mutants(
+    "evaluation/significance.py",
+    ("a one-sided interval", "tail = (1 - confidence) / 2", "tail = 1 - confidence", PERSONS),
+    (
+        "groups weighed alike",
+        "sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)",
+        "(sums[drawn] / sizes[drawn]).mean(axis=1)",
+        PERSONS,
+    ),
+    ("a p-value of one side", "np.abs(signs @ sums) >=", "(signs @ sums) >=", PERSONS),
+    ("a p-value of 0", "(1 + extreme) / (1 + num_resamples)", "extreme / num_resamples", PERSONS),
+    ("rounding is a difference", "np.where(np.abs(a - b) < ROUNDING, 0.0, a - b)", "a - b", SIGNIFICANCE),
+    ("groups ignored", "if groups is None:", "if True:", PERSONS),
+    ("equal sums do not count", "observed - tolerance", "observed + tolerance", SIGNIFICANCE),
+    ("one seed for all", "drawn = rng.integers(", "drawn = np.random.default_rng(0).integers(", SIGNIFICANCE),
+)
+
+mutants(
+    "evaluation/robustness.py",
+    (
+        "the plain interval of single captions",
+        "bootstrap_interval(plain, groups=persons)",
+        "bootstrap_interval(plain)",
+        PERSONS,
+    ),
+    (
+        "a changed interval of single captions",
+        "bootstrap_interval(values, groups=persons)",
+        "bootstrap_interval(values)",
+        PERSONS,
+    ),
+    (
+        "a loss of single captions",
+        "paired_difference(values, plain, groups=persons)",
+        "paired_difference(values, plain)",
+        PERSONS,
+    ),
+    ("a loss of the other sign", "paired_difference(values, plain", "paired_difference(plain, values", PERSONS),
+    ("every word lost", "len(words) - 1)", "len(words))", ROBUSTNESS),
+    ("words stay", "words[places[number - 1]]", "words[place]", ROBUSTNESS),
+    ("a box by its sides", "strength**0.5 * side", "strength * side", ROBUSTNESS),
+    ("brightness for darkness", "enhance(1 - strength)", "enhance(strength)", ROBUSTNESS),
+    ("all captions of an image changed alike", "paths[image], number))", "paths[image]))", ROBUSTNESS),
+    (
+        "one change for all seeds",
+        "random.Random(stable_hash(seed, name, row",
+        "random.Random(stable_hash(0, name, row",
+        ROBUSTNESS,
+    ),
+)
+
+mutants(
+    "evaluation/report_page.py",
+    ("whiskers of single captions", "groups=persons[inside], ", "", PERSONS),
+    ("words of single captions", "groups=persons[holders], ", "", PERSONS),
+)
+
+mutants(
+    "evaluation/encoding.py",
+    ("encoded with dropout", "model.eval()", "pass", MODES),
+    (
+        "left in evaluation mode",
+        "model.train(was_training)",
+        "pass",
+        MODES,
+        f"{STEPS}::test_training_goes_on_in_training_mode_after_an_evaluation",
+    ),
+    ("put in training mode", "model.train(was_training)", "model.train()", MODES),
+    (
+        "lengths kept",
+        "torch.nn.functional.normalize(encode(batch).float(), dim=-1)",
+        "encode(batch).float()",
+        ENCODING,
+    ),
+    (
+        "persons of the captions by place",
+        "image_person_ids[text_image_index]",
+        "image_person_ids[text_image_index.flip(0)]",
+        ENCODING,
+    ),
+)
+
+
+def copied_tree(folder: str) -> Path:
+    tree = Path(folder) / "tree"
+    tree.mkdir()
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, tree / name)
+    return tree
+
+
+def passed(tree: Path, tests: tuple[str, ...], log: Path) -> bool:
+    """Whether the tests pass in `tree`; they run in a fork of this process.
+
+    Raises:
+        RuntimeError: they could not be run.
+    """
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)  # with whatever it starts
+        with open(log, "w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os.chdir(tree)
+        os.environ["PYTHONPATH"] = str(tree)
+        sys.path.insert(0, str(tree))
+        code = 3
+        try:
+            import pytest
+
+            options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:randomly"]
+            code = int(pytest.main([*options, "--basetemp", str(tree.parent / "tmp"), *tests]))
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    deadline = time.monotonic() + LIMIT
+    while True:
+        finished, status = os.waitpid(child, os.WNOHANG)
+        if finished:
+            break
+        if time.monotonic() > deadline:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return False
+        time.sleep(0.05)
+    code = os.waitstatus_to_exitcode(status)
+    if code not in (0, 1):
+        raise RuntimeError(f"{' '.join(tests)} ended with {code}:\n{log.read_text()[-2000:]}")
+    return code == 0
+
+
+def faults(chosen: list[Mutant]) -> list[str]:
+    found = []
+    for mutant in chosen:
+        count = (ROOT / mutant.file).read_text(encoding="utf-8").count(mutant.old)
+        if count != 1:
+            found.append(f"{mutant.file}: {mutant.name}: the fragment stands there {count} times: {mutant.old!r}")
+        if mutant.old == mutant.new:
+            found.append(f"{mutant.file}: {mutant.name}: nothing is changed")
+    return found
+
+
+def survivors(chosen: list[Mutant], tree: Path) -> list[Mutant]:
+    """Runs every mutant, one line each, and gives those that no test catches."""
+    left, log = [], tree.parent / "log.txt"
+    for mutant in chosen:
+        path = tree / mutant.file
+        text, start = path.read_text(encoding="utf-8"), time.monotonic()
+        path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        try:
+            survived = passed(tree, mutant.tests, log)
+        finally:
+            path.write_text(text, encoding="utf-8")
+        left += [mutant] if survived else []
+        verdict = "SURVIVED" if survived else "caught"
+        seconds = time.monotonic() - start
+        sys.stdout.write(f"{verdict:8} {seconds:5.1f} s  {mutant.file}: {mutant.name}\n")
+        sys.stdout.flush()
+    return left
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Wrong implementations that the tests must catch.")
+    parser.add_argument("words", nargs="*", help="only the mutants whose name or file has one of these")
+    parser.add_argument("--list", action="store_true", help="name the mutants and run nothing")
+    options = parser.parse_args(arguments)
+    chosen = [
+        mutant
+        for mutant in MUTANTS
+        if not options.words or any(word in f"{mutant.file}: {mutant.name}" for word in options.words)
+    ]
+    if found := faults(chosen):
+        sys.stderr.write("\n".join(found) + "\n")
+        return 2
+    if options.list or not chosen:
+        sys.stdout.writelines(f"{mutant.file}: {mutant.name}\n" for mutant in chosen)
+        return 0 if chosen else 2
+
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
+    start = time.monotonic()
+    for name in IMPORTED:
+        importlib.import_module(name)
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        tree = copied_tree(folder)
+        try:
+            tests = tuple(sorted({test for mutant in chosen for test in mutant.tests}))
+            if not passed(tree, tests, tree.parent / "log.txt"):
+                raise RuntimeError(f"tests fail without a mutant:\n{(tree.parent / 'log.txt').read_text()[-2000:]}")
+            left = survivors(chosen, tree)
+        except RuntimeError as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
+    minutes = (time.monotonic() - start) / 60
+    sys.stdout.write(f"{len(chosen) - len(left)} of {len(chosen)} mutants caught in {minutes:.1f} minutes\n")
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
+    sys.exit(130)
