@@ -114,14 +114,13 @@ def report(
 @command
 def main(arguments: list[str] | None = None) -> None:
     start = time.time()
-    argv = sys.argv[1:] if arguments is None else arguments
-    args, lora, training = parse_arguments((FinetuneArguments, LoraArguments, GADMSFineTuningArguments), argv)
+    kinds = (FinetuneArguments, LoraArguments, GADMSFineTuningArguments)
+    args, lora, training = parse_arguments(kinds, arguments, description=__doc__)
     refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
     pretrained, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
     splits = load_splits(args, pretrained.config.vision_config.image_size, training.seed)
     train, validation, test = (dataset for _, dataset in splits.values())
-    os.makedirs(training.output_dir, exist_ok=True)  # now: an output place that cannot be written wastes no training
 
     model = GADMSForFineTuning.from_pre_training(pretrained, num_persons=len(set(train["person_id"])))
     tuned = add_lora(model, lora) if lora.lora else model

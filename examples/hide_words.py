@@ -93,8 +93,12 @@ def begin(work: str, settings: dict[str, Any]) -> None:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    argv = sys.argv[1:] if arguments is None else arguments
-    source, args = parse_arguments((PretrainArguments, HideWordsArguments), argv, renamed={"--out": "--output_dir"})
+    source, args = parse_arguments(
+        (PretrainArguments, HideWordsArguments),
+        arguments,
+        description=__doc__,
+        renamed={"--out": "--output_dir"},
+    )
     out = os.path.abspath(args.output_dir)
     work = out + ".partial"
     refuse_taken(out)
@@ -116,8 +120,19 @@ def main(arguments: list[str] | None = None) -> None:
     test_file = os.path.join(folder, "test-00000-of-00001.parquet")
     if not os.path.exists(test_file):  # first, so that a missing image is reported before anything is learnt
         write_parquet(test, test_file)
-    evidence = kept_evidence(gadms, processor, train, args, kept)
-    summary = summarize(write_shards(evidence, processor, train, args, folder))
+    evidence = kept_evidence(
+        gadms,
+        processor,
+        train,
+        kept,
+        steps=args.steps,
+        tower_learning_rate=args.tower_learning_rate,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        num_workers=args.num_workers,
+    )
+    sharding = {"rows_per_shard": args.rows_per_shard, "num_workers": args.num_workers}
+    summary = summarize(write_shards(evidence, processor, train, folder, threshold=args.threshold, **sharding))
     write_json(f"{out}-report.json", settings | summary)
     with replacing(f"{out}-evidence.safetensors") as temporary:
         shutil.copyfile(kept, temporary)

@@ -105,9 +105,8 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.time()
     argv = sys.argv[1:] if arguments is None else arguments
     is_demo = not argv
-    args, training = parse_arguments(
-        (PretrainArguments, GADMSTrainingArguments), argv or [os.path.join(HERE, "pretrain_demo.yaml")]
-    )
+    recipe = argv or [os.path.join(HERE, "pretrain_demo.yaml")]
+    args, training = parse_arguments((PretrainArguments, GADMSTrainingArguments), recipe, description=__doc__)
     if importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError("matplotlib draws the curve of this example: pip install '.[examples]'")
     if is_demo:
@@ -116,7 +115,6 @@ def main(arguments: list[str] | None = None) -> None:
     train, test = load_pairs(args, training.seed)
     set_seed(training.seed)
     model, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
-    os.makedirs(training.output_dir, exist_ok=True)  # now: an output place that cannot be written wastes no training
 
     trainer = GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=test)
     metrics = {"before": trainer.evaluate()}

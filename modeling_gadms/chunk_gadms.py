@@ -1,4 +1,4 @@
-"""What a chunk of a batch must know of the rest, so that chunks one by one give the gradient of the whole batch."""
+"""A chunk of a batch with all it needs of the rest, so that chunks run in turn give the gradient of the batch."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ import torch
 
 @dataclass
 class BatchChunk:
-    """One chunk's part in the loss of its batch: the mean over chunks of their losses is the loss of the batch.
+    """One chunk's part in the loss of its batch; averaged over chunks, their losses are the loss of the batch.
 
     Attributes:
         batch_sdm_loss (`torch.Tensor`): scalar, SDM over the whole batch of all processes.
-        image_gradient (`torch.Tensor` of shape `(B, D)`): float32, derivative of `batch_sdm_loss` by the image
-            embeddings of this chunk, times the number of chunks.
-        text_gradient (`torch.Tensor` of shape `(B, D)`): the same for its text embeddings.
-        num_masked (`torch.Tensor`): scalar, tokens to predict: mean over the chunks of all processes.
-        num_rows (`float`): pairs: mean over chunks.
+        image_gradient (`torch.Tensor` of shape `(B, D)`): float32, gradient of `batch_sdm_loss` with respect to
+            the image embeddings of this chunk, times the number of chunks.
+        text_gradient (`torch.Tensor` of shape `(B, D)`): likewise for its text embeddings.
+        num_masked (`torch.Tensor`): scalar, mean number of tokens to predict per chunk, over all processes.
+        num_rows (`float`): mean number of pairs per chunk.
     """
 
     batch_sdm_loss: torch.Tensor
@@ -25,6 +25,9 @@ class BatchChunk:
     num_rows: float
 
     def sdm_loss(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
-        """The batch's SDM, with the gradient that flows through these `(B, D)` embeddings."""
-        linear = (image_embeds.float() * self.image_gradient).sum() + (text_embeds.float() * self.text_gradient).sum()
+        """SDM of the whole batch, with the gradient that flows through these `(B, D)` embeddings."""
+        image_part = (image_embeds.float() * self.image_gradient).sum()
+        text_part = (text_embeds.float() * self.text_gradient).sum()
+        linear = image_part + text_part
+        # the value is the batch's, the gradient that of the linear part
         return linear + (self.batch_sdm_loss - linear).detach()

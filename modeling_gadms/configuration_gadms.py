@@ -1,5 +1,7 @@
 """Configuration of GA-DMS: two CLIP towers over non-square images, and a masked-token decoder."""
 
+from typing import TYPE_CHECKING, Any
+
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
 
@@ -12,7 +14,13 @@ class GADMSTextConfig(CLIPTextConfig):
 
     model_type = "gadms_text_model"
 
-    def __post_init__(self, **kwargs):
+    if TYPE_CHECKING:  # annotations that run would be fields of the configuration
+        eos_token_id: int
+        layer_norm_eps: float
+
+        def __init__(self, **options: Any) -> None: ...
+
+    def __post_init__(self, **kwargs: Any) -> None:
         self.bos_token_id, self.eos_token_id, self.pad_token_id = self.vocab_size - 2, self.vocab_size - 1, 0
         super().__post_init__(**kwargs)
 
@@ -22,52 +30,70 @@ class GADMSVisionConfig(CLIPVisionConfig):
 
     model_type = "gadms_vision_model"
 
-    image_size: int | list[int] | tuple[int, int] = (384, 128)
-    patch_size: int = 16
+    if TYPE_CHECKING:  # once validated
+        image_size: tuple[int, int]
+        patch_size: int
 
-    def __post_init__(self, **kwargs):
+        def __init__(self, **options: Any) -> None: ...
+    else:
+        image_size: int | list[int] | tuple[int, int] = (384, 128)
+        patch_size: int = 16
+
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         sides = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
         if len(sides) != 2 or min(sides) < self.patch_size:
             raise ValueError(
-                f"image_size must be (height, width), each at least patch_size={self.patch_size}: {self.image_size}"
+                f"image_size must be (height, width), each at least patch_size={self.patch_size}; got "
+                f"{self.image_size}"
             )
         self.image_size = sides
-        if any(side % self.patch_size for side in self.image_size):
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if any(side % self.patch_size for side in sides):
+            raise ValueError(f"image_size {sides} is not a multiple of patch_size {self.patch_size}")
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches; 384x128 pixels in patches of 16 are 24x8."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+        height, width = self.image_size
+        return height // self.patch_size, width // self.patch_size
 
 
 class GADMSConfig(CLIPConfig):
-    """What the weights of a GA-DMS model depend on; the defaults are the paper's ViT-B/16 at 384x128.
+    """Configuration of a GA-DMS model; the defaults are the paper's ViT-B/16 at 384x128.
 
     Args:
         text_config (`dict` or [`GADMSTextConfig`], *optional*): the text tower.
         vision_config (`dict` or [`GADMSVisionConfig`], *optional*): the image tower.
-        projection_dim (`int`): width of the space that images and captions share, and of the decoder.
+        projection_dim (`int`): width of the joint space of images and captions, and of the decoder.
         temperature (`float`): divides the cosine to give similarity logits (0.02 in the paper).
         decoder_num_layers (`int`): transformer blocks after the decoder's cross-attention (4 in the paper).
 
     Raises:
-        ValueError: a temperature that is not positive, or a projection width that heads of 64 do not divide.
+        ValueError: `temperature` is not positive, or `projection_dim` is not a multiple of 64.
     """
 
     model_type = "gadms"
-    sub_configs_defaults = {"text_config": GADMSTextConfig, "vision_config": GADMSVisionConfig}
+    sub_configs_defaults = {
+        "text_config": GADMSTextConfig,  # type: ignore[dict-item]  # a class is made a SubConfigSpec by the parent
+        "vision_config": GADMSVisionConfig,  # type: ignore[dict-item]
+    }
+
+    if TYPE_CHECKING:  # once validated
+        text_config: GADMSTextConfig
+        vision_config: GADMSVisionConfig
+        projection_dim: int
+
+        def __init__(self, **options: Any) -> None: ...
 
     temperature: float = 0.02
     decoder_num_layers: int = 4
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
+            raise ValueError(f"temperature must be positive; got {self.temperature}")
         if self.projection_dim % 64:
-            raise ValueError(f"projection_dim must be a multiple of 64 (the head width), got {self.projection_dim}")
+            raise ValueError(f"projection_dim must be a multiple of 64 (the head width); got {self.projection_dim}")
 
     @property
     def mask_token_id(self) -> int:
@@ -76,7 +102,7 @@ class GADMSConfig(CLIPConfig):
 
     def decoder_config(self) -> CLIPTextConfig:
         """Configuration of the decoder: CLIP blocks at the width of the joint space, heads of 64."""
-        return CLIPTextConfig(
+        config = CLIPTextConfig(
             vocab_size=self.text_config.vocab_size,
             bos_token_id=self.text_config.bos_token_id,
             eos_token_id=self.text_config.eos_token_id,
@@ -86,8 +112,9 @@ class GADMSConfig(CLIPConfig):
             num_hidden_layers=self.decoder_num_layers,
             hidden_act="quick_gelu",
             layer_norm_eps=self.text_config.layer_norm_eps,
-            attn_implementation=self._attn_implementation,
         )
+        config._attn_implementation = self._attn_implementation
+        return config
 
 
 GADMSConfig.register_for_auto_class()

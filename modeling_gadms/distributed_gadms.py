@@ -1,4 +1,6 @@
-"""What one process must know of the others to train on their joint batch."""
+"""Communication between processes that train on one joint batch."""
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,16 +12,16 @@ def num_processes() -> int:
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """`all_gather` whose backward sums the gradients of all processes; torch's own changes its name too often."""
+    """`all_gather` whose backward sums the gradients of all processes; torch's own has changed its name too often."""
 
     @staticmethod
-    def forward(ctx, tensor):
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
         gathered = [torch.empty_like(tensor) for _ in range(num_processes())]
         dist.all_gather(gathered, tensor)
         return torch.cat(gathered)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
         return gradient.chunk(num_processes())[dist.get_rank()]
@@ -28,15 +30,15 @@ class _GatherWithGradient(torch.autograd.Function):
 def gather_batch(tensor: torch.Tensor) -> torch.Tensor:
     """Concatenate `(N, ...)` tensors of equal shape from all processes, in the order of their ranks.
 
-    The gradient of each process's slice is the sum over processes of what they computed for it. So when every process
-    computes the *whole* loss of the joint batch, and the gradients of parameters are then averaged over processes, as
-    `DistributedDataParallel` does, the result is exactly the gradient of one process with the joint batch.
+    Each process's slice receives the sum of the gradients that all processes computed for it. So if every process
+    computes the *whole* loss of the joint batch, and `DistributedDataParallel` then averages the gradients of the
+    parameters over processes, the result is exactly the gradient of one process that holds the joint batch.
     """
     return tensor if num_processes() == 1 else _GatherWithGradient.apply(tensor.contiguous())
 
 
 def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """Mean over processes of a scalar; float32, without gradient."""
+    """Mean of a scalar over processes; float32, without gradient."""
     value = value.detach().float().clone()
     if num_processes() > 1:
         dist.all_reduce(value)

@@ -1,5 +1,7 @@
 """GA-DMS image processor: whole images resized to height x width, without a crop, and normalised as for CLIP."""
 
+from typing import Any
+
 import numpy as np
 import PIL.Image
 import torch
@@ -12,37 +14,44 @@ class GADMSImageProcessor(CLIPImageProcessorPil):
     CLIP's Pillow image processor for pedestrians: bicubic to `size` (default 384 high, 128 wide), no crop.
 
     Takes PIL images of any mode, numpy arrays, `(H, W, C)` or `(H, W)`, and torch tensors, `(C, H, W)` or `(H, W)`,
-    alone or in a list, with 1, 3 or 4 channels; an array of the other layout is recognised when it is not ambiguous.
-    Transparency is laid on white, 16-bit greys are brought to 8 bits, float arrays are read as [0, 1]. EXIF rotation
-    is left to whoever opens the file.
+    alone or in a list, with 1, 3 or 4 channels; an array of the other layout is recognised if it is unambiguous.
+    Transparent pixels become white, 16-bit greys are reduced to 8 bits, and float arrays are read as [0, 1]. EXIF
+    rotation is left to the code that opens the file.
 
     Returns `pixel_values` (`torch.FloatTensor` of shape `(batch_size, 3, height, width)` with `return_tensors="pt"`).
 
     Raises:
-        TypeError: something else than an image in a list; the message gives its index.
-        ValueError: an array with no pixels, of another shape, or of values that are neither 0 to 255 nor [0, 1].
+        TypeError: an item of a list is not an image; the message gives its index.
+        ValueError: an array has no pixels, another shape, or values that are neither 0 to 255 nor [0, 1].
     """
 
     size = {"height": 384, "width": 128}
     default_to_square = True
     do_center_crop = False
-    crop_size = None
+    crop_size = None  # type: ignore[assignment]  # CLIP's own, for a crop that is not done
 
-    def fetch_images(self, images):
-        # Every image comes through here, alone or in a list, also from the processor.
+    def fetch_images(self, images: Any) -> Any:
+        # every image passes here, alone or in a list, also from the processor
         if not isinstance(images, list | tuple):
             return super().fetch_images(_with_channel_axis(images))
         for index, image in enumerate(images):
             if not isinstance(image, PIL.Image.Image | np.ndarray | torch.Tensor | str | list | tuple):
                 raise TypeError(
-                    f"Image {index} is {image!r}: expected a PIL image, an array, a tensor or a path in a string."
+                    f"Image {index} is {image!r}: expected a PIL image, an array, a tensor or a path in a string"
                 )
         return super().fetch_images([_with_channel_axis(image) for image in images])
 
-    def process_image(self, image, do_convert_rgb=None, input_data_format=None, do_rescale=None, **kwargs):
+    def process_image(
+        self,
+        image: Any,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        do_rescale: bool | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
         if isinstance(image, PIL.Image.Image):
             if 0 in image.size:
-                raise ValueError(f"An image of {image.width} x {image.height} pixels cannot be resized.")
+                raise ValueError(f"an image of {image.width} x {image.height} pixels cannot be resized")
             image = _wide_grey_to_8_bits(image)
         if not isinstance(image, PIL.Image.Image):
             image, input_data_format = _as_array(image, input_data_format)
@@ -53,7 +62,7 @@ class GADMSImageProcessor(CLIPImageProcessorPil):
         )
 
 
-def _with_channel_axis(image):
+def _with_channel_axis(image: Any) -> Any:
     """A grey array `(H, W)` as `(H, W, 1)`, a tensor as `(1, H, W)`; anything else as it is."""
     if isinstance(image, np.ndarray) and image.ndim == 2:
         return image[..., None]
@@ -61,31 +70,33 @@ def _with_channel_axis(image):
 
 
 def _wide_grey_to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image | np.ndarray:
-    """Greys of 16 bits, which Pillow would clip at 255, by their upper 8; of floats as an array; others unchanged."""
+    """Reduce 16-bit greys, which Pillow would clip at 255, to their upper 8 bits; float greys become an array."""
     if image.mode == "F":
         return np.asarray(image)[..., None]
     if image.mode.startswith("I"):
         wide = np.asarray(image.convert("I"))
-        # Mode I has 32 bits and is used for pictures of 8 and of 16 bits alike.
+        # mode I has 32 bits and holds images of 8 and of 16 bits alike
         if image.mode != "I" or wide.max() > 255:
             return PIL.Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8))
     return image
 
 
-def _as_array(image: np.ndarray | torch.Tensor, layout: str | None) -> tuple[np.ndarray, str]:
-    """The image as a numpy array with three axes, and which of them, first or last, holds the channels."""
+def _as_array(
+    image: np.ndarray | torch.Tensor, layout: str | ChannelDimension | None
+) -> tuple[np.ndarray, str | ChannelDimension]:
+    """The image as a numpy array with three axes, and the place of the channels among them, first or last."""
     layouts = [ChannelDimension.LAST, ChannelDimension.FIRST]
     if isinstance(image, torch.Tensor):
         layouts.reverse()
         image = image.detach().cpu()
         image = (image.float() if image.is_floating_point() else image).numpy()
-    # CLIP's guess takes a numpy image that is one or three pixels high for one with its channels first.
+    # CLIP's own guess would mistake a numpy image one or three pixels high for one with its channels first
     for candidate in layouts if layout is None else [layout]:
         channels = image.shape[-1 if candidate == ChannelDimension.LAST else 0]
         if image.ndim == 3 and image.size and channels in (1, 3, 4):
             return image, candidate
     raise ValueError(
-        f"An image has the shape {image.shape}: expected (H, W), (H, W, C) or (C, H, W), C one of 1, 3, 4."
+        f"an image has the shape {image.shape}: expected (H, W), (H, W, C) or (C, H, W), C one of 1, 3, 4"
     )
 
 
@@ -95,8 +106,8 @@ def _to_8_bits(image: np.ndarray) -> np.ndarray:
     scale = 255 if image.dtype.kind in "fb" else 1
     if not (image.min() >= 0 and image.max() * scale <= 255):
         raise ValueError(
-            f"An image of type {image.dtype} has values from {image.min()} to {image.max()}: expected 0 to 1 in "
-            "floats, 0 to 255 in integers."
+            f"an image of type {image.dtype} has values from {image.min()} to {image.max()}: expected 0 to 1 for "
+            "floats, 0 to 255 for integers"
         )
     return np.rint(image * np.float32(scale)).astype(np.uint8)
 

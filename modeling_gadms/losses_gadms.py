@@ -4,15 +4,21 @@ import torch
 import torch.nn.functional as F
 
 
-def sdm_loss(image_embeds, text_embeds, person_ids, temperature=0.02, eps=1e-8):
+def sdm_loss(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    person_ids: torch.Tensor,
+    temperature: float = 0.02,
+    eps: float = 1e-8,
+) -> torch.Tensor:
     """Similarity distribution matching between all images and all captions of a batch (IRRA, equations 5 to 7).
 
     `KL(p || q)` of image-to-text and of text-to-image, summed: `p` is the row softmax of cosine / temperature, `q` the
-    matrix of matching identities with rows that sum to one.
+    matrix of matching identities, its rows scaled to sum to one.
 
     Args:
         image_embeds (`torch.Tensor` of shape `(N, D)`): image embeddings, of any norm above 0.
-        text_embeds (`torch.Tensor` of shape `(N, D)`): embedding of each image's caption.
+        text_embeds (`torch.Tensor` of shape `(N, D)`): embeddings of their captions.
         person_ids (`torch.Tensor` of shape `(N,)`): integers; pairs with equal ids match each other.
         temperature (`float`): 0.02 in the paper.
         eps (`float`): added to `q` inside the logarithm.
@@ -20,47 +26,53 @@ def sdm_loss(image_embeds, text_embeds, person_ids, temperature=0.02, eps=1e-8):
     Returns:
         `torch.Tensor`: scalar, float32, mean over rows.
     """
-    similarity = F.normalize(image_embeds.float(), dim=-1) @ F.normalize(text_embeds.float(), dim=-1).T
-    matches = (person_ids[:, None] == person_ids[None]).float()
-    log_target = (matches / matches.sum(dim=1, keepdim=True) + eps).log()  # symmetric up to row sums: both ways alike
+    image_embeds = F.normalize(image_embeds.float(), dim=-1)
+    text_embeds = F.normalize(text_embeds.float(), dim=-1)
+    similarity = image_embeds @ text_embeds.T
 
-    def divergence(logits):
+    # `matches` is symmetric, so its rows serve image-to-text and text-to-image alike
+    matches = (person_ids[:, None] == person_ids[None]).float()
+    log_target = (matches / matches.sum(dim=1, keepdim=True) + eps).log()
+
+    def divergence(logits: torch.Tensor) -> torch.Tensor:
         log_prediction = logits.log_softmax(dim=1)
         return (log_prediction.exp() * (log_prediction - log_target)).sum(dim=1).mean()
 
     return divergence(similarity / temperature) + divergence(similarity.T / temperature)
 
 
-def mtp_loss(logits, labels, num_masked=None):
+def mtp_loss(logits: torch.Tensor, labels: torch.Tensor, num_masked: int | torch.Tensor | None = None) -> torch.Tensor:
     """Cross-entropy of the masked tokens (GA-DMS, section 3.3).
 
     Args:
-        logits (`torch.Tensor` of shape `(M, vocab_size)`): predictions at the masked positions alone.
+        logits (`torch.Tensor` of shape `(M, vocab_size)`): predictions at the masked positions only.
         labels (`torch.Tensor` of shape `(M,)`): their true ids.
-        num_masked (`int` or `torch.Tensor`, *optional*): what the sum is divided by, `M` by default. Processes that
-            share a batch pass the mean of their counts, so that the mean of their losses is the loss of the batch.
+        num_masked (`int` or `torch.Tensor`, *optional*): divisor of the sum, `M` by default. Processes that share a
+            batch pass the mean of their counts, so that the mean of their losses is the loss of the batch.
 
     Returns:
         `torch.Tensor`: scalar, float32; 0 when nothing was masked.
     """
-    num_masked = torch.as_tensor(len(labels) if num_masked is None else num_masked, device=logits.device)
-    return F.cross_entropy(logits.float(), labels, reduction="sum") / num_masked.clamp_min(
-        torch.finfo(torch.float32).tiny
-    )
+    total = F.cross_entropy(logits.float(), labels, reduction="sum")
+    count = torch.as_tensor(len(labels) if num_masked is None else num_masked, device=logits.device)
+    return total / count.clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def id_loss(image_logits, text_logits, labels, num_rows=None):
-    """Identity classification: the mean of the images' cross-entropy and the captions' (IRRA, section 3.4).
+def id_loss(
+    image_logits: torch.Tensor, text_logits: torch.Tensor, labels: torch.Tensor, num_rows: float | None = None
+) -> torch.Tensor:
+    """Identity classification: mean cross-entropy of images and captions (IRRA, section 3.4).
 
     Args:
-        image_logits (`torch.Tensor` of shape `(N, num_persons)`): the classifier's answer to the image embeddings.
-        text_logits (`torch.Tensor` of shape `(N, num_persons)`): the same classifier's to the text embeddings.
-        labels (`torch.Tensor` of shape `(N,)`): int64, who it is, from 0 to `num_persons - 1`.
-        num_rows (`float`, *optional*): what the sums are divided by, `N` by default. Chunks of a batch pass the mean
-            of their sizes, so that the mean of their losses is the loss of the batch.
+        image_logits (`torch.Tensor` of shape `(N, num_persons)`): output of the classifier for the images.
+        text_logits (`torch.Tensor` of shape `(N, num_persons)`): output of the same classifier for the captions.
+        labels (`torch.Tensor` of shape `(N,)`): int64, the person, from 0 to `num_persons - 1`.
+        num_rows (`float`, *optional*): divisor of the sums, `N` by default. Chunks of a batch pass the mean of their
+            sizes, so that the mean of their losses is the loss of the batch.
 
     Returns:
         `torch.Tensor`: scalar, float32.
     """
-    both = sum(F.cross_entropy(logits.float(), labels, reduction="sum") for logits in (image_logits, text_logits))
-    return both / (2 * (len(labels) if num_rows is None else num_rows))
+    of_images = F.cross_entropy(image_logits.float(), labels, reduction="sum")
+    of_captions = F.cross_entropy(text_logits.float(), labels, reduction="sum")
+    return (of_images + of_captions) / (2 * (len(labels) if num_rows is None else num_rows))

@@ -1,6 +1,6 @@
 """Dual masking: likely noise is hidden before alignment, informative tokens are hidden to be predicted.
 
-Beside it, the random masking that fine-tuning by IRRA's recipe uses.
+Also here: the random masking of IRRA's fine-tuning recipe.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ import torch
 
 from .token_scores_gadms import valid_tokens
 
-# one uniform number a token decides each of: noise mask, prediction mask, what a chosen token becomes, random token
+# uniform numbers per token: for the noise mask, the prediction mask, the fate of a chosen token, and a random token
 NUM_DRAWS = 4
 
 
 @dataclass(frozen=True)
 class DualMasking:
-    """The constants of the two masks (GA-DMS, section 3.3; the two thresholds are the released code's).
+    """Constants of the two masks (GA-DMS, section 3.3; both thresholds are the released code's).
 
     Args:
         alpha_noise (`float`): highest probability of the noise mask.
@@ -26,7 +26,7 @@ class DualMasking:
         gamma_info (`float`): score at which the prediction mask has half its probability.
 
     Raises:
-        ValueError: a probability outside [0, 1].
+        ValueError: a probability is outside [0, 1].
     """
 
     uses_scores: ClassVar[bool] = True
@@ -38,7 +38,7 @@ class DualMasking:
     gamma_noise: float = 0.9
     gamma_info: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("alpha_noise", "alpha_info"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, between 0 and 1; got {getattr(self, name)}")
@@ -54,15 +54,14 @@ class DualMasking:
 
 @dataclass(frozen=True)
 class RandomMasking:
-    """Every token is as likely as any other to be hidden and predicted, and none is hidden before alignment (IRRA).
+    """All tokens are equally likely to be hidden and predicted, and none is hidden before alignment (IRRA).
 
     Args:
-        probability (`float`): of being hidden and predicted (0.15 in IRRA, as in BERT).
-        in_place (`bool`): alignment sees the caption with its tokens hidden too, as it happens in the released
-            fine-tuning, rather than the whole caption.
+        probability (`float`): probability that a token is hidden and predicted (0.15 in IRRA, as in BERT).
+        in_place (`bool`): align the masked caption too, as the released fine-tuning does, not the whole one.
 
     Raises:
-        ValueError: a probability outside [0, 1].
+        ValueError: the probability is outside [0, 1].
     """
 
     uses_scores: ClassVar[bool] = False
@@ -70,7 +69,7 @@ class RandomMasking:
     probability: float = 0.15
     in_place: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability must be between 0 and 1; got {self.probability}")
 
@@ -81,15 +80,18 @@ class RandomMasking:
         return torch.full_like(scores, self.probability)
 
 
+Masking = DualMasking | RandomMasking
+
+
 @dataclass
 class MaskedCaptions:
     """Two views of the same captions.
 
     Attributes:
-        noise_input_ids (`torch.Tensor` of shape `(B, T)`): likely noise replaced by the mask token.
-        prediction_input_ids (`torch.Tensor` of shape `(B, T)`): informative tokens replaced, to be predicted.
-        noise_mask (`torch.Tensor` of shape `(B, T)`): bool, the tokens that the noise view hides.
-        prediction_mask (`torch.Tensor` of shape `(B, T)`): bool, the tokens to predict.
+        noise_input_ids (`torch.Tensor` of shape `(B, T)`): captions with likely noise replaced by the mask token.
+        prediction_input_ids (`torch.Tensor` of shape `(B, T)`): captions with tokens replaced, to be predicted.
+        noise_mask (`torch.Tensor` of shape `(B, T)`): bool, tokens that the noise view hides.
+        prediction_mask (`torch.Tensor` of shape `(B, T)`): bool, tokens to predict.
     """
 
     noise_input_ids: torch.Tensor
@@ -103,19 +105,25 @@ def draw_uniforms(batch_size: int, width: int, generator: torch.Generator) -> to
     return torch.rand(batch_size, NUM_DRAWS, width, generator=generator, device=generator.device)
 
 
-def mask_captions(input_ids, scores, uniforms, masking, mask_token_id) -> MaskedCaptions:
+def mask_captions(
+    input_ids: torch.Tensor,
+    scores: torch.Tensor | None,
+    uniforms: torch.Tensor,
+    masking: Masking,
+    mask_token_id: int,
+) -> MaskedCaptions:
     """Draw both views of a batch of captions.
 
-    The prediction view replaces 80 % of the chosen tokens by the mask, 10 % by a random token, and keeps 10 %; where
-    nothing was chosen, the token of highest score is masked, or without scores the first. BOS, EOS and padding are
-    never chosen, so a caption without a valid token stays as it is.
+    In the prediction view 80 % of the chosen tokens become the mask, 10 % a random token, and 10 % stay. If nothing
+    was chosen, the token of highest score is masked, or without scores the first. BOS, EOS and padding are never
+    chosen, so a caption without a valid token stays as it is.
 
     Args:
         input_ids (`torch.Tensor` of shape `(B, T)`): captions.
-        scores (`torch.Tensor` of shape `(B, T)`): token scores in [0, 1]; `None` if `masking` does not use them.
+        scores (`torch.Tensor` of shape `(B, T)`): token scores in [0, 1]; `None` if `masking` uses none.
         uniforms (`torch.Tensor` of shape `(B, NUM_DRAWS, W)`, `W >= T`): from [`draw_uniforms`]. A caption's masks
-            depend on its own row alone, so neither padding nor the rest of the batch changes them.
-        masking ([`DualMasking`] or [`RandomMasking`]): the constants.
+            depend on its own row only, so neither padding nor the rest of the batch changes them.
+        masking ([`DualMasking`] or [`RandomMasking`]): constants of the masks.
         mask_token_id (`int`): id of `<|mask|>`; random tokens are drawn from the ids below it.
     """
     noise_draw, info_draw, action_draw, token_draw = uniforms[..., : input_ids.shape[1]].unbind(dim=1)
@@ -124,11 +132,13 @@ def mask_captions(input_ids, scores, uniforms, masking, mask_token_id) -> Masked
     noise_mask = valid & (noise_draw < masking.noise_probability(scores))
     prediction_mask = valid & (info_draw < masking.info_probability(scores))
 
+    # a caption with nothing to predict would teach the decoder nothing
     nothing_chosen = valid.any(dim=1, keepdim=True) & ~prediction_mask.any(dim=1, keepdim=True)
     best = scores.masked_fill(~valid, -1).argmax(dim=1, keepdim=True)
     fallback = nothing_chosen & (torch.arange(input_ids.shape[1], device=input_ids.device) == best)
     prediction_mask = prediction_mask | fallback
 
+    # 80 % mask, 10 % random token, 10 % unchanged
     random_tokens = (token_draw * mask_token_id).long().clamp_max(mask_token_id - 1)
     replacement = torch.where(action_draw < 0.9, random_tokens, input_ids)
     replacement = torch.where((action_draw < 0.8) | fallback, mask_token_id, replacement)

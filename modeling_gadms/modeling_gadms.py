@@ -1,6 +1,8 @@
 """GA-DMS: CLIP towers for non-square pedestrian images, and the decoder that pre-training adds to them."""
 
+import os
 from dataclasses import dataclass
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +26,7 @@ from .chunk_gadms import BatchChunk
 from .configuration_gadms import GADMSConfig, GADMSVisionConfig
 from .distributed_gadms import gather_batch, mean_over_processes, num_processes
 from .losses_gadms import mtp_loss, sdm_loss
-from .masking_gadms import DualMasking, MaskedCaptions, draw_uniforms, mask_captions
+from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions
 from .released_scores_gadms import released_scores
 from .token_scores_gadms import eos_positions, gradient_attention_scores, valid_tokens
 
@@ -32,23 +34,27 @@ from .token_scores_gadms import eos_positions, gradient_attention_scores, valid_
 class GADMSVisionEmbeddings(CLIPVisionEmbeddings):
     """CLIP's patch embeddings with a position table for a grid of `height / patch` x `width / patch`."""
 
-    def __init__(self, config: GADMSVisionConfig):
-        # not the parent's: it squares a single side
+    image_size: tuple[int, int]
+
+    def __init__(self, config: GADMSVisionConfig) -> None:
+        # skips the parent's, which squares a single side
         nn.Module.__init__(self)
         self.config = config
         self.embed_dim = config.hidden_size
-        self.image_size = tuple(config.image_size)
+        height, width = config.image_size
+        self.image_size = (height, width)
         self.patch_size = config.patch_size
         self.class_embedding = nn.Parameter(torch.randn(self.embed_dim))
         self.patch_embedding = nn.Conv2d(
             config.num_channels, self.embed_dim, kernel_size=self.patch_size, stride=self.patch_size, bias=False
         )
-        self.num_positions = config.grid[0] * config.grid[1] + 1
+        rows, columns = config.grid
+        self.num_positions = rows * columns + 1
         self.position_embedding = nn.Embedding(self.num_positions, self.embed_dim)
         self.position_ids = nn.Buffer(torch.arange(self.num_positions).expand((1, -1)), persistent=False)
 
     def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
-        """`(B, 3, height, width)` pixels -> `(B, 1 + patches, hidden_size)`; no other size is stretched to fit."""
+        """`(B, 3, height, width)` pixels -> `(B, 1 + patches, hidden_size)`; images of another size are refused."""
         if tuple(pixel_values.shape[-2:]) != self.image_size:
             height, width = pixel_values.shape[-2:]
             raise ValueError(
@@ -56,7 +62,8 @@ class GADMSVisionEmbeddings(CLIPVisionEmbeddings):
                 f"{self.image_size[1]}: prepare them with the model's own processor, or load the model with "
                 f"from_clip_pretrained(..., image_size=({height}, {width}))"
             )
-        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
+        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)
         return tokens + self.position_embedding(self.position_ids)
 
@@ -64,12 +71,12 @@ class GADMSVisionEmbeddings(CLIPVisionEmbeddings):
 class WholeInitialization:
     """Initialises modules that own no parameter directly, such as an attention through its projections.
 
-    transformers passes these over in classes from outside, as a guard for code that does not use its `initialization`;
-    without this, the weights of CLIP's attention and MLP, and those set below, would keep a generic distribution.
+    transformers skips these in classes from outside, to guard against code that does not use its `initialization`.
+    Without this mixin the weights of CLIP's attention and MLP, and those set below, would keep a generic distribution.
     """
 
-    def _initialize_weights(self, module, is_custom_code=False):
-        super()._initialize_weights(module, is_custom_code=False)
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        super()._initialize_weights(module, is_custom_code=False)  # type: ignore[misc]  # of PreTrainedModel, mixed in
 
 
 class GADMSVisionModel(WholeInitialization, CLIPVisionModel):
@@ -77,20 +84,20 @@ class GADMSVisionModel(WholeInitialization, CLIPVisionModel):
 
     config: GADMSVisionConfig
 
-    def __init__(self, config: GADMSVisionConfig):
+    def __init__(self, config: GADMSVisionConfig) -> None:
         CLIPPreTrainedModel.__init__(self, config)
         self.embeddings = GADMSVisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)  # CLIP's own spelling
-        self.encoder = CLIPEncoder(config)
+        self.encoder = CLIPEncoder(config)  # type: ignore[arg-type]  # annotated for the whole CLIP's configuration
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
 
 def resize_position_table(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Resize a square `(1 + side * side, D)` position table to `(1 + rows * columns, D)`, bilinearly, class row kept.
+    """Resize a square `(1 + side * side, D)` position table bilinearly to `(1 + rows * columns, D)`; class row kept.
 
     Raises:
-        ValueError: the table's patches do not form a square.
+        ValueError: the patches of the table do not form a square.
     """
     side = round((len(table) - 1) ** 0.5)
     if side * side != len(table) - 1:
@@ -103,33 +110,38 @@ def resize_position_table(table: torch.Tensor, grid: tuple[int, int]) -> torch.T
 
 
 class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
-    """What the models below share: configuration, weight initialisation, and starting from a CLIP."""
+    """Base of the models below: configuration, weight initialisation, and starting from a CLIP."""
 
     config: GADMSConfig
     base_model_prefix = "gadms"
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, GADMSModel):
             for projection in (module.text_projection, module.visual_projection):
                 init.normal_(projection.weight, std=projection.in_features**-0.5)
 
-    def save_pretrained(self, save_directory, **kwargs):
-        # either class saves what both need to be loaded with `trust_remote_code=True`
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        # whichever class saves, the folder can be loaded as either with `trust_remote_code=True`
         self.config.auto_map = {
             "AutoConfig": "configuration_gadms.GADMSConfig",
             "AutoModel": "modeling_gadms.GADMSModel",
             "AutoModelForPreTraining": "modeling_gadms.GADMSForPreTraining",
         }
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
-    def from_clip_pretrained(cls, pretrained_model_name_or_path, image_size=(384, 128), **kwargs):
-        """Start from a Hugging Face CLIP; a decoder, where the class has one, is new.
+    def from_clip_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        image_size: tuple[int, int] = (384, 128),
+        **kwargs: Any,
+    ) -> Self:
+        """Start from a Hugging Face CLIP; the decoder, if the class has one, is new.
 
-        Every weight is CLIP's own, except the position table of the image tower, resized bilinearly to the new grid.
-        CLIP's `logit_scale` is left out: the temperature of GA-DMS is constant.
+        Every weight is CLIP's own, except the position table of the image tower, which is resized bilinearly to the
+        new grid. CLIP's `logit_scale` is dropped: the temperature of GA-DMS is constant.
 
         Args:
             pretrained_model_name_or_path (`str`): Hub id or folder, for example `"openai/clip-vit-base-patch16"`.
@@ -137,7 +149,7 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
             kwargs: passed to [`CLIPModel.from_pretrained`] (`dtype`, `revision`, `attn_implementation`, ...).
 
         Raises:
-            ValueError: the folder or Hub id holds another kind of model, or not all of one.
+            ValueError: the folder or Hub id holds another kind of model, or an incomplete CLIP.
         """
         found = CLIPConfig.get_config_dict(pretrained_model_name_or_path, **kwargs)[0].get("model_type")
         if found != "clip":
@@ -145,24 +157,34 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
                 f"{pretrained_model_name_or_path} is not a CLIP model with both towers, but of type {found}; a GA-DMS "
                 "model is loaded with from_pretrained"
             )
-        clip, report = CLIPModel.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        loaded = CLIPModel.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        clip, report = cast(tuple[CLIPModel, dict[str, Any]], loaded)  # a pair, where the loading info is asked for
         if missing := sorted(report["missing_keys"]):
             raise ValueError(
                 f"{pretrained_model_name_or_path} is not a whole CLIP model: {len(missing)} weights are missing "
                 f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"
             )
+
+        of_clip = clip.config.to_dict()
         config = GADMSConfig(
-            text_config=clip.config.text_config.to_dict(),
-            vision_config={**clip.config.vision_config.to_dict(), "image_size": tuple(image_size)},
-            projection_dim=clip.config.projection_dim,
+            text_config=of_clip["text_config"],
+            vision_config={**of_clip["vision_config"], "image_size": tuple(image_size)},
+            projection_dim=of_clip["projection_dim"],
         )
         model = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
+
         weights = clip.state_dict()
         del weights["logit_scale"]
         table = "vision_model.embeddings.position_embedding.weight"
         weights[table] = resize_position_table(weights[table], config.vision_config.grid)
         model.base_model.load_state_dict(weights)
         return model.eval()
+
+
+def pooled(outputs: BaseModelOutputWithPooling) -> torch.Tensor:
+    """The embedding among the outputs of a tower, whose class declares it optional."""
+    assert outputs.pooler_output is not None
+    return outputs.pooler_output
 
 
 class GADMSModel(GADMSPreTrainedModel):
@@ -172,10 +194,10 @@ class GADMSModel(GADMSPreTrainedModel):
     and in `token_scores`.
     """
 
-    # a pre-training checkpoint loads here without its decoder, one of fine-tuning without its classifier
+    # checkpoints of pre-training load here without their decoder, those of fine-tuning without their classifier too
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
 
-    def __init__(self, config: GADMSConfig):
+    def __init__(self, config: GADMSConfig) -> None:
         super().__init__(config)
         self.text_model = CLIPTextModel._from_config(config.text_config)
         self.vision_model = GADMSVisionModel._from_config(config.vision_config)
@@ -183,33 +205,41 @@ class GADMSModel(GADMSPreTrainedModel):
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.post_init()
 
-    def get_text_features(self, input_ids, attention_mask=None, **kwargs) -> BaseModelOutputWithPooling:
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
         """Embed descriptions.
 
         Args:
             input_ids (`torch.Tensor` of shape `(B, T)`): token ids, padded on the right.
-            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): accepted from processors, and not needed:
-                the tower is causal and the embedding is read at EOS, which padding follows.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): accepted from processors but not needed:
+                the tower is causal, and the embedding is read at EOS, before any padding.
 
         Returns:
             [`BaseModelOutputWithPooling`]: `pooler_output` `(B, projection_dim)` is the embedding, not normalised;
-            `last_hidden_state` `(B, T, hidden_size)` the tower's tokens.
+            `last_hidden_state` `(B, T, hidden_size)` holds the tower's tokens.
         """
         outputs = self.text_model(input_ids, **kwargs)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
-    def get_image_features(self, pixel_values, **kwargs) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Embed images: `(B, 3, height, width)` -> `pooler_output` `(B, projection_dim)`, not normalised.
 
         Raises:
-            ValueError: images of another size than the model's.
+            ValueError: the images are not of the model's size.
         """
         outputs = self.vision_model(pixel_values, **kwargs)
         outputs.pooler_output = self.visual_projection(outputs.pooler_output)
         return outputs
 
-    def forward(self, input_ids=None, pixel_values=None, attention_mask=None, **kwargs) -> CLIPOutput:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> CLIPOutput:
         """Similarity of every caption with every image.
 
         Returns:
@@ -218,8 +248,8 @@ class GADMSModel(GADMSPreTrainedModel):
         """
         vision_outputs = self.get_image_features(pixel_values, **kwargs)
         text_outputs = self.get_text_features(input_ids, attention_mask, **kwargs)
-        image_embeds = F.normalize(vision_outputs.pooler_output, dim=-1)
-        text_embeds = F.normalize(text_outputs.pooler_output, dim=-1)
+        image_embeds = F.normalize(pooled(vision_outputs), dim=-1)
+        text_embeds = F.normalize(pooled(text_outputs), dim=-1)
         logits_per_text = text_embeds @ image_embeds.T.to(text_embeds.device) / self.config.temperature
         return CLIPOutput(
             logits_per_image=logits_per_text.T,
@@ -231,41 +261,48 @@ class GADMSModel(GADMSPreTrainedModel):
         )
 
     def token_scores(
-        self, pixel_values, input_ids, attention_mask=None, num_layers=None, recipe="paper"
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        num_layers: int | None = None,
+        recipe: str = "paper",
     ) -> torch.Tensor:
-        """Which words carried the match: the gradient-attention score of every token of every pair.
+        """Show which words carried the match: the gradient-attention score of every token of every pair.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`): images.
-            input_ids (`torch.Tensor` of shape `(B, T)`): one caption for each image.
+            input_ids (`torch.Tensor` of shape `(B, T)`): one caption per image.
             attention_mask: as in `get_text_features`.
             num_layers (`int`, *optional*): last text layers used; two thirds of them by default (8 of 12).
-            recipe (`str`): `"paper"`, or `"released"` for the released code's own way, which depends on the batch.
+            recipe (`str`): `"paper"`, or `"released"` for the released code's, which depends on the batch.
 
         Returns:
             `torch.Tensor` of shape `(B, T)`, float32, in [0, 1]; 0 at BOS, EOS and padding. See
             `token_scores_gadms.gradient_attention_scores` and `released_scores_gadms.released_scores`.
 
         Raises:
-            ValueError: another recipe, a depth that the text tower does not have, or images and captions that do not
-                pair up.
+            ValueError: the recipe is unknown, the text tower has no `num_layers` layers, or images and captions differ
+                in number.
         """
         if recipe not in ("paper", "released"):
-            raise ValueError(f'recipe must be "paper" or "released", got {recipe!r}')
+            raise ValueError(f'recipe must be "paper" or "released"; got {recipe!r}')
         score = gradient_attention_scores if recipe == "paper" else released_scores
         with torch.no_grad():
-            image_embeds = self.get_image_features(pixel_values).pooler_output
+            image_embeds = pooled(self.get_image_features(pixel_values))
         return score(self.text_model, self.text_projection, image_embeds, input_ids, num_layers)
 
-    def project_image_tokens(self, last_hidden_state):
+    def project_image_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
         """All tokens of the image tower in the joint space, CLS first: `(B, 1 + patches, projection_dim)`."""
         return self.visual_projection(self.vision_model.post_layernorm(last_hidden_state))
 
 
 class GADMSCrossAttention(CLIPAttention):
-    """CLIP's attention, with keys and values from another sequence than the queries."""
+    """CLIP's attention, with queries from one sequence and keys and values from another."""
 
-    def forward(self, hidden_states: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def forward(  # type: ignore[override]  # two sequences, no mask
+        self, hidden_states: torch.Tensor, context: torch.Tensor
+    ) -> torch.Tensor:
         """`(B, T, D)` queries and `(B, S, D)` context -> `(B, T, D)`."""
         states = (self.q_proj(hidden_states), self.k_proj(context), self.v_proj(context))
         query, key, value = (state.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for state in states)
@@ -277,15 +314,15 @@ class GADMSCrossAttention(CLIPAttention):
 class GADMSDecoder(WholeInitialization, CLIPPreTrainedModel):
     """Predicts masked caption tokens from the image: cross-attention, CLIP blocks over the text, vocabulary head."""
 
-    config: CLIPTextConfig
+    config: CLIPTextConfig  # type: ignore[assignment]  # as in CLIPTextModel
 
-    def __init__(self, config: CLIPTextConfig):
+    def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__(config)
-        width, eps = config.hidden_size, config.layer_norm_eps
+        width, eps = config.hidden_size, cast(float, config.layer_norm_eps)  # never None in a configuration of ours
         self.text_norm = nn.LayerNorm(width, eps=eps)
         self.image_norm = nn.LayerNorm(width, eps=eps)
         self.cross_attention = GADMSCrossAttention(config)
-        self.encoder = CLIPEncoder(config)
+        self.encoder = CLIPEncoder(config)  # type: ignore[arg-type]  # annotated for the whole CLIP's configuration
         self.final_norm = nn.LayerNorm(width, eps=eps)
         self.dense = nn.Linear(width, width)
         self.activation = ACT2FN["quick_gelu"]
@@ -294,7 +331,7 @@ class GADMSDecoder(WholeInitialization, CLIPPreTrainedModel):
         self.post_init()
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         width = self.config.hidden_size
         output_std = width**-0.5 * (2 * self.config.num_hidden_layers) ** -0.5
@@ -306,24 +343,30 @@ class GADMSDecoder(WholeInitialization, CLIPPreTrainedModel):
             init.normal_(module.dense.weight, std=(2 * width) ** -0.5)
             init.normal_(module.vocabulary.weight, std=output_std)
 
-    def forward(self, text_tokens, image_tokens, attention_mask, positions):
-        """Logits at the chosen positions alone: on all of them the vocabulary layer would outweigh the rest.
+    def forward(
+        self,
+        text_tokens: torch.Tensor,
+        image_tokens: torch.Tensor,
+        attention_mask: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits at the chosen positions only: at all of them the vocabulary layer would dominate the cost.
 
         Args:
             text_tokens (`torch.Tensor` of shape `(B, T, D)`): projected tokens of the prediction view.
             image_tokens (`torch.Tensor` of shape `(B, S, D)`): projected tokens of the image.
             attention_mask (`torch.Tensor` of shape `(B, T)`): True at the caption's own tokens; the rest is ignored.
-            positions (`torch.Tensor` of shape `(B, T)`): bool, where to predict.
+            positions (`torch.Tensor` of shape `(B, T)`): bool, tokens to predict.
 
         Returns:
             `torch.Tensor` of shape `(positions.sum(), vocab_size)`, in row-major order of `positions`.
         """
-        # no residual around the cross-attention: what is predicted is read from the image
+        # no residual around the cross-attention: predictions must come from the image
         hidden_states = self.cross_attention(self.text_norm(text_tokens), self.image_norm(image_tokens))
-        attention_mask = create_bidirectional_mask(
+        mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )
-        hidden_states = self.encoder(inputs_embeds=hidden_states, attention_mask=attention_mask).last_hidden_state
+        hidden_states = self.encoder(inputs_embeds=hidden_states, attention_mask=mask).last_hidden_state
         hidden_states = self.final_norm(hidden_states[positions])
         return self.vocabulary(self.head_norm(self.activation(self.dense(hidden_states))))
 
@@ -337,9 +380,9 @@ class GADMSForPreTrainingOutput(ModelOutput):
     hidden_rate (`torch.Tensor`): share of valid tokens hidden before alignment, in this process.
     prediction_rate (`torch.Tensor`): share of valid tokens to predict, in this process.
     no_valid_tokens (`torch.Tensor`): share of captions without any token between BOS and EOS, in this process.
-    token_scores (`torch.Tensor` of shape `(B, T)`): the scores that the masks were drawn from, if they were.
+    token_scores (`torch.Tensor` of shape `(B, T)`): scores that the masks were drawn from, if any.
     image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): image embeddings, not normalised.
-    text_embeds (`torch.Tensor` of shape `(B, projection_dim)`): embeddings of the captions as SDM saw them.
+    text_embeds (`torch.Tensor` of shape `(B, projection_dim)`): embeddings of the captions as aligned by SDM.
     """
 
     loss: torch.Tensor | None = None
@@ -355,15 +398,15 @@ class GADMSForPreTrainingOutput(ModelOutput):
 
 @dataclass
 class EncodedPairs:
-    """What the towers make of a batch of pairs: all that the losses need, short of the decoder.
+    """Outputs of the towers for a batch of pairs: everything the losses need but the decoder's logits.
 
     Attributes:
         image_tokens (`torch.Tensor` of shape `(B, 1 + patches, projection_dim)`): projected image tokens.
         image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): the first of them.
         text_embeds (`torch.Tensor` of shape `(B, projection_dim)`): embeddings of the captions' noise view.
         text_tokens (`torch.Tensor` of shape `(B, T, projection_dim)`): projected tokens of the prediction view.
-        views ([`MaskedCaptions`]): both views; without masks, this and the rest is `None`.
-        token_scores (`torch.Tensor` of shape `(B, T)`): what the masks were drawn from, if they were.
+        views ([`MaskedCaptions`]): both views. Without masks `text_tokens`, `views` and `token_scores` are `None`.
+        token_scores (`torch.Tensor` of shape `(B, T)`): scores that the masks were drawn from, if any.
     """
 
     image_tokens: torch.Tensor
@@ -375,12 +418,12 @@ class EncodedPairs:
 
 
 class GADMSForPreTraining(GADMSPreTrainedModel):
-    """A [`GADMSModel`] with the decoder, and the whole training step of the paper."""
+    """A [`GADMSModel`] with the decoder, and the complete training step of the paper."""
 
-    # a checkpoint of fine-tuning loads here without its classifier
+    # checkpoints of fine-tuning load here without their classifier
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
 
-    def __init__(self, config: GADMSConfig):
+    def __init__(self, config: GADMSConfig) -> None:
         super().__init__(config)
         self.gadms = GADMSModel(config)
         self.decoder = GADMSDecoder._from_config(config.decoder_config())
@@ -388,10 +431,10 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
 
     def encode_pairs(
         self,
-        pixel_values,
-        input_ids,
-        mask_uniforms=None,
-        masking=DualMasking(),  # noqa: B008 - frozen
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        mask_uniforms: torch.Tensor | None = None,
+        masking: Masking | None = DualMasking(),  # noqa: B008 - frozen
     ) -> EncodedPairs:
         """Score the tokens, draw both masks, and run the towers: once over the images, once over both views.
 
@@ -401,28 +444,30 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         image_tokens = gadms.project_image_tokens(gadms.vision_model(pixel_values).last_hidden_state)
         image_embeds = image_tokens[:, 0]
         if masking is None:
-            return EncodedPairs(image_tokens, image_embeds, gadms.get_text_features(input_ids).pooler_output)
+            return EncodedPairs(image_tokens, image_embeds, pooled(gadms.get_text_features(input_ids)))
 
         scores = None
         if masking.uses_scores:
             scores = self.score_captions(image_embeds, input_ids)
         if mask_uniforms is None:
-            seed = torch.randint(2**62, ()).item()
-            mask_uniforms = draw_uniforms(*input_ids.shape, torch.Generator(input_ids.device).manual_seed(seed))
+            seed = int(torch.randint(2**62, ()).item())
+            generator = torch.Generator(input_ids.device).manual_seed(seed)
+            mask_uniforms = draw_uniforms(input_ids.shape[0], input_ids.shape[1], generator)
         views = mask_captions(input_ids, scores, mask_uniforms, masking, self.config.mask_token_id)
-        if masking.in_place:  # the two views are one
-            text_tokens = noise_tokens = gadms.text_projection(
-                gadms.text_model(views.prediction_input_ids).last_hidden_state
-            )
+
+        if masking.in_place:  # both views are the same
+            hidden_states = gadms.text_model(views.prediction_input_ids).last_hidden_state
+            text_tokens = noise_tokens = gadms.text_projection(hidden_states)
         else:
             both = torch.cat([views.noise_input_ids, views.prediction_input_ids])
-            noise_tokens, text_tokens = gadms.text_projection(gadms.text_model(both).last_hidden_state).chunk(2)
+            hidden_states = gadms.text_model(both).last_hidden_state
+            noise_tokens, text_tokens = gadms.text_projection(hidden_states).chunk(2)
         rows = torch.arange(len(input_ids), device=input_ids.device)
         text_embeds = noise_tokens[rows, eos_positions(input_ids)]
         return EncodedPairs(image_tokens, image_embeds, text_embeds, text_tokens, views, scores)
 
     def score_captions(self, image_embeds: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-        """The token scores that the masks are drawn from: the paper's. Override this to train with another score.
+        """Token scores that the masks are drawn from, by the paper's recipe. Override this to train with another.
 
         Args:
             image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): image embeddings, not normalised.
@@ -434,7 +479,9 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         gadms = self.gadms
         return gradient_attention_scores(gadms.text_model, gadms.text_projection, image_embeds, input_ids)
 
-    def joint_sdm_loss(self, image_embeds, text_embeds, person_ids) -> torch.Tensor:
+    def joint_sdm_loss(
+        self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, person_ids: torch.Tensor
+    ) -> torch.Tensor:
         """SDM over the pairs of all processes; see `losses_gadms.sdm_loss`."""
         return sdm_loss(
             gather_batch(image_embeds), gather_batch(text_embeds), gather_batch(person_ids), self.config.temperature
@@ -442,45 +489,51 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
 
     def forward(
         self,
-        pixel_values,
-        input_ids,
-        attention_mask=None,
-        person_ids=None,
-        mask_uniforms=None,
-        masking=DualMasking(),  # noqa: B008 - frozen
-        mtp_weight=0.4,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        person_ids: torch.Tensor | None = None,
+        mask_uniforms: torch.Tensor | None = None,
+        masking: Masking | None = DualMasking(),  # noqa: B008 - frozen
+        mtp_weight: float = 0.4,
         chunk: BatchChunk | None = None,
     ) -> GADMSForPreTrainingOutput:
-        """One step: score the tokens, draw both masks, align the noise view (SDM), predict the other's tokens (MTP).
+        """One training step: score the tokens, draw both masks, align the noise view (SDM), predict tokens (MTP).
 
-        The image tower runs once; both views go through the text tower as one batch. With several processes the
-        embeddings of all enter SDM, so the loss is that of the joint batch.
+        The image tower runs once; both views pass through the text tower as one batch. With several processes all
+        their embeddings enter SDM, so the loss is that of the joint batch.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`): images.
-            input_ids (`torch.Tensor` of shape `(B, T)`): one caption for each image, padded on the right.
+            input_ids (`torch.Tensor` of shape `(B, T)`): one caption per image, padded on the right.
             attention_mask: as in [`GADMSModel.get_text_features`].
             person_ids (`torch.Tensor` of shape `(B,)`, *optional*): int64; pairs with equal ids match. By default
-                each image is its own identity.
+                every image has an identity of its own.
             mask_uniforms (`torch.Tensor` of shape `(B, NUM_DRAWS, W)`, `W >= T`, *optional*): random numbers of the
                 masks, from `masking_gadms.draw_uniforms`; by default drawn from a seed of torch's global generator.
-            masking ([`DualMasking`] or [`RandomMasking`], *optional*): constants of the masks; `None` trains on plain
-                captions with SDM alone, without scores and decoder.
+            masking ([`DualMasking`] or [`RandomMasking`], *optional*): constants of the masks; `None` trains by SDM on
+                whole captions, without scores or decoder.
             mtp_weight (`float`): weight of MTP in the loss.
-            chunk ([`BatchChunk`], *optional*): given when these pairs are but a chunk of the batch; see
-                `contrastive_accumulation`.
+            chunk ([`BatchChunk`], *optional*): set if these pairs are only a chunk of the batch; see
+                `training.accumulation`.
         """
         if person_ids is None:
             rows = torch.arange(len(input_ids), device=input_ids.device)
-            person_ids = rows + len(rows) * (torch.distributed.get_rank() if num_processes() > 1 else 0)
+            rank = torch.distributed.get_rank() if num_processes() > 1 else 0
+            person_ids = rows + len(rows) * rank
         pairs = self.encode_pairs(pixel_values, input_ids, mask_uniforms, masking)
         embeds = {"image_embeds": pairs.image_embeds, "text_embeds": pairs.text_embeds}
-        sdm = self.joint_sdm_loss(**embeds, person_ids=person_ids) if chunk is None else chunk.sdm_loss(**embeds)
-        if masking is None:
+        if chunk is None:
+            sdm = self.joint_sdm_loss(**embeds, person_ids=person_ids)
+        else:
+            sdm = chunk.sdm_loss(**embeds)
+        views = pairs.views
+        if views is None:
             return GADMSForPreTrainingOutput(loss=sdm, sdm_loss=sdm.detach(), **embeds)
 
-        views = pairs.views
-        own_tokens = torch.arange(input_ids.shape[1], device=input_ids.device) <= eos_positions(input_ids)[:, None]
+        # padding is hidden from the decoder; BOS and EOS are not
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        own_tokens = positions <= eos_positions(input_ids)[:, None]
         logits = self.decoder(pairs.text_tokens, pairs.image_tokens, own_tokens, views.prediction_mask)
         num_masked = mean_over_processes(views.prediction_mask.sum()) if chunk is None else chunk.num_masked
         mtp = mtp_loss(logits, input_ids[views.prediction_mask], num_masked)

@@ -1,45 +1,62 @@
-"""The token score as the released code computes it, to compare with the paper's; training does not use it.
+"""The token score as the released code computes it, for comparison with the paper's; training does not use it.
 
-How it departs from `token_scores_gadms.gradient_attention_scores`, the paper's recipe:
+It differs from `token_scores_gadms.gradient_attention_scores`, the paper's recipe:
 
 - the last `L` layers attend with a single head over the whole width, in the forward pass and so in the gradients too;
-- attention is divided by the sum of the raw importance, before min-max, and not by that of attention;
-- layers are summed, not averaged (min-max takes that away again);
-- pooling, both sums and both min-max run over all positions up to the tower's context length, BOS, EOS and padding
-  included, and the last min-max over the whole batch at once.
+- attention is divided by the sum of the raw importance (before min-max), not by its own sum;
+- layers are summed, not averaged (which the final min-max makes irrelevant);
+- pooling, both sums and both min-max run over all positions up to the tower's context length, including BOS, EOS and
+  padding, and the last min-max over the whole batch at once.
 
-A caption's scores thus depend on its padding and on the captions beside it. Positions that are no valid tokens are set
-to 0 at the very end, as both recipes' callers expect.
+A caption's scores thus depend on its padding and on the other captions of the batch. Positions without a valid token
+are set to 0 at the very end, as the callers of both recipes expect.
 """
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from transformers import CLIPTextModel
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from .token_scores_gadms import eos_positions, scored_layers, valid_tokens
+from .token_scores_gadms import (
+    eos_positions,
+    finish_layer,
+    layers_of,
+    project_qkv,
+    scored_layers,
+    split_heads,
+    valid_tokens,
+)
 
 
 @torch.compiler.disable  # autograd.grad inside a compiled forward breaks the graph anyway
-def released_scores(text_model, text_projection, image_embeds, input_ids, num_layers=None):
+def released_scores(
+    text_model: CLIPTextModel,
+    text_projection: nn.Module,
+    image_embeds: torch.Tensor,
+    input_ids: torch.Tensor,
+    num_layers: int | None = None,
+) -> torch.Tensor:
     """Score every caption token against its image, by the released code's recipe.
 
-    Captions are padded with id 0 to the context length first, as the released tokenizer does, because the recipe
+    Captions are first padded with id 0 to the context length, as the released tokenizer does, because the recipe
     depends on it. Parameters receive no gradient, and the scores carry none.
 
     Args:
         text_model ([`CLIPTextModel`]): the text tower, causal.
-        text_projection (`torch.nn.Linear`): its projection to the joint space.
+        text_projection (`torch.nn.Linear`): projection to the joint space.
         image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): image embeddings, taken as constants.
-        input_ids (`torch.Tensor` of shape `(B, T)`): captions, one for each image; EOS is the highest id.
+        input_ids (`torch.Tensor` of shape `(B, T)`): one caption per image; EOS is the highest id.
         num_layers (`int`, *optional*): last text layers used; by default two thirds of them (8 of 12).
 
     Returns:
-        `torch.Tensor` of shape `(B, T)`, float32, in [0, 1]: 0 at BOS, EOS and padding. The batch's minimum and
-        maximum may stand at such positions, so the rest need not reach 0 or 1.
+        `torch.Tensor` of shape `(B, T)`, float32, in [0, 1]; 0 at BOS, EOS and padding. The batch's minimum and
+        maximum may fall on such positions, so the other scores need not reach 0 or 1.
 
     Raises:
-        ValueError: `num_layers` outside 1..layers of the tower, or a batch of images that is not that of the captions.
+        ValueError: the tower has no `num_layers` layers, or images and captions differ in number.
     """
-    layers = text_model.encoder.layers
+    layers = layers_of(text_model)
     num_layers = scored_layers(len(layers), num_layers, len(image_embeds), len(input_ids))
 
     num_positions = input_ids.shape[1]
@@ -47,12 +64,16 @@ def released_scores(text_model, text_projection, image_embeds, input_ids, num_la
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(input_ids.device.type, enabled=False):
         # clones: inference tensors cannot enter a graph
         input_ids, image_embeds = input_ids.clone(), image_embeds.clone().detach().float()
-        input_ids = F.pad(input_ids, (0, max(0, text_model.config.max_position_embeddings - num_positions)))
-        rows, eos = torch.arange(len(input_ids), device=input_ids.device), eos_positions(input_ids)
+        padding = max(0, text_model.config.max_position_embeddings - num_positions)
+        input_ids = F.pad(input_ids, (0, padding))
+        rows = torch.arange(len(input_ids), device=input_ids.device)
+        eos = eos_positions(input_ids)
 
         hidden_states = text_model.embeddings(input_ids)
         for layer in layers[:-num_layers]:
             hidden_states, _ = _attend(layer, hidden_states, layer.self_attn.num_heads)
+
+        # gradients are wanted from here on
         hidden_states, kept = hidden_states.detach().requires_grad_(), []
         for layer in layers[-num_layers:]:
             hidden_states, parts = _attend(layer, hidden_states, num_heads=1)
@@ -67,36 +88,42 @@ def released_scores(text_model, text_projection, image_embeds, input_ids, num_la
             pooled_query = _pool(queries.float())[rows, eos][:, None]
             raw_importance = F.cosine_similarity(pooled_query, _pool(keys.float()), dim=-1)  # (B, T)
             importance = _minmax(raw_importance, dim=-1)
-            gradient_score = importance * (values.float() @ gradient[rows, eos].float()[..., None]).squeeze(-1)
+            products = (values.float() @ gradient[rows, eos].float()[..., None]).squeeze(-1)
+            gradient_score = importance * products
             attention_score = attention[rows, eos].float() / raw_importance.sum(dim=-1, keepdim=True)
             total += gradient_score * attention_score
         scores = _minmax(F.relu(total))[:, :num_positions]
         return torch.where(valid, scores, 0.0)
 
 
-def _attend(layer, hidden_states, num_heads):
-    """One CLIP layer with `num_heads` heads: its tokens, and `(q, k, v, attention of the heads' mean, output)`."""
-    normed, attention = layer.layer_norm1(hidden_states), layer.self_attn
-    queries, keys, values = attention.q_proj(normed), attention.k_proj(normed), attention.v_proj(normed)
-    query, key, value = (
-        tensor.unflatten(-1, (num_heads, -1)).transpose(1, 2) for tensor in (queries, keys, values)
-    )  # (B, H, T, D / H)
+def _attend(
+    layer: CLIPEncoderLayer, hidden_states: torch.Tensor, num_heads: int
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """One CLIP layer with `num_heads` heads.
+
+    Returns:
+        The tokens, and `(queries, keys, values, attention averaged over heads, attention output)`.
+    """
+    queries, keys, values = project_qkv(layer, hidden_states)
+    head_dim = queries.shape[-1] // num_heads
+    query, key, value = (split_heads(each, head_dim) for each in (queries, keys, values))
+
     logits = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
     later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
     weights = logits.masked_fill(later, -torch.inf).softmax(dim=-1)
     output = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)
-    hidden_states = hidden_states + attention.out_proj(output)
-    hidden_states = hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
+
+    hidden_states = finish_layer(layer, hidden_states, output)
     return hidden_states, (queries.detach(), keys.detach(), values.detach(), weights.detach().mean(dim=1), output)
 
 
 def _pool(tokens: torch.Tensor) -> torch.Tensor:
-    """Mean of the tokens, and of the tokens averaged in pairs and interpolated back: `(B, T, D)` -> `(B, T, D)`."""
+    """Average the tokens with the tokens pooled in pairs and interpolated back: `(B, T, D)` -> `(B, T, D)`."""
     pairs = F.avg_pool1d(tokens.transpose(1, 2), 2)
     return (tokens + F.interpolate(pairs, size=tokens.shape[1], mode="linear").transpose(1, 2)) / 2
 
 
-def _minmax(values: torch.Tensor, dim=(0, 1)) -> torch.Tensor:
-    """Scale to [0, 1] over the axes of `dim`; what is constant over them becomes 0."""
+def _minmax(values: torch.Tensor, dim: int | tuple[int, ...] = (0, 1)) -> torch.Tensor:
+    """Scale to [0, 1] over the axes `dim`; constant values become 0."""
     low, high = values.amin(dim=dim, keepdim=True), values.amax(dim=dim, keepdim=True)
     return (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny)

@@ -1,1 +1,1 @@
-"""Fine-tuning on a benchmark by IRRA's recipe, with adapters if wanted."""
+"""Fine-tuning on a benchmark by IRRA's recipe, optionally with adapters."""

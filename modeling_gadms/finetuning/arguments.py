@@ -1,8 +1,9 @@
-"""Arguments of fine-tuning; the defaults are the recipe of IRRA, which the paper fine-tunes by."""
+"""Arguments of fine-tuning; the defaults are IRRA's recipe, which the paper follows."""
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from ..masking_gadms import DualMasking, RandomMasking
+from ..masking_gadms import Masking, RandomMasking
 from ..training.arguments import GADMSTrainingArguments
 
 
@@ -10,19 +11,40 @@ from ..training.arguments import GADMSTrainingArguments
 class GADMSFineTuningArguments(GADMSTrainingArguments):
     """[`GADMSTrainingArguments`] with IRRA's defaults: SDM + ID + masked language modelling, 60 epochs of 64 pairs.
 
-    The best epoch is chosen by `metric_for_best_model` on the evaluation set, which is to be a validation set.
+    The best epoch is chosen by `metric_for_best_model` on the evaluation set, which should be a validation set.
 
     Raises:
-        ValueError: a constant outside its range, or options that contradict each other, when constructed.
+        ValueError: a constant is outside its range, or options contradict each other.
     """
+
+    HELP_GROUPS: ClassVar[dict[str, dict[str, str]]] = {
+        **GADMSTrainingArguments.HELP_GROUPS,
+        "recipe": {
+            **GADMSTrainingArguments.HELP_GROUPS["recipe"],
+            "id_weight": "",
+            "new_module_factor": "",
+            "bias_factor": "",
+            "instances_per_person": "",
+        },
+        "masks": {
+            "masking": "",
+            "mask_probability": "",
+            "mask_captions_in_place": "",
+            "alpha_noise": "",
+            "alpha_info": "",
+            "steepness": "",
+            "gamma_noise": "",
+            "gamma_info": "",
+        },
+    }
 
     # IRRA's released options; Adam's epsilon and weight decay, warm-up and augmentation are as in pre-training
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of the towers (IRRA)."})
     new_module_factor: float = field(
-        default=5.0, metadata={"help": "Times the learning rate: decoder, classifier, adapters (IRRA)."}
+        default=5.0, metadata={"help": "Learning rate of decoder, classifier and adapters, relative (IRRA)."}
     )
     bias_factor: float = field(
-        default=2.0, metadata={"help": "Times the learning rate: biases, which do not decay (IRRA)."}
+        default=2.0, metadata={"help": "Learning rate of biases, relative; they do not decay (IRRA)."}
     )
     num_train_epochs: float = field(default=60.0, metadata={"help": "Passes over the captions (IRRA)."})
     mtp_weight: float = field(default=1.0, metadata={"help": "Weight of masked token prediction (IRRA)."})
@@ -31,7 +53,7 @@ class GADMSFineTuningArguments(GADMSTrainingArguments):
     masking: str = field(
         default="random",
         metadata={
-            "help": "`random` hides tokens alike (IRRA), `gradient_attention` by score (GA-DMS); `none` hides none.",
+            "help": "`random` hides tokens at random (IRRA), `gradient_attention` by score (GA-DMS), `none` none.",
             "choices": ["random", "gradient_attention", "none"],
         },
     )
@@ -39,23 +61,25 @@ class GADMSFineTuningArguments(GADMSTrainingArguments):
     mask_captions_in_place: bool = field(
         default=False,
         metadata={
-            "help": "With random masks: SDM and ID see the masked captions too, as in the released fine-tuning, whose "
-            "data set masks the caption itself. Only to compare with it."
+            "help": "With random masks: SDM and ID see the masked captions too, as in the released fine-tuning; for "
+            "comparison with it only."
         },
     )
     instances_per_person: int | None = field(
         default=None,
-        metadata={"help": "Pairs of each person in a batch; by default batches are drawn at random (IRRA)."},
+        metadata={"help": "Pairs per person in a batch; by default batches are drawn at random (IRRA)."},
     )
 
     eval_strategy: str = field(default="epoch", metadata={"help": "When to measure retrieval on validation."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save; as eval_strategy."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best epoch's weights."})
-    metric_for_best_model: str | None = field(default="t2i_R@1", metadata={"help": "Which epoch is the best."})
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of that metric is better."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save; must equal eval_strategy."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep, besides the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the weights of the best epoch."})
+    metric_for_best_model: str | None = field(
+        default="t2i_R@1", metadata={"help": "Metric that decides the best epoch."}
+    )
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether a higher metric is better."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("id_weight", "new_module_factor", "bias_factor"):
             if getattr(self, name) < 0:
@@ -66,7 +90,7 @@ class GADMSFineTuningArguments(GADMSTrainingArguments):
             raise ValueError(f"mask_captions_in_place belongs to masking=random; got masking={self.masking}")
         if self.hidden_spans is not None:
             raise ValueError(
-                f"hidden_spans={self.hidden_spans} belongs to pre-training: captions are taken whole here"
+                f"hidden_spans={self.hidden_spans} belongs to pre-training: fine-tuning takes captions whole"
             )
         if self.push_to_hub and self.hub_strategy != "end":
             raise ValueError(
@@ -74,10 +98,10 @@ class GADMSFineTuningArguments(GADMSTrainingArguments):
                 "persons, which does not belong on the Hub"
             )
 
-    def masks(self) -> DualMasking | RandomMasking | None:
+    def masks(self) -> Masking | None:
         if self.masking == "random":
             return RandomMasking(self.mask_probability, self.mask_captions_in_place)
         return super().masks()
 
-    def loss_options(self) -> dict:
+    def loss_options(self) -> dict[str, Any]:
         return {**super().loss_options(), "id_weight": self.id_weight}

@@ -1,6 +1,7 @@
-"""The model of fine-tuning: a pre-training model with a classifier of the training set's persons."""
+"""The fine-tuning model: a pre-training model with a classifier over the persons of the training set."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,19 +24,19 @@ class GADMSForFineTuningOutput(GADMSForPreTrainingOutput):
 
 
 class GADMSForFineTuning(GADMSForPreTraining):
-    """[`GADMSForPreTraining`] and a linear classifier that both embeddings of a pair go through (IRRA).
+    """[`GADMSForPreTraining`] with a linear classifier on both embeddings of a pair (IRRA).
 
-    The classifier is of use in training alone: checkpoints of training hold it, [`GADMSModel`] and
-    [`GADMSForPreTraining`] load them without it, and `plain` is the model to publish.
+    The classifier serves training only: checkpoints of training hold it, [`GADMSModel`] and [`GADMSForPreTraining`]
+    load them without it, and `plain` is the model to publish.
 
     Args:
-        config ([`GADMSConfig`]): of the model.
-        num_persons (`int`): persons of the training set.
+        config ([`GADMSConfig`]): configuration of the model.
+        num_persons (`int`): number of persons in the training set.
     """
 
-    _auto_class = None  # no code for it is shipped
+    _auto_class = None  # its code does not ship with checkpoints
 
-    def __init__(self, config: GADMSConfig, num_persons: int):
+    def __init__(self, config: GADMSConfig, num_persons: int) -> None:
         super().__init__(config)
         self.classifier = nn.Linear(config.projection_dim, num_persons)
         init.normal_(self.classifier.weight, std=0.001)  # IRRA
@@ -43,7 +44,7 @@ class GADMSForFineTuning(GADMSForPreTraining):
 
     @classmethod
     def from_pre_training(cls, model: GADMSForPreTraining, num_persons: int) -> "GADMSForFineTuning":
-        """`model` with a new classifier; the weights are shared, not copied."""
+        """Add a new classifier to `model`; the weights are shared, not copied."""
         tuned = cls(model.config, num_persons)
         tuned.gadms, tuned.decoder = model.gadms, model.decoder
         return tuned
@@ -54,13 +55,21 @@ class GADMSForFineTuning(GADMSForPreTraining):
         model.gadms, model.decoder = self.gadms, self.decoder
         return model
 
-    def forward(
-        self, *args, person_ids, id_weight=1.0, chunk: BatchChunk | None = None, **kwargs
+    def forward(  # type: ignore[override]  # the persons must be known
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        *,
+        person_ids: torch.Tensor,
+        id_weight: float = 1.0,
+        chunk: BatchChunk | None = None,
+        **kwargs: Any,
     ) -> GADMSForFineTuningOutput:
-        """As [`GADMSForPreTraining`], with `person_ids` that are classes, and `id_weight` times ID in the loss."""
-        outputs = super().forward(*args, person_ids=person_ids, chunk=chunk, **kwargs)
-        logits = self.classifier(outputs.image_embeds), self.classifier(outputs.text_embeds)
-        identity = id_loss(*logits, person_ids, None if chunk is None else chunk.num_rows)
+        """As [`GADMSForPreTraining`], with classes as `person_ids`, and `id_weight` times ID added to the loss."""
+        outputs = super().forward(pixel_values, input_ids, person_ids=person_ids, chunk=chunk, **kwargs)
+        assert outputs.loss is not None
+        image_logits, text_logits = self.classifier(outputs.image_embeds), self.classifier(outputs.text_embeds)
+        identity = id_loss(image_logits, text_logits, person_ids, None if chunk is None else chunk.num_rows)
         return GADMSForFineTuningOutput(
             **{**outputs, "loss": outputs.loss + id_weight * identity, "id_loss": identity.detach()}
         )

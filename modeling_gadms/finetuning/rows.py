@@ -1,80 +1,92 @@
-"""Benchmark rows on their way into fine-tuning: every caption once an epoch, and batches balanced over persons."""
+"""Benchmark rows for fine-tuning: every caption once per epoch, and batches balanced over persons."""
 
 from collections import Counter, deque
+from collections.abc import Iterator
+from typing import Any
 
+import datasets
 import torch
 
+from dataset_webperson import DataError
+
 from ..rows import all_captions, read_row, stable_hash
-from ..training.samplers import TrainingRows
+from ..training.samplers import EpochKey, KeySampler, TrainingRows
+
+Group = tuple[float, int, list[int]]  # place in the epoch, person, pairs
 
 
 class CaptionRows(TrainingRows):
-    """A `datasets.Dataset` whose items are pairs: an image with `n` captions is `n` of them.
+    """A `datasets.Dataset` whose items are pairs: an image with `n` captions makes `n` items.
 
-    A pass over the items is an epoch as the benchmarks count it, every caption once. For an image it is `n` passes, so
-    its rows carry `epoch * n`, `epoch * n + 1`, ... as their epochs, and so get augmentation and masks of their own.
+    One pass over the items is an epoch as the benchmarks count it, with every caption once. An image is then seen `n`
+    times, so its rows carry `epoch * n`, `epoch * n + 1`, ... as epochs, and each gets its own augmentation and masks.
 
     Args:
         dataset (`datasets.Dataset`): columns `image`, `image_path`, `person_id`, and `captions` (lists) or `caption1`,
             ...
 
     Attributes:
-        persons (`dict[int, int]`): the class of each `person_id`, from 0, in the order of the ids.
+        persons (`dict[int, int]`): class of each `person_id`, from 0, in the order of the ids.
         person_of_row (`list[int]`): class of each image.
         person_of_pair (`list[int]`): class of each item.
 
     Raises:
-        ValueError: a column is missing, or there are no captions.
+        DataError: a column is missing, or there are no captions.
     """
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: datasets.Dataset) -> None:
         missing = [name for name in ("image", "image_path", "person_id") if name not in dataset.column_names]
         if missing:
-            raise ValueError(
+            raise DataError(
                 f"the training set lacks the column {', '.join(missing)}; fine-tuning needs image, image_path, "
                 f"person_id and captions or caption1, ...; it has {dataset.column_names}"
             )
         super().__init__(dataset)
-        self.captions, self.row_of_pair = all_captions(dataset)
-        self.num_captions = torch.bincount(self.row_of_pair, minlength=len(dataset))
-        self.first_pair = self.num_captions.cumsum(0) - self.num_captions
+        self.captions, row_of_pair = all_captions(dataset)
+        num_captions = torch.bincount(row_of_pair, minlength=len(dataset))
+        self.row_of_pair: list[int] = row_of_pair.tolist()
+        self.num_captions: list[int] = num_captions.tolist()
+        self.first_pair: list[int] = (num_captions.cumsum(0) - num_captions).tolist()
+
         person_ids = dataset["person_id"][:]
         self.persons = {person_id: place for place, person_id in enumerate(sorted(set(person_ids)))}
         self.person_of_row = [self.persons[person_id] for person_id in person_ids]
-        self.person_of_pair = [self.person_of_row[row] for row in self.row_of_pair.tolist()]
+        self.person_of_pair = [self.person_of_row[row] for row in self.row_of_pair]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.captions)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: EpochKey) -> dict[str, Any]:
         epoch, index = key
-        row = self.row_of_pair[index].item()
-        turn = index - self.first_pair[row].item()
+        row = self.row_of_pair[index]
+        turn = index - self.first_pair[row]
+        columns = read_row(self.dataset, row)
         return {
-            **{name: value for name, value in read_row(self.dataset, row).items() if not name.startswith("caption")},
+            **{name: value for name, value in columns.items() if not name.startswith("caption")},
             "caption1": self.captions[index],
-            "epoch": epoch * self.num_captions[row].item() + turn,
+            "epoch": epoch * self.num_captions[row] + turn,
         }
 
 
-class PersonSampler(torch.utils.data.Sampler):
+class PersonSampler(KeySampler):
     """Yields `(epoch, index)` so that a batch holds `instances` pairs of each of its persons.
 
-    Every pair comes at least once an epoch, but for those that do not fill a last batch; a person whose pairs are no
-    multiple of `instances` shows some of them again. The order follows from the seed and the epoch alone. A person
-    comes twice in a batch only when too few others are left.
+    Every pair comes at least once per epoch, except those that do not fill a last batch; if a person's pairs are not a
+    multiple of `instances`, some come again. The order follows from the seed and the epoch only. A person comes twice
+    in a batch only if too few others are left.
 
     Args:
-        person_of_pair (`list[int]`): the person of every index.
-        instances (`int`): pairs of a person in a batch.
+        person_of_pair (`list[int]`): person of every index.
+        instances (`int`): pairs per person in a batch.
         batch_size (`int`): pairs in the batch of all processes and chunks; a multiple of `instances`.
-        seed (`int`): of the order.
+        seed (`int`): seed of the order.
 
     Raises:
-        ValueError: a batch that is no multiple of `instances`, or wants more persons than there are.
+        ValueError: the batch is not a multiple of `instances`, or needs more persons than there are.
     """
 
-    def __init__(self, person_of_pair: list[int], instances: int, batch_size: int, seed: int):
+    def __init__(self, person_of_pair: list[int], instances: int, batch_size: int, seed: int) -> None:
+        super().__init__(seed)
         self.pairs_of_person: dict[int, list[int]] = {}
         for index, person in enumerate(person_of_pair):
             self.pairs_of_person.setdefault(person, []).append(index)
@@ -85,36 +97,36 @@ class PersonSampler(torch.utils.data.Sampler):
                 f"instances_per_person={instances} does not fit a batch of {batch_size} pairs: it must divide it, and "
                 f"the {len(self.pairs_of_person)} persons of the training set must fill it"
             )
-        self.seed = seed
-        self.epoch = 0
 
-    def set_epoch(self, epoch: int):
-        self.epoch = epoch
-
-    def __len__(self):
+    def __len__(self) -> int:
         groups = sum(-(-len(pairs) // self.instances) for pairs in self.pairs_of_person.values())
         return groups // self.persons_per_batch * self.persons_per_batch * self.instances
 
-    def __iter__(self):
-        generator = torch.Generator().manual_seed(stable_hash(self.seed, self.epoch))
-        groups = []  # (place in the epoch, person, pairs); the groups of a person are spread evenly
-        for person, pairs in self.pairs_of_person.items():
-            pairs = [pairs[place] for place in torch.randperm(len(pairs), generator=generator).tolist()]
-            count = -(-len(pairs) // self.instances)
-            pairs = (pairs * self.instances)[: count * self.instances]
-            start = torch.rand((), generator=generator).item()
-            for number in range(count):
-                group = pairs[number * self.instances : (number + 1) * self.instances]
-                groups.append(((number + start) / count, person, group))
-        waiting = deque(sorted(groups))
+    def __iter__(self) -> Iterator[EpochKey]:
+        waiting = deque(sorted(self._groups()))
         for _ in range(len(self) // (self.persons_per_batch * self.instances)):
             for group in self._deal(waiting):
                 for index in group:
                     yield self.epoch, index
 
-    def _deal(self, waiting: deque) -> list[list[int]]:
-        """Take the groups of one batch; a person's second waits for the next batch, unless no other is left."""
-        batch, persons, passed = [], set(), []
+    def _groups(self) -> Iterator[Group]:
+        """Pairs of one person, `instances` at a time; the groups of a person are spread evenly over the epoch."""
+        generator = torch.Generator().manual_seed(stable_hash(self.seed, self.epoch))
+        for person, pairs in self.pairs_of_person.items():
+            shuffled = [pairs[place] for place in torch.randperm(len(pairs), generator=generator).tolist()]
+            count = -(-len(shuffled) // self.instances)
+            # some pairs come again to fill the last group
+            shuffled = (shuffled * self.instances)[: count * self.instances]
+            start = torch.rand((), generator=generator).item()
+            for number in range(count):
+                group = shuffled[number * self.instances : (number + 1) * self.instances]
+                yield (number + start) / count, person, group
+
+    def _deal(self, waiting: deque[Group]) -> list[list[int]]:
+        """Take the groups of one batch; a second group of a person waits for the next, unless no others are left."""
+        batch: list[list[int]] = []
+        passed: list[Group] = []
+        persons: set[int] = set()
         while waiting and len(batch) < self.persons_per_batch:
             place, person, group = waiting.popleft()
             if person in persons:
@@ -129,13 +141,13 @@ class PersonSampler(torch.utils.data.Sampler):
 
 
 def refuse_lone_images(rows: CaptionRows, instances: int) -> None:
-    """Stop where balancing over persons could only repeat one image of each.
+    """Refuse a training set in which balancing over persons could only repeat one image of each.
 
     Raises:
-        ValueError: no person has two images.
+        DataError: no person has two images.
     """
     if max(Counter(rows.person_of_row).values()) == 1:
-        raise ValueError(
+        raise DataError(
             f"instances_per_person={instances} needs persons with several images, and all {len(rows.persons)} persons "
             "of the training set have one: leave the option out, or check the column person_id"
         )

@@ -1,16 +1,22 @@
-"""The Trainer of fine-tuning: identities from the data set, IRRA's parameter groups, plain checkpoints in the end."""
+"""The Trainer of fine-tuning: identities from the data set, IRRA's parameter groups, and plain final checkpoints."""
+
+from typing import Any
 
 import datasets
 import torch
 from peft import PeftModel
+from torch import nn
 
-from ..training.trainer import GADMSTrainer
+from ..modeling_gadms import GADMSModel
+from ..processing_gadms import GADMSProcessor
+from ..training.samplers import KeySampler
+from ..training.trainer import GADMSTrainer, Rows
 from .arguments import GADMSFineTuningArguments
 from .lora import merged
 from .model import GADMSForFineTuning
 from .rows import CaptionRows, PersonSampler, refuse_lone_images
 
-# modules that IRRA calls new, whether or not pre-training has seen them; biases of the first are treated as biases
+# modules that IRRA calls new, even if they come from pre-training; biases of NEW_MODULES follow the rule of biases
 NEW_MODULES = ("decoder.", "lora_")
 NEW_HEADS = ("classifier.", ".dense.", ".head_norm.", ".vocabulary.")
 
@@ -25,27 +31,36 @@ class GADMSFineTuningTrainer(GADMSTrainer):
         processing_class ([`GADMSProcessor`]): saved with every checkpoint.
         train_dataset (`datasets.Dataset`, *optional*): columns `image`, `image_path`, `person_id`, and `captions`
             (lists) or `caption1`, ...; an epoch shows every caption once.
-        eval_dataset (`datasets.Dataset`, *optional*): the same columns; chooses the best epoch.
+        eval_dataset (`datasets.Dataset`, *optional*): the same columns; the best epoch is chosen on it.
         kwargs: passed to [`GADMSTrainer`].
 
     Raises:
-        ValueError: also where the training set does not fit `instances_per_person` or has more or fewer persons than
-            the classifier, or where there is nothing to choose the best epoch by.
+        ValueError: as [`GADMSTrainer`]; also if the training set does not fit `instances_per_person`, if the
+            classifier has another number of persons, or if there is nothing to choose the best epoch by.
     """
 
+    args: GADMSFineTuningArguments
+    train_dataset: CaptionRows | None
+
     def __init__(
-        self, model, args: GADMSFineTuningArguments, processing_class, train_dataset=None, eval_dataset=None, **kwargs
-    ):
+        self,
+        model: GADMSForFineTuning | PeftModel,
+        args: GADMSFineTuningArguments,
+        processing_class: GADMSProcessor,
+        train_dataset: datasets.Dataset | None = None,
+        eval_dataset: datasets.Dataset | None = None,
+        **kwargs: Any,
+    ) -> None:
         if eval_dataset is None and args.eval_strategy != "no":
             raise ValueError(
                 "no validation set to choose the best epoch by: hold persons out of train, as "
-                "dataset_webperson.load_benchmark(validation_persons=...) does, or take the last epoch, by "
+                "dataset_webperson.load_benchmark(validation_persons=...) does, or take the last epoch with "
                 "eval_strategy=no and load_best_model_at_end=False"
             )
         super().__init__(
             model, args, processing_class, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
         )
-        if train_dataset is not None:
+        if self.train_dataset is not None:
             persons = self.train_dataset.persons
             classes = self._tuned().classifier.out_features
             if classes != len(persons):
@@ -53,17 +68,19 @@ class GADMSFineTuningTrainer(GADMSTrainer):
             self.data_collator.persons = persons
 
     def _tuned(self) -> GADMSForFineTuning:
-        """What is trained, with its adapters, if it has any, in place."""
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if isinstance(model, PeftModel) else model
+        """The trained model, with its adapters, if any, in place."""
+        model = self._trained()
+        tuned = model.get_base_model() if isinstance(model, PeftModel) else model
+        assert isinstance(tuned, GADMSForFineTuning)
+        return tuned
 
-    def retriever(self):
+    def retriever(self) -> GADMSModel:
         return self._tuned().gadms
 
     # ---- data
 
-    def training_rows(self, dataset, args):
-        if isinstance(dataset, datasets.IterableDataset):
+    def training_rows(self, dataset: Rows, args: GADMSFineTuningArguments) -> CaptionRows:  # type: ignore[override]
+        if not isinstance(dataset, datasets.Dataset):
             raise ValueError("fine-tuning counts persons, so it needs a data set of known length, not a stream")
         rows = CaptionRows(dataset)
         args.refuse_unfilled_batch(len(rows))
@@ -71,28 +88,30 @@ class GADMSFineTuningTrainer(GADMSTrainer):
             refuse_lone_images(rows, args.instances_per_person)
         return rows
 
-    def _get_train_sampler(self, train_dataset=None):
+    def _get_train_sampler(self, train_dataset: object = None) -> KeySampler:
         instances = self.args.instances_per_person
-        if instances is None:
+        if instances is None or self.train_dataset is None:
             return super()._get_train_sampler(train_dataset)
-        people, batch_size = self.train_dataset.person_of_pair, self.args.joint_batch_size()
-        return PersonSampler(people, instances, batch_size, self.data_collator.seed)
+        return PersonSampler(
+            self.train_dataset.person_of_pair, instances, self.args.joint_batch_size(), self.data_collator.seed
+        )
 
     # ---- optimiser
 
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            # the first group's rate is the one that is logged
-            groups: dict[tuple[float, float], list] = {(1.0, self.args.weight_decay): []}
-            for name, parameter in self.model.named_parameters():
+            # the Trainer logs the rate of the first group
+            groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, self.args.weight_decay): []}
+            for name, parameter in self._trained().named_parameters():
                 if parameter.requires_grad:
                     groups.setdefault(self._factor_and_decay(name), []).append(parameter)
+            options = [
+                {"params": parameters, "lr": factor * self.args.learning_rate, "weight_decay": decay}
+                for (factor, decay), parameters in groups.items()
+                if parameters
+            ]
             self.optimizer = torch.optim.Adam(
-                [
-                    {"params": parameters, "lr": factor * self.args.learning_rate, "weight_decay": decay}
-                    for (factor, decay), parameters in groups.items()
-                    if parameters
-                ],
+                options,
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
@@ -100,7 +119,7 @@ class GADMSFineTuningTrainer(GADMSTrainer):
         return self.optimizer
 
     def _factor_and_decay(self, name: str) -> tuple[float, float]:
-        """Learning-rate factor and weight decay of a parameter, in the order of IRRA's rules."""
+        """Learning-rate factor and weight decay of a parameter; the rules are in IRRA's order."""
         is_bias = name.endswith("bias")
         decay = 0.0 if is_bias else self.args.weight_decay
         if any(part in name for part in NEW_HEADS):
@@ -113,18 +132,18 @@ class GADMSFineTuningTrainer(GADMSTrainer):
 
     # ---- saving
 
-    def save_model(self, output_dir=None, _internal_call=False):
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a plain [`GADMSForPreTraining`], adapters merged, for `AutoModel`.
 
-        The checkpoints amid training also pass here: they keep the classifier, and of LoRA what is trained alone.
+        Checkpoints during training pass here too: they keep the classifier and, with LoRA, only the trained weights.
         """
         if _internal_call and output_dir is not None:
             super().save_model(output_dir, _internal_call)
             return
         if self.args.should_save:
             folder = self.args.output_dir if output_dir is None else output_dir
-            model = self.accelerator.unwrap_model(self.model)
-            tuned = merged(model) if isinstance(model, PeftModel) else model
+            model = self._trained()
+            tuned = merged(model) if isinstance(model, PeftModel) else self._tuned()
             tuned.plain().save_pretrained(folder)
             self.processing_class.save_pretrained(folder)
             self.save_arguments(folder)

@@ -1,1 +1,1 @@
-"""Words that speak against their image: found by patch evidence, and hidden."""
+"""Finds words that speak against their image, by patch evidence, and hides them."""

@@ -1,46 +1,56 @@
-"""Patch evidence: how much likelier a word makes its image than others, and which words make it much less likely.
+"""Patch evidence: how much more likely a word makes its image than other images, and which words make it less so.
 
-A word with its two neighbours is a query; an image answers with the log-sum-exp of the query's products with its
-patches. The head is trained by telling, for each word of noisy captions, its image from the batch's others, so what it
-gives estimates `log p(image | word) - log p(image)` (InfoNCE: van den Oord et al., arXiv 1807.03748): a false word is
-one that speaks against its image. Not of the paper: see `examples/studies` for what it is worth.
+A word with its two neighbours forms a query; its score with an image is the log-sum-exp of the query's products with
+the image's patches. The head learns, for each word of noisy captions, to tell its image from the others of the batch,
+so the score estimates `log p(image | word) - log p(image)` (InfoNCE: van den Oord et al., arXiv 1807.03748): a false
+word speaks against its image. This is not part of the paper; `examples/studies` measures its worth.
 """
 
 import copy
 import functools
 import itertools
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import datasets
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from dataset_webperson import DataError
+
+from ..modeling_gadms import GADMSModel
+from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns, read_row
 from ..token_scores_gadms import valid_tokens
 from ..training.collator import PairCollator
 from ..training.samplers import EpochSampler, TrainingRows
 
-WORDS_A_STEP = 700  # of a batch, drawn at random
+WORDS_PER_STEP = 700  # drawn at random from a batch
 NEIGHBOURS = (-1, 0, 1)
 NUM_REFERENCES = 100  # images that stand for all
-HIDDEN = "hidden_spans"  # ending of the columns that `hide_words` adds
+HIDDEN = "hidden_spans"  # suffix of the columns that `hide_words` adds
 
 
 class PatchEvidence(nn.Module):
-    """A head on the patches of an image tower of its own, a copy of a model's. Knows words, but no text tower.
+    """A head on the patches of an image tower, copied from a model; words have embeddings, but no text tower.
 
     Args:
-        gadms ([`GADMSModel`]): whose image tower is copied, with its projection.
+        gadms ([`GADMSModel`]): its image tower and projection are copied.
+        embedding (`int`): width of a word's embedding.
+        hidden (`int`): width of the hidden layers.
     """
 
-    def __init__(self, gadms, embedding=64, hidden=256):
+    reference_keys: torch.Tensor
+
+    def __init__(self, gadms: GADMSModel, embedding: int = 64, hidden: int = 256) -> None:
         super().__init__()
         width = gadms.config.projection_dim
         self.tower = copy.deepcopy(gadms).float()
-        self.tower.text_model = self.tower.text_projection = None
+        del self.tower.text_model, self.tower.text_projection
         self.embedding = nn.Embedding(gadms.config.text_config.vocab_size, embedding)
         self.query = nn.Sequential(
             nn.Linear(len(NEIGHBOURS) * embedding, hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Linear(hidden, width)
@@ -58,30 +68,30 @@ class PatchEvidence(nn.Module):
         """`(B, 3, height, width)` -> `(B, S, D)`, one key for each patch and CLS."""
         return self.key(self.tower.project_image_tokens(self.tower.vision_model(pixel_values).last_hidden_state))
 
-    def queries(self, input_ids, rows, places) -> torch.Tensor:
-        """Of the words at `places` of the captions `rows`, `(N,)` int64 each -> `(N, D)`."""
+    def queries(self, input_ids: torch.Tensor, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Queries `(N, D)` of the words at `places` in the captions `rows`, each `(N,)` int64."""
         last = input_ids.shape[1] - 1
         near = [self.embedding(input_ids[rows, (places + offset).clamp(0, last)]) for offset in NEIGHBOURS]
         return self.query(torch.cat(near, dim=-1))
 
     @staticmethod
-    def logits(queries, keys) -> torch.Tensor:
-        """`(N, D)`, `(B, S, D)` -> `(N, B)`: how well each word and image fit, up to a number for each word."""
+    def logits(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """`(N, D)`, `(B, S, D)` -> `(N, B)`: the fit of each word and image, up to a constant per word."""
         products = queries @ keys.flatten(0, 1).T / math.sqrt(queries.shape[-1] / 2)
         return products.unflatten(1, keys.shape[:2]).logsumexp(dim=-1)
 
     @torch.no_grad()
-    def score(self, keys, input_ids) -> torch.Tensor:
+    def score(self, keys: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
         """Evidence of every token for its image, in nats.
 
         Args:
-            keys (`torch.Tensor` of shape `(B, S, D)`): of images, from `keys`.
-            input_ids (`torch.Tensor` of shape `(B, T)`): a caption of each.
+            keys (`torch.Tensor` of shape `(B, S, D)`): keys of the images, from `keys`.
+            input_ids (`torch.Tensor` of shape `(B, T)`): one caption per image.
 
         Returns:
             `torch.Tensor` of shape `(B, T)`, float32: above 0 where the token speaks for its image rather than for
-            the reference images, below 0 where it speaks against it; 0 at BOS, EOS and padding. Neither padding nor
-            the rest of the batch enters it.
+            the reference images, below 0 where it speaks against it; 0 at BOS, EOS and padding. It depends neither
+            on padding nor on the rest of the batch.
         """
         scores = torch.zeros(input_ids.shape, device=input_ids.device)
         rows, places = valid_tokens(input_ids).nonzero(as_tuple=True)
@@ -92,31 +102,31 @@ class PatchEvidence(nn.Module):
         return scores
 
 
-def refuse_unfit(dataset) -> None:
-    """Find out before anything is learnt what would stop it.
+def refuse_unfit(dataset: datasets.Dataset) -> None:
+    """Refuse a data set that words cannot be hidden in, before anything is learnt.
 
     Raises:
-        ValueError: a column is missing, hidden words are there already, or a caption is; names the first row.
+        DataError: a column is missing, there are hidden words already, or a caption is missing; names the first row.
     """
     columns = dataset.column_names
     captions = caption_columns(columns)
     if missing := sorted({"image", "image_path"} - set(columns)):
-        raise ValueError(f"the data set lacks {', '.join(missing)}; it has {columns}")
+        raise DataError(f"the data set lacks {', '.join(missing)}; it has {columns}")
     if taken := [name for name in columns if name.endswith(f"_{HIDDEN}")]:
-        raise ValueError(f"the data set has {', '.join(taken)} already: leave them out with `remove_columns`")
+        raise DataError(f"the data set already has {', '.join(taken)}: leave them out with `remove_columns`")
     texts = dataset.select_columns(captions).with_format("arrow")
     for first in range(0, len(texts), 10_000):
         part = texts[first : first + 10_000]
         for name in captions:
             if part[name].null_count:
                 row = first + part[name].is_null().to_pylist().index(True)
-                raise ValueError(f"row {row}: {name} is None; replace it by an empty string")
+                raise DataError(f"row {row}: {name} is None; replace it by an empty string")
 
 
 def train_patch_evidence(
-    model,
-    processor,
-    dataset,
+    model: GADMSModel,
+    processor: GADMSProcessor,
+    dataset: datasets.Dataset,
     steps: int,
     tower_learning_rate: float,
     head_learning_rate: float = 2e-3,
@@ -128,58 +138,48 @@ def train_patch_evidence(
     """Learn patch evidence from captioned images, on the model's device; the model itself stays as it is.
 
     Args:
-        model ([`GADMSModel`]): where the image tower starts from.
+        model ([`GADMSModel`]): the image tower starts from its own.
         processor ([`GADMSProcessor`]): its processor.
-        dataset (`datasets.Dataset`): rows with an image, its path and captions, as noisy as they are.
+        dataset (`datasets.Dataset`): rows with an image, its path and captions; the captions may be noisy.
         steps (`int`): batches to learn from; the captions of an image take turns.
-        tower_learning_rate (`float`): peak rate of the image tower's copy; 0 leaves it as it is.
+        tower_learning_rate (`float`): peak rate of the copied image tower; 0 leaves it as it is.
         head_learning_rate (`float`): peak rate of the head.
-        batch_size (`int`): images that a word is told apart among.
-        seed (`int`): of everything random; torch's global generator is left alone.
+        batch_size (`int`): images per batch, among which each word must find its own.
+        seed (`int`): seed of everything random; torch's global generator is left alone.
         num_workers (`int`): processes that read and prepare images ahead.
         progress (`bool`): show a bar.
 
     Raises:
-        ValueError: fewer rows than a batch, a data set without the columns, an image that cannot be read, or a batch
-            without words; names the images.
-        FloatingPointError: a loss that is not finite.
+        DataError: there are fewer rows than a batch, a column is missing, an image cannot be read, or a batch has no
+            words; names the images.
+        FloatingPointError: the loss is not finite.
     """
     refuse_unfit(dataset)
     if len(dataset) < batch_size:
-        raise ValueError(f"{len(dataset)} rows do not fill one batch of {batch_size}: patch evidence needs more rows")
+        raise DataError(f"{len(dataset)} rows do not fill one batch of {batch_size}: patch evidence needs more rows")
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]):  # nothing is drawn on a GPU
         torch.default_generator.manual_seed(seed)
         batches = _batches(dataset, processor, batch_size, seed, num_workers)
-        references = torch.randperm(len(dataset))[:NUM_REFERENCES].tolist()
-        references = [read_row(dataset, index)["image"] for index in references]
-        references = processor(images=references, return_tensors="pt")["pixel_values"].to(device)
+        chosen = torch.randperm(len(dataset))[:NUM_REFERENCES].tolist()
+        images = [read_row(dataset, index)["image"] for index in chosen]
+        references = processor(images=images, return_tensors="pt")["pixel_values"].to(device)
+
         evidence = PatchEvidence(model).to(device)
-        groups = [{"params": evidence.head_parameters()}]
+        groups, rates = [evidence.head_parameters()], [head_learning_rate]
         if tower_learning_rate > 0:
-            groups.append({"params": evidence.tower_parameters()})
+            groups.append(evidence.tower_parameters())
+            rates.append(tower_learning_rate)
         evidence.tower.requires_grad_(tower_learning_rate > 0)
-        optimizer = torch.optim.Adam(groups)
-        rates = [head_learning_rate, tower_learning_rate][: len(groups)]
+        optimizer = torch.optim.Adam([{"params": group} for group in groups])
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
+
         for batch in tqdm(itertools.islice(batches, steps), "Learning patch evidence", steps, disable=not progress):
-            pixel_values, input_ids = (batch[name].to(device) for name in ("pixel_values", "input_ids"))
-            rows, places = valid_tokens(input_ids).nonzero(as_tuple=True)
-            words = torch.randperm(len(rows))[:WORDS_A_STEP].to(device)
-            rows, places = rows[words], places[words]
-            if not len(rows):
-                raise ValueError(f"no words in any caption of {', '.join(batch['image_paths'])}")
-            logits = evidence.logits(evidence.queries(input_ids, rows, places), evidence.keys(pixel_values))
-            loss = F.cross_entropy(logits, rows)
-            if not loss.isfinite():
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} on the images {', '.join(batch['image_paths'])}: look at them, or "
-                    "lower tower_learning_rate"
-                )
+            loss = _batch_loss(evidence, batch, device)
             optimizer.zero_grad()
             loss.backward()
             for group in groups:
-                nn.utils.clip_grad_norm_(group["params"], 1.0)
+                nn.utils.clip_grad_norm_(group, 1.0)
             optimizer.step()
             schedule.step()
     with torch.no_grad():
@@ -187,56 +187,90 @@ def train_patch_evidence(
     return evidence.eval()
 
 
-def _batches(dataset, processor, batch_size, seed, num_workers):
-    """Whole batches without end, in an order that seed and epoch decide."""
+def _batch_loss(evidence: PatchEvidence, batch: dict[str, Any], device: torch.device) -> torch.Tensor:
+    """InfoNCE of some words of a batch: each must find its image among those of the batch."""
+    pixel_values, input_ids = (batch[name].to(device) for name in ("pixel_values", "input_ids"))
+    rows, places = valid_tokens(input_ids).nonzero(as_tuple=True)
+    words = torch.randperm(len(rows))[:WORDS_PER_STEP].to(device)
+    rows, places = rows[words], places[words]
+    if not len(rows):
+        raise DataError(f"no words in any caption of {', '.join(batch['image_paths'])}: leave these rows out")
+    logits = evidence.logits(evidence.queries(input_ids, rows, places), evidence.keys(pixel_values))
+    loss = F.cross_entropy(logits, rows)
+    if not loss.isfinite():
+        raise FloatingPointError(
+            f"the loss is {loss.item()} on the images {', '.join(batch['image_paths'])}: look at them, or lower "
+            "tower_learning_rate"
+        )
+    return loss
+
+
+def _batches(
+    dataset: datasets.Dataset, processor: GADMSProcessor, batch_size: int, seed: int, num_workers: int
+) -> Iterator[dict[str, Any]]:
+    """Full batches without end, in an order that follows from seed and epoch."""
     collator = PairCollator(processor, seed, crop_padding=0, flip_probability=0.0, erasing_probability=0.0)
     sampler = EpochSampler(len(dataset), seed, batch_size)
-    options = {"batch_size": batch_size, "sampler": sampler, "num_workers": num_workers, "collate_fn": collator}
     for epoch in itertools.count():
         sampler.set_epoch(epoch)
-        yield from DataLoader(TrainingRows(dataset), **options)
+        yield from DataLoader(
+            TrainingRows(dataset), batch_size, sampler=sampler, num_workers=num_workers, collate_fn=collator
+        )
 
 
-def hide_words(evidence, processor, dataset, threshold: float, batch_size=64, num_workers=0, progress=True):
-    """A data set with the words of each caption that speak against its image.
+def hide_words(
+    evidence: PatchEvidence,
+    processor: GADMSProcessor,
+    dataset: datasets.Dataset,
+    threshold: float,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> datasets.Dataset:
+    """List, for each caption, the words that speak against its image.
 
     Args:
-        evidence ([`PatchEvidence`]): as learnt.
-        processor ([`GADMSProcessor`]): of the model it was learnt from.
+        evidence ([`PatchEvidence`]): trained patch evidence.
+        processor ([`GADMSProcessor`]): processor of the model that it started from.
         dataset (`datasets.Dataset`): rows with an image, its path and captions.
-        threshold (`float`): nats; a token is meant if it makes its image `exp(threshold)` times less likely.
+        threshold (`float`): nats; a token is listed if it makes its image `exp(threshold)` times less likely.
         batch_size (`int`): images at a time.
         num_workers (`int`): processes that read and prepare images ahead.
         progress (`bool`): show a bar.
 
     Returns:
         `datasets.Dataset` with columns `caption1_hidden_spans`, ...: `[start, end]` characters, end excluded, of the
-        caption as the tokenizer cleans it; tokens that touch are one span. [`PairCollator`] hides them.
+        caption as the tokenizer cleans it; adjacent tokens form one span. [`PairCollator`] hides them.
 
     Raises:
-        ValueError: the threshold is not above 0, or the data cannot be used.
+        ValueError: the threshold is not above 0.
+        DataError: the data cannot be used.
     """
     if threshold <= 0:
         raise ValueError(f"threshold must be above 0, or words that say nothing are hidden too; got {threshold}")
     refuse_unfit(dataset)
     device, names = evidence.reference_keys.device, caption_columns(dataset.column_names)
-    columns = {f"{name}_{HIDDEN}": [] for name in names}
+    columns: dict[str, list[list[list[int]]]] = {f"{name}_{HIDDEN}": [] for name in names}
     prepare = functools.partial(_prepare, processor, dataset, names)
-    prepared = DataLoader(range(len(dataset)), batch_size, num_workers=num_workers, collate_fn=prepare)
+    indices = cast(Dataset[int], range(len(dataset)))  # a loader takes any sequence
+    prepared = DataLoader(indices, batch_size, num_workers=num_workers, collate_fn=prepare)
     for pixel_values, captions in tqdm(prepared, "Looking for false words", disable=not progress):
         with torch.no_grad():
             keys = evidence.keys(pixel_values.to(device))
         for name, (input_ids, offsets) in captions.items():
             doubted = evidence.score(keys, input_ids.to(device)).cpu() < -threshold
-            columns[f"{name}_{HIDDEN}"] += [_joined(o[d].tolist()) for o, d in zip(offsets, doubted, strict=True)]
-    spans = datasets.List(datasets.List(datasets.Value("int32")))
+            for spans, against in zip(offsets, doubted, strict=True):
+                columns[f"{name}_{HIDDEN}"].append(_joined(spans[against].tolist()))
+    feature = datasets.List(datasets.List(datasets.Value("int32")))
     for name, values in columns.items():
-        dataset = dataset.add_column(name, values, feature=spans)
+        dataset = dataset.add_column(name, values, feature=feature)
     return dataset
 
 
-def _prepare(processor, dataset, names, indices):
-    """Pixels of the images, and of each caption column ids and offsets."""
+def _prepare(
+    processor: GADMSProcessor, dataset: datasets.Dataset, names: Sequence[str], indices: Sequence[int]
+) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """Pixels of the images, and ids and offsets of each caption column."""
     rows = [read_row(dataset, index) for index in indices]
     options = {"padding": True, "truncation": True, "return_offsets_mapping": True, "return_tensors": "pt"}
     encoded = {name: processor.tokenizer([row[name] for row in rows], **options) for name in names}
@@ -245,7 +279,7 @@ def _prepare(processor, dataset, names, indices):
 
 
 def _joined(spans: list[list[int]]) -> list[list[int]]:
-    """Spans in order, those that touch made one."""
+    """Spans in order, adjacent ones merged."""
     joined: list[list[int]] = []
     for start, end in spans:
         if joined and joined[-1][1] == start:

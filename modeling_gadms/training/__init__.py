@@ -1,1 +1,1 @@
-"""Pre-training: arguments, Trainer, and how rows become batches."""
+"""Pre-training: arguments, Trainer, and the way from rows to batches."""

@@ -1,25 +1,28 @@
 """Gradient accumulation for a contrastive loss: a batch in chunks, with the loss and gradient of the whole.
 
-Averaging the losses of chunks, the usual accumulation, would compare each pair with its own chunk alone. Here the
-batch is embedded chunk by chunk without a graph; SDM over all embeddings gives the gradient of each; then every chunk
-runs again with a graph, and its embeddings' gradient flows on into the weights. The memory is that of one chunk, the
-price one more forward of both towers (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory
-limited setup").
+The usual accumulation averages the losses of chunks and so compares each pair only with its own chunk. Here the batch
+is embedded chunk by chunk without a graph; SDM over all embeddings gives the gradient of each embedding; then every
+chunk runs again with a graph, through which that gradient flows into the weights. Memory is that of one chunk; the
+cost is one more forward pass of both towers (Gao et al. 2021, "Scaling deep contrastive learning batch size under
+memory limited setup").
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..chunk_gadms import BatchChunk
 from ..distributed_gadms import mean_over_processes
+from ..masking_gadms import Masking
+from ..modeling_gadms import GADMSForPreTraining
 
 
 @dataclass
 class Replay:
-    """A chunk about to run with its graph: its part in the batch, and the randomness of its first run."""
+    """A chunk that is to run again, with a graph: its part in the batch, and the randomness of its first run."""
 
     chunk: BatchChunk
     random_states: list[torch.Tensor]
@@ -27,7 +30,7 @@ class Replay:
 
     @contextmanager
     def same_randomness(self) -> Iterator[None]:
-        """Dropout inside draws what it drew when the chunk was embedded; generators outside do not notice."""
+        """Inside, dropout repeats its draws from when the chunk was embedded; afterwards generators are as before."""
         before = random_states(self.device)
         set_random_states(self.random_states, self.device)
         try:
@@ -37,7 +40,7 @@ class Replay:
 
 
 def random_states(device: torch.device) -> list[torch.Tensor]:
-    """States of the generators that a forward on `device` draws from: the CPU's and, if another, the device's."""
+    """States of the generators that a forward pass on `device` draws from: the CPU's and, if another, the device's."""
     states = [torch.get_rng_state()]
     if device.type != "cpu":
         states.append(torch.get_device_module(device).get_rng_state())
@@ -50,16 +53,16 @@ def set_random_states(states: list[torch.Tensor], device: torch.device) -> None:
         torch.get_device_module(device).set_rng_state(states[1])
 
 
-def plan_replays(model, chunks: list[dict], masking) -> list[Replay]:
-    """Embed a batch chunk by chunk, without a graph, and find each chunk's part in its loss.
+def plan_replays(model: GADMSForPreTraining, chunks: list[dict[str, Any]], masking: Masking | None) -> list[Replay]:
+    """Embed a batch chunk by chunk, without a graph, and find each chunk's part in the loss.
 
     Run `model(**chunk, masking=masking, chunk=replay.chunk)` within `replay.same_randomness()` for every chunk, and
-    average the losses: value and gradient are those of the batch in one piece. With several processes, each has chunks
-    of its own, and all enter SDM.
+    average the losses: value and gradient are those of the batch in one piece. Each of several processes has chunks of
+    its own, and all enter SDM.
 
     Args:
         model ([`GADMSForPreTraining`]): in training mode.
-        chunks (`list[dict]`): what its `forward` takes, with `person_ids` and `mask_uniforms`.
+        chunks (`list[dict]`): arguments of its `forward`, with `person_ids` and `mask_uniforms`.
         masking: as in its `forward`.
     """
     states, images, texts, counts = [], [], [], []
@@ -70,14 +73,20 @@ def plan_replays(model, chunks: list[dict], masking) -> list[Replay]:
             pairs = model.encode_pairs(chunk["pixel_values"], chunk["input_ids"], chunk["mask_uniforms"], masking)
             images.append(pairs.image_embeds.float())
             texts.append(pairs.text_embeds.float())
-            counts.append(torch.zeros((), device=device) if masking is None else pairs.views.prediction_mask.sum())
+            nothing = torch.zeros((), device=device)
+            counts.append(nothing if pairs.views is None else pairs.views.prediction_mask.sum())
+
+    # SDM of the whole batch, and its gradient with respect to every embedding
+    all_images, all_texts = torch.cat(images).requires_grad_(), torch.cat(texts).requires_grad_()
+    loss = model.joint_sdm_loss(all_images, all_texts, torch.cat([chunk["person_ids"] for chunk in chunks]))
+    # times the number of chunks, since their losses are averaged
+    image_gradient, text_gradient = torch.autograd.grad(len(chunks) * loss, (all_images, all_texts))
+
     sizes = [len(image) for image in images]
-    images, texts = torch.cat(images).requires_grad_(), torch.cat(texts).requires_grad_()
-    loss = model.joint_sdm_loss(images, texts, torch.cat([chunk["person_ids"] for chunk in chunks]))
-    gradients = torch.autograd.grad(len(chunks) * loss, (images, texts))
+    num_rows = sum(sizes) / len(sizes)
     num_masked = mean_over_processes(torch.stack(counts).float().mean())
-    parts = zip(*(gradient.split(sizes) for gradient in gradients), states, strict=True)
+    parts = zip(image_gradient.split(sizes), text_gradient.split(sizes), states, strict=True)
     return [
-        Replay(BatchChunk(loss.detach(), image, text, num_masked, sum(sizes) / len(sizes)), state, device)
-        for image, text, state in parts
+        Replay(BatchChunk(loss.detach(), of_images, of_texts, num_masked, num_rows), state, device)
+        for of_images, of_texts, state in parts
     ]

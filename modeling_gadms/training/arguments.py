@@ -3,13 +3,50 @@
 import glob
 import os
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..hub.upload import download_last_checkpoint
-from ..masking_gadms import DualMasking
+from ..masking_gadms import DualMasking, Masking
+
+# help of options of transformers.TrainingArguments that matter here; an empty text stands for the field's own
+_RUN = {
+    "output_dir": "Folder of the checkpoints and results.",
+    "resume_from_checkpoint": "Continue: `True` for the last checkpoint in output_dir, a checkpoint's folder, or "
+    "`hub` for the one that hub_strategy=checkpoint pushed.",
+    "seed": "Seed of everything random.",
+    "data_seed": "Seed of the order and augmentation of the data; by default seed.",
+    "bf16": "Train in mixed precision, bfloat16.",
+    "use_cpu": "Train on the CPU even if there is a GPU.",
+    "activation_checkpointing": "Recompute activations in the backward pass, to save memory.",
+    "per_device_eval_batch_size": "Images, and captions, at a time when retrieval is measured.",
+    "dataloader_num_workers": "Processes that read and prepare images ahead.",
+    "logging_steps": "Steps between logs.",
+    "report_to": "",
+    "disable_tqdm": "Show no progress bars.",
+}
+_SAVING = {
+    "eval_strategy": "When to measure retrieval: `no`, `steps` or `epoch`.",
+    "eval_steps": "Steps between measurements, with eval_strategy=steps.",
+    "save_strategy": "When to save a checkpoint: `no`, `steps`, `epoch` or `best`.",
+    "save_steps": "Steps between checkpoints, with save_strategy=steps.",
+    "save_total_limit": "Checkpoints to keep; by default all.",
+    "load_best_model_at_end": "End with the weights of the best checkpoint.",
+    "metric_for_best_model": "Metric that decides which checkpoint is the best, as t2i_R@1.",
+    "greater_is_better": "Whether a higher value of that metric is better.",
+}
+_HUB = {
+    "push_to_hub": "Push checkpoints, with code and card, to the Hub.",
+    "hub_model_id": "Repository, `org/name`; by default named after output_dir.",
+    "hub_strategy": "What to push: `end` (the result), `every_save` (each checkpoint in place of the last), "
+    "`checkpoint` (also the state to resume from) or `all_checkpoints`.",
+    "hub_revision": "Branch to push to.",
+    "hub_private_repo": "Create the repository as private.",
+    "hub_token": "Token; by default the one of `hf auth login`.",
+}
 
 
 @dataclass
@@ -17,8 +54,41 @@ class GADMSTrainingArguments(TrainingArguments):
     """[`TrainingArguments`] with the paper's defaults and the constants of dual masking and augmentation.
 
     Raises:
-        ValueError: a constant outside its range, when constructed.
+        ValueError: a constant is outside its range.
     """
+
+    HELP_GROUPS: ClassVar[dict[str, dict[str, str]]] = {
+        "recipe": {
+            "learning_rate": "",
+            "num_train_epochs": "",
+            "max_steps": "Steps to train for, in place of num_train_epochs; -1 for none.",
+            "warmup_epochs": "",
+            "warmup_factor": "",
+            "per_device_train_batch_size": "",
+            "gradient_accumulation_steps": "Chunks per step, each of per_device_train_batch_size pairs; the loss is "
+            "that of the whole batch.",
+            "adam_epsilon": "",
+            "weight_decay": "",
+            "max_grad_norm": "",
+            "mtp_weight": "",
+        },
+        "masks": {
+            "masking": "",
+            "alpha_noise": "",
+            "alpha_info": "",
+            "steepness": "",
+            "gamma_noise": "",
+            "gamma_info": "",
+            "hidden_spans": "",
+        },
+        "images": {"crop_padding": "", "flip_probability": "", "erasing_probability": ""},
+        "run": _RUN,
+        "measuring and saving": _SAVING,
+        "Hub": _HUB,
+    }
+
+    if TYPE_CHECKING:
+        output_dir: str = "trainer_output"  # the parent's `None` becomes this
 
     # the paper, section 4.1: Adam, 30 epochs of which 5 warm-up, 512 pairs on 8 GPUs
     learning_rate: float = field(
@@ -27,52 +97,60 @@ class GADMSTrainingArguments(TrainingArguments):
     adam_epsilon: float = field(default=1e-3, metadata={"help": "Epsilon of Adam (released code)."})
     weight_decay: float = field(default=4e-5, metadata={"help": "L2 weight decay of Adam (released code)."})
     num_train_epochs: float = field(default=30.0, metadata={"help": "Passes over the images (paper)."})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs a process (paper: 8 x 64)."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 is none (released code)."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs per process (paper: 8 x 64)."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none (released code)."})
     warmup_epochs: float = field(default=5.0, metadata={"help": "Epochs of linear warm-up, then cosine to 0 (paper)."})
-    warmup_factor: float = field(default=0.1, metadata={"help": "Share of the learning rate to start from."})
+    warmup_factor: float = field(
+        default=0.1, metadata={"help": "Learning rate at the start of warm-up, as a share of the peak."}
+    )
 
     masking: str = field(
         default="gradient_attention",
         metadata={
-            "help": "`gradient_attention` is GA-DMS; `none` trains the towers alone, by SDM on whole captions.",
+            "help": "`gradient_attention` is GA-DMS; `none` trains the towers by SDM on whole captions.",
             "choices": ["gradient_attention", "none"],
         },
     )
     hidden_spans: str | None = field(
         default=None,
         metadata={
-            "help": "Hide before alignment, in place of words of low score, what the columns caption<n>_NAME list: "
-            "`hidden_spans` where examples/hide_words.py has been."
+            "help": "Suffix of columns caption<n>_SUFFIX that list the words to hide before alignment, in place of "
+            "words of low score; examples/hide_words.py writes them with the suffix `hidden_spans`."
         },
     )
     mtp_weight: float = field(default=0.4, metadata={"help": "Weight of masked token prediction (paper)."})
     alpha_noise: float = field(default=0.2, metadata={"help": "Highest probability of the noise mask (paper)."})
     alpha_info: float = field(default=0.3, metadata={"help": "Highest probability of the prediction mask (paper)."})
-    steepness: float = field(default=20.0, metadata={"help": "Slope of both probabilities, lambda (paper)."})
+    steepness: float = field(default=20.0, metadata={"help": "Slope of both probabilities (lambda in the paper)."})
     gamma_noise: float = field(default=0.9, metadata={"help": "Threshold on 1 - score (released code)."})
     gamma_info: float = field(default=0.1, metadata={"help": "Threshold on score (released code)."})
 
-    crop_padding: int = field(default=10, metadata={"help": "Pixels padded around before the random crop (paper)."})
+    crop_padding: int = field(
+        default=10, metadata={"help": "Pixels added on each side before the random crop (paper)."}
+    )
     flip_probability: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip (paper)."})
     erasing_probability: float = field(default=0.5, metadata={"help": "Probability of random erasing (paper)."})
 
-    # what this trainer needs of its parent
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Rows reach the collator whole."})
+    # requirements of the trainer
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay False: the collator needs all columns."}
+    )
     label_names: list[str] | None = field(default_factory=list, metadata={"help": "Pairs carry no labels."})
-    dataloader_drop_last: bool = field(default=True, metadata={"help": "Every batch fills all processes alike."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not finite stops training."})
-    report_to: None | str | list[str] = field(default="none", metadata={"help": "Loggers to report to."})
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Drop rows that do not fill a batch of all processes."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Must stay False: a loss that is not finite stops the training."}
+    )
+    report_to: None | str | list[str] = field(
+        default="none", metadata={"help": "Loggers, such as tensorboard or wandb."}
+    )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        if self.resume_from_checkpoint == "True":  # as it comes from a command line
-            self.resume_from_checkpoint = self.last_checkpoint()
-            if self.resume_from_checkpoint is None:
-                raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {self.output_dir}")
-        elif self.resume_from_checkpoint == "hub":
-            self.resume_from_checkpoint = self.checkpoint_of_hub()
-        self.masks()
+        if self.resume_from_checkpoint is not None:
+            self.resume_from_checkpoint = self._checkpoint_to_resume()
+        self.masks()  # refuses constants outside their range
         if self.masking == "none" and self.hidden_spans is not None:
             raise ValueError(f"hidden_spans={self.hidden_spans} hides words, and masking=none hides none: choose one")
         for name in ("flip_probability", "erasing_probability"):
@@ -82,10 +160,24 @@ class GADMSTrainingArguments(TrainingArguments):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
 
-    def last_checkpoint(self) -> str | None:
-        """Folder of the newest whole checkpoint in `output_dir`, if there is one.
+    def _checkpoint_to_resume(self) -> str:
+        """Folder of the checkpoint that `resume_from_checkpoint` stands for."""
+        wanted = self.resume_from_checkpoint
+        if wanted == "hub":
+            return self.checkpoint_of_hub()
+        if wanted in ("True", True):  # a string from the command line
+            last = self.last_checkpoint()
+            if last is None:
+                raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {self.output_dir}")
+            return last
+        if not _has_state(wanted):
+            raise ValueError(f"resume_from_checkpoint: {wanted} is not a complete checkpoint; True takes the last one")
+        return wanted
 
-        One that a killed run left half written lacks its state, which is written last.
+    def last_checkpoint(self) -> str | None:
+        """Folder of the newest complete checkpoint in `output_dir`, if any.
+
+        A checkpoint that a killed run left half written lacks its state, which is written last.
         """
         folders = glob.glob(os.path.join(glob.escape(self.output_dir), f"{PREFIX_CHECKPOINT_DIR}-*"))
         steps = {int(step): folder for folder in folders if (step := folder.rpartition("-")[2]).isdigit()}
@@ -93,18 +185,18 @@ class GADMSTrainingArguments(TrainingArguments):
         return next(filter(_has_state, newest_first), None)
 
     def checkpoint_of_hub(self) -> str:
-        """Bring what `hub_strategy="checkpoint"` left at `hub_model_id` into `output_dir`; gives its folder."""
+        """Download into `output_dir` the checkpoint that `hub_strategy="checkpoint"` pushed; return its folder."""
         if self.hub_model_id is None:
-            raise ValueError("resume_from_checkpoint=hub: name the repository by hub_model_id")
+            raise ValueError("resume_from_checkpoint=hub: name the repository with hub_model_id")
         with self.main_process_first(desc="the last checkpoint on the Hub"):
             return download_last_checkpoint(self.hub_model_id, self.output_dir, self.hub_revision, self.hub_token)
 
     def joint_batch_size(self) -> int:
-        """Pairs that one optimiser step compares: those of all processes and all accumulated chunks."""
+        """Pairs compared in one optimiser step: those of all processes and all accumulated chunks."""
         return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
 
     def refuse_unfilled_batch(self, num_rows: int) -> None:
-        """Raise `ValueError` where an epoch of so many rows would be dropped whole."""
+        """Raise `ValueError` if an epoch of that many rows would be dropped entirely."""
         if num_rows < self.joint_batch_size() and self.dataloader_drop_last:
             raise ValueError(
                 f"{num_rows} rows do not fill one batch of {self.joint_batch_size()}; lower "
@@ -112,12 +204,12 @@ class GADMSTrainingArguments(TrainingArguments):
                 "one process"
             )
 
-    def loss_options(self) -> dict:
-        """What the model's `forward` takes beside the batch."""
+    def loss_options(self) -> dict[str, Any]:
+        """Arguments of the model's `forward` in addition to the batch."""
         return {"masking": self.masks(), "mtp_weight": self.mtp_weight}
 
-    def masks(self) -> DualMasking | None:
-        """The constants of the masks, or `None` when training without masks."""
+    def masks(self) -> Masking | None:
+        """Constants of the masks, or `None` to train without masks."""
         if self.masking == "none":
             return None
         alpha_noise = self.alpha_noise if self.hidden_spans is None else 0.0

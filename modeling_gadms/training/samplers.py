@@ -1,79 +1,97 @@
-"""Rows on their way into training: which row when, and everything random about it decided by the row itself."""
+"""The order of training rows. Each row carries its epoch, which with the seed decides all that is random about it."""
 
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
 import torch
 import torch.utils.data
 
+from dataset_webperson.rows.streaming import ShuffledParquet
+
 from ..rows import read_row, stable_hash
 
+EpochKey = tuple[int, int]  # epoch, and index within it
 
-class EpochSampler(torch.utils.data.Sampler):
-    """Yields `(epoch, index)`, shuffled by seed and epoch, so that a row knows which pass over the data it is in.
 
-    Loader workers see the epoch without shared state, and an epoch resumed half-way goes on in the same order. Of each
-    epoch's order, the rows at the end that do not fill a batch of `batch_size` are left out. `shuffle=False` is for
-    rows that shuffle themselves.
-    """
+class KeySampler(torch.utils.data.Sampler[EpochKey]):
+    """A sampler whose order follows from its seed and its epoch only."""
 
-    def __init__(self, num_rows: int, seed: int, batch_size: int = 1, shuffle: bool = True):
-        self.num_rows = num_rows
+    def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.batch_size = batch_size
-        self.shuffle = shuffle
         self.epoch = 0
 
-    def set_epoch(self, epoch: int):
+    def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def __len__(self):
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class EpochSampler(KeySampler):
+    """Yields `(epoch, index)`, shuffled by seed and epoch, so that a row knows its epoch.
+
+    Loader workers see the epoch without shared state, and an epoch resumed midway continues in the same order. Rows at
+    the end of an epoch that do not fill a batch of `batch_size` are dropped. `shuffle=False` is for rows that shuffle
+    themselves.
+    """
+
+    def __init__(self, num_rows: int, seed: int, batch_size: int = 1, shuffle: bool = True) -> None:
+        super().__init__(seed)
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+
+    def __len__(self) -> int:
         return self.num_rows // self.batch_size * self.batch_size
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[EpochKey]:
         generator = torch.Generator().manual_seed(stable_hash(self.seed, self.epoch))
         order = torch.randperm(self.num_rows, generator=generator) if self.shuffle else torch.arange(self.num_rows)
         for index in order[: len(self)].tolist():
             yield self.epoch, index
 
 
-class TrainingRows(torch.utils.data.Dataset):
-    """A `datasets.Dataset` addressed by `(epoch, index)`; each row carries its `epoch`."""
+class TrainingRows(torch.utils.data.Dataset[dict[str, Any]]):
+    """A `datasets.Dataset` indexed by `(epoch, index)`; each row carries its `epoch`."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: datasets.Dataset) -> None:
         self.dataset = dataset
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: EpochKey) -> dict[str, Any]:
         epoch, index = key
         row = read_row(self.dataset, index)
         return {**row, "epoch": epoch}
 
 
-class ParquetRows(torch.utils.data.Dataset):
-    """A `ShuffledParquet` addressed by `(epoch, position)`, with a lane for every loader worker of every process."""
+class ParquetRows(torch.utils.data.Dataset[dict[str, Any]]):
+    """A `ShuffledParquet` indexed by `(epoch, position)`, with a lane for every loader worker of every process."""
 
-    def __init__(self, dataset, batch_size: int, processes: int, workers: int):
+    def __init__(self, dataset: ShuffledParquet, batch_size: int, processes: int, workers: int) -> None:
         self.dataset = dataset.arranged(batch_size=batch_size, lanes=processes * max(workers, 1))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: EpochKey) -> dict[str, Any]:
         return {**self.dataset[key], "epoch": key[0]}
 
 
-class StreamedRows(torch.utils.data.IterableDataset):
-    """A `datasets.IterableDataset` whose rows carry their `epoch`; shuffled anew in each."""
+class StreamedRows(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """A `datasets.IterableDataset` whose rows carry their `epoch`; every epoch has an order of its own."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: datasets.IterableDataset) -> None:
         self.dataset = dataset
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
-    def set_epoch(self, epoch: int):
+    def set_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)
         self.dataset.set_epoch(epoch)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         epoch = self.epoch.item()
         for row in self.dataset:
             yield {**row, "epoch": epoch}

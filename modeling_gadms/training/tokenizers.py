@@ -1,4 +1,4 @@
-"""Trains small tokenizers on captions: GA-DMS's own, or a CLIP's for a CLIP that GA-DMS is to start from."""
+"""Trains small tokenizers on captions: one for GA-DMS, or one for a CLIP that GA-DMS starts from."""
 
 import json
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ from ..tokenization_gadms import BOS_TOKEN, EOS_TOKEN, GADMSTokenizer, byte_symb
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> GADMSTokenizer:
     """
-    A tokenizer of at most `vocab_size` entries whose merges are learnt from the captions; the same on every run.
+    A tokenizer of at most `vocab_size` entries whose merges are learnt from the captions; every run gives the same.
 
     Args:
-        captions: any number of captions; they are cleaned as the tokenizer cleans them.
-        vocab_size: 512 byte symbols + merges + 3 special tokens. The vocabulary is smaller when the captions run out
-            of pairs to merge: size the model by `len(tokenizer)`.
+        captions: any number of captions, which are cleaned as the tokenizer cleans them.
+        vocab_size: 512 byte symbols + merges + 3 special tokens. The vocabulary is smaller if the captions run out of
+            pairs to merge, so size the model by `len(tokenizer)`.
 
     Raises:
         ValueError: `vocab_size` leaves no room for a merge.
@@ -28,29 +28,31 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> GADMSTokenizer:
 
 def train_clip_tokenizer(captions: Iterable[str], vocab_size: int) -> CLIPTokenizer:
     """
-    A tokenizer laid out as CLIP's: no mask token, and in its place a last merge that captions can do without.
+    A tokenizer laid out as CLIP's: without a mask token, and with a dispensable last merge in its place.
 
-    Saved and read by [`GADMSTokenizer.from_clip_vocabulary`] it becomes that of [`train_tokenizer`], whose arguments
-    and errors it shares.
+    Saved and read by [`GADMSTokenizer.from_clip_vocabulary`] it becomes the tokenizer of [`train_tokenizer`], whose
+    arguments and errors it shares.
     """
     merges = learn_merges(captions, vocab_size)
     tokens = byte_symbols() + ["".join(merge) for merge in merges]
     spare = next((byte, byte) for byte in byte_symbols() if byte + byte not in tokens)
     tokens += ["".join(spare), BOS_TOKEN, EOS_TOKEN]
-    return CLIPTokenizer({token: index for index, token in enumerate(dict.fromkeys(tokens))}, [*merges, spare])
+    vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    merges.append(spare)
+    return CLIPTokenizer(vocab, merges)  # type: ignore[arg-type]  # pairs are taken too
 
 
 def learn_merges(captions: Iterable[str], vocab_size: int) -> list[tuple[str, str]]:
     """The merges of a vocabulary with three special tokens, by rank; see [`train_tokenizer`]."""
     symbols = byte_symbols()
     if vocab_size <= len(symbols) + 3:
-        raise ValueError(f"vocab_size is {vocab_size}; the bytes and special tokens alone take {len(symbols) + 3}.")
+        raise ValueError(f"vocab_size is {vocab_size}; the bytes and special tokens alone take {len(symbols) + 3}")
     backend = Tokenizer(BPE(end_of_word_suffix="</w>"))
     backend.pre_tokenizer = word_splitter()
-    # Named in advance, the byte symbols keep their order. Otherwise those at a word's end are numbered as a hash map
-    # yields the words, and pairs that occur equally often are ranked by these numbers.
+    # Named in advance, byte symbols keep their order. Otherwise those at a word's end would be numbered in hash map
+    # order, and these numbers rank pairs that occur equally often.
     trainer = BpeTrainer(
         vocab_size=vocab_size - 3, special_tokens=symbols, end_of_word_suffix="</w>", show_progress=False
     )
     backend.train_from_iterator((clean_caption(caption) for caption in captions), trainer)
-    return [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
+    return [(left, right) for left, right in json.loads(backend.to_str())["model"]["merges"]]

@@ -1,29 +1,37 @@
-"""The Trainer of GA-DMS: wires rows, the paper's optimiser and schedule, logging and retrieval evaluation."""
+"""The Trainer of GA-DMS: rows, the paper's optimiser and schedule, logging, and retrieval evaluation."""
 
 import math
 import os
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any, TypeAlias
 
 import datasets
 import torch
 from datasets.distributed import split_dataset_by_node
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import speed_metrics
 
+from dataset_webperson import DataError
 from dataset_webperson.files import write_json
 from dataset_webperson.rows.streaming import ShuffledParquet
 
 from ..evaluation.encoding import RetrievalSet, encode_retrieval_set
 from ..hub.pushes import HubPushes
 from ..hub.run_facts import FACTS_FILE, facts_of_run
+from ..modeling_gadms import GADMSModel, GADMSPreTrainedModel
+from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
 from .accumulation import Replay, plan_replays
 from .arguments import GADMSTrainingArguments
 from .collator import PairCollator
-from .samplers import EpochSampler, ParquetRows, StreamedRows, TrainingRows
+from .samplers import EpochSampler, KeySampler, ParquetRows, StreamedRows, TrainingRows
+
+Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset | ShuffledParquet
 
 LOSS_PARTS = ("sdm_loss", "id_loss", "mtp_loss", "hidden_rate", "prediction_rate", "no_valid_tokens")
 
@@ -35,31 +43,43 @@ class GADMSTrainer(HubPushes, Trainer):
     numbers; runs repeat bit for bit from `args.seed`, and resume exactly.
 
     Args:
-        model ([`GADMSForPreTraining`]): what to train.
+        model ([`GADMSForPreTraining`]): the model to train.
         args ([`GADMSTrainingArguments`]): the recipe.
         processing_class ([`GADMSProcessor`]): saved with every checkpoint.
         train_dataset (`datasets.Dataset`, `datasets.IterableDataset` or `ShuffledParquet`, *optional*): columns
-            `image`, `image_path`, `caption1`, ... A `ShuffledParquet` streams, and resumes without reading again what
-            was seen, given as many processes, workers and rows a batch as before.
+            `image`, `image_path`, `caption1`, ... A `ShuffledParquet` streams, and resumes without rereading rows that
+            were seen, given the same numbers of processes, of workers and of rows per batch.
         eval_dataset (`datasets.Dataset`, or a `dict` of them, *optional*): the same columns, and `person_id` if images
             share persons.
         kwargs: passed to [`Trainer`].
 
     Raises:
-        ValueError: fewer rows than one batch, a data set without the columns, or several GPUs in one process.
-        FloatingPointError: in training, a loss that is not finite; names the step and the images of the batch.
+        ValueError: there are fewer rows than one batch, or several GPUs in one process.
+        DataError: a column is missing.
+        FloatingPointError: in training, the loss is not finite; names the step and the images of the batch.
     """
+
+    args: GADMSTrainingArguments
+    data_collator: PairCollator
+    processing_class: GADMSProcessor
+    train_dataset: TrainingRows | ParquetRows | StreamedRows | None
+    eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None
 
     loss_is_scaled_for_ga = False  # the parent averages the losses of chunks
 
-    def __init__(self, model, args: GADMSTrainingArguments, processing_class, train_dataset=None, **kwargs):
+    def __init__(
+        self,
+        model: nn.Module,
+        args: GADMSTrainingArguments,
+        processing_class: GADMSProcessor,
+        train_dataset: Rows | None = None,
+        **kwargs: Any,
+    ) -> None:
         if args.n_gpu > 1:
             raise ValueError(
-                f"{args.n_gpu} GPUs in one process would split the batch of the loss; start one process for each with "
+                f"{args.n_gpu} GPUs in one process would split the batch of the loss: start one process for each with "
                 "`accelerate launch`, or choose one by CUDA_VISIBLE_DEVICES"
             )
-        if train_dataset is not None:
-            train_dataset = self.training_rows(train_dataset, args)
         collator = PairCollator(
             processing_class,
             seed=args.seed if args.data_seed is None else args.data_seed,
@@ -69,53 +89,47 @@ class GADMSTrainer(HubPushes, Trainer):
             hidden_spans=args.hidden_spans,
         )
         if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = args.masks() is None  # without masks the decoder has no part
+            args.ddp_find_unused_parameters = args.masks() is None  # without masks the decoder is not used
         super().__init__(
             model,
             args,
             data_collator=collator,
-            train_dataset=train_dataset,
+            train_dataset=None if train_dataset is None else self.training_rows(train_dataset, args),
             processing_class=processing_class,
             **kwargs,
         )
         self._loss_parts: list[dict[str, torch.Tensor]] = []
-        self._chunks: list[dict] = []
+        self._chunks: list[dict[str, Any]] = []
         self._replays: list[Replay] = []
-        self.measured: RetrievalSet | None = None  # what the last evaluation encoded
+        self.measured: RetrievalSet | None = None  # embeddings of the last evaluation
 
     # ---- data
 
-    def training_rows(self, dataset, args):
-        """Find out before training what would stop it, and let rows know their epoch."""
-        columns = dataset.column_names
-        if columns is not None and not {"image", "image_path", "caption1"} <= set(columns):
-            raise ValueError(f"the training set needs the columns image, image_path, caption1, ...; it has {columns}")
-        if args.hidden_spans is not None and columns is not None:
-            needed = {f"{name}_{args.hidden_spans}" for name in caption_columns(columns)}
-            if missing := sorted(needed - set(columns)):
-                raise ValueError(
-                    f"hidden_spans={args.hidden_spans}: the training set lacks {', '.join(missing)}; "
-                    "examples/hide_words.py writes a data set with caption1_hidden_spans, ..."
-                )
+    def training_rows(self, dataset: Rows, args: GADMSTrainingArguments) -> TrainingRows | ParquetRows | StreamedRows:
+        """Wrap the training set so that rows carry their epoch; refuse one that would stop the training."""
+        if dataset.column_names is not None:  # a stream may not know them
+            refuse_missing_columns(dataset.column_names, args.hidden_spans)
         if isinstance(dataset, datasets.IterableDataset):
             return StreamedRows(split_dataset_by_node(dataset, args.process_index, args.world_size))
+        rows: TrainingRows | ParquetRows
         if isinstance(dataset, ShuffledParquet):
-            batch, workers = args.train_batch_size, args.dataloader_num_workers
-            rows = ParquetRows(dataset, batch, args.world_size, workers)
+            rows = ParquetRows(dataset, args.train_batch_size, args.world_size, args.dataloader_num_workers)
         else:
             rows = TrainingRows(dataset)
         args.refuse_unfilled_batch(len(rows))
         return rows
 
-    def _get_train_sampler(self, train_dataset=None):
+    def _get_train_sampler(self, train_dataset: object = None) -> KeySampler:
+        rows = self.train_dataset
+        assert isinstance(rows, TrainingRows | ParquetRows)  # a stream has no sampler
         batch_size = self.args.joint_batch_size() if self.args.dataloader_drop_last else 1
-        shuffle = not isinstance(self.train_dataset, ParquetRows)
-        return EpochSampler(len(self.train_dataset), self.data_collator.seed, batch_size, shuffle)
+        shuffle = not isinstance(rows, ParquetRows)
+        return EpochSampler(len(rows), self.data_collator.seed, batch_size, shuffle)
 
     def get_train_dataloader(self) -> DataLoader:
         if not isinstance(self.train_dataset, StreamedRows):
             return super().get_train_dataloader()
-        # the stream is already this process's own share, so accelerate must not share it out once more
+        # the stream is already this process's share, so accelerate must not split it again
         return DataLoader(
             self.train_dataset,
             batch_size=self._train_batch_size,
@@ -127,9 +141,9 @@ class GADMSTrainer(HubPushes, Trainer):
 
     # ---- optimiser and schedule
 
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            parameters = [parameter for parameter in self._trained().parameters() if parameter.requires_grad]
             self.optimizer = torch.optim.Adam(
                 parameters,
                 lr=self.args.learning_rate,
@@ -139,37 +153,49 @@ class GADMSTrainer(HubPushes, Trainer):
             )
         return self.optimizer
 
-    def create_scheduler(self, num_training_steps: int, optimizer=None):
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         if self.lr_scheduler is None:
             epochs = self.args.num_train_epochs
             if not isinstance(self.train_dataset, StreamedRows):
+                # max_steps may end the training before or after num_train_epochs
                 epochs = num_training_steps * self.args.joint_batch_size() / len(self._get_train_sampler())
-            warmup_steps = round(num_training_steps * min(self.args.warmup_epochs / epochs, 1))
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                self.optimizer if optimizer is None else optimizer,
-                partial(
-                    warmup_then_cosine,
-                    warmup_steps=warmup_steps,
-                    num_training_steps=num_training_steps,
-                    warmup_factor=self.args.warmup_factor,
-                ),
+            factor = partial(
+                warmup_then_cosine,
+                warmup_steps=round(num_training_steps * min(self.args.warmup_epochs / epochs, 1)),
+                num_training_steps=num_training_steps,
+                warmup_factor=self.args.warmup_factor,
             )
+            optimizer = self.create_optimizer() if optimizer is None else optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _trained(self) -> nn.Module:
+        """The model as it was given, without the wrappers of several processes."""
+        assert self.model is not None
+        return self.accelerator.unwrap_model(self.model)
+
     # ---- loss
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], None]:
         self._chunks, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if len(self._chunks) < num_batches:  # a stream ends amid a batch
             self._chunks = []
         self._replays = []
         return self._chunks, None
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         image_paths = inputs.pop("image_paths")
-        options, randomness = self.args.loss_options(), nullcontext()
+        options = self.args.loss_options()
+        randomness: AbstractContextManager[None] = nullcontext()
         if len(self._chunks) > 1:
+            # with the first chunk of a batch all its replays are planned
             self._replays = self._replays or self._plan_replays()
             replay = self._replays.pop(0)
             options["chunk"], randomness = replay.chunk, replay.same_randomness()
@@ -181,7 +207,7 @@ class GADMSTrainer(HubPushes, Trainer):
         self._loss_parts.append({name: outputs[name].detach().float() for name in LOSS_PARTS if name in outputs})
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
-    def _plan_replays(self):
+    def _plan_replays(self) -> list[Replay]:
         chunks = [self._prepare_inputs(chunk) for chunk in self._chunks]
         with self.accelerator.autocast():
             replays = plan_replays(self.accelerator.unwrap_model(self.model), chunks, self.args.masks())
@@ -189,7 +215,7 @@ class GADMSTrainer(HubPushes, Trainer):
         self._refuse_not_finite(replays[0].chunk.batch_sdm_loss, paths)
         return replays
 
-    def _refuse_not_finite(self, loss, image_paths):
+    def _refuse_not_finite(self, loss: torch.Tensor, image_paths: list[str]) -> None:
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}, on a batch of images "
@@ -198,8 +224,9 @@ class GADMSTrainer(HubPushes, Trainer):
                 "Lower the learning rate, or look at these images"
             )
 
-    def log(self, logs, start_time=None):
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._loss_parts:
+            # the parts of the loss, averaged over the steps since the last log and over processes
             names = list(self._loss_parts[0])
             values = torch.stack([torch.stack([parts[name] for name in names]) for parts in self._loss_parts])
             means = self.accelerator.reduce(values.mean(dim=0), reduction="mean")
@@ -209,18 +236,29 @@ class GADMSTrainer(HubPushes, Trainer):
 
     # ---- evaluation
 
-    def retriever(self):
-        """The [`GADMSModel`] in what is trained."""
-        return self.accelerator.unwrap_model(self.model).base_model
+    def retriever(self) -> GADMSModel:
+        """The [`GADMSModel`] within the trained model."""
+        model = self._trained()
+        assert isinstance(model, GADMSPreTrainedModel)
+        retriever = model.base_model
+        assert isinstance(retriever, GADMSModel)
+        return retriever
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+    def evaluate(
+        self,
+        eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
         """Retrieval both ways: `eval_t2i_R@1`, `..._R@5`, `..._R@10`, `..._mAP`, `..._mINP`, `eval_i2t_R@1`, ..."""
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        metrics: dict[str, float] = {}
         if isinstance(eval_dataset, dict):
-            metrics = {}
             for name, part in eval_dataset.items():
                 metrics |= self.evaluate(part, metric_key_prefix=f"{metric_key_prefix}_{name}")
             return metrics
+        if eval_dataset is None:
+            raise ValueError("there is no evaluation set: pass eval_dataset")
         start = time.time()
         self.measured = encode_retrieval_set(
             self.retriever(),
@@ -237,21 +275,43 @@ class GADMSTrainer(HubPushes, Trainer):
 
     # ---- saving
 
-    def _save(self, output_dir=None, state_dict=None):
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = self.args.output_dir if output_dir is None else output_dir
             os.remove(os.path.join(folder, "training_args.bin"))
             self.save_arguments(folder)
 
-    def save_arguments(self, folder):
-        """As JSON, which can be read without running what it holds; the parent would pickle them."""
+    def save_arguments(self, folder: str) -> None:
+        """Write the arguments as JSON; the parent would pickle them, and a pickle runs code when it is read."""
         write_json(os.path.join(folder, "training_args.json"), self.args.to_dict())
         write_json(os.path.join(folder, FACTS_FILE), facts_of_run(self))
 
 
+def refuse_missing_columns(columns: list[str], hidden_spans: str | None) -> None:
+    """Refuse a training set that lacks a column.
+
+    Args:
+        columns (`list[str]`): columns of the training set.
+        hidden_spans (`str`, *optional*): suffix of the columns that list the words to hide.
+
+    Raises:
+        DataError: names the missing columns.
+    """
+    if not {"image", "image_path", "caption1"} <= set(columns):
+        raise DataError(f"the training set needs the columns image, image_path, caption1, ...; it has {columns}")
+    if hidden_spans is None:
+        return
+    needed = {f"{name}_{hidden_spans}" for name in caption_columns(columns)}
+    if missing := sorted(needed - set(columns)):
+        raise DataError(
+            f"hidden_spans={hidden_spans}: the training set lacks {', '.join(missing)}; examples/hide_words.py writes "
+            "a data set with caption1_hidden_spans, ..."
+        )
+
+
 def warmup_then_cosine(step: int, *, warmup_steps: int, num_training_steps: int, warmup_factor: float) -> float:
-    """Share of the learning rate at an optimiser step: linear from `warmup_factor` to 1, then half a cosine to 0."""
+    """Factor on the learning rate at an optimiser step: linear from `warmup_factor` to 1, then half a cosine to 0."""
     if step < warmup_steps:
         return warmup_factor + (1 - warmup_factor) * step / warmup_steps
     done = (step - warmup_steps) / max(num_training_steps - warmup_steps, 1)

@@ -132,7 +132,7 @@ def test_the_training_step_is_the_sum_of_its_documented_parts(batch):
     torch.testing.assert_close(outputs.sdm_loss, sdm, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(outputs.mtp_loss, mtp, atol=1e-5, rtol=1e-5)
     assert outputs.no_valid_tokens.item() == pytest.approx(1 / 6)
-    assert outputs.noise_rate.item() == pytest.approx(views.noise_mask.sum().item() / (sum(LENGTHS) - 12))
+    assert outputs.hidden_rate.item() == pytest.approx(views.noise_mask.sum().item() / (sum(LENGTHS) - 12))
     (sdm + 0.7 * mtp).backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, atol=2e-4, rtol=1e-3, msg=name)

@@ -136,10 +136,10 @@ def test_floats_that_are_not_to_be_rescaled_are_only_normalised():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (picture() * 1.0, "expected 0 to 1 in floats"),
-        (picture() / 255 - 0.5, "expected 0 to 1 in floats"),
-        (np.full((5, 4, 3), np.nan), "expected 0 to 1 in floats"),
-        (picture().astype(np.int32) + 300, "0 to 255 in integers"),
+        (picture() * 1.0, "expected 0 to 1 for floats"),
+        (picture() / 255 - 0.5, "expected 0 to 1 for floats"),
+        (np.full((5, 4, 3), np.nan), "expected 0 to 1 for floats"),
+        (picture().astype(np.int32) + 300, "0 to 255 for integers"),
         (picture(channels=2), r"shape \(50, 20, 2\)"),
         (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
         (PIL.Image.new("RGB", (0, 5)), "0 x 5 pixels"),

@@ -100,7 +100,7 @@ def test_scores_do_not_change_with_frozen_weights_or_autocast(model, pairs):
 
 def test_an_unknown_recipe_a_wrong_depth_and_unpaired_batches_are_refused(model, pairs):
     pixel_values, input_ids = pairs
-    with pytest.raises(ValueError, match='"paper" or "released", got \'papers\''):
+    with pytest.raises(ValueError, match='"paper" or "released"; got \'papers\''):
         model.token_scores(*pairs, recipe="papers")
     with pytest.raises(ValueError, match="between 1 and 3"):
         model.token_scores(*pairs, num_layers=4, recipe="released")

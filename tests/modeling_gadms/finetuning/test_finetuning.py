@@ -95,7 +95,7 @@ def test_masks_in_place_are_seen_by_sdm_and_id_and_others_are_not():
     in_place = model(**inputs, masking=RandomMasking(in_place=True))
     torch.testing.assert_close(in_place.text_embeds, model.gadms.get_text_features(masked).pooler_output)
     torch.testing.assert_close(in_place.mtp_loss, outputs.mtp_loss)
-    assert in_place.sdm_loss != outputs.sdm_loss and in_place.noise_rate == in_place.prediction_rate > 0
+    assert in_place.sdm_loss != outputs.sdm_loss and in_place.hidden_rate == in_place.prediction_rate > 0
     logits = (model.classifier(embeds) for embeds in (in_place.image_embeds, in_place.text_embeds))
     torch.testing.assert_close(in_place.id_loss, id_loss(*logits, torch.arange(3)))
 

@@ -155,7 +155,7 @@ def test_parts_of_the_loss_and_rates_are_logged(tmp_path):
     trainer.train()
     entry = trainer.state.log_history[0]
     assert float(entry["loss"]) == pytest.approx(entry["sdm_loss"] + 0.4 * entry["mtp_loss"], abs=0.01)
-    assert 0 < entry["prediction_rate"] < 1 and 0 <= entry["noise_rate"] < 0.5 and entry["no_valid_tokens"] == 0
+    assert 0 < entry["prediction_rate"] < 1 and 0 <= entry["hidden_rate"] < 0.5 and entry["no_valid_tokens"] == 0
 
 
 def test_evaluation_measures_both_directions_and_restores_training_mode(tmp_path):
