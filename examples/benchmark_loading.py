@@ -13,10 +13,11 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 import datasets
+import numpy as np
 import psutil
 import torch
 from loading_benchmark.inputs import make_release, make_source
@@ -95,7 +96,7 @@ def loaders(data: str, rows: int, rounds: int) -> str:
     return "\n".join([head, titles, *lines])
 
 
-def best(readers: dict[str, Callable[[], Iterable]], count: int, rounds: int) -> dict[str, tuple[float, float]]:
+def best(readers: Mapping[str, Callable[[], Iterable]], count: int, rounds: int) -> dict[str, tuple[float, float]]:
     """Rows per second, and per CPU second of this process and its workers, in the best of alternating rounds."""
     rates = dict.fromkeys(readers, (0.0, 0.0))
     for _ in range(rounds):

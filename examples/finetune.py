@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
+from peft import PeftModel
 from transformers import set_seed
 
 from dataset_webperson import DataError, WebPerson, load_benchmark
@@ -63,8 +64,10 @@ def load_splits(
 ) -> dict[str, tuple[str, datasets.Dataset]]:
     """`train`, `validation` (on which the best epoch is chosen) and `test`, each with its name in the benchmark."""
     if args.dataset_name == "synthetic":
-        drawn = {"num_train_persons": args.num_persons, "noise_rate": args.noise_rate, "seed": seed}
-        builder = WebPerson(config_name="synthetic", image_size=image_size, **drawn)
+        persons, rate = args.num_persons, args.noise_rate
+        builder = WebPerson(
+            config_name="synthetic", image_size=image_size, num_train_persons=persons, noise_rate=rate, seed=seed
+        )
         builder.download_and_prepare()
         splits = builder.as_dataset()
     elif args.data_root is None:
@@ -91,23 +94,24 @@ def load_splits(
 def report(
     trainer: GADMSFineTuningTrainer,
     names: dict[str, str],
-    before: dict[str, float],
-    after: dict[str, float],
+    metrics: dict[str, dict[str, float]],
     run: dict[str, Any],
 ) -> None:
     """Write metrics.json, and print the table."""
-    state = trainer.state
     results = {
-        "metrics": {"before": before, "after": after},
+        "metrics": metrics,
         "splits": names,
         "best_epoch_chosen_on": names["validation"],
-        "best": {"step": state.best_global_step, trainer.args.metric_for_best_model: state.best_metric},
+        "best": {
+            "step": trainer.state.best_global_step,
+            trainer.args.metric_for_best_model: trainer.state.best_metric,
+        },
         **run,
     }
     if names["validation"] == "test":
         results["warning"] = "the best epoch was chosen on the test set: these figures are optimistic"
     write_json(os.path.join(trainer.args.output_dir, "metrics.json"), results)
-    print(f"\n{metrics_table(results['metrics'])}\n\nbest epoch chosen on {names['validation']}", flush=True)
+    print(f"\n{metrics_table(metrics)}\n\nbest epoch chosen on {names['validation']}", flush=True)
     print(f"{results['seconds']:.0f} s; checkpoint and metrics.json in {trainer.args.output_dir}", flush=True)
 
 
@@ -135,14 +139,14 @@ def main(arguments: list[str] | None = None) -> None:
     if trainer.is_world_process_zero():
         print(f"training {trainable:,} of {total:,} parameters ({trainable / total:.1%})", flush=True)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    after = measure("test")
+    metrics = {"before": before, "after": measure("test")}
     trainer.save_model()
     if trainer.is_world_process_zero():
-        if lora.lora:
+        if isinstance(trainer.model, PeftModel):
             save_adapter(trainer.model, os.path.join(training.output_dir, "adapter"))
         run = {"trainable_parameters": trainable, "parameters": total, "seconds": time.time() - start}
         run |= {"arguments": vars(args) | vars(lora), "training_arguments": training.to_dict()}
-        report(trainer, {role: name for role, (name, _) in splits.items()}, before, after, run)
+        report(trainer, {role: name for role, (name, _) in splits.items()}, metrics, run)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ def load_pairs(args: PretrainArguments, seed: int) -> tuple[TrainingSet, dataset
 
 def report(
     trainer: GADMSTrainer,
+    train: TrainingSet,
     test: datasets.Dataset,
     metrics: dict[str, dict[str, float]],
     seconds: float,
@@ -83,10 +84,11 @@ def report(
     results = {"metrics": metrics, "test_images": len(test), "seconds": seconds, **arguments}
     write_json(f"{folder}/metrics.json", results)
     save_curve(trainer.state.log_history, f"{folder}/curve.png")
+    assert trainer.measured is not None  # by the evaluation that ended the run
     save_retrievals(test, trainer.measured, f"{folder}/retrievals.png")
 
     # the most instructive of a few captions: the one with the most false words, where the data knows them
-    row = max(trainer.train_dataset.dataset.take(64), key=lambda row: len(row.get("caption1_false_spans") or []))
+    row = max(train.take(64), key=lambda row: len(row.get("caption1_false_spans") or []))
     save_token_scores(model, processor, row, f"{folder}/token_scores.png")
 
     pair = processor(images=[test[0]["image"]], text=[test[0]["caption1"]]).to(model.device)
@@ -123,7 +125,8 @@ def main(arguments: list[str] | None = None) -> None:
     trainer.save_model()
     for when, found in metrics.items():
         metrics[when] = {key.removeprefix("eval_"): value for key, value in found.items() if "2" in key}
-    report(trainer, test, metrics, time.time() - start, {"arguments": vars(args), "training": training.to_dict()})
+    arguments_kept = {"arguments": vars(args), "training": training.to_dict()}
+    report(trainer, train, test, metrics, time.time() - start, arguments_kept)
     if training.push_to_hub:
         trainer.push_to_hub(commit_message="Card and pictures")
 

@@ -8,11 +8,12 @@ Without --images it draws ten pedestrians. Search only images of people who agre
 
 import os
 import sys
+from collections.abc import Callable
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from safetensors import SafetensorError
-from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModel, AutoProcessor, BatchFeature, PreTrainedModel
 
 from dataset_webperson import DataError, WebPerson
 from dataset_webperson.command_line import CommandParser, command
@@ -21,7 +22,7 @@ from dataset_webperson.images import open_image
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
-def load(name_or_path: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+def load(name_or_path: str) -> tuple[PreTrainedModel, Callable[..., BatchFeature]]:
     """Model and processor of a checkpoint, with the code that lies beside its weights."""
     try:
         model = AutoModel.from_pretrained(name_or_path, trust_remote_code=True).eval()

@@ -1,12 +1,14 @@
 """A stored data set of captioned images, by name, as training rows and a test gallery."""
 
+from typing import TypeAlias
+
 import datasets
 from datasets.exceptions import DatasetsError
 
 from ..findings import DataError
 from .streaming import ShuffledParquet
 
-TrainingSet = datasets.Dataset | ShuffledParquet
+TrainingSet: TypeAlias = datasets.Dataset | ShuffledParquet
 
 
 def load_captioned(
