@@ -61,12 +61,22 @@ def loaders(data: str, rows: int, rounds: int) -> str:
     jpegs = [raw[0, position]["image"]["bytes"] for position in range(count)]
     keys = [(0, position) for position in range(count)]
     shuffled = datasets.load_dataset(data, split="train", streaming=True).shuffle(seed=0, buffer_size=BUFFER)
+    # a loader asks for `__getitem__` and a length alone, its annotation for a class of torch's
     loader: DataLoader = DataLoader(
-        in_worker, BATCH, sampler=keys, num_workers=1, collate_fn=pixels, persistent_workers=True
+        in_worker,  # type: ignore[arg-type]
+        BATCH,
+        sampler=keys,
+        num_workers=1,
+        collate_fn=pixels,
+        persistent_workers=True,
     )
     bare_rows = [{"image": jpeg} for jpeg in jpegs]
     bare_loader: DataLoader = DataLoader(
-        bare_rows, BATCH, num_workers=1, collate_fn=bare_pixels, persistent_workers=True
+        bare_rows,  # type: ignore[arg-type]
+        BATCH,
+        num_workers=1,
+        collate_fn=bare_pixels,
+        persistent_workers=True,
     )
     next(iter(loader)), next(iter(bare_loader))  # the workers have started
     found = best(

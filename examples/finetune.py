@@ -46,10 +46,7 @@ class FinetuneArguments:
     data_root: str | None = field(default=None, metadata={"help": "The benchmark's folder, or the one above it."})
     on_count_mismatch: str = field(default="error", metadata={"help": "`warn`: accept an incomplete benchmark."})
     validation_persons: int | None = field(default=None, metadata={"help": "Number of persons to hold out of train."})
-    select_on_test: bool = field(
-        default=False,
-        metadata={"help": "Choose the best epoch on test, as published figures often do; metrics.json says so."},
-    )
+    select_on_test: bool = field(default=False, metadata={"help": "Choose the best epoch on test, and record that."})
     image_size: list[int] = field(default_factory=lambda: [384, 128], metadata={"help": "For a CLIP: height, width."})
     num_persons: int = field(default=4000, metadata={"help": "Synthetic: persons in train, two images each."})
     noise_rate: float = field(default=0.0, metadata={"help": "Synthetic: share of false attributes in training."})
@@ -98,14 +95,12 @@ def report(
     run: dict[str, Any],
 ) -> None:
     """Write metrics.json, and print the table."""
+    state = trainer.state
     results = {
         "metrics": metrics,
         "splits": names,
         "best_epoch_chosen_on": names["validation"],
-        "best": {
-            "step": trainer.state.best_global_step,
-            trainer.args.metric_for_best_model: trainer.state.best_metric,
-        },
+        "best": {"step": state.best_global_step, trainer.args.metric_for_best_model: state.best_metric},
         **run,
     }
     if names["validation"] == "test":
@@ -125,7 +120,6 @@ def main(arguments: list[str] | None = None) -> None:
     pretrained, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
     splits = load_splits(args, pretrained.config.vision_config.image_size, training.seed)
     train, validation, test = (dataset for _, dataset in splits.values())
-
     model = GADMSForFineTuning.from_pre_training(pretrained, num_persons=len(set(train["person_id"])))
     tuned = add_lora(model, lora) if lora.lora else model
     trainable, total = count_parameters(tuned)
