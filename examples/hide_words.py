@@ -29,6 +29,7 @@ from dataset_webperson import DataError
 from dataset_webperson.command_line import command
 from dataset_webperson.files import replacing, write_json, written_once
 from dataset_webperson.release import ROWS_PER_SHARD
+from dataset_webperson.rows.streaming import ShuffledParquet
 from modeling_gadms.noise.hidden_words import kept_evidence, summarize, write_parquet, write_shards
 from modeling_gadms.noise.patch_evidence import refuse_unfit
 from modeling_gadms.training.command_line import parse_arguments
@@ -108,6 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise DataError("this runs as one process: start it with `python`, not with a launcher")
 
     train, test = load_pairs(source, args.seed)
+    assert not isinstance(train, ShuffledParquet)  # a stream was refused above
     refuse_unfit(train)
     set_seed(args.seed)
     model, processor = load_starting_point(source.model_name_or_path, tuple(source.image_size))

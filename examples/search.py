@@ -8,22 +8,25 @@ Without --images it draws ten pedestrians. Search only images of people who agre
 
 import os
 import sys
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from safetensors import SafetensorError
-from transformers import AutoModel, AutoProcessor, BatchFeature, PreTrainedModel
+from transformers import AutoModel, AutoProcessor
 
 from dataset_webperson import DataError, WebPerson
 from dataset_webperson.command_line import CommandParser, command
 from dataset_webperson.images import open_image
 
+if TYPE_CHECKING:  # at run time both come with the checkpoint
+    from modeling_gadms import GADMSModel, GADMSProcessor
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
-def load(name_or_path: str) -> tuple[PreTrainedModel, Callable[..., BatchFeature]]:
-    """Model and processor of a checkpoint, with the code that lies beside its weights."""
+def load(name_or_path: str) -> tuple["GADMSModel", "GADMSProcessor"]:
+    """Model and processor of a checkpoint, by the code that lies beside its weights."""
     try:
         model = AutoModel.from_pretrained(name_or_path, trust_remote_code=True).eval()
         processor = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=True)
