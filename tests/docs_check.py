@@ -1,13 +1,13 @@
 """Checks every command in the pages, cards and docstrings: `python tests/docs_check.py`, or `make docs-check`.
 
-- The program of a command must be in PROVEN, which names the test that runs it, or in MINIATURES, which runs it here on
-  a small input. Its options must be among those that the program's own help lists, and a make target must be in the
-  Makefile.
+- The program of a command must be in PROVEN, which names the test that runs it, or in MINIATURES, which runs it here
+  on a small input. Its options must be among those that the program's own help lists, and a make target must be in
+  the Makefile.
 - A block of Python is run here, with SMALL replacing what a reader has and this machine does not.
 - A link to a file of the repository must lead to one.
 
-Anything else fails: a new command needs a test and a line in PROVEN. With `--fast`, miniatures and blocks of Python are
-not run, and everything else is checked.
+Anything else fails: a new command needs a test and a line in PROVEN. With `--fast`, miniatures and blocks of Python
+are not run, and everything else is checked.
 """
 
 import argparse
@@ -33,11 +33,8 @@ PAGES = [
     "modeling_gadms/person_retrieval/README.md",
 ]
 PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("dataset_webperson/release_files/*.md"))]
-PAGES += [
-    str(path.relative_to(REPO))
-    for place in ("examples", "examples/studies")
-    for path in sorted(REPO.glob(f"{place}/*.md"))
-]
+PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("examples/*.md"))]
+PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("examples/studies/*.md"))]
 SOURCES = sorted(
     path for folder in ("examples", "modeling_gadms", "dataset_webperson") for path in (REPO / folder).rglob("*.py")
 )
