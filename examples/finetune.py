@@ -1,4 +1,4 @@
-"""Fine-tune GA-DMS, or a CLIP, on a benchmark of persons with captions, by the recipe of IRRA.
+r"""Fine-tune GA-DMS, or a CLIP, on a benchmark of persons with captions, by the recipe of IRRA.
 
     accelerate launch examples/finetune.py --model_name_or_path runs/webperson --dataset_name cuhk-pedes \
         --data_root data/CUHK-PEDES --bf16 True --output_dir runs/cuhk
@@ -41,6 +41,8 @@ ROLES = ("train", "validation", "test")
 
 @dataclass
 class FinetuneArguments:
+    _argument_group_name = "model and data"
+
     model_name_or_path: str = field(metadata={"help": "Hub id or folder of a GA-DMS or a CLIP."})
     dataset_name: str = field(metadata={"help": "A benchmark's name, or `synthetic`."})
     data_root: str | None = field(default=None, metadata={"help": "The benchmark's folder, or the one above it."})

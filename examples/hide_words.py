@@ -1,4 +1,4 @@
-"""Find the caption words that speak against their image, and write a data set in which pre-training can hide them.
+r"""Find the caption words that speak against their image, and write a data set in which pre-training can hide them.
 
     python examples/hide_words.py --dataset_name synthetic --image_size 64 32 --tower_learning_rate 5e-4 \
         --output_dir runs/hidden                                                       # offline, a few minutes
@@ -38,11 +38,11 @@ from modeling_gadms.training.starting_points import load_starting_point
 
 @dataclass
 class HideWordsArguments:
+    _argument_group_name = "patch evidence"
+
     output_dir: str = field(metadata={"help": "Folder to write; must not exist."})
     steps: int = field(default=1200, metadata={"help": "Batches that patch evidence learns from."})
-    batch_size: int = field(
-        default=64, metadata={"help": "Images per batch; each word learns to tell its image from the others."}
-    )
+    batch_size: int = field(default=64, metadata={"help": "Images per batch, among which a word must find its own."})
     tower_learning_rate: float = field(
         default=1e-5, metadata={"help": "Learning rate of the image tower; 0 freezes it. The small CLIP wants 5e-4."}
     )
@@ -133,8 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
         seed=args.seed,
         num_workers=args.num_workers,
     )
-    sharding = {"rows_per_shard": args.rows_per_shard, "num_workers": args.num_workers}
-    summary = summarize(write_shards(evidence, processor, train, folder, threshold=args.threshold, **sharding))
+    options = {"rows_per_shard": args.rows_per_shard, "num_workers": args.num_workers}
+    summary = summarize(write_shards(evidence, processor, train, folder, threshold=args.threshold, **options))
     write_json(f"{out}-report.json", settings | summary)
     with replacing(f"{out}-evidence.safetensors") as temporary:
         shutil.copyfile(kept, temporary)

@@ -1,4 +1,4 @@
-"""Pre-train GA-DMS on captioned person images, and measure retrieval before and after.
+r"""Pre-train GA-DMS on captioned person images, and measure retrieval before and after.
 
     accelerate launch examples/pretrain.py                  # the demo of pretrain_demo.yaml: offline, 2 cores, minutes
     accelerate launch examples/pretrain.py --model_name_or_path openai/clip-vit-base-patch16 \
@@ -37,6 +37,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 @dataclass
 class PretrainArguments:
+    _argument_group_name = "model and data"
+
     model_name_or_path: str = field(
         default=os.path.join(HERE, "small_clip"),
         metadata={"help": "Hub id or folder of a CLIP or a GA-DMS; by default the small CLIP beside this script."},

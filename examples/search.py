@@ -96,8 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
     model, processor = load(args.model)
 
     with torch.no_grad():
-        embeds = [model.get_image_features(**processor(images=image)).pooler_output for image in images]
-        query = model.get_text_features(**processor(text=[args.sentence])).pooler_output
+        embeds = [model.get_image_features(**processor(images=image))["pooler_output"] for image in images]
+        query = model.get_text_features(**processor(text=[args.sentence]))["pooler_output"]
     cosines = torch.nn.functional.cosine_similarity(query, torch.cat(embeds))
     best = cosines.argsort(descending=True)[: args.top].tolist()
     for place, index in enumerate(best, 1):

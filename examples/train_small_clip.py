@@ -30,6 +30,8 @@ FIRST_TEMPERATURE = 0.07  # CLIP's learnt temperature starts here and ends near 
 
 @dataclass
 class SmallClipArguments:
+    _argument_group_name = "small CLIP"
+
     image_size: int = field(default=48, metadata={"help": "Side of the square images, in pixels."})
     patch_size: int = field(default=8, metadata={"help": "Side of a patch, in pixels."})
     hidden_size: int = field(default=128, metadata={"help": "Width of both towers and of the joint space."})
