@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-slow test-datasets3 test-stranger test-minimum docs-check photo-models demo-webperson lint benchmark clean
+.PHONY: help setup demo test test-slow test-datasets3 test-stranger test-minimum test-mutants docs-check photo-models demo-webperson lint benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -69,20 +69,22 @@ test-stranger: setup $(VENV)-stranger/.installed $(VENV)-exports/.installed ## l
 
 $(VENV)-minimum/.installed: .ci/constraints-minimum.txt .ci/constraints.txt
 	@$(PYTHON) -m venv $(VENV)-minimum && $(VENV)-minimum/bin/python $(PIP) --constraint .ci/constraints-minimum.txt \
-		torch transformers datasets accelerate peft evaluate safetensors numpy ijson pillow pyyaml tqdm pytest regex ftfy matplotlib
+		torch transformers datasets accelerate peft evaluate safetensors numpy ijson pillow pyyaml tqdm pytest regex ftfy matplotlib jinja2
 	@$(VENV)-minimum/bin/python $(PIP) --constraint .ci/constraints.txt --no-deps open_clip_torch
 	@touch $@
 
 test-minimum: $(VENV)-minimum/.installed ## test the model on the oldest versions allowed (downloads 3 GB)
-	@PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)-minimum/bin/python -m pytest --quiet tests/modeling_gadms/test_modeling.py tests/modeling_gadms/test_token_scores.py \
-		tests/modeling_gadms/test_masking.py tests/modeling_gadms/test_losses.py tests/modeling_gadms/test_processing.py tests/modeling_gadms/test_tokenization.py tests/modeling_gadms/test_from_clip.py \
-		tests/modeling_gadms/test_stranger.py tests/modeling_gadms/training/test_trainer.py
+	@PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)-minimum/bin/python -m pytest --quiet tests/modeling_gadms/test_*.py \
+		tests/modeling_gadms/training/test_trainer.py
+
+test-mutants: setup ## break the numeric core in many ways, each of which a test must catch
+	@OMP_NUM_THREADS=1 $(RUN) tests/mutations.py
 
 docs-check: setup ## check every command in the pages, cards and docstrings
 	@OMP_NUM_THREADS=1 $(RUN) tests/docs_check.py
 
-lint: setup ## ruff: style and formatting
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+lint: setup ## check style, formatting and types
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
 benchmark: setup ## time the parts of a training step beside a plain CLIP step
 	@$(RUN) examples/benchmark_step.py

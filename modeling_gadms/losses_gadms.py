@@ -75,4 +75,5 @@ def id_loss(
     """
     of_images = F.cross_entropy(image_logits.float(), labels, reduction="sum")
     of_captions = F.cross_entropy(text_logits.float(), labels, reduction="sum")
-    return (of_images + of_captions) / (2 * (len(labels) if num_rows is None else num_rows))
+    both = of_images + of_captions
+    return both / (2 * (len(labels) if num_rows is None else num_rows))

@@ -104,9 +104,11 @@ def resize_position_table(table: torch.Tensor, grid: tuple[int, int]) -> torch.T
         raise ValueError(f"a position table of {len(table)} rows is not one class row and a square grid of patches")
     if grid == (side, side):
         return table
-    patches = table[1:].T.reshape(1, -1, side, side).float()
+    class_row, patch_rows = table[:1], table[1:]
+    patches = patch_rows.T.reshape(1, -1, side, side).float()  # (1, D, side, side)
     patches = F.interpolate(patches, size=grid, mode="bilinear", align_corners=False)
-    return torch.cat([table[:1], patches.flatten(2)[0].T.to(table.dtype)])
+    patch_rows = patches.flatten(2)[0].T.to(table.dtype)
+    return torch.cat([class_row, patch_rows])
 
 
 class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):

@@ -3,13 +3,13 @@
 It differs from `token_scores_gadms.gradient_attention_scores`, the paper's recipe:
 
 - the last `L` layers attend with a single head over the whole width, in the forward pass and so in the gradients too;
-- attention is divided by the sum of the raw importance (before min-max), not by its own sum;
+- attention is divided by the sum of the *gradient score* plus 1e-8, not by its own sum;
 - layers are summed, not averaged (which the final min-max makes irrelevant);
-- pooling, both sums and both min-max run over all positions up to the tower's context length, including BOS, EOS and
-  padding, and the last min-max over the whole batch at once.
+- pooling, that sum and the min-max of importance run over all positions up to the tower's context length, including
+  BOS, EOS and padding;
+- BOS, EOS and padding are then set to 0, before the last min-max, which runs over the whole batch at once.
 
-A caption's scores thus depend on its padding and on the other captions of the batch. Positions without a valid token
-are set to 0 at the very end, as the callers of both recipes expect.
+A caption's scores thus depend on its padding and on the other captions of the batch.
 """
 
 import torch
@@ -27,6 +27,8 @@ from .token_scores_gadms import (
     split_heads,
     valid_tokens,
 )
+
+NUM_LAYERS = 8  # whatever the depth of the tower
 
 
 @torch.compiler.disable  # autograd.grad inside a compiled forward breaks the graph anyway
@@ -47,16 +49,16 @@ def released_scores(
         text_projection (`torch.nn.Linear`): projection to the joint space.
         image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): image embeddings, taken as constants.
         input_ids (`torch.Tensor` of shape `(B, T)`): one caption per image; EOS is the highest id.
-        num_layers (`int`, *optional*): last text layers used; by default two thirds of them (8 of 12).
+        num_layers (`int`, *optional*): last text layers used; by default 8, or all if there are fewer.
 
     Returns:
-        `torch.Tensor` of shape `(B, T)`, float32, in [0, 1]; 0 at BOS, EOS and padding. The batch's minimum and
-        maximum may fall on such positions, so the other scores need not reach 0 or 1.
+        `torch.Tensor` of shape `(B, T)`, float32, in [0, 1]; 0 at BOS, EOS and padding, 1 at the highest of the batch.
 
     Raises:
         ValueError: the tower has no `num_layers` layers, or images and captions differ in number.
     """
     layers = layers_of(text_model)
+    num_layers = min(NUM_LAYERS, len(layers)) if num_layers is None else num_layers
     num_layers = scored_layers(len(layers), num_layers, len(image_embeds), len(input_ids))
 
     num_positions = input_ids.shape[1]
@@ -86,14 +88,12 @@ def released_scores(
         total = torch.zeros(input_ids.shape, device=input_ids.device)
         for (queries, keys, values, attention, _), gradient in zip(kept, gradients, strict=True):
             pooled_query = _pool(queries.float())[rows, eos][:, None]
-            raw_importance = F.cosine_similarity(pooled_query, _pool(keys.float()), dim=-1)  # (B, T)
-            importance = _minmax(raw_importance, dim=-1)
+            importance = _minmax(F.cosine_similarity(pooled_query, _pool(keys.float()), dim=-1), dim=-1)  # (B, T)
             products = (values.float() @ gradient[rows, eos].float()[..., None]).squeeze(-1)
             gradient_score = importance * products
-            attention_score = attention[rows, eos].float() / raw_importance.sum(dim=-1, keepdim=True)
+            attention_score = attention[rows, eos].float() / (gradient_score.sum(dim=-1, keepdim=True) + 1e-8)
             total += gradient_score * attention_score
-        scores = _minmax(F.relu(total))[:, :num_positions]
-        return torch.where(valid, scores, 0.0)
+        return _minmax(torch.where(valid, F.relu(total[:, :num_positions]), 0.0))
 
 
 def _attend(
@@ -108,13 +108,15 @@ def _attend(
     head_dim = queries.shape[-1] // num_heads
     query, key, value = (split_heads(each, head_dim) for each in (queries, keys, values))
 
-    logits = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    logits = (query @ key.transpose(-1, -2)).float()
+    logits = logits * head_dim**-0.5
     later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
     weights = logits.masked_fill(later, -torch.inf).softmax(dim=-1)
     output = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)
 
     hidden_states = finish_layer(layer, hidden_states, output)
-    return hidden_states, (queries.detach(), keys.detach(), values.detach(), weights.detach().mean(dim=1), output)
+    attention = weights.detach().mean(dim=1)
+    return hidden_states, (queries.detach(), keys.detach(), values.detach(), attention, output)
 
 
 def _pool(tokens: torch.Tensor) -> torch.Tensor:

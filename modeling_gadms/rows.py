@@ -79,11 +79,15 @@ def all_captions(dataset: datasets.Dataset) -> tuple[list[str], torch.Tensor]:
     names = [name for name in names if name == "captions" or name[7:].isdigit()]
     # the images are left out, or they would be decoded
     rows = dataset.select_columns(names) if names else [dict.fromkeys(dataset.column_names)]
-    captions = [captions_of(row) for row in rows]
-    index = [row for row, own in enumerate(captions) for _ in own]
+    captions: list[str] = []
+    index: list[int] = []
+    for number, row in enumerate(rows):
+        own = captions_of(row)
+        captions += own
+        index += [number] * len(own)
     if not index:
         raise DataError("the data set has no captions: every list of captions is empty")
-    return [caption for own in captions for caption in own], torch.tensor(index)
+    return captions, torch.tensor(index)
 
 
 def person_ids(dataset: datasets.Dataset) -> list[int]:

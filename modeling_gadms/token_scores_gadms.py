@@ -65,10 +65,15 @@ def pooling_matrix(lengths: torch.Tensor, width: int) -> torch.Tensor:
     right = torch.minimum(left + 1, pairs - 1)
     weight = (source - left).clamp(0, 1)[..., None]
 
+    # rows are positions, columns the tokens of the two pairs, each token with half the weight of its pair
     pair_of = (positions // 2)[None, None]
-    interpolation = (1 - weight) * (left[..., None] == pair_of) + weight * (right[..., None] == pair_of)
+    from_left = (1 - weight) * (left[..., None] == pair_of)
+    from_right = weight * (right[..., None] == pair_of)
+    interpolation = from_left + from_right
     inside = (positions < lengths[:, None])[..., None] & (positions < 2 * pairs)[:, None]
-    return 0.5 * torch.eye(width, device=lengths.device) + 0.5 * 0.5 * interpolation * inside
+
+    same_scale = torch.eye(width, device=lengths.device)
+    return 0.5 * same_scale + 0.5 * 0.5 * interpolation * inside
 
 
 def split_heads(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Benchmark rows for fine-tuning: every caption once per epoch, and batches balanced over persons."""
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
@@ -49,6 +50,10 @@ class CaptionRows(TrainingRows):
         self.first_pair: list[int] = (num_captions.cumsum(0) - num_captions).tolist()
 
         person_ids = dataset["person_id"][:]
+        if None in person_ids:
+            raise DataError(
+                f"row {person_ids.index(None)}: person_id is None; leave out the rows whose person is unknown"
+            )
         self.persons = {person_id: place for place, person_id in enumerate(sorted(set(person_ids)))}
         self.person_of_row = [self.persons[person_id] for person_id in person_ids]
         self.person_of_pair = [self.person_of_row[row] for row in self.row_of_pair]
@@ -99,7 +104,7 @@ class PersonSampler(KeySampler):
             )
 
     def __len__(self) -> int:
-        groups = sum(-(-len(pairs) // self.instances) for pairs in self.pairs_of_person.values())
+        groups = sum(math.ceil(len(pairs) / self.instances) for pairs in self.pairs_of_person.values())
         return groups // self.persons_per_batch * self.persons_per_batch * self.instances
 
     def __iter__(self) -> Iterator[EpochKey]:
@@ -114,13 +119,13 @@ class PersonSampler(KeySampler):
         generator = torch.Generator().manual_seed(stable_hash(self.seed, self.epoch))
         for person, pairs in self.pairs_of_person.items():
             shuffled = [pairs[place] for place in torch.randperm(len(pairs), generator=generator).tolist()]
-            count = -(-len(shuffled) // self.instances)
+            count = math.ceil(len(shuffled) / self.instances)
             # some pairs come again to fill the last group
             shuffled = (shuffled * self.instances)[: count * self.instances]
             start = torch.rand((), generator=generator).item()
             for number in range(count):
-                group = shuffled[number * self.instances : (number + 1) * self.instances]
-                yield (number + start) / count, person, group
+                first = number * self.instances
+                yield (number + start) / count, person, shuffled[first : first + self.instances]
 
     def _deal(self, waiting: deque[Group]) -> list[list[int]]:
         """Take the groups of one batch; a second group of a person waits for the next, unless no others are left."""

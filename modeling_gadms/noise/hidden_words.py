@@ -72,7 +72,9 @@ def _load_evidence(model: GADMSModel, file: str) -> PatchEvidence:
         evidence.reference_keys = torch.empty_like(found["reference_keys"])
         evidence.load_state_dict(found)
     except (SafetensorError, KeyError, RuntimeError) as error:
-        raise DataError(f"{file}: not the patch evidence of this model ({error}); delete it to learn again") from error
+        raise DataError(
+            f"{file}: broken, or not the patch evidence of this model; delete it to learn again"
+        ) from error
     return evidence.to(next(model.parameters()).device).eval()
 
 

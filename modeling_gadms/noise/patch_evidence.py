@@ -53,9 +53,17 @@ class PatchEvidence(nn.Module):
         del self.tower.text_model, self.tower.text_projection
         self.embedding = nn.Embedding(gadms.config.text_config.vocab_size, embedding)
         self.query = nn.Sequential(
-            nn.Linear(len(NEIGHBOURS) * embedding, hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Linear(hidden, width)
+            nn.Linear(len(NEIGHBOURS) * embedding, hidden),
+            nn.GELU(),
+            nn.LayerNorm(hidden),
+            nn.Linear(hidden, width),
         )
-        self.key = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.key = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, width),
+        )
         self.register_buffer("reference_keys", torch.zeros(0, 1, width))
 
     def head_parameters(self) -> list[nn.Parameter]:
@@ -96,8 +104,17 @@ class PatchEvidence(nn.Module):
         scores = torch.zeros(input_ids.shape, device=input_ids.device)
         rows, places = valid_tokens(input_ids).nonzero(as_tuple=True)
         queries = self.queries(input_ids, rows, places)
-        own = torch.cat([self.logits(queries[rows == row], keys[row : row + 1])[:, 0] for row in range(len(keys))])
-        others = self.logits(queries, self.reference_keys).logsumexp(dim=1) - math.log(len(self.reference_keys))
+
+        # one image at a time; `rows` ascends, so the parts are in the order of the words
+        own_parts = []
+        for row in range(len(keys)):
+            fit = self.logits(queries[rows == row], keys[row : row + 1])
+            own_parts.append(fit[:, 0])
+        own = torch.cat(own_parts)
+
+        # mean likelihood of the reference images
+        others = self.logits(queries, self.reference_keys).logsumexp(dim=1)
+        others = others - math.log(len(self.reference_keys))
         scores[rows, places] = own - others
         return scores
 

@@ -196,17 +196,17 @@ def rank_queries(
     >>> ranks.first_match_rank, ranks.average_precision.round(3), ranks.inverse_negative_penalty.round(3)
     (array([2]), array([0.583]), array([0.667]))
     """
-    ranker = _ranker(
-        query_embeds, gallery_embeds, query_ids, gallery_ids, exclude, ties, on_missing, block_size, normalize
-    )
-    # Queries with alike numbers of matches side by side (little padding), those of one id too (matches scored once).
-    num_matches = ranker.right - ranker.left
-    order = np.lexsort((ranker.left, num_matches))
-    order = order[num_matches[order] > 0]
-    with torch.autocast(ranker.device.type, enabled=False), _pool(ranker.device) as pool:
+    with _threads(query_embeds) as pool:
+        ranker = _ranker(
+            query_embeds, gallery_embeds, query_ids, gallery_ids, exclude, ties, on_missing, block_size, normalize
+        )
+        # Queries with alike numbers of matches side by side (little padding), those of one id too (scored once).
+        num_matches = ranker.right - ranker.left
+        order = np.lexsort((ranker.left, num_matches))
+        order = order[num_matches[order] > 0]
         for blocks in _super_blocks(order, num_matches[order], ranker.max_rows):
             ranker.rank(blocks, pool)
-    return ranker.result(on_missing)
+        return ranker.result(on_missing)
 
 
 @torch.no_grad()
@@ -234,29 +234,28 @@ def rank_both_ways(
     (array([2]), array([1, 0]))
     """
     sides = (text_embeds, image_embeds, text_ids, image_ids), (image_embeds, text_embeds, image_ids, text_ids)
-    forward, backward = (_ranker(*side, None, ties, on_missing, block_size, True) for side in sides)
-    num_matches = [ranker.right - ranker.left for ranker in (forward, backward)]
-    if (
-        sum(map(len, num_matches)) > MAX_SHARED
-        or sum(len(counts) * counts.max() for counts in num_matches) > 2 * MAX_MATCHES
-    ):
-        options = {"ties": ties, "on_missing": on_missing, "block_size": block_size}
-        return tuple(rank_queries(*side, **options) for side in sides)
-    with torch.autocast(forward.device.type, enabled=False), _pool(forward.device) as pool:
-        _rank_shared(forward, backward, pool)
-    return forward.result(on_missing), backward.result(on_missing)
+    with _threads(text_embeds) as pool:
+        forward, backward = (_ranker(*side, None, ties, on_missing, block_size, True) for side in sides)
+        num_matches = [ranker.right - ranker.left for ranker in (forward, backward)]
+        num_items = sum(map(len, num_matches))
+        num_pairs = sum(len(counts) * counts.max() for counts in num_matches)
+        if num_items <= MAX_SHARED and num_pairs <= 2 * MAX_MATCHES:
+            _rank_shared(forward, backward, pool)
+            return forward.result(on_missing), backward.result(on_missing)
+    options = {"ties": ties, "on_missing": on_missing, "block_size": block_size}
+    return tuple(rank_queries(*side, **options) for side in sides)
 
 
 def _rank_shared(forward: _Ranker, backward: _Ranker, pool: ThreadPoolExecutor) -> None:
     """Ranks both ways; the rows of the one are the gallery of the other, in the order of its ids."""
     text_places, image_places = torch.arange(backward.num_gallery), torch.arange(forward.num_gallery)
-    texts, images = (
-        [(places.to(ranker.device), ranker.start(other.gallery.order[places].numpy())) for places in parts]
-        for ranker, other, parts in (
-            (forward, backward, text_places.split(forward.max_rows)),
-            (backward, forward, image_places.split(forward.max_cols)),
-        )
-    )
+
+    def started(ranker, other, parts):
+        blocks = pool.map(lambda places: ranker.start(other.gallery.order[places].numpy()), parts)
+        return [(places.to(ranker.device), block) for places, block in zip(parts, blocks, strict=True)]
+
+    texts = started(forward, backward, text_places.split(forward.max_rows))
+    images = started(backward, forward, image_places.split(forward.max_cols))
 
     def compare(text):
         text_cols, text_block = text
@@ -270,24 +269,29 @@ def _rank_shared(forward: _Ranker, backward: _Ranker, pool: ThreadPoolExecutor) 
 
     list(pool.map(compare, texts))
     for ranker, blocks in ((forward, texts), (backward, images)):
-        for _, block in blocks:
-            ranker.settle(block)
-            ranker.finish(block)
+        list(pool.map(ranker.finish, [block for _, block in blocks]))
 
 
 @contextmanager
-def _pool(device: torch.device):
-    """Threads that each compare whole blocks, one core each: half of the steps would leave the other cores idle."""
-    if device.type != "cpu":  # one thread feeds the device
-        with ThreadPoolExecutor(1) as pool:
-            yield pool
-        return
+def _threads(embeds):
+    """Threads that each handle whole blocks, one core each; half of the steps would leave the other cores idle.
+
+    Torch runs on one core in the calling thread too: a team of OpenMP threads that served a small operation there
+    spins on after it, on the cores of the pool, and makes a call ten times as long as chance has it.
+    """
+    device = embeds.device if isinstance(embeds, torch.Tensor) else torch.device("cpu")
     cores = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(cores)  # threads made later start with the number that was set last
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cpu":  # one thread feeds the device
+            with ThreadPoolExecutor(1) as pool:
+                yield pool
+            return
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield pool
+        finally:
+            torch.set_num_threads(cores)
 
 
 def _ranker(query_embeds, gallery_embeds, query_ids, gallery_ids, exclude, ties, on_missing, block_size, normalize):
@@ -408,7 +412,7 @@ class _Ranker:
         self.inverse_negative_penalty = np.full(len(left), np.nan)
 
     def rank(self, blocks: list[np.ndarray], pool: ThreadPoolExecutor) -> None:
-        blocks = [self.start(rows) for rows in blocks]
+        blocks = list(pool.map(self.start, blocks))
         for start in range(0, self.num_gallery, self.max_cols):
             cols = torch.arange(start, min(start + self.max_cols, self.num_gallery), device=self.device)
             units = self.gallery(cols).float()
@@ -420,9 +424,7 @@ class _Ranker:
                 self.count(block, cols, scores, flags)
 
             list(pool.map(compare, blocks))
-        for block in blocks:
-            self.settle(block)
-            self.finish(block)
+        list(pool.map(self.finish, blocks))
 
     def start(self, rows: np.ndarray) -> _Block:
         """Scores the matches of `rows`."""
@@ -542,6 +544,7 @@ class _Ranker:
 
     def finish(self, block: _Block) -> None:
         """From counts to ranks; a query whose matches were all excluded keeps its 0 matches."""
+        self.settle(block)
         num_matches = block.matches.isfinite().sum(dim=1)
         kept = num_matches > 0
         rows, num_matches, above = block.rows[kept.cpu().numpy()], num_matches[kept], block.above[kept]

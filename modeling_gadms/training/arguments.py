@@ -149,7 +149,7 @@ class GADMSTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.resume_from_checkpoint is not None:
-            self.resume_from_checkpoint = self._checkpoint_to_resume()
+            self.resume_from_checkpoint = self._checkpoint_to_resume(self.resume_from_checkpoint)
         self.masks()  # refuses constants outside their range
         if self.masking == "none" and self.hidden_spans is not None:
             raise ValueError(f"hidden_spans={self.hidden_spans} hides words, and masking=none hides none: choose one")
@@ -160,17 +160,16 @@ class GADMSTrainingArguments(TrainingArguments):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
 
-    def _checkpoint_to_resume(self) -> str:
+    def _checkpoint_to_resume(self, wanted: str | bool) -> str:
         """Folder of the checkpoint that `resume_from_checkpoint` stands for."""
-        wanted = self.resume_from_checkpoint
         if wanted == "hub":
             return self.checkpoint_of_hub()
-        if wanted in ("True", True):  # a string from the command line
+        if wanted is True or wanted == "True":  # a string from the command line
             last = self.last_checkpoint()
             if last is None:
                 raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {self.output_dir}")
             return last
-        if not _has_state(wanted):
+        if not isinstance(wanted, str) or not _has_state(wanted):
             raise ValueError(f"resume_from_checkpoint: {wanted} is not a complete checkpoint; True takes the last one")
         return wanted
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from dataset_webperson import DataError
+
 from ..masking_gadms import draw_uniforms
 from ..processing_gadms import GADMSProcessor
 from ..rows import pick_column, stable_hash
@@ -49,7 +51,7 @@ class PairCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         columns = [pick_column(row) for row in rows]
-        captions = [row[column] for row, column in zip(rows, columns, strict=True)]
+        captions = [self._cell(row, column, str) for row, column in zip(rows, columns, strict=True)]
         batch = self.processor(text=captions, images=[row["image"] for row in rows], return_tensors="pt")
 
         generator = torch.Generator()
@@ -61,7 +63,8 @@ class PairCollator:
         uniforms = torch.cat(draws)
 
         if self.hidden_spans is not None:
-            spans = [row[f"{column}_{self.hidden_spans}"] for row, column in zip(rows, columns, strict=True)]
+            names = [f"{column}_{self.hidden_spans}" for column in columns]
+            spans = [self._cell(row, name, list) for row, name in zip(rows, names, strict=True)]
             # a number below every probability, in the draws of the noise mask, hides the token for certain
             noise_draws = uniforms[:, 0, : batch["input_ids"].shape[1]]
             noise_draws.masked_fill_(self.tokens_in(captions, spans), -1.0)
@@ -71,6 +74,19 @@ class PairCollator:
             "mask_uniforms": uniforms,
             "image_paths": [row["image_path"] for row in rows],
         }
+
+    @staticmethod
+    def _cell(row: dict[str, Any], column: str, kind: type) -> Any:
+        """What a row has in a column.
+
+        Raises:
+            DataError: it is not of the kind; names the image.
+        """
+        value = row[column]
+        if not isinstance(value, kind):
+            empty = "string" if kind is str else "list"
+            raise DataError(f"image {row['image_path']}: {column} is {value!r}; replace it by an empty {empty}")
+        return value
 
     def tokens_in(self, captions: list[str], spans: list[list[list[int]]]) -> torch.Tensor:
         """True at tokens that begin within a span of their caption: bool `(B, T)`; BOS, EOS and padding never do."""

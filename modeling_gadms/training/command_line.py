@@ -12,7 +12,7 @@ import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
+from transformers.hf_argparser import DataClassType, string_to_bool
 
 from dataset_webperson import DataError
 from dataset_webperson.command_line import CommandParser
@@ -64,7 +64,8 @@ class DataclassParser(HfArgumentParser, CommandParser):
         self.left_out: dict[argparse.Action, str | None] = {}
         self._hints: dict[str, Any] = {}
         options.setdefault("usage", "%(prog)s [FILE.yaml | FILE.json] [--name value ...]")
-        super().__init__(dataclass_types, renamed=renamed, formatter_class=_HelpFormatter, **options)
+        types = [DataClassType(each) for each in dataclass_types]
+        super().__init__(types, renamed=renamed, formatter_class=_HelpFormatter, **options)
         if self.left_out:
             self.add_argument(
                 "--help_all",
@@ -108,7 +109,7 @@ class DataclassParser(HfArgumentParser, CommandParser):
             action.help = argparse.SUPPRESS  # `--no_name` is `--name False`
             return
         if action.choices is None and action.nargs != 0:
-            action.metavar = _METAVARS.get(action.type, "TEXT")  # type: ignore[call-overload]
+            action.metavar = _METAVARS.get(action.type, "TEXT")
         if text:
             action.help = text
 

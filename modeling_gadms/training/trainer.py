@@ -183,7 +183,7 @@ class GADMSTrainer(HubPushes, Trainer):
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
         self._chunks, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if len(self._chunks) < num_batches:  # a stream ends amid a batch
+        if len(self._chunks) < num_batches:  # a stream ended inside a batch
             self._chunks = []
         self._replays = []
         return self._chunks, None
@@ -228,8 +228,8 @@ class GADMSTrainer(HubPushes, Trainer):
         if "loss" in logs and self._loss_parts:
             # the parts of the loss, averaged over the steps since the last log and over processes
             names = list(self._loss_parts[0])
-            values = torch.stack([torch.stack([parts[name] for name in names]) for parts in self._loss_parts])
-            means = self.accelerator.reduce(values.mean(dim=0), reduction="mean")
+            steps = [torch.stack([parts[name] for name in names]) for parts in self._loss_parts]
+            means = self.accelerator.reduce(torch.stack(steps).mean(dim=0), reduction="mean")
             logs |= dict(zip(names, means.tolist(), strict=True))
             self._loss_parts.clear()
         super().log(logs, start_time)

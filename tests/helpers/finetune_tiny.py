@@ -1,4 +1,4 @@
-"""A tiny fine-tuning as a process of its own, for tests that need several or that interrupt one.
+"""A tiny fine-tuning run in its own process, for tests that need several or that interrupt one.
 
 python tests/helpers/finetune_tiny.py --output_dir DIR [fine-tuning and LoRA arguments]
 """
@@ -23,7 +23,7 @@ def tiny_tuned_model(num_persons=12, **kwargs) -> GADMSForFineTuning:
 
 
 def finetune(argv: list[str], rows=None) -> GADMSFineTuningTrainer:
-    """12 persons with two images of two captions each: 48 pairs, 6 batches of 8 an epoch."""
+    """12 persons with two images of two captions each: 48 pairs, 6 batches of 8 per epoch."""
     defaults = ["--use_cpu", "True", "--disable_tqdm", "True", "--logging_steps", "1", "--learning_rate", "1e-3"]
     defaults += ["--crop_padding", "1", "--per_device_train_batch_size", "8", "--num_train_epochs", "1"]
     lora, args = parse_arguments((LoraArguments, GADMSFineTuningArguments), defaults + argv)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 VOCAB_SIZE, CONTEXT_LENGTH, PATCH, IMAGE_SIZE = 100, 16, 4, (24, 8)
 DEPTHS = {"visual.transformer": 2, "transformer": 3, "cross_modal_transformer": 2}
-NUM_LAYERS = 2  # two thirds of the text tower
+NUM_LAYERS = 3  # the released 8, or all where there are fewer
 
 
 def block_shapes(prefix, depth, width):
@@ -183,7 +183,12 @@ def towers_of(weights) -> dict[str, torch.Tensor]:
 
 
 def token_scores(weights, pixel_values, input_ids, num_layers=NUM_LAYERS) -> torch.Tensor:
-    """The released recipe on captions padded to the context length: pair by pair, a backward pass for each layer."""
+    """The released score on captions padded to the context length: pair by pair, position by position.
+
+    Per layer, with g the gradient of the cosine at EOS's attention output: w = minmax of the pooled cosines over all
+    positions; Sg[j] = w[j] <g, v[j]>; Sa[j] = A[eos, j] / (sum of Sg over all positions + 1e-8). Layers are summed;
+    ReLU; BOS, EOS and padding are set to 0; min-max over the whole batch.
+    """
     towers = towers_of(weights)
     raw = []
     for image, ids in zip(pixel_values, input_ids, strict=True):
@@ -199,19 +204,25 @@ def token_scores(weights, pixel_values, input_ids, num_layers=NUM_LAYERS) -> tor
             passed.append(inside)
         text_embed = (norm(towers, "ln_final", x) @ towers["text_projection"])[eos]
         similarity = image_embed @ text_embed / image_embed.norm() / text_embed.norm()
-        total = torch.zeros(len(ids))
+        total = [0.0] * len(ids)
         for q, k, v, output, attention in passed[-num_layers:]:
             gradient = torch.autograd.grad(similarity, output, retain_graph=True)[0][eos]
-            q, k, v, attention = q.detach(), k.detach(), v.detach(), attention.detach()
-            importance = F.cosine_similarity(two_scales(q)[eos][None], two_scales(k))
-            scaled = (importance - importance.min()) / (importance.max() - importance.min())
-            total += scaled * (v @ gradient) * (attention[eos] / importance.sum())
-        raw.append(total.relu())
-    raw = torch.stack(raw)
-    scores = (raw - raw.min()) / (raw.max() - raw.min())
-    for row, ids in enumerate(input_ids):
-        scores[row, 0] = scores[row, ids.argmax() :] = 0
-    return scores
+            pooled_query, pooled_keys = two_scales(q.detach())[eos], two_scales(k.detach())
+            cosines = [float(pooled_query @ key / pooled_query.norm() / key.norm()) for key in pooled_keys]
+            low, high = min(cosines), max(cosines)
+            gradient_scores = [
+                (cosine - low) / (high - low) * float(gradient @ value)
+                for cosine, value in zip(cosines, v.detach(), strict=True)
+            ]
+            for position in range(len(ids)):
+                attention_score = float(attention[eos, position].detach()) / (sum(gradient_scores) + 1e-8)
+                total[position] += gradient_scores[position] * attention_score
+        for position in range(len(ids)):
+            if not 0 < position < eos:
+                total[position] = 0.0
+        raw.append([max(value, 0.0) for value in total])
+    scores = torch.tensor(raw)
+    return (scores - scores.min()) / (scores.max() - scores.min())
 
 
 def two_scales(x):  # (T, D), T even: pairs, and half-pixel linear interpolation back

@@ -1,4 +1,4 @@
-"""A batch whole and in chunks, and its loss and gradient either way."""
+"""A batch, whole and in chunks, with its loss and gradient either way."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def split(batch, sizes):
 
 
 def loss_and_gradients(model, losses):
-    """Mean of the losses, each freed before the next is made, and its gradient."""
+    """Mean of the losses and its gradient; each loss is freed before the next is made."""
     model.zero_grad()
     total = 0
     for number, loss in losses:

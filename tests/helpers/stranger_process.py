@@ -2,7 +2,7 @@
 
 python -I tests/helpers/stranger_process.py CHECKPOINT FOLDER [device_map]
 
-Works in FOLDER, and prints one line of JSON: what was checked.
+Works in FOLDER, and prints one line of JSON with the checks made.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 import sys
 
 OURS = ("modeling_gadms", "dataset_webperson")
-# what the package and its tests use beside; none of it may be needed by a checkpoint
+# other packages that this project and its tests use; a checkpoint must need none of them
 OTHERS = ("datasets", "evaluate", "peft", "ijson", "ftfy", "open_clip", "matplotlib", "torchvision")
 for blocked in (*OURS, *OTHERS):
     sys.modules[blocked] = None

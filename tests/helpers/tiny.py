@@ -1,4 +1,4 @@
-"""Small models, captions and data sets that the tests share; everything from explicit seeds."""
+"""Small models, captions and data sets for the tests; all of them follow from explicit seeds."""
 
 import random
 
@@ -31,7 +31,7 @@ def tiny_config(vocab_size=100, image_size=(32, 16), context_length=32, **kwargs
 
 
 def tiny_model(seed=0, **kwargs) -> GADMSForPreTraining:
-    """In evaluation mode, with weights wide enough for captions and images to differ clearly."""
+    """In evaluation mode, with weights large enough for captions and images to differ clearly."""
     torch.manual_seed(seed)
     model = GADMSForPreTraining(tiny_config(**kwargs))
     with torch.no_grad():
@@ -44,7 +44,7 @@ def tiny_model(seed=0, **kwargs) -> GADMSForPreTraining:
 
 
 def tiny_captions(lengths, vocab_size=100, seed=0, width=None) -> torch.Tensor:
-    """Random captions of so many tokens, BOS and EOS included, padded with 0 to `width` or the longest."""
+    """Random captions of the given lengths, BOS and EOS included, padded with 0 to `width` or to the longest."""
     generator = torch.Generator().manual_seed(seed)
     input_ids = torch.zeros(len(lengths), width or max(lengths), dtype=torch.int64)
     for row, length in enumerate(lengths):
@@ -59,7 +59,7 @@ def tiny_images(count, image_size=(32, 16), seed=0) -> torch.Tensor:
 
 
 def tiny_rows(count=24, seed=0) -> datasets.Dataset:
-    """Two-colour images with the columns of WebPerson; two images a person, captions that say what is seen."""
+    """Two-colour images with the columns of WebPerson: two images per person, and captions that describe them."""
     rng = random.Random(seed)
     rows = []
     for index in range(count):
@@ -95,7 +95,7 @@ def tiny_processor(image_size=(32, 16), context_length=32) -> GADMSProcessor:
 
 
 def save_published(folder) -> None:
-    """A tiny checkpoint as it goes to the Hub, short of its card."""
+    """A tiny checkpoint as it goes to the Hub, without its card."""
     processor = tiny_processor()
     tiny_model(vocab_size=len(processor.tokenizer)).save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""A tiny training run as a process of its own, for tests that need several or that interrupt one.
+"""A tiny training run in its own process, for tests that need several or that interrupt one.
 
 python tests/helpers/train_tiny.py --output_dir DIR [training arguments]
 """

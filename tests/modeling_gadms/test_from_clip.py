@@ -147,7 +147,7 @@ def test_the_pre_training_model_starts_from_clip_with_a_new_decoder(tmp_path):
     assert outputs.loss.isfinite()
 
 
-def test_what_was_started_from_clip_saves_and_reloads_bit_equal(tmp_path):
+def test_a_model_started_from_clip_saves_and_reloads_bit_for_bit(tmp_path):
     tiny_clip("B/16", tmp_path / "clip")
     model = GADMSForPreTraining.from_clip_pretrained(tmp_path / "clip")
     model.save_pretrained(tmp_path / "gadms")

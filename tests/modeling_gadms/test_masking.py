@@ -1,4 +1,4 @@
-"""Dual masking against its probabilities, and its promises about what is never masked."""
+"""Dual masking against its probabilities, and its promises about tokens that are never masked."""
 
 import math
 
@@ -80,7 +80,7 @@ def test_the_highest_score_is_masked_where_nothing_was_chosen():
     assert not views.prediction_mask[3].any(), "a caption without a word"
 
 
-def test_masks_of_a_caption_depend_on_its_own_row_alone():
+def test_masks_of_a_caption_depend_on_its_own_row_only():
     input_ids = tiny_captions([12, 9, 12])
     scores = torch.rand(input_ids.shape, generator=torch.Generator().manual_seed(1))
     uniforms = draw(3, 20)

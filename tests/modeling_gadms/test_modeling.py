@@ -1,4 +1,4 @@
-"""The models: shapes, sizes, kernels, saving, loading, and what one training step touches."""
+"""The models: shapes, sizes, kernels, saving, loading, and the parameters that one training step moves."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def batch():
     }
 
 
-def test_the_default_configuration_is_the_paper_s():
+def test_the_default_configuration_is_the_papers():
     config = GADMSConfig()
     assert config.vision_config.image_size == (384, 128) and config.vision_config.grid == (24, 8)
     assert (config.mask_token_id, config.text_config.bos_token_id, config.text_config.eos_token_id) == (
@@ -148,7 +148,7 @@ def test_one_step_moves_every_parameter(batch):
     assert still == []
 
 
-def test_without_masks_the_decoder_has_no_part(batch):
+def test_without_masks_the_decoder_is_not_trained(batch):
     model = tiny_model()
     outputs = model(**batch, masking=None)
     outputs.loss.backward()
@@ -162,7 +162,7 @@ def test_without_masks_the_decoder_has_no_part(batch):
     torch.testing.assert_close(outputs.loss, sdm_loss(images, texts, torch.arange(6)), atol=1e-4, rtol=1e-5)
 
 
-def test_a_step_repeats_bit_for_bit_and_draws_from_torch_s_seed(batch):
+def test_a_step_repeats_bit_for_bit_and_draws_from_torchs_seed(batch):
     del batch["mask_uniforms"]
     model, losses = tiny_model(), []
     for seed in (1, 1, 2):
@@ -296,8 +296,8 @@ def test_a_fresh_process_without_the_package_gets_the_same_embeddings(tmp_path, 
     torch.testing.assert_close(kept["scores"], expected, atol=1e-5, rtol=0)
 
 
-def test_the_towers_are_initialised_as_clip_s():
-    """Classes from outside transformers are easily passed over by its initialisation."""
+def test_the_towers_are_initialised_like_clips():
+    """The initialisation of transformers may skip classes from outside it."""
     config = tiny_config()
     square = {**config.vision_config.to_dict(), "image_size": 32}
     clip = CLIPModel(CLIPConfig(text_config=config.text_config.to_dict(), vision_config=square, projection_dim=64))

@@ -1,4 +1,4 @@
-"""The image processor and the processor, in this process and as remote code in one that never saw the package."""
+"""The image processor and the processor, here and as remote code in a process without the package."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def picture(height=50, width=20, channels=3, seed=0) -> np.ndarray:
 
 
 def expected(image: PIL.Image.Image, height=384, width=128) -> torch.Tensor:
-    """The plain way, for an RGB image: resize, to [0, 1], subtract the mean, divide by the deviation."""
+    """An RGB image resized, scaled to [0, 1], less the mean and divided by the deviation."""
     array = np.asarray(image.resize((width, height), PIL.Image.Resampling.BICUBIC)).astype(np.float64) / 255
     return torch.tensor(((array - MEAN) / STD).transpose(2, 0, 1), dtype=torch.float32)
 
@@ -40,7 +40,7 @@ def processor() -> GADMSProcessor:
 
 
 @pytest.mark.parametrize(("height", "width"), [(384, 128), (64, 32), (10, 30)])
-def test_pixel_values_are_those_of_the_plain_way_for_any_size(height, width):
+def test_pixel_values_equal_a_plain_resize_and_normalisation_at_any_size(height, width):
     image = PIL.Image.fromarray(picture())
     values = pixels(image, size={"height": height, "width": width})
     assert values.dtype == torch.float32 and values.shape == (3, height, width)
@@ -63,7 +63,7 @@ def test_images_without_transparency_are_read_as_pillow_reads_them(mode):
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
-def test_transparency_is_laid_on_white(mode):
+def test_transparent_pixels_become_white(mode):
     clear = PIL.Image.new("RGBA", (20, 50), (10, 200, 30, 0)).convert("LA" if mode == "LA" else "RGBA")
     if mode == "P":
         clear = PIL.Image.new("P", (20, 50))
@@ -151,7 +151,7 @@ def test_images_that_cannot_be_read_are_refused_with_the_reason(image, message):
 
 
 @pytest.mark.parametrize("images", [[None], [picture(), None], [picture(), 3]])
-def test_what_is_no_image_is_named_by_its_index(processor, images):
+def test_an_item_that_is_not_an_image_is_named_by_its_index(processor, images):
     for each in (processor, processor.image_processor):
         with pytest.raises(TypeError, match=f"Image {len(images) - 1} is {images[-1]}: expected a PIL image"):
             each(images=images)
@@ -184,14 +184,14 @@ def test_options_reach_tokenizer_and_image_processor(processor):
     assert isinstance(batch["pixel_values"], np.ndarray) and batch["pixel_values"].shape == (2, 3, 8, 4)
 
 
-def test_any_sequence_of_captions_will_do(processor):
+def test_any_sequence_of_captions_is_taken(processor):
     wanted = processor(text=CAPTIONS)["input_ids"]
     for captions in (tuple(CAPTIONS), np.array(CAPTIONS), iter(CAPTIONS)):
         assert torch.equal(processor(text=captions)["input_ids"], wanted)
 
 
 @pytest.mark.parametrize("value", [None, 7, float("nan")])
-def test_a_caption_that_is_no_string_is_named_by_index_and_value(processor, value):
+def test_a_caption_that_is_not_a_string_is_named_by_index_and_value(processor, value):
     with pytest.raises(TypeError, match=f"Caption 2 is {value}, not a string"):
         processor(text=["a", "b", value], images=[picture()] * 3)
 

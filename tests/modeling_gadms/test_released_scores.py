@@ -3,6 +3,7 @@
 import pytest
 import released_twin as twin
 import torch
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from modeling_gadms.released.checkpoints import load_released
 from modeling_gadms.released_scores_gadms import released_scores
@@ -35,9 +36,22 @@ def test_released_scores_equal_the_released_computation(model, weights, pairs, n
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
 
 
-def test_two_thirds_of_the_layers_are_used_by_default(model, pairs):
+def test_all_layers_of_a_shallow_tower_are_used_by_default(model, pairs):
     expected = model.token_scores(*pairs, num_layers=twin.NUM_LAYERS, recipe="released")
     assert torch.equal(model.token_scores(*pairs, recipe="released"), expected)
+    assert not torch.equal(model.token_scores(*pairs, num_layers=2, recipe="released"), expected)
+
+
+def test_the_last_eight_layers_of_a_deep_tower_are_used_by_default():
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        hidden_size=64, intermediate_size=64, num_hidden_layers=11, num_attention_heads=2, vocab_size=twin.VOCAB_SIZE
+    )
+    tower, projection = CLIPTextModel(config), torch.nn.Linear(64, 32, bias=False)
+    inputs = tower, projection, torch.randn(4, 32), twin.captions(LENGTHS)
+    default = released_scores(*inputs)
+    assert torch.equal(default, released_scores(*inputs, num_layers=8))
+    assert not torch.equal(default, released_scores(*inputs, num_layers=7))
 
 
 def test_captions_padded_to_the_longest_are_scored_as_if_padded_to_the_context_length(model):

@@ -1,7 +1,7 @@
 """A checkpoint saved by version 0.1, with the code that went with it, loads as it did then.
 
-`tests/assets/checkpoint_0_1` was written by commit f728993; `expected.safetensors` there holds a batch and what the
-model made of it.
+`tests/assets/checkpoint_0_1` was written by commit f728993; `expected.safetensors` there holds a batch and the
+outputs of the model for it.
 """
 
 import json
@@ -49,10 +49,10 @@ print(json.dumps({"differences": differences, "module": type(model).__module__, 
     "trusted, blocked, module",
     [
         ("trusted", ["modeling_gadms", "dataset_webperson"], "transformers_modules"),
-        ("trusted", [], "transformers_modules"),
+        ("trusted", [], "modeling_gadms"),
         ("registered", [], "modeling_gadms"),
     ],
-    ids=["without the package", "with the package, its own code", "with the package, no trust"],
+    ids=["without the package", "with the package", "with the package, no trust"],
 )
 def test_a_checkpoint_of_0_1_gives_the_same_embeddings(tmp_path, trusted, blocked, module):
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPO)}
@@ -67,7 +67,7 @@ def test_a_checkpoint_of_0_1_gives_the_same_embeddings(tmp_path, trusted, blocke
 
 
 def test_its_weights_matter():
-    """The expectation is of these weights: a model that lost one of them would not pass."""
+    """The expected values need these weights: a model that lost one of them would not pass."""
     expected = load_file(CHECKPOINT / "expected.safetensors")
     model = AutoModel.from_pretrained(CHECKPOINT).eval()
     assert isinstance(model, modeling_gadms.GADMSModel)

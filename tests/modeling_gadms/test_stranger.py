@@ -1,4 +1,4 @@
-"""A checkpoint in the hands of somebody without this package: the fast way here, clean environments in `make`."""
+"""A checkpoint in the hands of a user without this package: quickly here, in clean environments by `make`."""
 
 import json
 import os
@@ -18,7 +18,7 @@ only_by_make = pytest.mark.skipif(
 CHECKS = ["model and processor", "pixel_values", "token_scores", "save and reload", "processor reloaded"]
 CHECKS += ["bfloat16", "token_scores in bfloat16"]
 
-# both towers by `sentence-transformers`, from the settings in the folder, beside the model's own embeddings
+# both towers by `sentence-transformers`, from the settings in the folder, compared with the model's own embeddings
 SENTENCES = """
 import sys
 sys.modules["modeling_gadms"] = None

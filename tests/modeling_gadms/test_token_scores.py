@@ -1,4 +1,4 @@
-"""The gradient-attention score against full autograd on an ordinary forward of the tower."""
+"""The gradient-attention score against full autograd on an ordinary forward pass of the tower."""
 
 import pytest
 import torch

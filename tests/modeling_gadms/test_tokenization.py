@@ -1,4 +1,4 @@
-"""The tokenizer against a slow twin of the released one, and against captions that could break it."""
+"""The tokenizer against a slow twin of the released one, and on captions that could break it."""
 
 import copy
 import gzip
@@ -32,7 +32,7 @@ SPECIAL = ["<|mask|>", "<|startoftext|>", "<|endoftext|>"]
 
 
 def clip_bpe_file() -> Path:
-    """CLIP's vocabulary as a PyPI package carries it; the package itself is not imported."""
+    """CLIP's vocabulary as shipped in a PyPI package, which is not imported."""
     try:
         files = importlib.metadata.files("open_clip_torch")
     except importlib.metadata.PackageNotFoundError:
@@ -91,7 +91,7 @@ def released_ids() -> Callable[[str], list[int]]:
 
 
 def many_captions() -> list[str]:
-    """3,700 captions of every kind, the same on each run."""
+    """3,700 captions of every kind, the same in every run."""
     rng = random.Random(0)
     assigned = [
         chr(code)
@@ -151,7 +151,7 @@ def test_ids_are_those_of_the_released_tokenizer_for_every_kind_of_caption(token
     assert not wrong, f"{len(wrong)} captions differ, among them {wrong[0][0]!r}"
 
 
-def test_one_caption_alone_has_the_ids_it_has_in_a_batch(tokenizer):
+def test_a_caption_has_the_same_ids_alone_and_in_a_batch(tokenizer):
     captions = many_captions()[::37]
     assert [tokenizer(c)["input_ids"] for c in captions] == tokenizer(captions)["input_ids"]
     assert tokenizer.encode(captions[3]) == tokenizer(captions[3])["input_ids"]
@@ -183,7 +183,7 @@ def test_truncation_keeps_eos_as_the_last_token(tokenizer, length):
     assert len(ids) == length and ids[0] == 49406 and ids[-1] == 49407 and ids.count(49407) == 1
 
 
-def test_jekyll_whose_entry_the_mask_took_is_spelt_in_pieces(tokenizer, released_ids):
+def test_jekyll_whose_entry_became_the_mask_is_split_into_pieces(tokenizer, released_ids):
     ids = tokenizer("Jekyll and Hyde")["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "jekyll and hyde"
     assert tokenizer.mask_token_id not in ids and tokenizer("jekyll")["input_ids"][1:-1] == ids[1:-3]
@@ -213,7 +213,7 @@ def test_offsets_cut_the_words_out_of_a_plain_caption(tokenizer):
 
 
 @pytest.mark.parametrize("value", [None, 3, 2.5, b"man", ["a"]])
-def test_a_caption_that_is_no_string_is_named_by_index_and_value(tokenizer, value):
+def test_a_caption_that_is_not_a_string_is_named_by_index_and_value(tokenizer, value):
     with pytest.raises(TypeError, match=rf"Caption 1 is {regex.escape(repr(value))}, not a string"):
         tokenizer(["a man", value])
 

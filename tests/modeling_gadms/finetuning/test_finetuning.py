@@ -1,4 +1,4 @@
-"""Fine-tuning: the identity loss, every caption once an epoch, balanced batches, IRRA's groups, exact checkpoints."""
+"""Fine-tuning: the identity loss, every caption once per epoch, balanced batches, IRRA's groups, exact checkpoints."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_the_identity_loss_equals_its_definition_with_gradients():
     torch.testing.assert_close(sum(parts) / 2, loss)
 
 
-def test_random_masks_hide_every_token_alike_and_always_one():
+def test_random_masks_hide_all_tokens_equally_often_and_always_at_least_one():
     captions = tiny_captions([12] * 4000)
     uniforms = draw_uniforms(4000, 12, torch.Generator().manual_seed(0))
     views = mask_captions(captions, None, uniforms, RandomMasking(), mask_token_id=97)
@@ -170,7 +170,7 @@ def uneven_persons():
 
 
 @pytest.mark.parametrize("instances", [2, 4])
-def test_a_balanced_batch_holds_so_many_pairs_of_each_of_its_persons(instances):
+def test_a_balanced_batch_holds_the_wanted_number_of_pairs_per_person(instances):
     persons = uneven_persons()
     sampler = PersonSampler(persons, instances, batch_size=16, seed=3)
     orders = []
@@ -183,7 +183,7 @@ def test_a_balanced_batch_holds_so_many_pairs_of_each_of_its_persons(instances):
         for start in range(0, len(indices), 16):
             batch = [persons[index] for index in indices[start : start + 16]]
             crowd = set(Counter(batch).values())
-            assert crowd == {instances} or start + 16 >= len(indices) - 16, "but for the last batches of an epoch"
+            assert crowd == {instances} or start + 16 >= len(indices) - 16, "except in the last batches of an epoch"
             assert all(count % instances == 0 for count in crowd)
     assert len(set(map(tuple, orders))) == 4
     again = PersonSampler(persons, instances, batch_size=16, seed=3)
@@ -220,7 +220,7 @@ def test_two_processes_share_the_batches_of_one():
 # ---- the recipe
 
 
-def test_the_defaults_are_irra_s_recipe(tmp_path):
+def test_the_defaults_are_irras_recipe(tmp_path):
     args = GADMSFineTuningArguments(output_dir=str(tmp_path), use_cpu=True)
     assert (args.learning_rate, args.new_module_factor, args.bias_factor) == (1e-5, 5, 2)
     assert (args.adam_epsilon, args.weight_decay, args.per_device_train_batch_size) == (1e-3, 4e-5, 64)
@@ -265,7 +265,7 @@ def test_new_modules_learn_five_times_faster_and_biases_twice_without_decay(tmp_
 
 
 @pytest.mark.parametrize("masking", ["random", "gradient_attention"])
-def test_one_fine_tuning_moves_every_parameter_and_logs_its_losses(tmp_path, masking):
+def test_a_fine_tuning_run_moves_every_parameter_and_logs_its_losses(tmp_path, masking):
     trainer = finetuner(tmp_path, masking=masking, logging_steps=1, learning_rate=1e-3, max_steps=2)
     before = {name: parameter.clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train()
@@ -332,7 +332,7 @@ def test_a_resumed_fine_tuning_equals_one_never_interrupted(tmp_path):
     assert resumed.state.best_metric == whole.state.best_metric
 
 
-def test_the_best_epoch_on_validation_is_what_remains(tmp_path):
+def test_the_best_epoch_on_validation_remains(tmp_path):
     validation = tiny_rows(10, seed=2)
     kept = {}
     trainer = finetuner(
@@ -361,7 +361,7 @@ def test_the_best_epoch_on_validation_is_what_remains(tmp_path):
     assert not all(torch.equal(best[name], weight) for name, weight in kept[20.0].items())
 
 
-def test_what_is_saved_in_the_end_is_a_plain_model(tmp_path, caplog):
+def test_the_final_checkpoint_is_a_plain_model(tmp_path, caplog):
     trainer = finetune(["--output_dir", str(tmp_path)])
     trainer.save_model()
     expected = embeddings(trainer.model.gadms)
@@ -385,7 +385,7 @@ def test_what_is_saved_in_the_end_is_a_plain_model(tmp_path, caplog):
     assert torch.equal(again.classifier.weight, trainer.model.classifier.weight)
 
 
-def test_a_benchmark_s_rows_are_evaluated_as_they_come(tmp_path):
+def test_rows_of_a_benchmark_are_evaluated_as_they_are(tmp_path):
     trainer = finetuner(tmp_path, rows=listed(tiny_rows()), validation=listed(tiny_rows(10)), eval_strategy="epoch")
     metrics = trainer.evaluate()
     expected = encode_retrieval_set(trainer.model.gadms, tiny_processor(), listed(tiny_rows(10)), 8, False).metrics()
@@ -400,11 +400,17 @@ def one_image_each():
     return rows.remove_columns("person_id").add_column("person_id", list(range(10)))
 
 
+def one_unknown_person():
+    rows = tiny_rows(10)
+    return rows.remove_columns("person_id").add_column("person_id", [0, None, *range(8)])
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
         (lambda: tiny_rows().remove_columns("person_id"), {}, "lacks the column person_id"),
         (lambda: tiny_rows().remove_columns(["caption1", "caption2"]), {}, "no column caption1"),
+        (one_unknown_person, {}, "row 1: person_id is None"),
         (lambda: tiny_rows(2), {}, "4 rows do not fill one batch of 8"),
         (one_image_each, {"instances_per_person": 2}, "all 10 persons of the training set have one"),
         (tiny_rows, {"instances_per_person": 3}, "does not fit a batch of 8 pairs"),

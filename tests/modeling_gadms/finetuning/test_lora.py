@@ -49,7 +49,7 @@ def test_other_layers_can_be_chosen():
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "qkv"], []])
-def test_a_target_that_is_no_layer_is_refused_with_those_that_are(targets):
+def test_a_target_that_is_not_a_layer_is_refused_and_the_layers_are_named(targets):
     known = "fc1, fc2, k_proj, out_proj, q_proj, text_projection, v_proj, visual_projection"
     with pytest.raises(ValueError, match=f"no such linear layer in the towers; they have {known}"):
         add_lora(tiny_tuned_model(), LoraArguments(lora=True, lora_targets=targets))
@@ -116,7 +116,7 @@ def test_adapters_reload_on_the_model_they_were_trained_from(tmp_path):
     assert torch.equal(bias, model.get_base_model().decoder.modules_to_save["default"].vocabulary.bias)
 
 
-def test_a_run_with_adapters_saves_a_plain_model_in_the_end(tmp_path):
+def test_a_run_with_adapters_ends_with_a_plain_model(tmp_path):
     trainer = finetune(["--output_dir", str(tmp_path), *LORA])
     trainer.save_model()
     expected = embeddings(trainer.retriever())

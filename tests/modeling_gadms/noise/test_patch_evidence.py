@@ -1,4 +1,4 @@
-"""Patch evidence: what it estimates, that it finds false words, and that what it finds is hidden in training."""
+"""Patch evidence estimates a likelihood ratio, finds false words, and training hides them."""
 
 import itertools
 import json
@@ -10,9 +10,12 @@ import datasets
 import pytest
 import torch
 from places import EXAMPLES
+from safetensors.torch import save
 from tiny import COLOURS, tiny_model, tiny_processor, tiny_rows
 
+from dataset_webperson import DataError
 from modeling_gadms.masking_gadms import mask_captions
+from modeling_gadms.noise.hidden_words import kept_evidence
 from modeling_gadms.noise.patch_evidence import hide_words, train_patch_evidence
 from modeling_gadms.token_scores_gadms import valid_tokens
 from modeling_gadms.training.arguments import GADMSTrainingArguments
@@ -73,7 +76,7 @@ def test_false_colours_speak_against_the_image_and_true_ones_for_it(pair, learnt
     assert below >= 57 and torch.tensor(false_scores).median() < -0.5 < torch.tensor(true_scores).median()
 
 
-def test_evidence_is_a_ratio_of_likelihoods_and_that_of_each_caption_alone(pair, learnt):
+def test_evidence_is_a_ratio_of_likelihoods_and_ignores_the_rest_of_the_batch(pair, learnt):
     pixel_values, input_ids = prepared(pair, tiny_rows(5, seed=3))
     input_ids[2, 4:] = 0
     input_ids[2, 4] = input_ids.max()  # a short caption, padded
@@ -163,12 +166,12 @@ def test_a_caption_without_words_has_none_to_hide(pair, learnt):
         learn(pair, rows, steps=1)
 
 
-def test_bad_data_is_told_before_anything_is_learnt(pair, learnt):
+def test_bad_data_is_refused_before_anything_is_learnt(pair, learnt):
     rows = tiny_rows(40)
     for bad, message in (
         (with_value(rows, 37, "caption2", None), "row 37: caption2 is None"),
         (rows.remove_columns("image_path"), "lacks image_path"),
-        (spans_of_persons(rows), "has caption1_hidden_spans, caption2_hidden_spans already"),
+        (spans_of_persons(rows), "already has caption1_hidden_spans, caption2_hidden_spans"),
     ):
         with pytest.raises(ValueError, match=message):
             learn(pair, bad, steps=1)
@@ -223,7 +226,7 @@ def hide(tmp_path, *options):
     return subprocess.run([*command, "--output_dir", str(tmp_path / "out"), *options], capture_output=True, text=True)
 
 
-def test_the_command_writes_a_data_set_and_goes_on_after_a_break(tmp_path):
+def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path):
     done = hide(tmp_path)
     assert done.returncode == 0, done.stderr
     files = sorted((tmp_path / "out" / "data").iterdir())
@@ -271,3 +274,17 @@ def test_the_command_writes_a_data_set_and_goes_on_after_a_break(tmp_path):
     assert {file.name: file.read_bytes() for file in (tmp_path / "out" / "data").iterdir()} == whole
     assert (tmp_path / "out" / "data" / "train-00000-of-00003.parquet").stat().st_ino == first
     assert not work.exists()
+
+
+def test_kept_evidence_is_read_again_and_a_broken_file_is_refused(pair, tmp_path):
+    file = str(tmp_path / "evidence.safetensors")
+    options = {"steps": 2, "tower_learning_rate": 1e-3, "batch_size": 32, "seed": 0, "num_workers": 0}
+    learnt = kept_evidence(*pair, tiny_rows(40), file, **options).state_dict()
+    kept = kept_evidence(*pair, tiny_rows(1), file, **options).state_dict()
+    assert learnt.keys() == kept.keys() and all(torch.equal(learnt[name], kept[name]) for name in kept)
+    for content in (b"cut off", save({"reference_keys": torch.zeros(1)})):
+        (tmp_path / "evidence.safetensors").write_bytes(content)
+        with pytest.raises(
+            DataError, match="evidence.safetensors: broken, or not the patch evidence of this model; delete"
+        ):
+            kept_evidence(*pair, tiny_rows(40), file, **options)

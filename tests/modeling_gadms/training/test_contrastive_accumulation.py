@@ -1,4 +1,4 @@
-"""Chunks one by one give the loss and the gradient of the whole batch: in the model, the Trainer, and processes."""
+"""Chunks run in turn give the loss and gradient of the whole batch: in the model, the Trainer and processes."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def test_chunks_give_the_loss_and_gradient_of_one_batch_of_64(sizes, masking, fi
     assert_equal_to(by_replays(model, split(batch, sizes), masking), whole)
 
 
-def test_averaging_the_losses_of_chunks_would_be_something_else():
+def test_averaging_the_losses_of_chunks_would_give_another_gradient():
     model, batch = tiny_model().train(), make_batch()
     whole, _ = loss_and_gradients(model, [(1, model(**batch).loss)])
     averaged, _ = loss_and_gradients(model, [(4, model(**chunk).loss) for chunk in split(batch, [16] * 4)])
@@ -87,8 +87,8 @@ def assert_trained_alike(weights, expected):
         assert (weights[name] - weight).abs().max() < 0.02 * moved + 1e-6, name
 
 
-def test_the_trainer_goes_the_same_way_in_chunks_as_in_whole_batches(tmp_path):
-    """24 rows, batches of 16: one a step and epoch, the rows left over being dropped either way."""
+def test_the_trainer_takes_the_same_steps_in_chunks_as_in_whole_batches(tmp_path):
+    """24 rows in batches of 16: one step per epoch, and the remaining rows are dropped either way."""
     whole, weights = trained(tmp_path / "whole", "--per_device_train_batch_size", "16", "--max_steps", "3")
     options = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "4", "--max_steps", "3"]
     chunks, chunk_weights = trained(tmp_path / "chunks", *options)
@@ -126,7 +126,7 @@ def test_a_resumed_run_in_chunks_equals_one_never_interrupted(tmp_path):
     assert all(torch.equal(resumed[name], weight) for name, weight in weights.items())
 
 
-def test_of_a_stream_the_rows_that_do_not_fill_a_batch_of_chunks_are_dropped(tmp_path):
+def test_a_stream_drops_rows_that_do_not_fill_a_batch_of_chunks(tmp_path):
     from test_trainer import tiny_trainer
 
     options = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2, "max_steps": 2}

@@ -1,9 +1,10 @@
-"""Batches: shapes, augmentation, and randomness that follows from the row alone."""
+"""Batches: shapes, augmentation, and randomness that follows from the row only."""
 
 import pytest
 import torch
 from tiny import tiny_processor, tiny_rows
 
+from dataset_webperson import DataError
 from modeling_gadms.masking_gadms import NUM_DRAWS
 from modeling_gadms.rows import pick_column, stable_hash
 from modeling_gadms.training.collator import PairCollator
@@ -29,7 +30,7 @@ def test_a_batch_has_the_documented_shapes(processor):
     assert batch["image_paths"] == [f"{index:03d}.png" for index in range(6)]
 
 
-def test_a_row_is_prepared_alike_in_any_batch_and_differently_in_another_epoch_or_seed(processor):
+def test_a_row_is_prepared_the_same_in_any_batch_and_differently_in_another_epoch_or_seed(processor):
     together, alone = PairCollator(processor)(rows()), PairCollator(processor)(rows()[4:5])
     for name in ("pixel_values", "mask_uniforms", "person_ids"):
         assert torch.equal(together[name][4], alone[name][0]), name
@@ -69,7 +70,7 @@ def ramp():
     return torch.arange(3 * 32 * 16, dtype=torch.float32).reshape(3, 32, 16) + 1
 
 
-def test_without_augmentation_pixels_are_the_processor_s(processor):
+def test_without_augmentation_pixels_are_the_processors(processor):
     expected = processor(images=[row["image"] for row in rows()])["pixel_values"]
     assert torch.equal(plain(processor)(rows())["pixel_values"], expected)
 
@@ -121,7 +122,7 @@ def test_augmentation_leaves_its_input_alone(processor):
     assert torch.equal(pixels, ramp())
 
 
-def test_the_sampler_shuffles_each_epoch_and_tells_rows_which_it_is():
+def test_the_sampler_shuffles_each_epoch_and_gives_rows_their_epoch():
     sampler = EpochSampler(10, seed=0)
     first, again = list(sampler), list(sampler)
     sampler.set_epoch(1)
@@ -141,3 +142,12 @@ def test_streamed_rows_know_their_epoch():
 def test_the_hash_is_pinned_so_that_runs_repeat_across_machines():
     assert stable_hash(0, 1, "a.png") == 733795425596120012
     assert stable_hash("a", "bc") != stable_hash("ab", "c")
+
+
+@pytest.mark.parametrize("kind", ["caption", "spans"])
+def test_a_missing_caption_or_list_of_spans_is_refused_with_its_image(processor, kind):
+    rows = [{**row, "epoch": 0, "caption1_hidden": [], "caption2_hidden": []} for row in tiny_rows(4)]
+    for name in ("caption1", "caption2") if kind == "caption" else ("caption1_hidden", "caption2_hidden"):
+        rows[2][name] = None
+    with pytest.raises(DataError, match=r"image 002.png: caption[12]\S* is None; replace it by an empty"):
+        PairCollator(processor, hidden_spans="hidden")(rows)

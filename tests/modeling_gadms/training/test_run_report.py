@@ -1,4 +1,4 @@
-"""Tables and pictures of a run, and files that are replaced whole or not at all."""
+"""Tables and pictures of a run, and files that are replaced as a whole or not at all."""
 
 import json
 import os

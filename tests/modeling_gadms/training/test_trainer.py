@@ -85,7 +85,7 @@ def test_a_resumed_run_equals_one_never_interrupted(tmp_path, epoch_end):
         assert torch.equal(weights(tmp_path / "resumed")[name], weight), name
 
 
-def test_a_checkpoint_that_a_killed_run_left_half_written_is_passed_over(tmp_path):
+def test_a_half_written_checkpoint_of_a_killed_run_is_skipped(tmp_path):
     tiny_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=3).train()
     folders = [tmp_path / f"checkpoint-{step}" for step in (1, 2, 3)]
     arguments = options(tmp_path)
@@ -108,7 +108,7 @@ def test_a_step_repeats_bit_for_bit_and_follows_its_seed(tmp_path):
     assert not all(torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
 
 
-def test_one_training_moves_every_parameter(tmp_path):
+def test_a_training_run_moves_every_parameter(tmp_path):
     trainer = tiny_trainer(tmp_path)
     before = {name: parameter.clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train()
@@ -127,7 +127,7 @@ def test_frozen_parameters_and_an_unused_decoder_stay(tmp_path):
     assert "mtp_loss" not in trainer.state.log_history[0]
 
 
-def test_the_optimiser_is_the_paper_s_adam(tmp_path):
+def test_the_optimiser_is_the_papers_adam(tmp_path):
     trainer = tiny_trainer(tmp_path, learning_rate=1e-4)
     optimizer = trainer.create_optimizer()
     assert type(optimizer) is torch.optim.Adam
@@ -184,7 +184,7 @@ def test_the_best_checkpoint_can_be_chosen_by_retrieval(tmp_path):
     assert "processor_config.json" in os.listdir(trainer.state.best_model_checkpoint)
 
 
-def test_training_from_a_stream_sees_every_row_once_an_epoch(tmp_path):
+def test_training_from_a_stream_sees_every_row_once_per_epoch(tmp_path):
     rows = tiny_rows().to_iterable_dataset(num_shards=4).shuffle(seed=0, buffer_size=10)
     trainer = tiny_trainer(tmp_path, rows=rows, max_steps=3, per_device_train_batch_size=8)
     seen, collate = [], trainer.data_collator
@@ -258,7 +258,7 @@ def test_impossible_training_arguments_are_refused_when_constructed(tmp_path, va
         options(tmp_path, **values)
 
 
-def test_training_arguments_default_to_the_paper_s_recipe(tmp_path):
+def test_training_arguments_default_to_the_papers_recipe(tmp_path):
     args = GADMSTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     assert (args.learning_rate, args.adam_epsilon, args.weight_decay) == (1e-4, 1e-3, 4e-5)
     assert (args.num_train_epochs, args.warmup_epochs, args.warmup_factor, args.mtp_weight) == (30, 5, 0.1, 0.4)

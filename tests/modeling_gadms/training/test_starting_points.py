@@ -1,0 +1,81 @@
+"""Starting points of training: models that load, and broken ones that end in one line."""
+
+import json
+
+import pytest
+from tiny import save_published
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
+
+from dataset_webperson.command_line import command
+from modeling_gadms import GADMSModel
+from modeling_gadms.training.starting_points import load_starting_point
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    save_published(folder)
+    return folder
+
+
+@command
+def load(folder: str) -> None:
+    load_starting_point(folder, (32, 16))
+
+
+def copy_of(published, folder):
+    folder.mkdir()
+    for file in published.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_a_retriever_without_decoder_gets_a_new_one(published, tmp_path):
+    folder = copy_of(published, tmp_path / "retriever")
+    GADMSModel.from_pretrained(published).save_pretrained(folder)
+    model, processor = load_starting_point(str(folder), (32, 16))
+    assert model.config.text_config.vocab_size == len(processor.tokenizer)
+    assert (model.decoder.vocabulary.weight != 0).any()
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("config.json", b'{"model_type": '),
+        ("config.json", json.dumps({"model_type": "of_nobody"}).encode()),
+        ("model.safetensors", b"cut off"),
+        ("model.safetensors", None),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b'{"version": '),
+        ("tokenizer_config.json", b"["),
+        ("processor_config.json", b"["),
+    ],
+)
+def test_a_broken_or_missing_file_ends_in_one_line(published, tmp_path, capsys, name, content):
+    folder = copy_of(published, tmp_path / "broken")
+    assert (folder / name).exists()
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    assert load(str(folder)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("error: ") and str(folder) in lines[-1]
+
+
+def test_places_without_a_model_end_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "empty").mkdir()
+    for name in ("file", "empty", "missing"):
+        assert load(str(tmp_path / name)) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+def test_half_a_clip_and_a_clip_without_a_tokenizer_end_in_one_line(tmp_path, capsys):
+    tower = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
+    CLIPTextModel(CLIPTextConfig(**tower)).save_pretrained(tmp_path / "half")
+    vision = {**tower, "image_size": 32, "patch_size": 16}
+    CLIPModel(CLIPConfig(text_config=tower, vision_config=vision)).save_pretrained(tmp_path / "bare")
+    for name, said in (("half", "not a CLIP model with both towers"), ("bare", "no CLIP vocabulary")):
+        assert load(str(tmp_path / name)) == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
