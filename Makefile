@@ -6,15 +6,15 @@ RUN := $(VENV)/bin/python
 .PHONY: help setup demo test test-slow test-datasets3 test-stranger test-minimum test-mutants docs-check photo-models demo-webperson lint benchmark clean
 .DEFAULT_GOAL := help
 
-help: ## this list
+help: ## list these targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # one marker file, so that a second run installs nothing; pins are in .ci/constraints.txt and nowhere else
-setup: $(VENV)/.installed ## make the virtual environment with pinned versions
+setup: $(VENV)/.installed ## create the virtual environment with the pinned versions
 
 $(VENV)/.installed: .ci/constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "make: $(PYTHON) is missing or older than 3.11; name another: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+		|| { echo "make: $(PYTHON) is missing or older than 3.11; choose another: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) -m venv failed; install python3-venv"; exit 1; }
 	@echo "installing pinned versions into $(VENV) ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[examples,test]' \
@@ -22,7 +22,7 @@ $(VENV)/.installed: .ci/constraints.txt pyproject.toml
 		|| { echo "make: installation failed; see the lines above, then run make again"; exit 1; }
 	@touch $@
 
-demo: setup ## pre-train a small GA-DMS offline and show what it learnt (2 cores, under 10 minutes)
+demo: setup ## pre-train a small GA-DMS offline and show what it learns (2 cores, under 10 minutes)
 	@$(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $$($(RUN) -c 'import os; print(os.cpu_count())') examples/pretrain.py \
 		|| { echo "make: the demo failed; its message is above"; exit 1; }
@@ -30,13 +30,13 @@ demo: setup ## pre-train a small GA-DMS offline and show what it learnt (2 cores
 demo-webperson: setup ## build a small WebPerson from web images, end to end and offline (2 cores, under 10 minutes)
 	@OMP_NUM_THREADS=1 $(RUN) examples/demo_webperson.py || { echo "make: the demonstration failed; its message is above"; exit 1; }
 
-photo-models: setup ## real photographs and two small models for the construction (npm, apt-get and dpkg must be there)
+photo-models: setup ## fetch photographs and two small models for the construction (needs npm, apt-get and dpkg)
 	@$(RUN) examples/prepare_photo_models.py || { echo "make: preparation failed; see above"; exit 1; }
 
-test: setup ## the whole test suite (under 15 minutes on 2 cores)
+test: setup ## the test suite (under 15 minutes on 2 cores)
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest --quiet --numprocesses 2 --dist loadfile -m "not slow" || { echo "make: the test suite failed; its report is above"; exit 1; }
 
-test-slow: setup ## proofs that take minutes each: fine-tuning until retrieval improves
+test-slow: setup ## tests of minutes each: fine-tuning until retrieval improves
 	@$(RUN) -m pytest --quiet -m slow || { echo "make: a slow test failed; its report is above"; exit 1; }
 
 # its own environment: `datasets` 3.6 and the current version cannot be installed side by side
@@ -47,7 +47,7 @@ $(VENV)-datasets3/.installed: .ci/requirements-datasets3.txt
 		|| { echo "make: installation failed; see the lines above, then run make again"; exit 1; }
 	@touch $@
 
-test-datasets3: setup $(VENV)-datasets3/.installed ## a released WebPerson read by datasets 3.6 and by the current version
+test-datasets3: setup $(VENV)-datasets3/.installed ## read a released WebPerson with datasets 3.6 and with the current version
 	@DATASETS3_PYTHON=$(VENV)-datasets3/bin/python $(RUN) -m pytest --quiet tests/dataset_webperson/test_datasets3.py \
 		|| { echo "make: versions differ; the report is above"; exit 1; }
 
@@ -63,7 +63,7 @@ $(VENV)-exports/.installed: .ci/constraints.txt .ci/constraints-exports.txt
 		torch transformers pillow accelerate onnx onnxscript onnxruntime sentence-transformers
 	@touch $@
 
-test-stranger: setup $(VENV)-stranger/.installed $(VENV)-exports/.installed ## a checkpoint where this package is not installed; ONNX, sentence-transformers
+test-stranger: setup $(VENV)-stranger/.installed $(VENV)-exports/.installed ## load a checkpoint where this package is not installed; ONNX, sentence-transformers
 	@STRANGER_PYTHON=$(abspath $(VENV)-stranger/bin/python) EXPORTS_PYTHON=$(abspath $(VENV)-exports/bin/python) \
 		$(RUN) -m pytest --quiet tests/modeling_gadms/test_stranger.py || { echo "make: a stranger cannot use it; the report is above"; exit 1; }
 
@@ -73,20 +73,20 @@ $(VENV)-minimum/.installed: .ci/constraints-minimum.txt .ci/constraints.txt
 	@$(VENV)-minimum/bin/python $(PIP) --constraint .ci/constraints.txt --no-deps open_clip_torch
 	@touch $@
 
-test-minimum: $(VENV)-minimum/.installed ## the model on the oldest versions allowed (downloads 3 GB)
+test-minimum: $(VENV)-minimum/.installed ## test the model on the oldest versions allowed (downloads 3 GB)
 	@PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)-minimum/bin/python -m pytest --quiet tests/modeling_gadms/test_*.py \
 		tests/modeling_gadms/training/test_trainer.py
 
-test-mutants: setup ## wrong versions of the numeric core, each of which some test must catch
+test-mutants: setup ## break the numeric core in many ways, each of which a test must catch
 	@OMP_NUM_THREADS=1 $(RUN) tests/mutations.py
 
-docs-check: setup ## every command in README, cards and docstrings
+docs-check: setup ## check every command in the pages, cards and docstrings
 	@OMP_NUM_THREADS=1 $(RUN) tests/docs_check.py
 
-lint: setup ## style, formatting and types
+lint: setup ## check style, formatting and types
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
-benchmark: setup ## where a training step's time goes, beside a plain CLIP step
+benchmark: setup ## time the parts of a training step beside a plain CLIP step
 	@$(RUN) examples/benchmark_step.py
 
 clean: ## remove the virtual environment and caches, never runs/

@@ -1,45 +1,55 @@
-"""python examples/benchmark_loading.py
+"""Rows/s of the loaders beside a bare loop over the same bytes.
 
-Rows/s of the loaders beside a bare loop over the same bytes.
+    python examples/benchmark_loading.py
 
-The bare loop decodes JPEGs that lie in memory and resizes them to 384 x 128; the loaders also find them, read them
-from disk, shuffle, and hand rows on. Rounds alternate, and each figure is the best of its rounds. On a machine that
-others use as well, compare rows a CPU second. `--data` takes a folder that `python -m dataset_webperson.release`
-wrote; by default pictures of the size of person crops are made up.
+The bare loop decodes JPEGs held in memory and resizes them to 384 x 128; the loaders also find them, read them from
+disk, shuffle, and hand rows on. Rounds alternate, and each figure is the best of its rounds. On a machine that others
+use too, compare rows per CPU second. `--data_root` takes a folder that `python -m dataset_webperson.release` wrote; by
+default the benchmark makes up pictures the size of person crops.
 """
 
 import argparse
 import io
-import json
-import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 import datasets
 import numpy as np
 import psutil
 import torch
+from loading_benchmark.inputs import make_release, make_source
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dataset_webperson.release import Layout, ReleaseSettings, release
+from dataset_webperson.command_line import CommandParser, command
+from dataset_webperson.release import Layout
 from dataset_webperson.rows.streaming import ShuffledParquet
 
 BATCH, BUFFER = 64, 1000
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="a release folder")
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+def parse_counts(parser: CommandParser, arguments: list[str] | None, rows: int) -> argparse.Namespace:
+    """The command line with `--rows` and `--rounds`, both at least 1."""
+    parser.add_argument("--rows", type=int, default=rows, help="rows to read (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    if args.rows < 1 or args.rounds < 1:
+        parser.error("--rows and --rounds must be at least 1")
+    return args
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(description=__doc__, renamed={"--data": "--data_root"})
+    parser.add_argument("--data_root", help="folder of a release (default: made-up pictures)")
+    args = parse_counts(parser, arguments, rows=2000)
     datasets.disable_progress_bars()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        data = args.data or make_release(make_source(f"{folder}/source", args.rows), f"{folder}/out", Layout())
+        data = args.data_root or make_release(make_source(f"{folder}/source", args.rows), f"{folder}/out", Layout())
         print(loaders(data, args.rows, args.rounds))
 
 
@@ -51,9 +61,23 @@ def loaders(data: str, rows: int, rounds: int) -> str:
     jpegs = [raw[0, position]["image"]["bytes"] for position in range(count)]
     keys = [(0, position) for position in range(count)]
     shuffled = datasets.load_dataset(data, split="train", streaming=True).shuffle(seed=0, buffer_size=BUFFER)
-    loader = DataLoader(in_worker, BATCH, sampler=keys, num_workers=1, collate_fn=pixels, persistent_workers=True)
+    # a loader asks for `__getitem__` and a length alone, its annotation for a class of torch's
+    loader: DataLoader = DataLoader(
+        in_worker,  # type: ignore[arg-type]
+        BATCH,
+        sampler=keys,
+        num_workers=1,
+        collate_fn=pixels,
+        persistent_workers=True,
+    )
     bare_rows = [{"image": jpeg} for jpeg in jpegs]
-    bare_loader = DataLoader(bare_rows, BATCH, num_workers=1, collate_fn=bare_pixels, persistent_workers=True)
+    bare_loader: DataLoader = DataLoader(
+        bare_rows,  # type: ignore[arg-type]
+        BATCH,
+        num_workers=1,
+        collate_fn=bare_pixels,
+        persistent_workers=True,
+    )
     next(iter(loader)), next(iter(bare_loader))  # the workers have started
     found = best(
         {
@@ -78,12 +102,12 @@ def loaders(data: str, rows: int, rounds: int) -> str:
     ]
     size = sum(map(len, jpegs)) / count / 1000
     head = f"{count:,} JPEGs of {size:.0f} kB, best of {rounds} rounds, one process\n"
-    titles = "| | rows/s | of the bare loop | rows a CPU second | of the bare loop |\n|---|---|---|---|---|"
+    titles = "| | rows/s | of the bare loop | rows per CPU second | of the bare loop |\n|---|---|---|---|---|"
     return "\n".join([head, titles, *lines])
 
 
-def best(readers: dict[str, Callable[[], Iterable]], count: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """Rows a second, and rows a CPU second of this process and its workers, in the best of rounds that alternate."""
+def best(readers: Mapping[str, Callable[[], Iterable]], count: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """Rows per second, and per CPU second of this process and its workers, in the best of alternating rounds."""
     rates = dict.fromkeys(readers, (0.0, 0.0))
     for _ in range(rounds):
         for name, reader in readers.items():
@@ -98,7 +122,7 @@ def best(readers: dict[str, Callable[[], Iterable]], count: int, rounds: int) ->
 
 
 def cpu_seconds() -> float:
-    """Of this process, its threads and the loader workers it has."""
+    """CPU time of this process, its threads and its loader workers."""
     workers = [psutil.Process(child.pid).cpu_times() for child in psutil.Process().children()]
     return time.process_time() + sum(times.user + times.system for times in workers)
 
@@ -115,30 +139,5 @@ def bare_pixels(rows: list[dict]) -> torch.Tensor:
     return pixels([{"image": Image.open(io.BytesIO(row["image"])).convert("RGB")} for row in rows])
 
 
-def make_source(folder: str, rows: int) -> str:
-    """Made-up pictures of the size of person crops, and their list."""
-    os.makedirs(f"{folder}/images")
-    generator = np.random.default_rng(0)
-    entries = []
-    for number in range(rows):
-        height = int(generator.integers(250, 700))
-        size = (int(height / generator.uniform(2, 4)), height)
-        blocks = generator.integers(0, 256, (24, 10, 3), dtype=np.uint8)
-        smooth = np.asarray(Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
-        noise = generator.integers(-8, 9, smooth.shape)
-        picture = Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8))
-        picture.save(f"{folder}/images/{number:06d}.jpg", quality=85)
-        caption = "A person in a red coat and black trousers walks with a brown bag over the left shoulder. " * 2
-        entries.append({f"{number:06d}.jpg": {"caption1": caption, "caption2": caption}})
-    with open(f"{folder}/list.json", "w") as file:
-        json.dump(entries, file)
-    return folder
-
-
-def make_release(source: str, out: str, layout: Layout) -> str:
-    release(source, out, ReleaseSettings(contact="benchmark", layout=layout))
-    return out
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,29 +1,31 @@
-"""Pre-train GA-DMS on captioned person images, and measure retrieval before and after.
+r"""Pre-train GA-DMS on captioned person images, and measure retrieval before and after.
 
     accelerate launch examples/pretrain.py                  # the demo of pretrain_demo.yaml: offline, 2 cores, minutes
     accelerate launch examples/pretrain.py --model_name_or_path openai/clip-vit-base-patch16 \
         --dataset_name org/webperson --streaming True --max_steps 100000 --bf16 True --output_dir runs/webperson
     accelerate launch examples/pretrain.py my_recipe.yaml --learning_rate 1e-5
 
-A data set is `synthetic`, or a folder or Hub id with the columns of WebPerson: image, image_path, caption1, ...
+The data set is `synthetic`, or a folder or Hub id with the columns of WebPerson: image, image_path, caption1, ...
 Beside the checkpoint it writes metrics.json, curve.png, retrievals.png and token_scores.png.
 """
 
+import importlib.util
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import datasets
 import torch
-from datasets import load_dataset
 from safetensors.torch import save_file
 from transformers import set_seed
 
 from dataset_webperson import WebPerson
+from dataset_webperson.command_line import command
 from dataset_webperson.files import replacing, write_json
-from dataset_webperson.rows.streaming import ShuffledParquet
+from dataset_webperson.rows.captioned import TrainingSet, load_captioned
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.command_line import free_folder, parse_arguments, refuse_used_folder
 from modeling_gadms.training.run_report import metrics_table, save_curve, save_retrievals, save_token_scores
@@ -35,76 +37,89 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 @dataclass
 class PretrainArguments:
+    _argument_group_name = "model and data"
+
     model_name_or_path: str = field(
         default=os.path.join(HERE, "small_clip"),
         metadata={"help": "Hub id or folder of a CLIP or a GA-DMS; by default the small CLIP beside this script."},
     )
     dataset_name: str = field(default="synthetic", metadata={"help": "`synthetic`, a folder or a Hub id."})
-    streaming: bool = field(default=False, metadata={"help": "Read the training split as it is used, from parquet."})
-    num_test_images: int = field(default=1000, metadata={"help": "Held out of train where there is no test split."})
-    image_size: list[int] = field(default_factory=lambda: [384, 128], metadata={"help": "Height, width in pixels."})
-    num_persons: int = field(default=4000, metadata={"help": "Synthetic: persons drawn, two images each."})
+    streaming: bool = field(default=False, metadata={"help": "Stream the training split from its parquet files."})
+    num_test_images: int = field(default=1000, metadata={"help": "Images held out where there is no test split."})
+    image_size: list[int] = field(default_factory=lambda: [384, 128], metadata={"help": "Height and width in pixels."})
+    num_persons: int = field(default=4000, metadata={"help": "Synthetic: persons to draw, two images each."})
     noise_rate: float = field(default=0.3, metadata={"help": "Synthetic: share of false attributes in training."})
 
+    def __post_init__(self) -> None:
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size is a height and a width in pixels, as 384 128; got {self.image_size}")
 
-def load_pairs(args: PretrainArguments, seed: int):
+
+def load_pairs(args: PretrainArguments, seed: int) -> tuple[TrainingSet, datasets.Dataset]:
     """Training rows, and a test gallery with its captions."""
-    if args.dataset_name == "synthetic":
-        size, persons = tuple(args.image_size), args.num_persons
-        builder = WebPerson(
-            config_name="synthetic", image_size=size, num_train_persons=persons, noise_rate=args.noise_rate, seed=seed
-        )
-        builder.download_and_prepare()
-        return builder.as_dataset(split="train"), builder.as_dataset(split="test")
-    splits = load_dataset(args.dataset_name, streaming=args.streaming)
-    if "test" in splits and not args.streaming:
-        return splits["train"], splits["test"]
-    if "test" in splits:
-        test = datasets.Dataset.from_list(list(splits["test"]), splits["test"].features)
-        return ShuffledParquet(args.dataset_name, seed=seed), test
-    train = splits["train"]
-    if args.streaming:
-        test = datasets.Dataset.from_list(list(train.take(args.num_test_images)), train.features)
-        return ShuffledParquet(args.dataset_name, seed=seed, first_row=args.num_test_images), test
-    held_out = train.train_test_split(test_size=args.num_test_images, seed=seed)
-    return held_out["train"], held_out["test"]
+    if args.dataset_name != "synthetic":
+        return load_captioned(args.dataset_name, args.num_test_images, seed, args.streaming)
+    builder = WebPerson(
+        config_name="synthetic",
+        image_size=tuple(args.image_size),
+        num_train_persons=args.num_persons,
+        noise_rate=args.noise_rate,
+        seed=seed,
+    )
+    builder.download_and_prepare()
+    return builder.as_dataset(split="train"), builder.as_dataset(split="test")
 
 
-def report(trainer, test, metrics, seconds, arguments) -> None:
-    """Tables and pictures beside the checkpoint, and the checkpoint loaded by a process without this package."""
-    folder = trainer.args.output_dir
-    model, processor = trainer.accelerator.unwrap_model(trainer.model).gadms, trainer.processing_class
+def report(
+    trainer: GADMSTrainer,
+    train: TrainingSet,
+    test: datasets.Dataset,
+    metrics: dict[str, dict[str, float]],
+    seconds: float,
+    arguments: dict[str, Any],
+) -> None:
+    """Write tables and pictures beside the checkpoint, then reload it in a process without this package."""
     if not trainer.is_world_process_zero():
         return
-    table = metrics_table(metrics)
-    write_json(
-        f"{folder}/metrics.json", {"metrics": metrics, "test_images": len(test), "seconds": seconds, **arguments}
-    )
+    folder = trainer.args.output_dir
+    model, processor = trainer.accelerator.unwrap_model(trainer.model).gadms, trainer.processing_class
+    results = {"metrics": metrics, "test_images": len(test), "seconds": seconds, **arguments}
+    write_json(f"{folder}/metrics.json", results)
     save_curve(trainer.state.log_history, f"{folder}/curve.png")
+    assert trainer.measured is not None  # by the evaluation that ended the run
     save_retrievals(test, trainer.measured, f"{folder}/retrievals.png")
-    row = max(trainer.train_dataset.dataset.take(64), key=lambda row: len(row.get("caption1_false_spans") or []))
+
+    # the most instructive of a few captions: the one with the most false words, where the data knows them
+    row = max(train.take(64), key=lambda row: len(row.get("caption1_false_spans") or []))
     save_token_scores(model, processor, row, f"{folder}/token_scores.png")
+
     pair = processor(images=[test[0]["image"]], text=[test[0]["caption1"]]).to(model.device)
     with torch.no_grad():
         outputs = model.eval()(**pair)
     kept = {**pair, "image_embeds": outputs.image_embeds, "text_embeds": outputs.text_embeds}
     with replacing(f"{folder}/reload_check.safetensors") as temporary:
         save_file({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, temporary)
-    print(f"\n{len(test)} test images\n{table}\n\n{seconds:.0f} s; checkpoint and pictures in {folder}", flush=True)
+    print(f"\n{len(test)} test images\n{metrics_table(metrics)}\n", flush=True)
+    print(f"{seconds:.0f} s; checkpoint and pictures in {folder}", flush=True)
     subprocess.run([sys.executable, "-I", os.path.join(HERE, "reload.py"), folder], check=True)
 
 
-def main(argv: list[str]) -> None:
+@command
+def main(arguments: list[str] | None = None) -> None:
     start = time.time()
+    argv = sys.argv[1:] if arguments is None else arguments
     is_demo = not argv
-    argv = argv or [os.path.join(HERE, "pretrain_demo.yaml")]
-    args, training = parse_arguments((PretrainArguments, GADMSTrainingArguments), argv)
+    recipe = argv or [os.path.join(HERE, "pretrain_demo.yaml")]
+    args, training = parse_arguments((PretrainArguments, GADMSTrainingArguments), recipe, description=__doc__)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("matplotlib draws the curve of this example: pip install '.[examples]'")
     if is_demo:
         training.output_dir = free_folder(os.path.join("runs", "demo"))
     refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
     train, test = load_pairs(args, training.seed)
     set_seed(training.seed)
     model, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
+
     trainer = GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=test)
     metrics = {"before": trainer.evaluate()}
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
@@ -112,10 +127,11 @@ def main(argv: list[str]) -> None:
     trainer.save_model()
     for when, found in metrics.items():
         metrics[when] = {key.removeprefix("eval_"): value for key, value in found.items() if "2" in key}
-    report(trainer, test, metrics, time.time() - start, {"arguments": vars(args), "training": training.to_dict()})
+    arguments_kept = {"arguments": vars(args), "training": training.to_dict()}
+    report(trainer, train, test, metrics, time.time() - start, arguments_kept)
     if training.push_to_hub:
         trainer.push_to_hub(commit_message="Card and pictures")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -1,9 +1,9 @@
-"""Train a small CLIP from scratch on drawn pedestrians with true captions: what the demo's GA-DMS starts from.
+"""Train a small CLIP from scratch on drawn pedestrians with true captions: the starting point of the demo's GA-DMS.
 
     accelerate launch examples/train_small_clip.py --output_dir runs/small-clip      # 15 minutes on 2 cores
 
-GA-DMS always starts from a CLIP, and no published one is small enough to pre-train on two cores in minutes; what this
-script makes is shipped as examples/small_clip. As the real CLIP it sees square images, and learns by the symmetric
+GA-DMS always starts from a CLIP, and no published one is small enough to pre-train on two cores in minutes; the result
+of this script is shipped as examples/small_clip. Like OpenAI's CLIP it sees square images and learns by the symmetric
 contrastive loss: from scratch, SDM at its temperature of 0.02 stays on a plateau for hundreds of steps.
 """
 
@@ -14,32 +14,47 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, set_seed
+from transformers.modeling_outputs import ModelOutput
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 from dataset_webperson import WebPerson
+from dataset_webperson.command_line import command
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.command_line import parse_arguments, refuse_used_folder
 from modeling_gadms.training.tokenizers import train_clip_tokenizer
 from modeling_gadms.training.trainer import GADMSTrainer
 
-FIRST_TEMPERATURE = 0.07  # where CLIP's own, learnt, temperature starts; it ends near that of GA-DMS, as this one does
+FIRST_TEMPERATURE = 0.07  # CLIP's learnt temperature starts here and ends near that of GA-DMS; so does this one
 
 
 @dataclass
 class SmallClipArguments:
-    image_size: int = field(default=48, metadata={"help": "Side of the square images in pixels."})
-    patch_size: int = field(default=8, metadata={"help": "Side of a patch in pixels."})
+    _argument_group_name = "small CLIP"
+
+    image_size: int = field(default=48, metadata={"help": "Side of the square images, in pixels."})
+    patch_size: int = field(default=8, metadata={"help": "Side of a patch, in pixels."})
     hidden_size: int = field(default=128, metadata={"help": "Width of both towers and of the joint space."})
     num_layers: int = field(default=3, metadata={"help": "Depth of both towers."})
-    context_length: int = field(default=48, metadata={"help": "Longest caption in tokens."})
-    num_persons: int = field(default=8000, metadata={"help": "Persons drawn for training, two images each."})
+    context_length: int = field(default=48, metadata={"help": "Longest caption, in tokens."})
+    num_persons: int = field(default=8000, metadata={"help": "Persons to draw for training, two images each."})
+
+    def __post_init__(self) -> None:
+        for name, unit in (("image_size", self.patch_size), ("hidden_size", 64)):
+            if getattr(self, name) < 1 or unit < 1 or getattr(self, name) % unit:
+                raise ValueError(f"{name} must be a multiple of {unit}; got {getattr(self, name)}")
 
 
 class SmallClipTrainer(GADMSTrainer):
-    """Trains a [`GADMSModel`] by the contrastive loss of CLIP."""
+    """Trains a [`GADMSModel`] with the contrastive loss of CLIP."""
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
         outputs = model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"])
         last_temperature = self.accelerator.unwrap_model(model).config.temperature
         done = self.state.global_step / self.state.max_steps
@@ -94,16 +109,18 @@ def train_small_clip(args: SmallClipArguments, training: GADMSTrainingArguments)
     CLIPImageProcessorPil(size=size, do_center_crop=False).save_pretrained(folder)
 
 
-def main(argv: list[str]) -> None:
+@command
+def main(arguments: list[str] | None = None) -> None:
     # on drawings this small the paper's erasing and padding would hide most of a person
     defaults = "--crop_padding 2 --erasing_probability 0 --warmup_epochs 0.5 --learning_rate 1e-3 --adam_epsilon 1e-8"
     defaults += " --num_train_epochs 14 --per_device_train_batch_size 64 --save_strategy no --use_cpu True"
     defaults += f" --output_dir {os.path.join('runs', 'small-clip')}"
-    args, training = parse_arguments((SmallClipArguments, GADMSTrainingArguments), defaults.split() + argv)
+    argv = defaults.split() + (sys.argv[1:] if arguments is None else arguments)
+    args, training = parse_arguments((SmallClipArguments, GADMSTrainingArguments), argv, description=__doc__)
     refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
     train_small_clip(args, training)
     print(f"small CLIP saved to {training.output_dir}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

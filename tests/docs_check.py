@@ -1,23 +1,29 @@
-"""Checks every command in README, cards and docstrings: `python tests/docs_check.py`, or `make docs-check`.
+"""Checks every command in the pages, cards and docstrings: `python tests/docs_check.py`, or `make docs-check`.
 
-- A command line must be of a program in PROVEN, which names the test that runs it, or in MINIATURES, by which it runs
-  here on little; its options must be among those that the program's own `--help` lists, and a make target must be in
+- The program of a command must be in PROVEN, which names the test that runs it, or in MINIATURES, which runs it here
+  on a small input. Its options must be among those that the program's own help lists, and a make target must be in
   the Makefile.
-- A block of Python is run here, with what SMALL puts in the place of what a reader has and this machine has not.
+- A block of Python is run here, with SMALL replacing what a reader has and this machine does not.
+- A link to a file of the repository must lead to one.
 
-Anything else fails: a new command needs a test and a line in PROVEN.
+Anything else fails: a new command needs a test and a line in PROVEN. With `--fast`, miniatures and blocks of Python
+are not run, and everything else is checked.
 """
 
+import argparse
 import ast
 import contextlib
 import doctest
+import io
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -27,7 +33,8 @@ PAGES = [
     "modeling_gadms/person_retrieval/README.md",
 ]
 PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("dataset_webperson/release_files/*.md"))]
-PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("docs/**/*.md"))]
+PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("examples/*.md"))]
+PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("examples/studies/*.md"))]
 SOURCES = sorted(
     path for folder in ("examples", "modeling_gadms", "dataset_webperson") for path in (REPO / folder).rglob("*.py")
 )
@@ -75,13 +82,13 @@ PROVEN = {
     "test_the_cost_study_counts_every_row_and_holds_the_step_against_its_aim",
 }
 
-# no test runs these: they measure time
+# no test runs these, because they measure time
 MINIATURES = {
     "examples/benchmark_ranking.py": ["--size", "small"],
     "examples/benchmark_step.py": ["--batch_size", "2", "--caption_length", "16", "--repeats", "1"],
 }
 
-# they ask for an account of the reader's own, for npm and apt-get, for what these have fetched, or for minutes
+# they need an account of the reader's own, npm and apt-get, what these have fetched, or minutes
 BY_HAND = {
     "python examples/studies/exactness.py",
     "hf auth login",
@@ -89,7 +96,7 @@ BY_HAND = {
     "python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--num_images 128]",
 }
 
-# (what stands in a block of Python, what runs in its place)
+# (text in a block of Python, its replacement when the block runs here)
 SMALL = [
     ("runs/demo", "tiny"),
     ("$repository", "tiny"),
@@ -102,14 +109,14 @@ SMALL = [
         'load_benchmark("cuhk-pedes", "CUHK-PEDES", on_count_mismatch="warn")',
     ),
 ]
-# blocks that read from the Hub: a test runs them against one of its own
+# blocks that read from the Hub: a test runs them against a Hub of its own
 BLOCKS = {
     'load_dataset("tiny"': "test_release.py::test_the_release_loads_and_streams_from_a_hub",
 }
 
 
 def commands_of(text: str) -> list[str]:
-    """Command lines in a piece of text: continued lines joined, comments and output left out."""
+    """Command lines in a text, with continued lines joined, and without comments and output."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         line = re.sub(r"\s+#\s.*", "", line.strip())
@@ -120,11 +127,12 @@ def commands_of(text: str) -> list[str]:
 
 
 def blocks_of(page: str) -> list[tuple[str, str]]:
-    """`(language, text)` of the fenced blocks of a Markdown page."""
+    """`(language, text)` of each fenced block of a Markdown page."""
     return re.findall(r"^```(\w*)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 def docstring_commands(path: Path) -> list[str]:
+    """Command lines in a module's docstring."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     indented = "\n".join(line for line in text.splitlines() if line.startswith("    ") or line.endswith("\\"))
     plain = [line for line in text.splitlines() if re.match(r"(python|accelerate|torchrun) \S*(\.py|-m|launch)", line)]
@@ -132,14 +140,14 @@ def docstring_commands(path: Path) -> list[str]:
 
 
 def program_of(words: list[str]) -> str:
-    """Script, module, or first word of a command."""
+    """The script, the module, or else the first word of a command."""
     if words[0] == "python" and "-m" in words:
         return words[words.index("-m") + 1]
     return next((word for word in words if word.endswith(".py")), words[0])
 
 
-def check_command(command: str, helps: dict[tuple[str, str], str]) -> str | None:
-    """What is wrong with a command line, or `None`."""
+def check_command(command: str, helps: dict[tuple[str, str], str], fast: bool) -> str | None:
+    """The problem with a command line, or `None`."""
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -151,7 +159,7 @@ def check_command(command: str, helps: dict[tuple[str, str], str]) -> str | None
     if words[0] == "pip":
         return check_requirement([word for word in words[2:] if not word.startswith("-")])
     if words[:2] == ["python", "-c"]:
-        return run_python(words[2], {})
+        return None if fast else run_python(words[2], {})
     program = program_of(words)
     if program.startswith("tests/"):
         return None if (REPO / program).exists() else "no such file"
@@ -160,12 +168,12 @@ def check_command(command: str, helps: dict[tuple[str, str], str]) -> str | None
     place = words.index(program)
     options = [word.split("=")[0] for word in words[place + 1 :] if re.match(r"--\w", word)]
     if options:
-        kind = words[place + 1] if program == "examples/publish.py" else ""
+        kind = words[place + 1] if program == "examples/publish.py" else ""  # it has a parser for each kind
         if (program, kind) not in helps:
             helps[program, kind] = help_of(program, kind)
         known = set(re.findall(r"--[\w-]+", helps[program, kind])) | {"--help"}
         if unknown := sorted(set(options) - known):
-            return f"`{program} --help` does not list {', '.join(unknown)}"
+            return f"the help of {program} does not list {', '.join(unknown)}"
     return None
 
 
@@ -184,26 +192,75 @@ def check_requirement(packages: list[str]) -> str | None:
 
 
 def help_of(program: str, kind: str) -> str:
-    return run(program, *([kind] if kind else []), "--help")
+    """The whole help of a program, which runs in this process: it has imported torch, a new one would do so again."""
+    start = [kind] if kind else []
+    text = shown(program, [*start, "--help"])
+    return shown(program, [*start, "--help_all"]) if "--help_all" in text else text
 
 
-def run(program: str, *options: str) -> str:
-    """What a program prints."""
-    start = [program] if program.endswith(".py") else ["-m", program]
-    env = {**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "500"}
-    process = subprocess.run([sys.executable, *start, *options], cwd=REPO, env=env, capture_output=True, text=True)
+def shown(program: str, options: list[str]) -> str:
+    """What a program prints before it exits without error."""
+    modules, path, argv = set(sys.modules), sys.path[:], sys.argv
+    script = REPO / program
+    sys.argv = [str(script), *options]
+    output = io.StringIO()
+    status: str | int | None = 0
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            if program.endswith(".py"):
+                sys.path.insert(0, str(script.parent))
+                runpy.run_path(str(script), run_name="__main__")
+            else:
+                runpy.run_module(program, run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        status = stop.code
+    finally:
+        sys.path[:], sys.argv = path, argv
+        for name in set(sys.modules) - modules:  # scripts in other folders import modules of the same names
+            if str(REPO / "examples") in str(getattr(sys.modules[name], "__file__", "")):
+                del sys.modules[name]
+    if status:
+        raise SystemExit(f"{program} {' '.join(options)} fails: {output.getvalue()[-1000:]}")
+    return output.getvalue()
+
+
+def run_miniature(program: str, options: list[str]) -> None:
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    process = subprocess.run([sys.executable, program, *options], cwd=REPO, env=env, capture_output=True, text=True)
     if process.returncode:
         raise SystemExit(f"{program} {' '.join(options)} fails: {process.stderr[-1000:]}")
-    return process.stdout
+
+
+def check_links(page: str, text: str) -> list[str]:
+    """Problems of links to files of this repository, and to headings in them."""
+    problems = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target or "$" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = (REPO / page).parent / name if name else REPO / page
+        if not path.exists():
+            problems.append(f"{page}: {target}\n    no such file")
+        elif anchor and anchor not in anchors_of(path.read_text(encoding="utf-8")):
+            problems.append(f"{page}: {target}\n    no such heading")
+    return problems
+
+
+def anchors_of(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def miniature(code: str) -> str:
+    """The code as it runs here."""
     for large, small in SMALL:
         code = code.replace(large, small)
     return code
 
 
-def run_python(code: str, names: dict) -> str | None:
+def run_python(code: str, names: dict[str, Any]) -> str | None:
+    """Run a block of Python with `names`, to which it adds its own. Returns the problem, or `None`."""
     code = miniature(code)
     if test := next((test for text, test in BLOCKS.items() if text in code), None):
         return check_test(test)
@@ -221,13 +278,14 @@ def run_python(code: str, names: dict) -> str | None:
 
 
 def check_test(test: str) -> str | None:
+    """The problem with a `file.py::test`, or `None`."""
     file, name = test.split("::")
     found = [path for path in (REPO / "tests").rglob(file) if f"def {name}(" in path.read_text(encoding="utf-8")]
     return None if found else f"there is no test {test}"
 
 
-def prepare(folder: str) -> dict:
-    """What a reader has: a checkpoint, a CLIP, a benchmark, pictures. Returns the names that a block may use."""
+def prepare(folder: str) -> dict[str, Any]:
+    """Make what a reader has: a checkpoint, a CLIP, a benchmark, images. Returns the names that a block may use."""
     from made_up_datasets import write_cuhk
     from PIL import Image
     from tiny import tiny_model, tiny_processor
@@ -245,35 +303,53 @@ def prepare(folder: str) -> dict:
     return {"images": [Image.new("RGB", (20, 40), colour) for colour in ("red", "blue", "white")]}
 
 
-def main() -> int:
-    problems, seen, helps = [], 0, {}
+def check_page(
+    page: str, names: dict[str, Any], helps: dict[tuple[str, str], str], fast: bool
+) -> tuple[int, list[str]]:
+    """Check the blocks and links of a page. Returns the number of commands and blocks, and the problems."""
+    text = (REPO / page).read_text(encoding="utf-8")
+    problems, seen = check_links(page, text), 0
+    for language, block in blocks_of(text):
+        if language in ("python", "py"):
+            checks = [(block.strip().splitlines()[0], None if fast else run_python(block, names))]
+        elif language in ("", "sh", "bash", "shell"):
+            checks = [(command, check_command(command, helps, fast)) for command in commands_of(block)]
+        else:
+            continue
+        seen += len(checks)
+        problems += [f"{page}: {what}\n    {problem}" for what, problem in checks if problem]
+    return seen, problems
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fast", action="store_true", help="run no miniatures and no blocks of Python")
+    fast = parser.parse_args(arguments).fast
+    os.environ["COLUMNS"] = "500"  # so that no help text breaks a line within an option
+    problems: list[str] = []
+    helps: dict[tuple[str, str], str] = {}
+    seen = 0
     for program, test in PROVEN.items():
         if problem := check_test(test):
             problems.append(f"PROVEN[{program!r}]: {problem}")
-    for program, options in MINIATURES.items():
-        run(program, *options)
+    if not fast:
+        for program, options in MINIATURES.items():
+            run_miniature(program, options)
     with tempfile.TemporaryDirectory() as folder:
-        names = prepare(folder)
+        names = {} if fast else prepare(folder)
         for page in PAGES:
-            own = dict(names)
-            for language, text in blocks_of((REPO / page).read_text(encoding="utf-8")):
-                if language in ("python", "py"):
-                    checks = [(text.strip().splitlines()[0], run_python(text, own))]
-                elif language in ("", "sh", "bash", "shell"):
-                    checks = [(command, check_command(command, helps)) for command in commands_of(text)]
-                else:
-                    continue
-                seen += len(checks)
-                problems += [f"{page}: {what}\n    {problem}" for what, problem in checks if problem]
+            checked, found = check_page(page, dict(names), helps, fast)
+            seen += checked
+            problems += found
         for path in SOURCES:
             for command in docstring_commands(path):
                 seen += 1
-                if problem := check_command(command, helps):
+                if problem := check_command(command, helps, fast):
                     problems.append(f"{path.relative_to(REPO)}: {command}\n    {problem}")
         os.chdir(REPO)
     sys.stdout.write("".join(f"{problem}\n" for problem in problems))
     sys.stdout.write(f"{seen} commands and blocks checked, {len(problems)} problems\n")
-    return bool(problems)
+    return int(bool(problems))
 
 
 if __name__ == "__main__":

@@ -219,12 +219,12 @@ def describe_training(facts: dict, run: dict, data: str, base_model: str | None)
     processes = facts.get("processes", 1)
     known = {
         "data": data,
-        "items of an epoch": facts.get("training_items") and f"{facts['training_items']:,}",
+        "items per epoch": facts.get("training_items") and f"{facts['training_items']:,}",
         "started from": base_model and f"`{base_model}`",
         "optimiser steps": facts.get("steps")
         and f"{facts['steps']:,}" + ("" if finished else f" of {facts['max_steps']:,}: **training is in progress**"),
         "epochs": facts.get("epochs") and f"{facts['epochs']:.2f}".rstrip("0").rstrip("."),
-        "pairs a step": facts.get("pairs_a_step") and f"{facts['pairs_a_step']:,}",
+        "pairs per step": facts.get("pairs_a_step") and f"{facts['pairs_a_step']:,}",
         "trained parameters": run.get("trainable_parameters") and f"{run['trainable_parameters']:,}",
         **{
             name.replace("_", " "): f"{value:g}" if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""The examples as a user runs them, on a minute's budget."""
+"""The examples as a user runs them, made small enough for a minute each."""
 
 import json
 import os
@@ -14,6 +14,10 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_processor, tiny_rows
 
 from modeling_gadms import GADMSModel, GADMSProcessor
+
+sys.path.insert(0, str(REPO / "examples"))
+import hide_words  # noqa: E402
+import pretrain  # noqa: E402
 
 SMALL = ["--num_train_epochs", "2", "--num_persons", "128", "--logging_steps", "1"]
 
@@ -107,6 +111,55 @@ def test_pretraining_on_a_folder_from_a_saved_model_with_two_processes(tmp_path)
         result = launch(*command, cwd=tmp_path, processes=processes)
         assert "8 test images" in result.stdout
         assert (tmp_path / name / "model.safetensors").exists()
+
+
+def test_a_mistake_in_pretraining_ends_in_one_line_and_code_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(REPO / "examples" / "pretrain.py")])
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folders = {name: tmp_path / name for name in ("small", "columns", "strings", "split", "broken", "empty")}
+    for folder in folders.values():
+        folder.mkdir()
+    rows = tiny_rows(6)
+    rows.to_parquet(folders["small"] / "train.parquet")
+    rows.to_parquet(folders["split"] / "test.parquet")
+    rows.rename_column("caption1", "words").to_parquet(folders["columns"] / "train.parquet")
+    rows.remove_columns("image").add_column("image", ["a.jpg"] * 6).to_parquet(folders["strings"] / "train.parquet")
+    (folders["broken"] / "train.parquet").write_bytes(b"PAR1 cut off")
+    (tmp_path / "file").write_text("no folder")
+    few = ["--num_test_images", "2"]
+    for options, words in (
+        (["--dataset_name", str(tmp_path / "nowhere")], "nowhere: cannot be loaded as a data set"),
+        (["--dataset_name", str(folders["empty"])], "empty: cannot be loaded as a data set"),
+        (["--dataset_name", str(folders["broken"]), *few], "broken: cannot be loaded as a data set"),
+        (["--dataset_name", str(folders["broken"]), *few, "--streaming", "True"], "broken"),
+        (["--dataset_name", str(folders["small"])], "small: cannot hold 1000 test images out of 6 rows"),
+        (["--dataset_name", str(folders["columns"]), *few], "columns: no column caption1"),
+        (["--dataset_name", str(folders["strings"]), *few], "strings: the column image is"),
+        (["--dataset_name", str(folders["split"])], "split: no split train, only test"),
+        (["--dataset_name", str(folders["small"]), *few, "--model_name_or_path", str(tmp_path / "no")], "no"),
+        (["--image_size", "64"], "image_size is a height and a width"),
+        (["--num_persons", "1"], "num_train_persons must be a whole number of at least 2"),
+    ):
+        code = pretrain.main([*options, "--output_dir", str(tmp_path / "out"), "--use_cpu", "True"])
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert code == 2 and len(errors) == 1 and words in errors[0], (words, errors)
+    assert pretrain.main(["--output_dir", str(tmp_path / "file")]) == 2
+    assert pretrain.main([str(tmp_path / "no_recipe.yaml")]) == 2
+
+
+def test_a_mistake_in_hiding_words_ends_in_one_line_and_code_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(REPO / "examples" / "hide_words.py")])
+    (tmp_path / "taken").mkdir()
+    for options, words in (
+        (["--output_dir", str(tmp_path / "taken")], "taken already exists"),
+        (["--out", str(tmp_path / "taken")], "taken already exists"),
+        (["--output_dir", str(tmp_path / "out"), "--streaming", "True"], "streaming"),
+        (["--output_dir", str(tmp_path / "out"), "--threshold", "0"], "threshold must be above 0"),
+        (["--output_dir", str(tmp_path / "out"), "--dataset_name", str(tmp_path / "nowhere")], "nowhere"),
+    ):
+        assert hide_words.main(options) == 2
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and words in errors[0], (words, errors)
 
 
 def test_the_small_clip_that_is_shipped_is_one_that_its_script_makes(tmp_path):

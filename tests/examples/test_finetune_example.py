@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 
@@ -118,15 +119,19 @@ def test_fine_tuning_on_a_benchmark_s_folder_beats_direct_transfer_on_test(base,
     assert kept["trainable_parameters"] == kept["parameters"]
     assert type(AutoModel.from_pretrained(tmp_path / "out")).__name__ == "GADMSModel"
     refused = launch(base, benchmark, tmp_path / "out", check=False)
-    assert refused.returncode != 0 and "already holds files" in refused.stderr
+    assert refused.returncode == 2 and "already holds files" in refused.stderr
 
 
-def run(base, output_dir, *options):
-    """In this process: no time to import everything anew."""
+def start(base, output_dir, *options):
+    """Run in this process, which has imported everything; returns the exit code."""
     from finetune import main
 
     argv = ["--model_name_or_path", str(base), "--output_dir", str(output_dir), "--num_train_epochs", "1"]
-    main([*argv, *RECIPE, *options])
+    return main([*argv, *RECIPE, *options])
+
+
+def run(base, output_dir, *options):
+    assert start(base, output_dir, *options) == 0
     return json.loads((output_dir / "metrics.json").read_text())
 
 
@@ -139,12 +144,13 @@ def test_adapters_and_dual_masking_on_the_synthetic_set(base, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_without_a_validation_split_one_is_carved_or_test_is_chosen_by_name(base, tmp_path):
+def test_without_a_validation_split_one_is_carved_or_test_is_chosen_by_name(base, tmp_path, capsys):
     root = str(write_copy("icfg", tmp_path))
     options = ["--dataset_name", "icfg-pedes", "--data_root", root, "--on_count_mismatch", "warn"]
     options += ["--per_device_train_batch_size", "4"]
-    with pytest.raises(ValueError, match="no validation split .* --validation_persons .* --select_on_test"):
-        run(base, tmp_path / "refused", *options)
+    assert start(base, tmp_path / "refused", *options) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search("no validation split .* --validation_persons .* --select_on_test", error)
     kept = run(base, tmp_path / "carved", *options, "--validation_persons", "2")
     assert kept["splits"] == {"train": "train_minus_validation", "validation": "validation_from_train", "test": "test"}
     assert kept["best_epoch_chosen_on"] == "validation_from_train" and "warning" not in kept
@@ -152,9 +158,23 @@ def test_without_a_validation_split_one_is_carved_or_test_is_chosen_by_name(base
     assert kept["best_epoch_chosen_on"] == "test" and "optimistic" in kept["warning"]
 
 
-def test_a_benchmark_without_its_folder_is_asked_for_it(base, tmp_path):
-    with pytest.raises(ValueError, match="--data_root: where is the folder of cuhk-pedes"):
-        run(base, tmp_path / "out", "--dataset_name", "cuhk-pedes")
+def test_a_mistake_ends_in_one_line_and_code_2(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(REPO / "examples" / "finetune.py")])
+    (tmp_path / "file").write_text("no folder")
+    synthetic = ["--dataset_name", "synthetic", "--num_persons", "4"]
+    for model, output_dir, options, words in (
+        (base, "out", ["--dataset_name", "cuhk-pedes"], "cuhk-pedes: where is it? Pass its folder as --data_root"),
+        (base, "out", ["--dataset_name", "cuhk", "--data_root", str(tmp_path)], "no benchmark 'cuhk'"),
+        (base, "out", ["--dataset_name", "cuhk-pedes", "--data_root", str(tmp_path / "nowhere")], "nowhere"),
+        (base, "out", [*synthetic, "--lora", "True", "--lora_targets", "nothing"], "lora_targets nothing"),
+        (base, "out", [*synthetic, "--image_size", "64"], "image_size is a height and a width"),
+        (base, "out", [*synthetic, "--noise_rate", "2"], "noise_rate is a probability"),
+        (base, "file", synthetic, "file is not a folder"),
+        (tmp_path / "nowhere", "out", synthetic, "nowhere"),
+    ):
+        assert start(model, tmp_path / output_dir, *options) == 2, words
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and words in errors[0], (words, errors)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
-"""`examples/search.py`: a sentence, ten images, and a picture of what was found."""
+"""`examples/search.py`: a sentence, ten images, and a picture of the matches."""
 
+import shutil
 import subprocess
 import sys
 
@@ -7,6 +8,9 @@ import pytest
 from PIL import Image
 from places import EXAMPLES
 from tiny import tiny_model, tiny_processor
+
+sys.path.insert(0, str(EXAMPLES))
+from search import main  # noqa: E402
 
 SCRIPT = EXAMPLES / "search.py"
 
@@ -39,10 +43,44 @@ def test_a_folder_is_searched_whatever_the_size_of_its_images(checkpoint, tmp_pa
     (tmp_path / "photos").mkdir()
     for number, colour in enumerate(("red", "blue", "white")):
         Image.new("RGB", (20 + number, 50), colour).save(tmp_path / "photos" / f"{colour}.png")
-    options = ["--images", "photos", "--top", "2", "--output", "found.png"]
+    options = ["--images", "photos", "--top", "2", "--output_file", "found.png"]
     process = search(checkpoint, "a coat", *options, cwd=tmp_path)
     assert process.returncode == 0, process.stderr[-2000:]
     assert len(process.stdout.splitlines()) == 3 and (tmp_path / "found.png").exists()
-    (tmp_path / "empty").mkdir()
-    process = search(checkpoint, "a coat", "--images", "empty", cwd=tmp_path)
-    assert process.returncode == 1 and "no images" in process.stderr
+
+
+def test_a_mistake_ends_in_one_line_and_code_2(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("empty", "cut", "not_a_model", "clip"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (64, 128), "red").save("cut/whole.jpg")
+    (tmp_path / "cut" / "cut.jpg").write_bytes((tmp_path / "cut" / "whole.jpg").read_bytes()[:400])
+    (tmp_path / "clip" / "config.json").write_text('{"model_type": "clip"}')
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    for arguments, words in (
+        ([checkpoint, "--images", "empty"], "empty: no images"),
+        ([checkpoint, "--images", "nowhere"], "nowhere"),
+        ([checkpoint, "--images", "cut/whole.jpg"], "whole.jpg"),
+        ([checkpoint, "--images", "cut"], "cut/cut.jpg: cannot be decoded"),
+        ([checkpoint, "--output_file", "found"], "the name of a picture ends in"),
+        ([checkpoint, "--output_file", "nowhere/found.png"], "cannot be written"),
+        ([tmp_path / "nowhere"], "nowhere: not a whole GA-DMS"),
+        ([tmp_path / "not_a_model"], "not_a_model: not a whole GA-DMS"),
+        ([broken], "broken: not a whole GA-DMS"),
+        ([tmp_path / "clip"], "clip: not a whole GA-DMS"),
+    ):
+        model, *options = map(str, arguments)
+        assert main([model, "a coat", *options]) == 2, arguments
+        lines = capsys.readouterr().err.splitlines()
+        errors = [line for line in lines if line.startswith("error: ")]
+        assert len(errors) == 1 and words in errors[0] and "Traceback" not in "".join(lines), (arguments, lines)
+    with pytest.raises(SystemExit) as stop:
+        main([str(checkpoint), "a coat", "--top", "0"])
+    assert stop.value.code == 2 and "--top must be at least 1" in capsys.readouterr().err
+
+
+def test_the_old_name_of_the_picture_s_option_is_taken(checkpoint, tmp_path, capsys):
+    assert main([str(checkpoint), "a coat", "--output", str(tmp_path / "found.png")]) == 0
+    assert (tmp_path / "found.png").exists() and "--output is now --output_file" in capsys.readouterr().err

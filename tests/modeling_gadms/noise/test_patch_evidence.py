@@ -223,7 +223,7 @@ def test_training_without_the_columns_is_refused_at_the_start(pair, tmp_path):
 def hide(tmp_path, *options):
     command = [sys.executable, str(EXAMPLES / "hide_words.py"), "--image_size", "64", "32", "--num_persons", "40"]
     command += ["--tower_learning_rate", "5e-4", "--threshold", "0.01", "--rows_per_shard", "30", "--steps", "2"]
-    return subprocess.run([*command, "--out", str(tmp_path / "out"), *options], capture_output=True, text=True)
+    return subprocess.run([*command, "--output_dir", str(tmp_path / "out"), *options], capture_output=True, text=True)
 
 
 def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path):
@@ -252,7 +252,7 @@ def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path):
     assert report["recall"] == pytest.approx(counts["both"] / counts["false"])
 
     again = hide(tmp_path)
-    assert again.returncode != 0 and "is there already: delete it" in again.stderr
+    assert again.returncode != 0 and "already exists: delete it" in again.stderr
 
     # as a run leaves its work that was killed in the second shard
     work = tmp_path / "out.partial"
@@ -261,14 +261,14 @@ def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path):
     (tmp_path / "out").rmdir()
     (tmp_path / "out-evidence.safetensors").rename(work / "evidence.safetensors")
     (tmp_path / "out-report.json").unlink()
-    found = {"hidden", "most_hidden", "false", "precision", "recall", "out", "device", "num_workers"}
+    found = {"hidden", "most_hidden", "false", "precision", "recall", "output_dir", "device", "num_workers"}
     settings = {name: value for name, value in report.items() if name not in found}
     (work / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     for number in (1, 2):
         (work / "main" / "data" / f"train-0000{number}-of-00003.parquet").unlink()
     first = (work / "main" / "data" / "train-00000-of-00003.parquet").stat().st_ino
     other = hide(tmp_path, "--seed", "1")
-    assert other.returncode != 0 and "begun with other data or options" in other.stderr
+    assert other.returncode != 0 and "started with other data or options" in other.stderr
     done = hide(tmp_path)
     assert done.returncode == 0 and "Learning patch evidence" not in done.stderr, done.stderr
     assert {file.name: file.read_bytes() for file in (tmp_path / "out" / "data").iterdir()} == whole
