@@ -18,6 +18,30 @@ _PACKAGES = ("dataset_webperson.", "modeling_gadms.")
 _RAISED = (ValueError, RuntimeError, FloatingPointError, ImportError)
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Options and their help side by side; a long list of choices, or of values, does not push them apart."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **{"max_help_position": 32, **options})
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Any:
+        if action.choices is not None and action.option_strings and len(", ".join(map(str, action.choices))) > 30:
+            return lambda size: (action.metavar or default_metavar,) * size
+        return super()._metavar_formatter(action, default_metavar)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs in ("+", "*") and action.metavar is None:
+            (metavar,) = self._metavar_formatter(action, default_metavar)(1)
+            return f"{metavar} ..."
+        return super()._format_args(action, default_metavar)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = super()._get_help_string(action)
+        if action.choices is not None and len(", ".join(map(str, action.choices))) > 30 and text:
+            return f"{text}; of {', '.join(map(str, action.choices))}" if action.option_strings else text
+        return text
+
+
 class CommandParser(argparse.ArgumentParser):
     """`argparse` in the dialect of this project: `--words_with_underscores`, never abbreviated, errors of one line.
 
@@ -29,7 +53,7 @@ class CommandParser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, renamed: Mapping[str, str] | None = None, **options: Any) -> None:
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", _HelpFormatter)
         super().__init__(allow_abbrev=False, **options)
         self.renamed = dict(renamed or {})
 
@@ -50,8 +74,21 @@ class CommandParser(argparse.ArgumentParser):
         sys.stderr.write(f"note: {name} is now {present}; the old name will go in the release after this one\n")
         return present + equals + value
 
+    def format_help(self) -> str:
+        if self.usage is None:  # what must be given; the options are listed below it
+            needed = [action for action in self._actions if action.required and action.help != argparse.SUPPRESS]
+            names = [" ".join([*action.option_strings[-1:], _placeholder(action)]) for action in needed]
+            self.usage = " ".join(["%(prog)s", *names, "[--name value ...]"])
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         self.exit(MISTAKE, f"{self.prog}: error: {message}; --help lists the options\n")
+
+
+def _placeholder(action: argparse.Action) -> str:
+    if action.metavar is None and action.choices is not None and not action.option_strings:
+        return "{" + ",".join(map(str, action.choices)) + "}"
+    return " ".join(action.metavar) if isinstance(action.metavar, tuple) else action.metavar or action.dest.upper()
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -7,7 +7,7 @@ memory; the steps that the aim is about run three times as often, in between. We
 changes neither. Captions have 40 tokens, or 77, or lengths as in the synthetic WebPerson, padded to the longest.
 """
 
-import argparse
+import sys
 from statistics import mean, median
 
 import numpy as np
@@ -27,6 +27,7 @@ from training_steps import (
     released_loss,
 )
 
+from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.evaluation.significance import bootstrap_interval
 
@@ -177,12 +178,13 @@ def draw(found):
     return figure
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--results_dir", default=RESULTS)
-    args = parser.parse_args()
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--batch_size", type=int, default=4, help="pairs per step (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of all steps (default: %(default)s)")
+    parser.add_argument("--results_dir", default=RESULTS, help="where the tables and the figure go")
+    args = parser.parse_args(arguments)
     torch.manual_seed(0)
     model, lengths = GADMSForPreTraining(GADMSConfig()).train(), caption_lengths(args.batch_size)
     steps = steps_to_measure(model, lengths)
@@ -197,4 +199,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

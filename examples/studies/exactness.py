@@ -25,6 +25,7 @@ from study_report import RESULTS, pyplot, save_study, table
 from transformers import set_seed
 
 from dataset_webperson import WebPerson
+from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.starting_points import load_starting_point
 from modeling_gadms.training.trainer import GADMSTrainer
@@ -99,7 +100,7 @@ def killed_runs(folder, num_kills):
         elif child.exitcode == -signal.SIGKILL:
             steps.append(newest_step(checkpoints))
         else:
-            raise SystemExit(f"a resumed run ended with {child.exitcode}; see above")
+            raise RuntimeError(f"a resumed run ended with {child.exitcode}; see above")
     return ended, steps
 
 
@@ -124,12 +125,15 @@ def compare(reference, other, start) -> dict:
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num_kills", type=int, default=20, help="random moments at which a run is killed")
-    parser.add_argument("--results_dir", default=RESULTS)
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument(
+        "--num_kills", type=int, default=20, help="random moments at which a run is killed (default: %(default)s)"
+    )
+    parser.add_argument("--results_dir", default=RESULTS, help="where the tables and the figure go")
     parser.add_argument("--half_of", help=argparse.SUPPRESS)  # one of two processes: where the run is left
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.half_of:
         save_run(args.half_of, f"{args.half_of}.folder", per_device_train_batch_size=BATCH // 2)
         return
@@ -174,4 +178,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

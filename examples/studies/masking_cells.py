@@ -3,10 +3,9 @@
 import json
 import math
 import os
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from unittest import mock
 
 import numpy as np
 import torch
@@ -14,9 +13,11 @@ import torch.nn.functional as F
 from scored_words import drawn_data
 from transformers import set_seed
 
+from dataset_webperson import DataError
 from dataset_webperson.files import write_json
 from modeling_gadms.evaluation.metrics import evaluate_embeddings, query_values
 from modeling_gadms.masking_gadms import RandomMasking
+from modeling_gadms.modeling_gadms import GADMSForPreTraining
 from modeling_gadms.noise.patch_evidence import HIDDEN, hide_words, train_patch_evidence
 from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax, valid_tokens
 from modeling_gadms.training.arguments import GADMSTrainingArguments
@@ -32,7 +33,6 @@ CELLS = [
     "evidence both",
     *(f"{score} {parts}" for score in SCORES for parts in ("SDM", "MTP", "both")),
 ]
-SCORES_IN_TRAINING = "modeling_gadms.modeling_gadms.gradient_attention_scores"  # where the model finds them
 SHARES = "hidden_rate", "prediction_rate"
 RATES = 0.16, 0.065  # shares of words that GASS hides and predicts in the demo, as logged in training
 EVIDENCE_STEPS, EVIDENCE_TOWER_RATE, LEAST_THRESHOLD = 1200, 5e-4, 0.2
@@ -91,13 +91,12 @@ def cosine_scores(text_model, text_projection, image_embeds, input_ids):
     return minmax(cosines.float(), valid_tokens(input_ids))
 
 
-def scores_of(cell, num_layers):
-    """A context in which the model scores tokens as the cell says."""
-    if cell.startswith("cosine"):
-        return mock.patch(SCORES_IN_TRAINING, cosine_scores)
+def use_score(model: GADMSForPreTraining, cell: str, num_layers: int | None) -> None:
+    """Let the model draw its masks from the score that the cell names."""
+    score: Callable[..., torch.Tensor] = cosine_scores if cell.startswith("cosine") else gradient_attention_scores
     if num_layers is not None:
-        return mock.patch(SCORES_IN_TRAINING, partial(gradient_attention_scores, num_layers=num_layers))
-    return nullcontext()
+        score = partial(score, num_layers=num_layers)
+    model.score_captions = partial(score, model.gadms.text_model, model.gadms.text_projection)
 
 
 def demo_trainer(cell, noise_rate, seed, image_size, num_persons, **options) -> GADMSTrainer:
@@ -135,7 +134,7 @@ def train_cell(cell, noise_rate, seed, args, num_layers=None, **masking) -> dict
 
     Args:
         args: `image_size`, `num_persons`, `epochs` and `output_dir`.
-        num_layers: last text layers that the scores read; two thirds of them by default.
+        num_layers: last text layers that the scores read; by default two thirds of them.
         masking: constants of the masks, as `alpha_noise`.
     """
     trainer = demo_trainer(
@@ -150,8 +149,9 @@ def train_cell(cell, noise_rate, seed, args, num_layers=None, **masking) -> dict
         logging_first_step=True,
         **masking,
     )
-    with scores_of(cell, num_layers):
-        trainer.train()
+    if cell.startswith("cosine") or num_layers is not None:
+        use_score(trainer.model, cell, num_layers)
+    trainer.train()
     trainer.evaluate()
     found = evaluate_embeddings(trainer.measured, num_resamples=100)
     values = {name: np.round(query_values(found.ranks["t2i"])[name], 3).tolist() for name in ("R@1", "mAP")}
@@ -167,5 +167,5 @@ def kept_cell(file, setting: dict, train) -> dict:
     with open(file, encoding="utf-8") as opened:
         cell = json.load(opened)
     if {name: cell.get(name) for name in setting} != setting:
-        raise SystemExit(f"{file} was made otherwise ({setting} is asked for): choose another --output_dir")
+        raise DataError(f"{file}: was made with another setting than {setting}; choose another --output_dir")
     return cell

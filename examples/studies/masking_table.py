@@ -13,16 +13,17 @@ From the same small CLIP, the same number of steps on drawn pedestrians with fal
 - gass: the paper's masks; oracle: every false word, and no other, is hidden before alignment
 
 "SDM": the noise mask, and no prediction. "MTP": prediction, and alignment of whole captions. "both" is the paper's.
-Each finished cell is kept in --output_dir; started again, the script goes on with the others and writes the table.
+Each finished cell is kept in --output_dir; started again, the script continues with the others and writes the table.
 """
 
-import argparse
 import os
+import sys
 
 import numpy as np
 from masking_cells import CELLS, kept_cell, train_cell
 from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
 
+from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms.evaluation.significance import bootstrap_interval, paired_difference
 
 
@@ -60,18 +61,31 @@ def draw(results):
     return figure
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
-    parser.add_argument("--noise_rates", nargs="+", type=float, default=[0.3, 0.5])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--num_persons", type=int, default=4000)
-    parser.add_argument("--image_size", nargs=2, type=int, default=[64, 32])
-    parser.add_argument("--output_dir", default=os.path.join("runs", "masking_table"), help="of finished cells")
-    parser.add_argument("--results_dir", default=RESULTS)
-    parser.add_argument("--only_finished", action="store_true", help="write the table of the cells there are")
-    args = parser.parse_args()
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument(
+        "--cells", nargs="+", choices=CELLS, default=CELLS, help="masks, and the losses they enter (default: all)"
+    )
+    parser.add_argument(
+        "--noise_rates", nargs="+", type=float, default=[0.3, 0.5], help="shares of false words (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run per seed (default: %(default)s)"
+    )
+    parser.add_argument("--epochs", type=float, default=1.0, help="passes over the images (default: %(default)s)")
+    parser.add_argument("--num_persons", type=int, default=4000, help="drawn, two images each (default: %(default)s)")
+    parser.add_argument(
+        "--image_size", nargs=2, type=int, default=[64, 32], help="height and width (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output_dir",
+        default=os.path.join("runs", "masking_table"),
+        help="keeps finished cells (default: %(default)s)",
+    )
+    parser.add_argument("--results_dir", default=RESULTS, help="where the tables and the figure go")
+    parser.add_argument("--only_finished", action="store_true", help="write the table of the cells that exist")
+    args = parser.parse_args(arguments)
     setting = {name: getattr(args, name) for name in ("epochs", "num_persons", "image_size")}
     cells = {}
     for key in ((cell, noise, seed) for seed in args.seeds for noise in args.noise_rates for cell in args.cells):
@@ -99,4 +113,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,7 @@ as false as those of training are scored. The decoder's surprise is also kept fo
 averaged over the epochs so far.
 """
 
-import argparse
+import sys
 import tempfile
 
 import numpy as np
@@ -16,6 +16,8 @@ from noise_detection import quality, shown
 from scored_words import load_rows, score_tokens
 from study_report import RESULTS, pyplot, save_study, table
 from transformers import TrainerCallback
+
+from dataset_webperson.command_line import CommandParser, command
 
 SHOWN = ["GASS, paper", "GASS, released code", "GASS's gradient alone", "GASS's attention alone"]
 SHOWN += ["cosine to image", "cosine to patches (NAM)", "per-head evidence, all layers", "masked drop"]
@@ -83,16 +85,30 @@ def draw(results):
     return figure
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--noise_rates", nargs="+", type=float, default=[0.1, 0.3, 0.5])
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--num_persons", type=int, default=2000, help="two images each")
-    parser.add_argument("--num_captions", type=int, default=300, help="scored, held out and of training")
-    parser.add_argument("--image_size", nargs=2, type=int, default=[64, 32])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results_dir", default=RESULTS)
-    args = parser.parse_args()
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument(
+        "--noise_rates",
+        nargs="+",
+        type=float,
+        default=[0.1, 0.3, 0.5],
+        help="shares of false words (default: %(default)s)",
+    )
+    parser.add_argument("--epochs", type=int, default=5, help="passes over the images (default: %(default)s)")
+    parser.add_argument("--num_persons", type=int, default=2000, help="drawn, two images each (default: %(default)s)")
+    parser.add_argument(
+        "--num_captions",
+        type=int,
+        default=300,
+        help="captions scored, of held-out and of training images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--image_size", nargs=2, type=int, default=[64, 32], help="height and width (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides data and training (default: %(default)s)")
+    parser.add_argument("--results_dir", default=RESULTS, help="where the tables and the figure go")
+    args = parser.parse_args(arguments)
     results = {noise_rate: run(noise_rate, args) for noise_rate in args.noise_rates}
     texts = []
     for noise_rate, found in results.items():
@@ -114,4 +130,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

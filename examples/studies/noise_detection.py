@@ -8,13 +8,14 @@ from most to least suspicious (1 - score); AUROC is the probability that a false
 Intervals (95 %) draw whole captions anew. Writes results/<name>.json, .md and .png beside this script.
 """
 
-import argparse
+import sys
 
 import numpy as np
 from detection_quality import caption_resamples, ranking_quality
 from scored_words import by_word, drawn_data, load_rows, score_tokens
 from study_report import RESULTS, interval, pyplot, save_study, table
 
+from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.noise.patch_evidence import train_patch_evidence
 
@@ -110,18 +111,26 @@ def written(columns, results, counts) -> str:
     )
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder of a GADMSForPreTraining, its decoder trained")
-    parser.add_argument("--num_captions", type=int, default=1000)
-    parser.add_argument("--noise_rate", type=float, default=0.3)
-    parser.add_argument("--seed", type=int, default=1000, help="of the persons; other than in training")
-    parser.add_argument("--evidence_steps", type=int, default=0, help="train patch evidence for so many steps")
-    parser.add_argument("--tower_steps", type=int, default=0, help="and with an image tower of its own for so many")
-    parser.add_argument("--evidence_persons", type=int, default=3000, help="drawn for them, two images each")
-    parser.add_argument("--name", default="noise_detection", help="of the result files")
-    parser.add_argument("--results_dir", default=RESULTS)
-    args = parser.parse_args()
+    parser.add_argument("--num_captions", type=int, default=1000, help="captions scored (default: %(default)s)")
+    parser.add_argument("--noise_rate", type=float, default=0.3, help="share of false words (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=1000, help="decides the persons; another than in training (default: %(default)s)"
+    )
+    parser.add_argument("--evidence_steps", type=int, default=0, help="train patch evidence for this many steps")
+    parser.add_argument("--tower_steps", type=int, default=0, help="and with an image tower of its own for this many")
+    parser.add_argument(
+        "--evidence_persons",
+        type=int,
+        default=3000,
+        help="persons drawn for that, two images each (default: %(default)s)",
+    )
+    parser.add_argument("--name", default="noise_detection", help="name of the result files (default: %(default)s)")
+    parser.add_argument("--results_dir", default=RESULTS, help="where the tables and the figure go")
+    args = parser.parse_args(arguments)
     model, processor = (kind.from_pretrained(args.model) for kind in (GADMSForPreTraining, GADMSProcessor))
     model.eval()
     rows = load_rows(tuple(model.config.vision_config.image_size), args.num_captions, args.noise_rate, args.seed)
@@ -144,4 +153,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

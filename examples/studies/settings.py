@@ -3,16 +3,18 @@
     python examples/studies/settings.py                                        # half an hour on one core
 
 Figures 5, 6 and 7 of the paper in miniature: one setting of the demo's recipe is changed at a time. Each finished run
-is kept in --output_dir; started again, the script goes on with the others and writes the table.
+is kept in --output_dir; started again, the script continues with the others and writes the table.
 """
 
 import argparse
 import os
+import sys
 
 import numpy as np
 from masking_cells import kept_cell, train_cell
 from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
 
+from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms.evaluation.significance import bootstrap_interval
 
 # what is changed: its values, and how an axis shows them; the demo's own settings are among the values
@@ -40,7 +42,7 @@ def run(settings: dict, noise_rate: float, seed: int, args) -> dict:
 
 def summarize(runs: list[dict]) -> dict:
     """R@1 and mAP over seeds; intervals draw the persons anew."""
-    found = {"seeds": len(runs), "noise_rate": float(np.mean([run["noise_rate"] for run in runs]))}
+    found = {"seeds": len(runs), "hidden_rate": float(np.mean([run["hidden_rate"] for run in runs]))}
     for metric in ("R@1", "mAP"):
         values = [run["values"][metric] for run in runs]
         found[metric] = vars(bootstrap_interval(np.mean(values, axis=0), groups=runs[0]["persons"]))
@@ -61,16 +63,25 @@ def draw(results):
     return figure
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweeps", nargs="+", choices=list(SWEEPS), default=list(SWEEPS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--noise_rate", type=float, default=0.3)
-    parser.add_argument("--image_size", nargs=2, type=int, default=[64, 32])
-    parser.add_argument("--most_images", type=int, default=64_000, help="leave out runs on more images")
-    parser.add_argument("--output_dir", default=os.path.join("runs", "settings"), help="of finished runs")
-    parser.add_argument("--results_dir", default=RESULTS)
-    args = parser.parse_args()
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument(
+        "--sweeps", nargs="+", choices=list(SWEEPS), default=list(SWEEPS), help="what is varied (default: %(default)s)"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="one run per seed (default: %(default)s)")
+    parser.add_argument("--noise_rate", type=float, default=0.3, help="share of false words (default: %(default)s)")
+    parser.add_argument(
+        "--image_size", nargs=2, type=int, default=[64, 32], help="height and width (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--most_images", type=int, default=64_000, help="leave out runs on more images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output_dir", default=os.path.join("runs", "settings"), help="keeps finished runs (default: %(default)s)"
+    )
+    parser.add_argument("--results_dir", default=RESULTS, help="where the tables and the figure go")
+    args = parser.parse_args(arguments)
     results, lines = {}, []
     for name in args.sweeps:
         results[name] = {}
@@ -87,7 +98,7 @@ def main():
             row = results[name][str(value)] = summarize(runs)
             shown = [interval(row[key]) for key in ("R@1", "mAP")]
             spread = ", ".join(f"{one:.2f}" for one in row["R@1"]["by_seed"])
-            lines.append([f"{LABELS.get(name, name)}: {value}", *shown, spread, f"{row['noise_rate']:.3f}"])
+            lines.append([f"{LABELS.get(name, name)}: {value}", *shown, spread, f"{row['hidden_rate']:.3f}"])
     head = ["setting", "R@1", "mAP", "R@1 of each seed", "share hidden before alignment"]
     seeds, normal = ", ".join(map(str, args.seeds)), ", ".join(f"{name} {value}" for name, value in DEFAULTS.items())
     text = (
@@ -99,4 +110,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

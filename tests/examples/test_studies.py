@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from places import EXAMPLES
 from tiny import tiny_captions, tiny_config, tiny_images, tiny_model
 
+from dataset_webperson import DataError
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.losses_gadms import sdm_loss
 from modeling_gadms.masking_gadms import DualMasking, draw_uniforms, mask_captions
@@ -345,7 +346,7 @@ def finished_cell(gain):
     }
 
 
-def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, monkeypatch):
+def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, monkeypatch, capsys):
     for seed in (0, 1):
         for cell, gain in (("none", 0.0), ("gass_both", 0.3)):
             (tmp_path / f"{cell}_0.3_{seed}.json").write_text(json.dumps(finished_cell(gain)))
@@ -375,8 +376,8 @@ def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, mon
     assert found["gass both"]["seeds"] == [0, 1]
 
     monkeypatch.setattr(sys, "argv", [*argv, "--epochs", "2"])
-    with pytest.raises(SystemExit, match="made otherwise"):
-        masking_table.main()
+    assert masking_table.main() == 2
+    assert "was made with another setting" in capsys.readouterr().err
 
 
 def test_scores_are_measured_before_training_and_after_each_epoch(tmp_path, monkeypatch):
@@ -412,7 +413,7 @@ def test_one_setting_is_changed_at_a_time(tmp_path, monkeypatch):
         trained.append(
             (args.num_persons * 2, options["num_layers"], options["alpha_noise"], options["alpha_info"], seed)
         )
-        return {**finished_cell(0.1 * seed), "noise_rate": 0.16}
+        return {**finished_cell(0.1 * seed), "hidden_rate": 0.16}
 
     monkeypatch.setattr(settings, "train_cell", train_cell)
     argv = ["settings.py", "--most_images", "4000", "--output_dir", str(tmp_path), "--results_dir", str(tmp_path)]
@@ -442,7 +443,7 @@ def test_what_speaks_against_its_image_is_found_once_for_all_seeds(monkeypatch, 
     for trainer in trainers:
         assert trainer.data_collator.hidden_spans == "hidden_spans"
         assert trainer.train_dataset.dataset["caption2_hidden_spans"][:] == kept["caption2_hidden_spans"]
-    with pytest.raises(SystemExit, match="was made otherwise"):
+    with pytest.raises(DataError, match="was made with another setting"):
         masking_cells.demo_trainer("evidence SDM", 0.5, 0, (64, 32), 50, **options)
 
 
@@ -466,8 +467,8 @@ def test_the_model_masks_by_the_scores_of_the_cell(pairs):
         ("gass both", 1, gradient_attention_scores(*towers, image, input_ids, num_layers=1)),
         ("cosine both", None, masking_cells.cosine_scores(*towers, image, input_ids)),
     ):
-        with masking_cells.scores_of(cell, num_layers):
-            scored = model.encode_pairs(pixel_values, input_ids).token_scores
+        masking_cells.use_score(model, cell, num_layers)
+        scored = model.encode_pairs(pixel_values, input_ids).token_scores
         torch.testing.assert_close(scored, expected)
 
 
