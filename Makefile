@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-slow test-datasets3 test-stranger test-minimum test-mutants docs-check photo-models demo-webperson lint benchmark clean
+.PHONY: help setup demo test test-slow test-datasets3 test-stranger test-minimum test-mutants docs-check docs-check-fast photo-models demo-webperson lint benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -79,6 +79,9 @@ test-minimum: $(VENV)-minimum/.installed ## test the model on the oldest version
 
 test-mutants: setup ## break the numeric core in many ways, each of which a test must catch
 	@OMP_NUM_THREADS=1 $(RUN) tests/mutations.py
+
+docs-check-fast: setup ## the same without running anything: commands, options and links
+	@OMP_NUM_THREADS=1 $(RUN) tests/docs_check.py --fast
 
 docs-check: setup ## check every command in the pages, cards and docstrings
 	@OMP_NUM_THREADS=1 $(RUN) tests/docs_check.py
