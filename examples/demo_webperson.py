@@ -1,11 +1,11 @@
-"""The construction of WebPerson from end to end, offline, on two cores and in minutes.
+"""Construct a small WebPerson from end to end: offline, on two cores, in minutes.
 
-python examples/demo_webperson.py [--output_dir runs/demo-webperson]        # `make demo-webperson`
+    python examples/demo_webperson.py                                       # `make demo-webperson`
 
-Photographs and drawn pedestrians -> crops -> without doubles -> captions from a server that this command starts ->
-checked and scored -> a folder for the Hub -> `load_dataset` -> some steps of `examples/pretrain.py` on it. The
-photographs' captions come from a model with random weights and are nonsense, as the checks say; those of the drawings
-come from one that tells the truth and from one that is careless. Started again, it goes on where it was.
+Photographs and drawn pedestrians are cropped, cleared of near-duplicates, captioned by a server that this command
+starts, checked, scored and released; then `examples/pretrain.py` takes a few steps on the release. A model with random
+weights captions the photographs, with nonsense, as the checks say; two others, one of them careless, the drawings.
+An interrupted run continues.
 """
 
 import os
@@ -88,12 +88,8 @@ def small_model(folder: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--output_dir", default=os.path.join("runs", "demo-webperson"), help="(default: %(default)s)")
-    parser.add_argument(
-        "--num_drawn", type=int, default=300, help="drawn pedestrians, at least 60 (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max_steps", type=int, default=5, help="steps of pre-training on the result (default: %(default)s)"
-    )
+    parser.add_argument("--num_drawn", type=int, default=300, help="drawn pedestrians, 60 or more (default: 300)")
+    parser.add_argument("--max_steps", type=int, default=5, help="steps of pre-training at the end (default: 5)")
     args = parser.parse_args(arguments)
     out = os.path.abspath(args.output_dir)
 
@@ -131,8 +127,8 @@ def main(arguments: list[str] | None = None) -> None:
         if len(found):
             chance = "" if kind == "true" else f"{auc(found, scores['true']):.3f}"
             print(f"{kind:<18} {len(found):>7} {found.mean():>11.3f}  {chance}")
-    of_words = measure_scores(shards, false_spans)[1]
-    print(f"a false attribute word scores below a true one with probability {of_words:.3f}", flush=True)
+    chance = measure_scores(shards, false_spans)[1]
+    print(f"a false attribute word scores below a true one with probability {chance:.3f}", flush=True)
     write_build_page(summarize(out), place("report.html"))
     released = place("released")
     if not os.path.exists(released):

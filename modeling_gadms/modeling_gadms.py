@@ -1,6 +1,5 @@
 """GA-DMS: CLIP towers for non-square pedestrian images, and the decoder that pre-training adds to them."""
 
-import os
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -124,7 +123,7 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
             for projection in (module.text_projection, module.visual_projection):
                 init.normal_(projection.weight, std=projection.in_features**-0.5)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         # whichever class saves, the folder can be loaded as either with `trust_remote_code=True`
         self.config.auto_map = {
             "AutoConfig": "configuration_gadms.GADMSConfig",
@@ -136,7 +135,7 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
     @classmethod
     def from_clip_pretrained(
         cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
+        pretrained_model_name_or_path: str,
         image_size: tuple[int, int] = (384, 128),
         **kwargs: Any,
     ) -> Self:

@@ -537,7 +537,8 @@ def test_the_released_schedule_goes_back_from_the_similarity_for_each_layer(trai
 
     def score():
         image_embeds = torch.ones(num_pairs, model.config.projection_dim)
-        return released_scores(model.gadms.text_model, model.gadms.text_projection, image_embeds, batch["input_ids"])
+        towers = model.gadms.text_model, model.gadms.text_projection
+        return released_scores(*towers, image_embeds, batch["input_ids"], num_layers=2)
 
     at_once, (expected_flops, _) = score(), step_costs.count_flops(score)
     with training_steps.a_backward_pass_for_each():

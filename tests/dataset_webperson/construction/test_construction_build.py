@@ -133,7 +133,7 @@ def test_a_server_that_is_of_no_use_ends_the_run_with_one_line_and_the_next_run_
         server.always = 404
         assert build.main([config]) == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if "made-up" in line]
-        assert len(lines) == 1 and lines[0].startswith(f"{server.url} (made-up): status 404")
+        assert len(lines) == 1 and lines[0].startswith(f"error: {server.url} (made-up): status 404")
         assert "run the same command again" in lines[0]
         server.always = None
         assert build.main([config]) == 0

@@ -141,15 +141,16 @@ def page(tmp_path_factory):
 
 
 def test_the_page_s_table_of_words_draws_persons(page):
-    found = re.findall(r"<td>red</td>.*?<b>([\d.]+)</b> <small>(\d+) to (\d+)</small>", page)
+    words = page[page.index("By attribute word") :]
+    found = re.findall(r">red</th>.*?<b>([\d.]+)</b> <small>(\d+) to (\d+)</small>", words, re.DOTALL)
     assert found == [("50.0", "0", "100")]
 
 
 def test_the_page_s_whiskers_by_length_draw_persons(page):
     part = page[page.index("By caption length") : page.index("By attribute word")]
-    lines = re.findall(r'<line x1="[\d.]+" x2="[\d.]+" y1="([\d.]+)" y2="([\d.]+)" stroke="var\(--(\w+)\)"', part)
-    grid = [float(y) for y, _, colour in lines if colour == "line"]
-    whiskers = [sorted((float(y1), float(y2))) for y1, y2, colour in lines if colour == "ink"]
+    lines = re.findall(r'<line class="(\w+)" x1="[\d.]+" x2="[\d.]+" y1="([\d.]+)" y2="([\d.]+)"', part)
+    grid = [float(y) for kind, y, _ in lines if kind == "grid"]
+    whiskers = [sorted((float(y1), float(y2))) for kind, y1, y2 in lines if kind == "whisker"]
     assert len(whiskers) == 1, "one group of lengths"
     assert whiskers[0] == pytest.approx([min(grid), max(grid)]), "from 0 to 100 %"
 

@@ -26,7 +26,10 @@ RISKY_ATTRIBUTES |= {
     "loads_pickle",
 }
 # they read the vocabulary that their caller names; no way of loading a checkpoint comes through them
-READERS = {("tokenization_gadms.py", name) for name in ("from_clip_vocabulary", "_read_clip_merges")}
+READERS = {
+    ("tokenization_gadms.py", name)
+    for name in ("from_clip_vocabulary", "_read_clip_merges", "_read_bpe_file", "_text_of")
+}
 
 
 @pytest.fixture(scope="module")
