@@ -62,8 +62,8 @@ def crop_photos(folder: str) -> list[str]:
 
 def start_server(truth: str) -> tuple[subprocess.Popen, str]:
     """A captioning server of one's own, and its address."""
-    command = [sys.executable, str(HERE / "serve_captions.py"), "--port", "0", "--truth", truth]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=repository_first())
+    words = [sys.executable, str(HERE / "serve_captions.py"), "--port", "0", "--truth", truth]
+    server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=repository_first())
     line = server.stdout.readline()
     if not line.startswith("listening on "):
         raise RuntimeError("the captioning server did not start; its message is above")
@@ -96,8 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     def place(name: str) -> str:
         return os.path.join(out, name)
 
-    shards = crop_photos(out)
-    shards.append(place(f"drawn/drawn{args.num_drawn}.parquet"))
+    shards = [*crop_photos(out), place(f"drawn/drawn{args.num_drawn}.parquet")]
     captions, false_spans = draw_crops(shards[-1], args.num_drawn)
     write_json(place("truth.json"), captions)
 
