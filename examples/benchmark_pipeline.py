@@ -1,4 +1,4 @@
-"""Images a second of the construction's stages beside the bare models' own rate in the same run, by 1 and 2 workers.
+"""Measure the construction's stages beside their bare models, in images per second, with 1 and 2 workers.
 
 python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--num_images 128]
 

@@ -1,7 +1,7 @@
 """python examples/benchmark_rescoring.py --model runs/demo
 
 What each test-time step of text-to-image retrieval wins, beside what it costs, on the synthetic set with two and with
-five images a person; each difference with its p-value, persons as groups. Beside the steps of `rescoring.py` stands
+five images per person; each difference with its p-value, persons as groups. Beside the steps of `rescoring.py` stands
 one that is only measured here: the decoder of a pre-training checkpoint reads each caption, a quarter of its words
 hidden at a time, in the light of each of its best ten images, and the mean log-likelihood of the hidden words, times
 the weight that won most mAP on other persons, is added to the cosine.
@@ -24,7 +24,7 @@ from modeling_gadms.evaluation.rescoring import RESCORINGS, rank_scores, rescore
 from modeling_gadms.rows import all_captions
 from modeling_gadms.token_scores_gadms import eos_positions, valid_tokens
 
-TOP, PARTS, CAPTIONS = 10, 4, 8  # images a caption, parts of its words hidden in turn, captions at a time
+TOP, PARTS, CAPTIONS = 10, 4, 8  # images per caption, parts of its words hidden in turn, captions at a time
 WEIGHTS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     model, processor = load_retriever(args.model)
     with_decoder = "GADMSForPreTraining" in (AutoConfig.from_pretrained(args.model).architectures or [])
-    columns = ["images a person", "step", "R@1", "R@5", "mAP", "mINP", "ms a query"]
+    columns = ["images per person", "step", "R@1", "R@5", "mAP", "mINP", "ms per query"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for views in (2, 5):
         test = load(args, views, "test")

@@ -51,7 +51,8 @@ class EvaluationArguments:
     protocol: str | None = field(default=None, metadata={"help": "A table to lay out.", "choices": PROTOCOLS})
     trained_on: list[str] = field(default_factory=list, metadata={"help": "cross-domain: what `model` has seen."})
     rescore: list[str] = field(
-        default_factory=list, metadata={"help": "Score anew as well.", "choices": list(RESCORINGS)}
+        default_factory=list,
+        metadata={"help": "Rescorings to measure beside the cosine.", "choices": list(RESCORINGS)},
     )
     robustness: bool = field(default=False, metadata={"help": "Measure on damaged captions and images too."})
     output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})

@@ -122,7 +122,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     model.add_argument("--evaluation", help="output folder of examples/evaluate_retrieval.py")
     model.add_argument("--pictures_of_persons", action="store_true", help="show retrievals that are not drawings")
     model.add_argument("--card", help="publish this file as the card, in place of the filled template")
-    model.add_argument("--training_state", help="folder of a checkpoint, so that others can go on training")
+    model.add_argument("--training_state", help="folder of a checkpoint, so that others can continue training")
     dataset.add_argument(
         "--shards_per_commit", type=int, default=SHARDS_PER_COMMIT, help="files per commit (default: %(default)s)"
     )

@@ -159,7 +159,7 @@ def shard_targets(sources: Iterable[str], folder: str) -> dict[str, str]:
 
 
 def begin_stage(folder: str, options: Any) -> None:
-    """Make the folder of a stage, or go on in it if it was begun with the same options.
+    """Make the folder of a stage, or continue in it if it was begun with the same options.
 
     What an interrupted run left half written is removed.
 
@@ -275,7 +275,7 @@ def _in_worker(stage: Stage, source: str, target: str, options: Any) -> None:
 
 @contextmanager
 def _threads_for(num_workers: int) -> Iterator[None]:
-    """The cores shared out: processes that start in this block compute with so many threads."""
+    """The cores shared out: each process that starts in this block gets its share of the threads."""
     before = os.environ.get("OMP_NUM_THREADS")
     if before is None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // num_workers))

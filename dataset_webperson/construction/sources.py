@@ -85,7 +85,9 @@ def list_images(root: str, lists: str) -> list[str]:
         else:
             with open(path, encoding="utf-8") as file:
                 if json.load(file) != content:
-                    raise DataError(f"{root}: other images than when the work began. Begin anew in another folder.")
+                    raise DataError(
+                        f"{root}: holds other images than when the work began; start over in another `work` folder"
+                    )
         shards.append(path)
     return shards
 

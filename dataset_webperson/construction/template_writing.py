@@ -48,7 +48,7 @@ _TO_TEMPLATE = (
     f"line.\n\n{_PLACEHOLDER_LIST}\n\nDescription: "
 )
 _VARY = (
-    "Write {count} variations of this template, one a line, without numbers. Change the order of the parts and the "
+    "Write {count} variations of this template, one per line, without numbers. Change the order of the parts and the "
     "way the sentence is built; use placeholders of the list below only, written exactly so, at least "
     f"{MIN_PLACEHOLDERS} different ones each. Add no colour, garment, place or mood.\n\n{_PLACEHOLDER_LIST}"
     "\n\nTemplate: "

@@ -9,7 +9,7 @@
 | `caption1` .. `captionN` | `string` | an image with fewer captions repeats them in order, so none is empty |
 | `caption_count` | `int32` | how many of them are its own |
 
-and the corpus's further columns. N is at least 2, so that what is written for two captions an image reads any corpus.
+and the corpus's further columns. N is at least 2, so that code written for two captions per image reads any corpus.
 The jsons are read in a stream: memory does not grow with their length.
 """
 
@@ -36,7 +36,7 @@ from .json_stream import JsonError, JsonShapeError, iter_dict, iter_list
 
 _BASE_SAMPLE = 200  # first paths tried to see which folder they start from
 _READER = 1  # raise it when the same files would give other rows: a cache of another reader is not used
-_WRITE_ROWS = 10_000  # rows a batch of the Arrow file: every batch costs memory when the file is opened
+_WRITE_ROWS = 10_000  # rows per batch of the Arrow file: every batch costs memory when the file is opened
 _JSON_FOLDERS = ("", "gene_attrs", "data/finetune/gene_attrs", "caption", "captions")
 
 

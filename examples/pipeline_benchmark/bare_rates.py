@@ -1,4 +1,4 @@
-"""Images a second of the models that a stage calls, alone, in as many processes."""
+"""Images per second of the models that a stage calls, by themselves, in as many processes."""
 
 import multiprocessing
 import os
@@ -49,7 +49,7 @@ def bare_models(calls_of, sources: list[str], options, folder: str, ready, start
 
 
 def bare_rate(calls_of, sources: list[str], options, folder: str, workers: int) -> float:
-    """Images a second of the models alone, in so many processes at a time."""
+    """Images per second of the models alone, in this many processes at a time."""
     ready, start, results = SPAWN.Semaphore(0), SPAWN.Event(), SPAWN.Queue()
     parts = [sources[number::workers] for number in range(workers)]
     jobs = [(calls_of, part, options, folder, ready, start, results) for part in parts]

@@ -44,7 +44,7 @@ def serve(port) -> None:
 
 
 def server_rate(port: int, shard: str, connections: int, questions: int = 20) -> float:
-    """Answers a second of the server to so many connections at a time, halved: an image has two captions."""
+    """Answers per second of the server to this many connections at a time, halved: an image has two captions."""
     template = load_templates(None)[0]
     images = [row["image"]["bytes"] for row in itertools.islice(read_rows(shard), questions)]
     bodies = [

@@ -1,4 +1,4 @@
-"""Images a second of a stage, from the moment at which the models of all workers are open."""
+"""Images per second of a stage, from the moment at which the models of all workers are open."""
 
 import json
 import os

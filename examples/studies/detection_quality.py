@@ -34,7 +34,7 @@ def ranking_quality(suspicion, is_false, weights=None):
 
 
 def caption_resamples(groups, num_resamples=300, seed=0):
-    """How often each token counts when whole captions are drawn anew: `(N,)` caption numbers -> `(R, N)` float32."""
+    """How often each token counts when whole captions are resampled: `(N,)` caption numbers -> `(R, N)` float32."""
     which = np.unique(groups, return_inverse=True)[1]
     num_groups = which.max() + 1
     drawn = np.random.default_rng(seed).multinomial(num_groups, np.full(num_groups, 1 / num_groups), num_resamples)

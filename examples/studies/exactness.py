@@ -78,7 +78,7 @@ def newest_step(folder) -> int:
 
 
 def killed_runs(folder, num_kills):
-    """`kill -9` so many times; gives the runs that came to their end, and the steps at which kills found the run."""
+    """`kill -9` this many times; returns the runs that finished, and the steps at which the kills found them."""
     server = multiprocessing.get_context("forkserver")  # a child has imported everything when it starts
     server.set_forkserver_preload(["exactness"])
     file, options = os.path.join(folder, "killed.safetensors"), {"save_strategy": "steps", "save_steps": 1}

@@ -28,7 +28,7 @@ from modeling_gadms.evaluation.significance import bootstrap_interval, paired_di
 
 
 def summarize(cells: dict, noise_rate: float) -> dict:
-    """Means over seeds, and differences from no masking over the seeds that both have; persons are drawn anew."""
+    """Means over seeds, and differences from no masking over the seeds that both have; persons are resampled."""
     rows = {}
     for cell in CELLS:
         runs = {seed: run for (name, noise, seed), run in cells.items() if (name, noise) == (cell, noise_rate)}

@@ -22,7 +22,7 @@ from modeling_gadms.token_scores_gadms import minmax, valid_tokens
 
 
 def load_rows(image_size, num_persons, noise_rate, seed):
-    """Captioned images of so many persons."""
+    """Captioned images of this many persons."""
     options = {
         "image_size": image_size,
         "views_per_person": 1,

@@ -41,7 +41,7 @@ def run(settings: dict, noise_rate: float, seed: int, args) -> dict:
 
 
 def summarize(runs: list[dict]) -> dict:
-    """R@1 and mAP over seeds; intervals draw the persons anew."""
+    """R@1 and mAP over seeds; intervals resample the persons."""
     found = {"seeds": len(runs), "hidden_rate": float(np.mean([run["hidden_rate"] for run in runs]))}
     for metric in ("R@1", "mAP"):
         values = [run["values"][metric] for run in runs]

@@ -46,13 +46,13 @@ def peak_memory(step: Callable) -> int:
 
 
 def measure(model, steps: dict[str, Callable], order: list[str], batch_size: int, reference: str) -> dict[str, dict]:
-    """Costs a sample of every step.
+    """The costs per sample of every step.
 
     Args:
         model (`torch.nn.Module`): whose gradients the steps fill.
         steps (`dict[str, Callable]`): functions without arguments.
         order (`list[str]`): steps to time one after the other, `reference` first, each at least once.
-        batch_size (`int`): samples a step.
+        batch_size (`int`): samples per step.
         reference (`str`): the step by whose latest time the others' are divided.
 
     Returns:

@@ -14,7 +14,7 @@ from modeling_gadms.token_scores_gadms import eos_positions, gradient_attention_
 
 
 def make_batch(config, lengths, seed=0) -> dict[str, torch.Tensor]:
-    """Noise for images, and captions of random words of so many tokens, BOS and EOS included."""
+    """Noise for images, and captions of random words with these numbers of tokens, BOS and EOS included."""
     generator = torch.Generator().manual_seed(seed)
     text = config.text_config
     input_ids = torch.randint(1, config.mask_token_id, (len(lengths), max(lengths)), generator=generator)
@@ -57,7 +57,7 @@ def plain_step(model, batch) -> None:
 
 @contextmanager
 def a_backward_pass_for_each():
-    """Within, `torch.autograd.grad` starts from the loss anew for each input, as the released scoring does."""
+    """Within, `torch.autograd.grad` starts again from the loss for each input, as the released scoring does."""
     at_once = torch.autograd.grad
 
     def one_by_one(loss, inputs):

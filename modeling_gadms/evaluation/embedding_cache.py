@@ -147,7 +147,7 @@ def _is_main() -> bool:
 
 
 def _read(file: str) -> RetrievalSet | None:
-    """What the file holds; nothing if there is none or it is damaged, in which case it is written anew."""
+    """Read the file; `None` if it is missing or damaged, in which case it is written again."""
     try:
         return RetrievalSet(**load_file(file))
     except (FileNotFoundError, SafetensorError, TypeError):

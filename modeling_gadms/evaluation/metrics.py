@@ -37,7 +37,7 @@ def evaluate_ranks(
 ) -> Evaluation:
     """The evaluation of given rankings; arguments as the attributes of [`Evaluation`].
 
-    Intervals draw the persons of the queries anew, not single queries.
+    Intervals resample the persons of the queries, not single queries.
     """
     metrics = {
         way: {

@@ -107,7 +107,7 @@ def measure_robustness(
 ) -> list[dict]:
     """Text-to-image R@1 under each change, and what it lost against the plain set.
 
-    Only the side that changes is encoded anew. Persons are the groups of intervals and tests.
+    Only the side that changes is encoded again. Intervals and tests resample whole persons.
 
     Args:
         model, processor, dataset, batch_size, num_workers, progress: as in `encode_retrieval_set`.

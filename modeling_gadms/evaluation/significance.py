@@ -51,7 +51,7 @@ def bootstrap_interval(
         values (`(num_queries,)`): what each query scored, such as `100 * (first_match_rank <= 1)` for `R@1`.
         groups (`(num_queries,)`, *optional*): queries of equal value are drawn together, as the persons they describe.
         confidence (`float`): probability that the interval is to hold, between 0 and 1.
-        num_resamples (`int`): how many times the queries are drawn anew.
+        num_resamples (`int`): number of resamples.
         seed (`int`): of the draws; equal seeds give equal intervals.
 
     Raises:

@@ -16,7 +16,7 @@ PICTURES = {
     "retrievals.png": "Descriptions, and the images that are found first; right ones framed green",
     "token_scores.png": "Scores of the words of a caption",
 }
-# what shows persons goes on a card only where they are drawings, or the publisher says so
+# pictures of persons appear on a card only if they are drawings, or if the publisher says so
 PICTURES_OF_PERSONS = ("retrievals.png", "token_scores.png")
 
 
@@ -120,7 +120,7 @@ MODEL = Listing(
     ),
     required=("README.md", "config.json", "model*.safetensors", "modeling_gadms.py", "processor_config.json"),
 )
-# the optimiser's state is torch's format; it is read with weights_only=True, by who resumes, and by nobody else
+# the optimiser's state is torch's format; it is read with weights_only=True, and only to resume training
 TRAINING_STATE = Listing(
     allowed=(
         "config.json",

@@ -1,4 +1,4 @@
-"""Uploads folders to the Hub: the listed files and no others, in commits that an interrupted upload goes on from."""
+"""Upload folders to the Hub: the listed files and no others, in commits from which an interrupted upload continues."""
 
 import os
 
@@ -23,10 +23,10 @@ def upload(
 ) -> str:
     """Make a repository hold the listed files of a folder, and return the commit.
 
-    Files that are there already, unchanged, are not sent again, so that after a break the same call goes on where it
-    was. With `files_per_commit` the files come in several commits, the card in the last: with it, what an earlier
-    revision had beyond the folder is deleted. Until then the repository is not whole; readers who pin a tag or a
-    commit do not see it change.
+    Files that are there already, unchanged, are not sent again, so that after a break the same call continues where
+    it stopped. With `files_per_commit` the files come in several commits. The last brings the card and deletes what an
+    earlier revision had beyond the folder; until then the repository is incomplete, which readers who pin a tag or a
+    commit do not see.
 
     Args:
         folder (`str`): what to upload.

@@ -167,7 +167,7 @@ def rank_queries(
     """Ranks the gallery for each query by cosine similarity and reports where the matches are.
 
     The work is done on the device of the embeddings. Beside them it takes less than 300 MB at 512 dimensions, plus
-    25 MB a thread and some 50 bytes a query and a gallery item.
+    25 MB per thread and some 50 bytes per query and per gallery item.
 
     Args:
         query_embeds (`torch.Tensor` or `np.ndarray` of shape `(num_queries, dim)`): any floating dtype; half precision

@@ -185,7 +185,7 @@ class ServerClient:
     async def _attempt(self, messages: list[dict[str, Any]]) -> Answer:
         openai, captioner = self._openai, self.captioner
         try:
-            # The client's own time-out starts anew with every byte; this one is for the whole answer.
+            # The client's own time-out starts again with every byte; this one is for the whole answer.
             async with asyncio.timeout(captioner.timeout_s):
                 reply = await self._client.chat.completions.create(
                     model=captioner.model,

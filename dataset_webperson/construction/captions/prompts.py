@@ -1,4 +1,4 @@
-"""What captioners are told. Change a word here and raise `PROMPT_VERSION`: answers to the old words are not used."""
+"""The captioners' instructions. Change a word here and raise `PROMPT_VERSION`: older answers are not used."""
 
 import base64
 from typing import Any
@@ -49,7 +49,7 @@ def caption_messages(image: bytes, template: str, max_words: int) -> list[dict[s
     Args:
         image: JPEG file; it travels in the message, the server fetches nothing.
         template: sentence with placeholders.
-        max_words: limit that the captioner is told.
+        max_words: word limit stated to the captioner.
     """
     url = "data:image/jpeg;base64," + base64.b64encode(image).decode("ascii")
     prompt = CAPTION_PROMPT.format(template=template, max_words=max_words)
@@ -58,7 +58,7 @@ def caption_messages(image: bytes, template: str, max_words: int) -> list[dict[s
 
 
 def ask_again(messages: list[dict[str, Any]], answer: str, problems: list[str]) -> list[dict[str, Any]]:
-    """The conversation that goes on after a caption with these problems (of `caption_rules.PROBLEMS`)."""
+    """The conversation that follows a caption with these problems (of `caption_rules.PROBLEMS`)."""
     faults = "; ".join(_FAULTS[problem] for problem in problems)
     reply = [{"role": "assistant", "content": answer}, {"role": "user", "content": _ASK_AGAIN.format(faults=faults)}]
     return messages + reply

@@ -2,7 +2,7 @@
 
 A caption that breaks a rule is asked for once more; of two faulty answers the one with fewer problems stays and its
 problems are written beside it. Nothing is dropped here. A run that stops, by a kill or by a server that is gone, has
-its answers in the cache and goes on from there.
+its answers in the cache and continues from there.
 """
 
 import asyncio
@@ -125,7 +125,7 @@ async def _caption_rows(
 async def _in_order(
     rows: Iterator[dict[str, Any]], templates: tuple[Template, ...], seed: int, work: "_Work", window: int
 ) -> AsyncIterator[tuple[dict[str, Any], list[_Caption]]]:
-    """Rows in their order with their captions; so many rows are in memory at a time."""
+    """Rows in order, with their captions; only a limited number are in memory at a time."""
     running: deque = deque()
     try:
         while True:

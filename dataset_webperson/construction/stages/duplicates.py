@@ -4,8 +4,8 @@ Which copy is the best is a fixed order: larger box, then higher score, then the
 in that order is its double, whether or not that one stays itself. So the outcome depends neither on how pictures lie
 in shards nor on how many processes work.
 
-`find_duplicates` compares all shards, once; `dedup_shard` then copies a shard without the doubles. What is compared
-lies on disk (48 bytes a row), and is read in parts of `rows_in_memory` rows, however many there are.
+`find_duplicates` compares all shards, once; `dedup_shard` then copies a shard without its near-duplicates. What is
+compared lies on disk (48 bytes per row) and is read in parts of `rows_in_memory` rows, however many there are.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class DedupOptions:
 
     Args:
         max_distance: bits of 64 in which two perceptual hashes may differ. 0 is exact; beyond 8 it gets slow.
-        embedding: a model and a cosine, for doubles that hashes miss.
+        embedding: a model and a cosine, for near-duplicates that hashes miss.
         plan: folder of what `find_duplicates` wrote.
         rows_in_memory: keys that are compared at a time, 48 bytes each.
     """

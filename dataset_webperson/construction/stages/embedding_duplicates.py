@@ -25,8 +25,8 @@ class EmbeddingOptions:
     Args:
         model: Hub id or folder of a model with `get_image_features`, such as CLIP or GA-DMS.
         revision: of the Hub repository.
-        min_cosine: two pictures are doubles from this cosine on.
-        clusters: each picture is compared with those that have the same nearest picture among so many chosen ones. 1
+        min_cosine: two pictures count as near-duplicates from this cosine on.
+        clusters: each picture is compared with those that have the same nearest picture among this many chosen ones. 1
             compares all pairs; 5 million rows need thousands, and pairs across a border are missed.
     """
 

@@ -1,6 +1,6 @@
 """The stage that estimates what captions make up, by our own model.
 
-Two figures a caption. `caption1_score` is the cosine of image and caption. `caption1_word_score` comes from the
+Two figures per caption. `caption1_score` is the cosine of image and caption. `caption1_word_score` comes from the
 gradient-attention scores of tokens, which say how much a word carried the match of image and caption: a word of an
 attribute (`attribute_words`) has the highest score of its tokens and is doubtful below `doubtful_below`, 0.1 by
 default, where the method masks it as noise with half its highest probability or more; the caption's figure is the

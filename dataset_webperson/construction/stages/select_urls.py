@@ -132,7 +132,7 @@ def _scatter(ids: np.ndarray) -> np.ndarray:
 def unique_urls(shards: list[str], folder: str, options: SelectOptions) -> dict[str, int]:
     """Write `id, url` of the selected shards into `folder`, of equal perceptual hashes the one with the lowest id.
 
-    If all files are there, nothing is computed anew; who has opted out since then is removed from them.
+    If all files are there, nothing is computed again; addresses opted out since then are removed from them.
 
     Returns:
         Counts: `rows_in`, `duplicate_phash`, `opted_out_<reason>`, `rows_out`.
