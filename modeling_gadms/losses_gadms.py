@@ -26,9 +26,11 @@ def sdm_loss(
     Returns:
         `torch.Tensor`: scalar, float32, mean over rows.
     """
-    image_embeds = F.normalize(image_embeds.float(), dim=-1)
-    text_embeds = F.normalize(text_embeds.float(), dim=-1)
-    similarity = image_embeds @ text_embeds.T
+    # autocast would take the product back to half precision, whose error is a multiple of a whole logit at 0.02
+    with torch.autocast(image_embeds.device.type, enabled=False):
+        image_embeds = F.normalize(image_embeds.float(), dim=-1)
+        text_embeds = F.normalize(text_embeds.float(), dim=-1)
+        similarity = image_embeds @ text_embeds.T
 
     # `matches` is symmetric, so its rows serve image-to-text and text-to-image alike
     matches = (person_ids[:, None] == person_ids[None]).float()

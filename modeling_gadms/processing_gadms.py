@@ -1,6 +1,5 @@
 """GA-DMS processor: captions to padded ids, images to pixel values, in one call."""
 
-import os
 from collections.abc import Iterable
 from typing import Any, Self
 
@@ -38,9 +37,7 @@ class GADMSProcessor(ProcessorMixin):
             )
 
     @classmethod
-    def from_clip_pretrained(
-        cls, path: str | os.PathLike[str], image_size: tuple[int, int] = (384, 128), **hub_kwargs: Any
-    ) -> Self:
+    def from_clip_pretrained(cls, path: str, image_size: tuple[int, int] = (384, 128), **hub_kwargs: Any) -> Self:
         """
         Build the processor on a CLIP model's vocabulary.
 

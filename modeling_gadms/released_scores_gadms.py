@@ -26,6 +26,7 @@ from .token_scores_gadms import (
     scored_layers,
     split_heads,
     valid_tokens,
+    without_dropout,
 )
 
 NUM_LAYERS = 8  # whatever the depth of the tower
@@ -63,7 +64,8 @@ def released_scores(
 
     num_positions = input_ids.shape[1]
     valid = valid_tokens(input_ids)
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(input_ids.device.type, enabled=False):
+    plain = torch.autocast(input_ids.device.type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), plain, without_dropout(text_model, text_projection):
         # clones: inference tensors cannot enter a graph
         input_ids, image_embeds = input_ids.clone(), image_embeds.clone().detach().float()
         padding = max(0, text_model.config.max_position_embeddings - num_positions)

@@ -13,7 +13,8 @@ residual stream. One pass without gradients keeps `k` and `v` of every token; th
 layers again with gradients, like one step of decoding with a cache, and one `autograd.grad` gives every `g`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -115,6 +116,19 @@ def scored_layers(depth: int, num_layers: int | None, num_images: int, num_capti
     return num_layers
 
 
+@contextmanager
+def without_dropout(*modules: nn.Module) -> Iterator[None]:
+    """Inside, modules run as in evaluation: adapters drop nothing from what is scored, in either pass."""
+    active = [part for module in modules for part in module.modules() if part.training]
+    for part in active:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in active:
+            part.training = True
+
+
 @torch.compiler.disable  # autograd.grad inside a compiled forward breaks the graph anyway
 def gradient_attention_scores(
     text_model: CLIPTextModel,
@@ -145,7 +159,7 @@ def gradient_attention_scores(
     layers = layers_of(text_model)
     num_layers = scored_layers(len(layers), num_layers, len(image_embeds), len(input_ids))
 
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), without_dropout(text_model, text_projection):
         input_ids, image_embeds = input_ids.clone(), image_embeds.clone()  # inference tensors cannot enter a graph
         eos = eos_positions(input_ids)
         rows = torch.arange(len(input_ids), device=input_ids.device)

@@ -8,7 +8,6 @@ three ids of the vocabulary are mask, BOS and EOS (49405, 49406 and 49407 in CLI
 import gzip
 import html
 import json
-import os
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -128,12 +127,12 @@ class GADMSTokenizer(CLIPTokenizer):
         self.backend_tokenizer.pre_tokenizer = word_splitter()
 
     @classmethod
-    def from_clip_vocabulary(cls, path: str | os.PathLike[str], **hub_kwargs: Any) -> Self:
+    def from_clip_vocabulary(cls, path: str | Path, **hub_kwargs: Any) -> Self:
         """
         Build the tokenizer on a CLIP vocabulary: the mask takes the place of the last BPE entry, `jekyll</w>`.
 
         Args:
-            path (`str` or `os.PathLike`): a CLIP model on the Hub (`openai/clip-vit-base-patch16`) or a local folder,
+            path (`str` or `Path`): a CLIP model on the Hub (`openai/clip-vit-base-patch16`) or a local folder,
                 with `merges.txt`, `tokenizer.json` or `bpe_simple_vocab_16e6.txt.gz`; or that last file itself.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
@@ -196,7 +195,7 @@ def check_captions(text: object) -> list[str]:
     return captions
 
 
-def _read_clip_merges(path: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> list[tuple[str, str]]:
+def _read_clip_merges(path: str | Path, hub_kwargs: dict[str, Any]) -> list[tuple[str, str]]:
     """The merges of a CLIP vocabulary by rank, checked against the ids stored beside them."""
     merges, vocab = _read_vocabulary(str(path), hub_kwargs)
     if vocab is not None and MASK_TOKEN in vocab:

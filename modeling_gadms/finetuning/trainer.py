@@ -110,12 +110,7 @@ class GADMSFineTuningTrainer(GADMSTrainer):
                 for (factor, decay), parameters in groups.items()
                 if parameters
             ]
-            self.optimizer = torch.optim.Adam(
-                options,
-                lr=self.args.learning_rate,
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                eps=self.args.adam_epsilon,
-            )
+            self.optimizer = self.make_optimizer(options)
         return self.optimizer
 
     def _factor_and_decay(self, name: str) -> tuple[float, float]:

@@ -2,15 +2,39 @@
 
 import glob
 import os
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers import TrainerState, TrainingArguments
+from transformers import SchedulerType, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.training_args import OptimizerNames
 
 from ..hub.upload import download_last_checkpoint
 from ..masking_gadms import DualMasking, Masking
+
+ADAM = "adam"  # torch's Adam with L2 weight decay, which `OptimizerNames` does not have
+
+# arguments of the parent that have no effect on this training: another value than the parent's default is refused
+WITHOUT_EFFECT = (
+    "auto_find_batch_size",
+    "average_tokens_across_devices",
+    "batch_eval_metrics",
+    "eval_accumulation_steps",
+    "eval_do_concat_batches",
+    "eval_use_gather_object",
+    "include_for_metrics",
+    "include_num_input_tokens_seen",
+    "label_smoothing_factor",
+    "length_column_name",
+    "liger_kernel_config",
+    "neftune_noise_alpha",
+    "optim_target_modules",
+    "prediction_loss_only",
+    "train_sampling_strategy",
+    "use_cache",
+    "use_liger_kernel",
+)
 
 # help of options of transformers.TrainingArguments that matter here; an empty text stands for the field's own
 _RUN = {
@@ -63,7 +87,11 @@ class GADMSTrainingArguments(TrainingArguments):
             "num_train_epochs": "",
             "max_steps": "Steps to train for, in place of num_train_epochs; -1 for none.",
             "warmup_epochs": "",
+            "warmup_steps": "Steps of warm-up (or, below 1, their share of all steps), in place of warmup_epochs.",
             "warmup_factor": "",
+            "lr_scheduler_type": "",
+            "lr_scheduler_kwargs": "Arguments of the schedule, as JSON.",
+            "optim": "",
             "per_device_train_batch_size": "",
             "gradient_accumulation_steps": "Chunks per step, each of per_device_train_batch_size pairs; the loss is "
             "that of the whole batch.",
@@ -102,6 +130,13 @@ class GADMSTrainingArguments(TrainingArguments):
     warmup_epochs: float = field(default=5.0, metadata={"help": "Epochs of linear warm-up, then cosine to 0 (paper)."})
     warmup_factor: float = field(
         default=0.1, metadata={"help": "Learning rate at the start of warm-up, as a share of the peak."}
+    )
+
+    optim: str = field(
+        default=ADAM, metadata={"help": "Optimiser: `adam` (paper), or a name of transformers, as `adamw_torch`."}
+    )
+    lr_scheduler_type: SchedulerType | str = field(
+        default="cosine", metadata={"help": "Schedule after warm-up (paper: cosine), or another of transformers'."}
     )
 
     masking: str = field(
@@ -147,7 +182,12 @@ class GADMSTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        wanted = self.optim
+        if wanted == ADAM:  # the parent takes names of its own only
+            self.optim = OptimizerNames.ADAMW_TORCH
         super().__post_init__()
+        self.optim = wanted if wanted == ADAM else self.optim
+        self._refuse_what_has_no_effect()
         if self.resume_from_checkpoint is not None:
             self.resume_from_checkpoint = self._checkpoint_to_resume(self.resume_from_checkpoint)
         self.masks()  # refuses constants outside their range
@@ -159,6 +199,17 @@ class GADMSTrainingArguments(TrainingArguments):
         for name in ("mtp_weight", "warmup_epochs", "warmup_factor", "crop_padding"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+
+    def _refuse_what_has_no_effect(self) -> None:
+        defaults = {field.name: field for field in fields(TrainingArguments)}
+        for name in WITHOUT_EFFECT:
+            default = defaults[name]
+            usual = default.default if default.default_factory is MISSING else default.default_factory()
+            if getattr(self, name) not in (usual, None) and str(getattr(self, name)) != str(usual):
+                raise ValueError(f"{name}={getattr(self, name)} has no effect on this training: leave it at {usual}")
+        if self.remove_unused_columns or self.logging_nan_inf_filter:
+            name = "remove_unused_columns" if self.remove_unused_columns else "logging_nan_inf_filter"
+            raise ValueError(f"{name} must stay False: {self.__dataclass_fields__[name].metadata['help']}")
 
     def _checkpoint_to_resume(self, wanted: str | bool) -> str:
         """Folder of the checkpoint that `resume_from_checkpoint` stands for."""

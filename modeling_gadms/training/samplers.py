@@ -1,5 +1,6 @@
 """The order of training rows. Each row carries its epoch, which with the seed decides all that is random about it."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,3 +96,25 @@ class StreamedRows(torch.utils.data.IterableDataset[dict[str, Any]]):
         epoch = self.epoch.item()
         for row in self.dataset:
             yield {**row, "epoch": epoch}
+
+
+class RepeatedRows(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """[`StreamedRows`] pass after pass without an end, so that training resumes exactly in whichever pass it was.
+
+    Of each pass (each worker's share of it, with several workers) the rows that do not fill `rows_per_step` are
+    dropped; a stream that never fills it ends at once.
+    """
+
+    def __init__(self, stream: StreamedRows, rows_per_step: int) -> None:
+        self.stream = stream
+        self.rows_per_step = rows_per_step
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for epoch in itertools.count():
+            self.stream.set_epoch(epoch)
+            rows, filled = iter(self.stream), False
+            while len(step := list(itertools.islice(rows, self.rows_per_step))) == self.rows_per_step:
+                yield from step
+                filled = True
+            if not filled:
+                return

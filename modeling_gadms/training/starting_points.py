@@ -1,5 +1,6 @@
 """Starting points of training: a GA-DMS, with or without its decoder, or a CLIP."""
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
@@ -11,6 +12,8 @@ from ..processing_gadms import GADMSProcessor
 
 def load_starting_point(name_or_path: str, image_size: tuple[int, int]) -> tuple[GADMSForPreTraining, GADMSProcessor]:
     """Load a pre-training model and its processor; a missing decoder is new, drawn from torch's generator.
+
+    The weights are float32 in whatever dtype they are stored: steps of training are too small for half precision.
 
     Args:
         name_or_path (`str`): Hub id or folder of a GA-DMS or a CLIP.
@@ -32,11 +35,11 @@ def load_starting_point(name_or_path: str, image_size: tuple[int, int]) -> tuple
 def _load(name_or_path: str, image_size: tuple[int, int]) -> tuple[GADMSForPreTraining, GADMSProcessor]:
     config = AutoConfig.from_pretrained(name_or_path)
     if config.model_type != "gadms":
-        model = GADMSForPreTraining.from_clip_pretrained(name_or_path, image_size=image_size)
+        model = GADMSForPreTraining.from_clip_pretrained(name_or_path, image_size=image_size, dtype=torch.float32)
         return model, GADMSProcessor.from_clip_pretrained(name_or_path, image_size=image_size)
     if config.architectures == ["GADMSModel"]:
         model = GADMSForPreTraining(config)
-        model.gadms = GADMSModel.from_pretrained(name_or_path)
+        model.gadms = GADMSModel.from_pretrained(name_or_path, dtype=torch.float32)
     else:
-        model = GADMSForPreTraining.from_pretrained(name_or_path)
+        model = GADMSForPreTraining.from_pretrained(name_or_path, dtype=torch.float32)
     return model, GADMSProcessor.from_pretrained(name_or_path)

@@ -13,6 +13,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import SchedulerType, get_scheduler
 from transformers.trainer_utils import speed_metrics
 
 from dataset_webperson import DataError
@@ -26,9 +27,9 @@ from ..modeling_gadms import GADMSModel, GADMSPreTrainedModel
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
 from .accumulation import Replay, plan_replays
-from .arguments import GADMSTrainingArguments
+from .arguments import ADAM, GADMSTrainingArguments
 from .collator import PairCollator
-from .samplers import EpochSampler, KeySampler, ParquetRows, StreamedRows, TrainingRows
+from .samplers import EpochSampler, KeySampler, ParquetRows, RepeatedRows, StreamedRows, TrainingRows
 
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset | ShuffledParquet
 
@@ -129,12 +130,15 @@ class GADMSTrainer(HubPushes):
         if not isinstance(self.train_dataset, StreamedRows):
             return super().get_train_dataloader()
         # the stream is already this process's share, so accelerate must not split it again
+        chunks = self.args.gradient_accumulation_steps if self.args.dataloader_drop_last else 1
+        rows_per_step = self._train_batch_size * chunks if self.args.dataloader_drop_last else 1
         return DataLoader(
-            self.train_dataset,
+            RepeatedRows(self.train_dataset, rows_per_step),
             batch_size=self._train_batch_size,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
             drop_last=self.args.dataloader_drop_last,
         )
 
@@ -143,33 +147,56 @@ class GADMSTrainer(HubPushes):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             parameters = [parameter for parameter in self._trained().parameters() if parameter.requires_grad]
-            self.optimizer = torch.optim.Adam(
-                parameters,
+            self.optimizer = self.make_optimizer([{"params": parameters, "weight_decay": self.args.weight_decay}])
+        return self.optimizer
+
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimiser that `args.optim` names, over groups of parameters as in `torch.optim`."""
+        if self.args.optim == ADAM:
+            return torch.optim.Adam(
+                groups,
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
-                weight_decay=self.args.weight_decay,
+                weight_decay=self.args.weight_decay,  # of groups that name none
             )
-        return self.optimizer
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self._trained())
+        return kind(groups, **options)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         if self.lr_scheduler is None:
-            epochs = self.args.num_train_epochs
-            if not isinstance(self.train_dataset, StreamedRows):
-                # max_steps may end the training before or after num_train_epochs
-                epochs = num_training_steps * self.args.joint_batch_size() / len(self._get_train_sampler())
-            factor = partial(
-                warmup_then_cosine,
-                warmup_steps=round(num_training_steps * min(self.args.warmup_epochs / epochs, 1)),
-                num_training_steps=num_training_steps,
-                warmup_factor=self.args.warmup_factor,
-            )
             optimizer = self.create_optimizer() if optimizer is None else optimizer
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+            warmup_steps = self._warmup_steps(num_training_steps)
+            if self.args.lr_scheduler_type == SchedulerType.COSINE and not self.args.lr_scheduler_kwargs:
+                factor = partial(
+                    warmup_then_cosine,
+                    warmup_steps=warmup_steps,
+                    num_training_steps=num_training_steps,
+                    warmup_factor=self.args.warmup_factor,
+                )
+                self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+            else:
+                self.lr_scheduler = get_scheduler(
+                    self.args.lr_scheduler_type,
+                    optimizer,
+                    num_warmup_steps=warmup_steps,
+                    num_training_steps=num_training_steps,
+                    scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+                )
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def _warmup_steps(self, num_training_steps: int) -> int:
+        """Optimiser steps of warm-up: `warmup_steps` if it is given, or else the steps of `warmup_epochs`."""
+        if self.args.warmup_steps:
+            return self.args.get_warmup_steps(num_training_steps)
+        epochs = self.args.num_train_epochs
+        if not isinstance(self.train_dataset, StreamedRows):
+            # max_steps may end the training before or after num_train_epochs
+            epochs = num_training_steps * self.args.joint_batch_size() / len(self._get_train_sampler())
+        return round(num_training_steps * min(self.args.warmup_epochs / epochs, 1))
 
     def _trained(self) -> nn.Module:
         """The model as it was given, without the wrappers of several processes."""
@@ -182,8 +209,11 @@ class GADMSTrainer(HubPushes):
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
         self._chunks, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if len(self._chunks) < num_batches:  # a stream ended inside a batch
-            self._chunks = []
+        if not self._chunks and isinstance(self.train_dataset, StreamedRows):
+            raise DataError(
+                f"a pass over the stream does not fill one step of {self.args.joint_batch_size()} pairs: lower "
+                "per_device_train_batch_size or gradient_accumulation_steps"
+            )
         self._replays = []
         return self._chunks, None
 

@@ -78,3 +78,17 @@ def test_half_precision_embeddings_are_compared_in_float32():
     loss = sdm_loss(embeds, embeds, torch.arange(4))
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, sdm_loss(embeds.float(), embeds.float(), torch.arange(4)))
+
+
+def test_sdm_under_autocast_is_the_loss_and_the_gradient_of_float32():
+    torch.manual_seed(0)
+    embeds = [torch.randn(16, 64, requires_grad=True) for _ in range(2)]
+    ids = torch.arange(16) // 2
+    expected = sdm_loss(*embeds, ids)
+    gradients = torch.autograd.grad(expected, embeds)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (embeds[0] @ embeds[1].T).dtype == torch.bfloat16, "autocast is on"
+        found = sdm_loss(*embeds, ids)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    for gradient, right in zip(torch.autograd.grad(found, embeds), gradients, strict=True):
+        torch.testing.assert_close(gradient, right, rtol=1e-5, atol=1e-7)

@@ -166,3 +166,19 @@ def test_minmax_scales_kept_values_and_flattens_constant_rows():
     values = torch.tensor([[9.0, 1.0, 3.0, 2.0], [9.0, 4.0, 4.0, 4.0], [9.0, 1.0, 2.0, 3.0]])
     keep = torch.tensor([[False, True, True, True], [False, True, True, True], [False] * 4])
     assert minmax(values, keep).tolist() == [[0, 0, 1, 0.5], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_dropout_in_the_text_tower_does_not_reach_the_scores():
+    """As an adapter brings it: in training mode, before the query and value projections."""
+    model = tiny_model()
+    inputs = tiny_images(3), tiny_captions([9, 7, 5])
+    expected = model.gadms.token_scores(*inputs)
+    for layer in model.gadms.text_model.encoder.layers:
+        for name in ("q_proj", "v_proj"):
+            setattr(layer.self_attn, name, torch.nn.Sequential(torch.nn.Dropout(0.5), getattr(layer.self_attn, name)))
+    model.train()
+    modes = [module.training for module in model.modules()]
+    found = [model.gadms.token_scores(*inputs) for _ in range(2)]
+    assert torch.equal(*found)
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-6)
+    assert [module.training for module in model.modules()] == modes

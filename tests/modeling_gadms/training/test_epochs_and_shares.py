@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from test_trainer import tiny_trainer
 from tiny import tiny_rows
 
@@ -49,7 +50,6 @@ def watch_rows(trainer):
     return chunks
 
 
-@pytest.mark.xfail(strict=True, reason="the Trainer does not tell a stream that a new epoch begins")
 def test_two_passes_over_a_stream_show_every_row_once_each_in_another_order(tmp_path):
     rows = tiny_rows().to_iterable_dataset(num_shards=4).shuffle(seed=0, buffer_size=10)
     trainer = tiny_trainer(tmp_path, rows=rows, max_steps=6, per_device_train_batch_size=8)
@@ -60,6 +60,29 @@ def test_two_passes_over_a_stream_show_every_row_once_each_in_another_order(tmp_
     assert sum(map(len, passes)) == len(seen), "there were two passes"
     assert [sorted(order) for order in passes] == [tiny_rows()["image_path"][:]] * 2
     assert passes[0] != passes[1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_resumed_in_its_second_pass_continues_as_if_it_had_not_stopped(tmp_path, workers):
+    """Three steps to a pass; the run that stops does so after five, in the second of three passes."""
+    rows = tiny_rows().to_iterable_dataset(num_shards=4).shuffle(seed=0, buffer_size=10)
+    options = {"per_device_train_batch_size": 8, "max_steps": 9, "save_steps": 5, "save_strategy": "steps"}
+    options |= {"dataloader_num_workers": workers, "learning_rate": 1e-3, "adam_epsilon": 1e-8}
+    whole = tiny_trainer(tmp_path / "whole", rows=rows, **options)
+    whole.train()
+    resumed = tiny_trainer(tmp_path / "whole", rows=rows, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-5"))
+    assert resumed.state.global_step == 9
+    expected = whole.model.state_dict()
+    for name, tensor in resumed.model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_stream_that_never_fills_a_step_is_refused(tmp_path):
+    rows = tiny_rows().to_iterable_dataset()
+    options = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "max_steps": 2}
+    with pytest.raises(ValueError, match="does not fill one step of 32 pairs"):
+        tiny_trainer(tmp_path, rows=rows, **options).train()
 
 
 def test_streamed_rows_are_shuffled_again_in_each_epoch():

@@ -1,0 +1,94 @@
+"""Every argument of the Trainer acts, or is refused: optimiser and schedule above all."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_trainer import tiny_trainer
+from transformers import TrainingArguments, get_scheduler
+
+from modeling_gadms.training.arguments import WITHOUT_EFFECT, GADMSTrainingArguments
+
+
+def arguments(tmp_path, **values):
+    return GADMSTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **values)
+
+
+@pytest.mark.parametrize(
+    "optim, kind", [("adam", torch.optim.Adam), ("adamw_torch", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
+)
+def test_the_optimiser_is_the_one_asked_for(tmp_path, optim, kind):
+    optimizer = tiny_trainer(tmp_path, optim=optim, learning_rate=3e-4, weight_decay=0.07).create_optimizer()
+    assert type(optimizer) is kind
+    assert {(group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(3e-4, 0.07)}
+
+
+def test_an_optimiser_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="adamm"):
+        arguments(tmp_path, optim="adamm")
+
+
+def rates(trainer, steps=12):
+    trainer.create_optimizer_and_scheduler(num_training_steps=steps)
+    found = []
+    for _ in range(steps):
+        found.append(trainer.optimizer.param_groups[0]["lr"])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    return found
+
+
+def by_transformers(name, warmup, steps=12, kwargs=None):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    scheduler = get_scheduler(
+        name, optimizer, num_warmup_steps=warmup, num_training_steps=steps, scheduler_specific_kwargs=kwargs
+    )
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize(
+    "name, kwargs",
+    [("linear", None), ("constant", None), ("cosine_with_restarts", {"num_cycles": 2}), ("cosine", {"num_cycles": 1})],
+)
+def test_the_schedule_is_the_one_asked_for(tmp_path, name, kwargs):
+    options = {"lr_scheduler_type": name, "warmup_steps": 3, "learning_rate": 1e-3, "lr_scheduler_kwargs": kwargs}
+    assert rates(tiny_trainer(tmp_path, **options)) == pytest.approx(by_transformers(name, 3, kwargs=kwargs))
+
+
+@pytest.mark.parametrize("given, steps", [(4, 4), (0.25, 3)])
+def test_steps_of_warm_up_take_the_place_of_epochs(tmp_path, given, steps):
+    """From a tenth of the peak, linearly; a share below 1 is of all twelve steps."""
+    found = rates(tiny_trainer(tmp_path, warmup_steps=given, warmup_epochs=5.0, learning_rate=1e-3))
+    assert found[: steps + 1] == pytest.approx([1e-3 * (0.1 + 0.9 * step / steps) for step in range(steps + 1)])
+    assert found[steps + 1] < 1e-3
+
+
+CHANGED = {
+    "average_tokens_across_devices": False,
+    "eval_do_concat_batches": False,
+    "eval_accumulation_steps": 2,
+    "include_for_metrics": ["loss"],
+    "include_num_input_tokens_seen": "all",
+    "label_smoothing_factor": 0.1,
+    "length_column_name": "words",
+    "liger_kernel_config": {"rope": True},
+    "neftune_noise_alpha": 5.0,
+    "optim_target_modules": "all-linear",
+    "train_sampling_strategy": "sequential",
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_an_argument_without_effect_is_refused(tmp_path, name):
+    arguments(tmp_path)  # the defaults pass
+    with pytest.raises((ValueError, ImportError), match=name.split("_")[0]):
+        arguments(tmp_path, **{name: CHANGED.get(name, True)})
+
+
+def test_the_list_names_arguments_of_the_installed_parent():
+    assert set(WITHOUT_EFFECT) <= {field.name for field in dataclasses.fields(TrainingArguments)}
