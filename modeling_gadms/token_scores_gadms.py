@@ -1,4 +1,4 @@
-"""The gradient-attention similarity score (GASS): how much each caption token carried an image-text match.
+"""The gradient-attention similarity score (GASS): the signal that pre-training draws its masks from.
 
 For one pair, with `e` the position of EOS, and for each of the last `L` layers of the text tower (paper, section 3.2):
 
