@@ -28,7 +28,7 @@ from .distributed_gadms import gather_batch, mean_over_processes, num_processes
 from .losses_gadms import mtp_loss, sdm_loss
 from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions
 from .released_scores_gadms import released_scores
-from .token_scores_gadms import eos_positions, gradient_attention_scores, valid_tokens
+from .token_scores_gadms import eos_positions, gradient_attention_scores, refuse_left_padding, valid_tokens
 
 
 class GADMSVisionEmbeddings(CLIPVisionEmbeddings):
@@ -215,12 +215,16 @@ class GADMSModel(GADMSPreTrainedModel):
         Args:
             input_ids (`torch.Tensor` of shape `(B, T)`): token ids, padded on the right.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): accepted from processors but not needed:
-                the tower is causal, and the embedding is read at EOS, before any padding.
+                the tower is causal, and the embedding is read at EOS, before any padding. It is only checked.
 
         Returns:
             [`BaseModelOutputWithPooling`]: `pooler_output` `(B, projection_dim)` is the embedding, not normalised;
             `last_hidden_state` `(B, T, hidden_size)` holds the tower's tokens.
+
+        Raises:
+            ValueError: captions are padded on the left, or the mask hides some of their tokens.
         """
+        refuse_left_padding(input_ids, attention_mask)
         outputs = self.text_model(input_ids, **kwargs)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
@@ -292,8 +296,10 @@ class GADMSModel(GADMSPreTrainedModel):
             negative where the match is better without it; the same at each token of a word; 0 at BOS, EOS and padding.
 
         Raises:
-            ValueError: images and captions differ in number, or `word_ids` is of another shape than `input_ids`.
+            ValueError: images and captions differ in number, captions are padded on the left, or `word_ids` is of
+                another shape than `input_ids`.
         """
+        refuse_left_padding(input_ids, attention_mask)
         if len(pixel_values) != len(input_ids):
             raise ValueError(f"{len(pixel_values)} images for {len(input_ids)} captions; give one image per caption")
         if word_ids is None:
@@ -346,9 +352,10 @@ class GADMSModel(GADMSPreTrainedModel):
             `token_scores_gadms.gradient_attention_scores` and `released_scores_gadms.released_scores`.
 
         Raises:
-            ValueError: the recipe is unknown, the text tower has no `num_layers` layers, or images and captions differ
-                in number.
+            ValueError: the recipe is unknown, the text tower has no `num_layers` layers, images and captions differ
+                in number, or captions are padded on the left.
         """
+        refuse_left_padding(input_ids, attention_mask)
         if recipe not in ("paper", "released"):
             raise ValueError(f'recipe must be "paper" or "released"; got {recipe!r}')
         score = gradient_attention_scores if recipe == "paper" else released_scores
@@ -580,7 +587,11 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             mtp_weight (`float`): weight of MTP in the loss.
             chunk ([`BatchChunk`], *optional*): set if these pairs are only a chunk of the batch; see
                 `training.accumulation`.
+
+        Raises:
+            ValueError: captions are padded on the left, or the images are not of the model's size.
         """
+        refuse_left_padding(input_ids, attention_mask)
         if person_ids is None:
             rows = torch.arange(len(input_ids), device=input_ids.device)
             rank = torch.distributed.get_rank() if num_processes() > 1 else 0

@@ -86,6 +86,7 @@ class GADMSTokenizer(CLIPTokenizer):
 
     - captions are cleaned by [`clean_caption`]; `return_offsets_mapping=True` gives positions in the cleaned caption,
       which equal those in the original if cleaning only changed the case of ASCII letters;
+    - padding stands on the right, where the model expects it: `padding_side="left"` is refused;
     - `pad_token_id` is 0, as in the released checkpoints, though id 0 is also "!", an ordinary token; the attention
       mask tells them apart, and `decode` stops at the first EOS;
     - `<|mask|>`, `<|startoftext|>` and `<|endoftext|>` typed in a caption are plain text, so that EOS remains the one
@@ -167,8 +168,20 @@ class GADMSTokenizer(CLIPTokenizer):
         # every entry point (call, encode, tokenize, the processor) passes here
         if text_pair is not None:
             raise ValueError("GADMSTokenizer encodes single captions, not pairs of texts: pass a list of captions")
+        self._refuse_left_padding(kwargs.get("padding_side"))
         cleaned = [clean_caption(caption) for caption in check_captions(text)]
         return super()._encode_plus(cleaned[0] if isinstance(text, str) else cleaned, None, *args, **kwargs)
+
+    def _pad(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self._refuse_left_padding(kwargs.get("padding_side"))
+        return super()._pad(*args, **kwargs)
+
+    def _refuse_left_padding(self, padding_side: str | None) -> None:
+        if (padding_side or self.padding_side) == "left":
+            raise ValueError(
+                'padding_side="left" would change the embeddings, for a caption begins at the first position: leave '
+                'it "right"'
+            )
 
     def _decode(self, token_ids: int | list[int], *args: Any, **kwargs: Any) -> str:
         token_ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
