@@ -5,6 +5,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForPreTraining,
+    AutoModelForZeroShotImageClassification,
     AutoProcessor,
     AutoTokenizer,
 )
@@ -18,6 +19,7 @@ from .tokenization_gadms import GADMSTokenizer
 AutoConfig.register("gadms", GADMSConfig)
 AutoModel.register(GADMSConfig, GADMSModel)
 AutoModelForPreTraining.register(GADMSConfig, GADMSForPreTraining)
+AutoModelForZeroShotImageClassification.register(GADMSConfig, GADMSModel)
 AutoTokenizer.register(GADMSConfig, GADMSTokenizer)
 AutoImageProcessor.register(GADMSConfig, image_processor_classes={"pil": GADMSImageProcessor})
 AutoProcessor.register(GADMSConfig, GADMSProcessor)

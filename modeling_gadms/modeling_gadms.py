@@ -19,8 +19,9 @@ from transformers.models.clip.modeling_clip import (
     CLIPOutput,
     CLIPVisionEmbeddings,
     eager_attention_forward,
+    image_text_contrastive_loss,
 )
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .chunk_gadms import BatchChunk
 from .configuration_gadms import GADMSConfig, GADMSVisionConfig
@@ -35,6 +36,7 @@ class GADMSVisionEmbeddings(CLIPVisionEmbeddings):
     """CLIP's patch embeddings with a position table for a grid of `height / patch` x `width / patch`."""
 
     image_size: tuple[int, int]
+    patch_size: int
 
     def __init__(self, config: GADMSVisionConfig) -> None:
         # skips the parent's, which squares a single side
@@ -54,18 +56,34 @@ class GADMSVisionEmbeddings(CLIPVisionEmbeddings):
         self.position_ids = nn.Buffer(torch.arange(self.num_positions).expand((1, -1)), persistent=False)
 
     def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
-        """`(B, 3, height, width)` pixels -> `(B, 1 + patches, hidden_size)`; images of another size are refused."""
-        if tuple(pixel_values.shape[-2:]) != self.image_size:
-            height, width = pixel_values.shape[-2:]
-            raise ValueError(
-                f"pixel_values are {height}x{width} (height x width) but the model takes {self.image_size[0]}x"
-                f"{self.image_size[1]}: prepare them with the model's own processor, or load the model with "
-                f"from_clip_pretrained(..., image_size=({height}, {width}))"
-            )
+        """`(B, 3, height, width)` pixels -> `(B, 1 + patches, hidden_size)`.
+
+        Raises:
+            ValueError: the images are of another size than the model's, and `interpolate_pos_encoding`, which resizes
+                the position table to their grid, is not set; or their sides are not whole patches.
+        """
+        table = self.position_embedding(self.position_ids)
+        height, width = pixel_values.shape[-2:]
+        if (height, width) != self.image_size:
+            if not interpolate_pos_encoding:
+                raise ValueError(
+                    f"pixel_values are {height}x{width} (height x width) but the model takes {self.image_size[0]}x"
+                    f"{self.image_size[1]}: prepare them with the model's own processor, pass "
+                    "interpolate_pos_encoding=True, or load the model with "
+                    f"from_clip_pretrained(..., image_size=({height}, {width}))"
+                )
+            rows, columns = height // self.patch_size, width // self.patch_size
+            if rows * columns == 0 or height % self.patch_size or width % self.patch_size:
+                raise ValueError(
+                    f"pixel_values are {height}x{width} (height x width): each side must be a multiple of the patch, "
+                    f"{self.patch_size}"
+                )
+            table = resize_position_table(table[0], (rows, columns), self.config.grid)[None]
         pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)
-        return tokens + self.position_embedding(self.position_ids)
+        # the length of a tensor would fix the batch of an exported graph
+        tokens = torch.cat([self.class_embedding.expand(patches.shape[0], 1, -1), patches], dim=1)
+        return tokens + table
 
 
 class WholeInitialization:
@@ -93,19 +111,30 @@ class GADMSVisionModel(WholeInitialization, CLIPVisionModel):
         self.post_init()
 
 
-def resize_position_table(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Resize a square `(1 + side * side, D)` position table bilinearly to `(1 + rows * columns, D)`; class row kept.
+def resize_position_table(
+    table: torch.Tensor, grid: tuple[int, int], from_grid: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Resize a `(1 + patches, D)` position table bilinearly to `(1 + rows * columns, D)`; class row kept.
+
+    Args:
+        table (`torch.Tensor`): a row for the class token, then one for each patch, row by row of the grid.
+        grid (`tuple[int, int]`): rows and columns that it shall have.
+        from_grid (`tuple[int, int]`, *optional*): rows and columns that it has; by default a square.
 
     Raises:
-        ValueError: the patches of the table do not form a square.
+        ValueError: the table is not of that grid.
     """
-    side = round((len(table) - 1) ** 0.5)
-    if side * side != len(table) - 1:
-        raise ValueError(f"a position table of {len(table)} rows is not one class row and a square grid of patches")
-    if grid == (side, side):
+    if from_grid is None:
+        side = round((table.shape[0] - 1) ** 0.5)
+        if side * side != table.shape[0] - 1:
+            raise ValueError(
+                f"a position table of {table.shape[0]} rows is not one class row and a square grid of patches"
+            )
+        from_grid = side, side
+    if grid == from_grid:
         return table
     class_row, patch_rows = table[:1], table[1:]
-    patches = patch_rows.T.reshape(1, -1, side, side).float()  # (1, D, side, side)
+    patches = patch_rows.T.reshape(1, -1, *from_grid).float()  # (1, D, rows, columns)
     patches = F.interpolate(patches, size=grid, mode="bilinear", align_corners=False)
     patch_rows = patches.flatten(2)[0].T.to(table.dtype)
     return torch.cat([class_row, patch_rows])
@@ -129,6 +158,7 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
         self.config.auto_map = {
             "AutoConfig": "configuration_gadms.GADMSConfig",
             "AutoModel": "modeling_gadms.GADMSModel",
+            "AutoModelForZeroShotImageClassification": "modeling_gadms.GADMSModel",
             "AutoModelForPreTraining": "modeling_gadms.GADMSForPreTraining",
         }
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -207,10 +237,11 @@ class GADMSModel(GADMSPreTrainedModel):
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.post_init()
 
+    @can_return_tuple
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Embed descriptions.
+        """Embed descriptions. With `return_dict=False` a tuple, as everywhere in transformers.
 
         Args:
             input_ids (`torch.Tensor` of shape `(B, T)`): token ids, padded on the right.
@@ -225,45 +256,85 @@ class GADMSModel(GADMSPreTrainedModel):
             ValueError: captions are padded on the left, or the mask hides some of their tokens.
         """
         refuse_left_padding(input_ids, attention_mask)
-        outputs = self.text_model(input_ids, **kwargs)
+        outputs = self.text_model(input_ids, return_dict=True, **kwargs)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
         """Embed images: `(B, 3, height, width)` -> `pooler_output` `(B, projection_dim)`, not normalised.
 
+        With `interpolate_pos_encoding=True` images of any size in whole patches are taken. The model was not trained
+        on them: expect less of it.
+
         Raises:
-            ValueError: the images are not of the model's size.
+            ValueError: the images are not of the model's size, or, interpolating, not of whole patches.
         """
-        outputs = self.vision_model(pixel_values, **kwargs)
+        outputs = self.vision_model(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
+        )
         outputs.pooler_output = self.visual_projection(outputs.pooler_output)
         return outputs
 
+    @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor,
-        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
         **kwargs: Any,
     ) -> CLIPOutput:
-        """Similarity of every caption with every image.
+        """Similarity of every caption with every image; of captions or images alone, their embeddings.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(captions, T)`, *optional*): as in `get_text_features`.
+            pixel_values (`torch.Tensor` of shape `(images, 3, height, width)`, *optional*): as in
+                `get_image_features`.
+            attention_mask, position_ids: of the captions.
+            return_loss (`bool`, *optional*): also CLIP's contrastive loss over pairs in order, as in [`CLIPModel`];
+                GA-DMS itself is trained by [`GADMSForPreTraining`].
+            interpolate_pos_encoding (`bool`): as in `get_image_features`.
 
         Returns:
             [`CLIPOutput`]: `logits_per_text` `(captions, images)`, cosine / temperature; `logits_per_image`, its
-            transpose; `text_embeds` and `image_embeds`, of unit norm; the outputs of both towers.
+            transpose; `text_embeds` and `image_embeds`, of unit norm; the outputs of both towers. What needs the
+            other half is `None` where it is not given.
+
+        Raises:
+            ValueError: neither captions nor images, or a loss of captions and images that are not pairs.
         """
-        vision_outputs = self.get_image_features(pixel_values, **kwargs)
-        text_outputs = self.get_text_features(input_ids, attention_mask, **kwargs)
-        image_embeds = F.normalize(pooled(vision_outputs), dim=-1)
-        text_embeds = F.normalize(pooled(text_outputs), dim=-1)
-        logits_per_text = text_embeds @ image_embeds.T.to(text_embeds.device) / self.config.temperature
+        if input_ids is None and pixel_values is None:
+            raise ValueError("neither input_ids nor pixel_values are given: nothing to embed")
+        vision_outputs = text_outputs = image_embeds = text_embeds = logits_per_text = loss = None
+        if pixel_values is not None:
+            vision_outputs = self.get_image_features(
+                pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
+            )
+            image_embeds = F.normalize(pooled(vision_outputs), dim=-1)
+        if input_ids is not None:
+            text_outputs = self.get_text_features(
+                input_ids, attention_mask, position_ids=position_ids, return_dict=True, **kwargs
+            )
+            text_embeds = F.normalize(pooled(text_outputs), dim=-1)
+        if text_embeds is not None and image_embeds is not None:
+            logits_per_text = text_embeds @ image_embeds.T.to(text_embeds.device) / self.config.temperature
+        if return_loss:
+            if logits_per_text is None or logits_per_text.shape[0] != logits_per_text.shape[1]:
+                raise ValueError("return_loss=True takes pairs: input_ids and pixel_values, a caption for each image")
+            loss = image_text_contrastive_loss(logits_per_text)
         return CLIPOutput(
-            logits_per_image=logits_per_text.T,
+            loss=loss,
+            logits_per_image=None if logits_per_text is None else logits_per_text.T,
             logits_per_text=logits_per_text,
             text_embeds=text_embeds,
             image_embeds=image_embeds,
-            text_model_output=text_outputs,
-            vision_model_output=vision_outputs,
+            text_model_output=text_outputs,  # type: ignore[arg-type]  # None where CLIP has none
+            vision_model_output=vision_outputs,  # type: ignore[arg-type]
         )
 
     @torch.no_grad()
@@ -306,7 +377,7 @@ class GADMSModel(GADMSPreTrainedModel):
             word_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand(input_ids.shape)
         elif word_ids.shape != input_ids.shape:
             raise ValueError(f"word_ids are {tuple(word_ids.shape)} but input_ids {tuple(input_ids.shape)}")
-        image_embeds = F.normalize(pooled(self.get_image_features(pixel_values)).float(), dim=-1)
+        image_embeds = pooled(self.get_image_features(pixel_values, return_dict=True)).float()
 
         # a row for the first token of each word, which hides all tokens of the word
         valid = valid_tokens(input_ids)
@@ -319,7 +390,7 @@ class GADMSModel(GADMSPreTrainedModel):
         images = torch.cat([torch.arange(len(input_ids), device=input_ids.device), rows])
         captions = torch.cat([input_ids, masked])[:, : int(eos_positions(input_ids).max()) + 1]
         cosines = [
-            (F.normalize(pooled(self.get_text_features(part)).float(), dim=-1) * image_embeds[image]).sum(dim=-1)
+            F.cosine_similarity(pooled(self.get_text_features(part, return_dict=True)).float(), image_embeds[image])
             for part, image in zip(captions.split(batch_size), images.split(batch_size), strict=True)
         ]
         whole, without = torch.cat(cosines).split([len(input_ids), len(rows)])
@@ -360,7 +431,7 @@ class GADMSModel(GADMSPreTrainedModel):
             raise ValueError(f'recipe must be "paper" or "released"; got {recipe!r}')
         score = gradient_attention_scores if recipe == "paper" else released_scores
         with torch.no_grad():
-            image_embeds = pooled(self.get_image_features(pixel_values))
+            image_embeds = pooled(self.get_image_features(pixel_values, return_dict=True))
         return score(self.text_model, self.text_projection, image_embeds, input_ids, num_layers)
 
     def project_image_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
@@ -515,7 +586,9 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         image_tokens = gadms.project_image_tokens(gadms.vision_model(pixel_values).last_hidden_state)
         image_embeds = image_tokens[:, 0]
         if masking is None:
-            return EncodedPairs(image_tokens, image_embeds, pooled(gadms.get_text_features(input_ids)))
+            return EncodedPairs(
+                image_tokens, image_embeds, pooled(gadms.get_text_features(input_ids, return_dict=True))
+            )
 
         scores = None
         if masking.uses_scores:
@@ -558,6 +631,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             gather_batch(image_embeds), gather_batch(text_embeds), gather_batch(person_ids), self.config.temperature
         )
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
