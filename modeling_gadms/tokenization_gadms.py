@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from tokenizers import Regex, normalizers, pre_tokenizers
-from transformers import BatchEncoding, CLIPTokenizer
-from transformers.utils import cached_file, logging
+from transformers import BatchEncoding, CLIPTokenizer, utils
 
 try:
     import ftfy
 except ImportError:
     ftfy = None  # type: ignore[assignment]  # optional
 
-logger = logging.get_logger(__name__)
+logger = utils.logging.get_logger(__name__)
 
 MASK_TOKEN, BOS_TOKEN, EOS_TOKEN = "<|mask|>", "<|startoftext|>", "<|endoftext|>"
 
@@ -144,7 +143,7 @@ class GADMSTokenizer(CLIPTokenizer):
         """
         tokenizer = cls.from_merges(_read_clip_merges(path, hub_kwargs)[:-1])
         if not Path(path).is_file():
-            name = cached_file(
+            name = utils.cached_file(
                 path, "tokenizer_config.json", **hub_kwargs, _raise_exceptions_for_missing_entries=False
             )
             options = {} if name is None else _json_of(Path(name))
@@ -228,7 +227,7 @@ def _read_vocabulary(path: str, hub_kwargs: dict[str, Any]) -> tuple[Sequence[Se
     """Merges as they are stored, and the id of each token where the files give it."""
 
     def find(name: str) -> Path | None:
-        found = cached_file(path, name, **hub_kwargs, _raise_exceptions_for_missing_entries=False)
+        found = utils.cached_file(path, name, **hub_kwargs, _raise_exceptions_for_missing_entries=False)
         return None if found is None else Path(found)
 
     if Path(path).is_file():
