@@ -1,5 +1,8 @@
 """GA-DMS text-to-person retrieval; importing this package registers its classes with the Auto classes."""
 
+from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
+
+# isort: split
 from transformers import (
     AutoConfig,
     AutoImageProcessor,

@@ -1,5 +1,8 @@
 """GA-DMS: CLIP towers for non-square pedestrian images, and the decoder that pre-training adds to them."""
 
+from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
+
+# isort: split
 import os
 from dataclasses import dataclass
 from typing import Any, Self, cast

@@ -5,6 +5,9 @@ collapsed, lower case), split and merged as in CLIP, and framed by `<|startoftex
 three ids of the vocabulary are mask, BOS and EOS (49405, 49406 and 49407 in CLIP's); padding is id 0.
 """
 
+from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
+
+# isort: split
 import gzip
 import html
 import json
