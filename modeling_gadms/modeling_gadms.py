@@ -156,6 +156,14 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
             for projection in (module.text_projection, module.visual_projection):
                 init.normal_(projection.weight, std=projection.in_features**-0.5)
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether activations are computed again in the backward pass: the name that peft asks for.
+
+        transformers answers to it with a warning of its renaming, which users of adapters can do nothing about.
+        """
+        return self.is_activation_checkpointing
+
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         # whichever class saves, the folder can be loaded as either with `trust_remote_code=True`
         self.config.auto_map = {

@@ -50,7 +50,8 @@ def save_curve(log_history: list[dict[str, Any]], path: str | os.PathLike[str]) 
     below.set(xlabel="step", ylabel="%", ylim=(0, None))
     for axes in (above, below):
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:  # a run of few steps may have logged none
+            axes.legend()
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)

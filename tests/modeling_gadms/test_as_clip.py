@@ -113,6 +113,7 @@ def test_a_position_table_of_any_grid_is_resized_between_its_neighbours():
             torch.testing.assert_close(resized[1 + row * 4 + column], torch.tensor(expected))
 
 
+@pytest.mark.filterwarnings("error")
 def test_both_towers_export_with_a_free_batch(model):
     """As CLIP's do: a graph of another batch size than the example's."""
 
