@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-slow test-datasets3 test-stranger test-minimum test-mutants docs-check docs-check-fast photo-models demo-webperson lint benchmark clean
+.PHONY: help setup demo test test-slow test-datasets3 test-stranger test-minimum test-latest test-mutants docs-check docs-check-fast photo-models demo-webperson lint benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -77,6 +77,14 @@ test-minimum: $(VENV)-minimum/.installed ## test the model on the oldest version
 	@PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)-minimum/bin/python -m pytest --quiet tests/modeling_gadms/test_*.py \
 		tests/modeling_gadms/training/test_trainer.py
 
+# what a stranger's `pip install` brings today: nothing is pinned, and the environment is made anew each time
+test-latest: ## test the model on the newest versions there are (downloads 3 GB)
+	@$(PYTHON) -m venv --clear $(VENV)-latest && $(VENV)-latest/bin/python $(PIP) --upgrade \
+		torch transformers datasets accelerate peft evaluate safetensors numpy ijson pillow pyyaml tqdm pytest regex ftfy matplotlib jinja2
+	@$(VENV)-latest/bin/python $(PIP) --no-deps open_clip_torch
+	@PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)-latest/bin/python -m pytest --quiet tests/modeling_gadms/test_*.py \
+		tests/modeling_gadms/training/test_trainer.py
+
 test-mutants: setup ## break the numeric core in many ways, each of which a test must catch
 	@OMP_NUM_THREADS=1 $(RUN) tests/mutations.py
 
@@ -93,4 +101,4 @@ benchmark: setup ## time the parts of a training step beside a plain CLIP step
 	@$(RUN) examples/benchmark_step.py
 
 clean: ## remove the virtual environment and caches, never runs/
-	rm -rf $(VENV) $(VENV)-datasets3 $(VENV)-stranger $(VENV)-exports $(VENV)-minimum .pytest_cache .ruff_cache *.egg-info build
+	rm -rf $(VENV) $(VENV)-datasets3 $(VENV)-stranger $(VENV)-exports $(VENV)-minimum $(VENV)-latest .pytest_cache .ruff_cache *.egg-info build

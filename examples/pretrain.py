@@ -6,7 +6,7 @@ r"""Pre-train GA-DMS on captioned person images, and measure retrieval before an
     accelerate launch examples/pretrain.py my_recipe.yaml --learning_rate 1e-5
 
 The data set is `synthetic`, or a folder or Hub id with the columns of WebPerson: image, image_path, caption1, ...
-Beside the checkpoint it writes metrics.json, curve.png, retrievals.png and token_scores.png.
+Beside the checkpoint it writes metrics.json, curve.png, retrievals.png and word_contributions.png.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ from dataset_webperson.files import replacing, write_json
 from dataset_webperson.rows.captioned import TrainingSet, load_captioned
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.command_line import free_folder, parse_arguments, refuse_used_folder
-from modeling_gadms.training.run_report import metrics_table, save_curve, save_retrievals, save_token_scores
+from modeling_gadms.training.run_report import metrics_table, save_curve, save_retrievals, save_word_contributions
 from modeling_gadms.training.starting_points import load_starting_point
 from modeling_gadms.training.trainer import GADMSTrainer
 
@@ -91,7 +91,7 @@ def report(
 
     # the most instructive of a few captions: the one with the most false words, where the data knows them
     row = max(train.take(64), key=lambda row: len(row.get("caption1_false_spans") or []))
-    save_token_scores(model, processor, row, f"{folder}/token_scores.png")
+    save_word_contributions(model, processor, row, f"{folder}/word_contributions.png")
 
     pair = processor(images=[test[0]["image"]], text=[test[0]["caption1"]]).to(model.device)
     with torch.no_grad():

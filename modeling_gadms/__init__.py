@@ -1,10 +1,14 @@
 """GA-DMS text-to-person retrieval; importing this package registers its classes with the Auto classes."""
 
+from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
+
+# isort: split
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForPreTraining,
+    AutoModelForZeroShotImageClassification,
     AutoProcessor,
     AutoTokenizer,
 )
@@ -18,6 +22,7 @@ from .tokenization_gadms import GADMSTokenizer
 AutoConfig.register("gadms", GADMSConfig)
 AutoModel.register(GADMSConfig, GADMSModel)
 AutoModelForPreTraining.register(GADMSConfig, GADMSForPreTraining)
+AutoModelForZeroShotImageClassification.register(GADMSConfig, GADMSModel)
 AutoTokenizer.register(GADMSConfig, GADMSTokenizer)
 AutoImageProcessor.register(GADMSConfig, image_processor_classes={"pil": GADMSImageProcessor})
 AutoProcessor.register(GADMSConfig, GADMSProcessor)

@@ -1,5 +1,8 @@
 """Configuration of GA-DMS: two CLIP towers over non-square images, and a masked-token decoder."""
 
+from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
+
+# isort: split
 from typing import TYPE_CHECKING, Any
 
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig

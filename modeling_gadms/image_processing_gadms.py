@@ -1,5 +1,8 @@
 """GA-DMS image processor: whole images resized to height x width, without a crop, and normalised as for CLIP."""
 
+from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
+
+# isort: split
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,8 @@
 """GA-DMS: CLIP towers for non-square pedestrian images, and the decoder that pre-training adds to them."""
 
+from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
+
+# isort: split
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -18,8 +21,9 @@ from transformers.models.clip.modeling_clip import (
     CLIPOutput,
     CLIPVisionEmbeddings,
     eager_attention_forward,
+    image_text_contrastive_loss,
 )
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .chunk_gadms import BatchChunk
 from .configuration_gadms import GADMSConfig, GADMSVisionConfig
@@ -27,13 +31,14 @@ from .distributed_gadms import gather_batch, mean_over_processes, num_processes
 from .losses_gadms import mtp_loss, sdm_loss
 from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions
 from .released_scores_gadms import released_scores
-from .token_scores_gadms import eos_positions, gradient_attention_scores, valid_tokens
+from .token_scores_gadms import eos_positions, gradient_attention_scores, refuse_left_padding, valid_tokens
 
 
 class GADMSVisionEmbeddings(CLIPVisionEmbeddings):
     """CLIP's patch embeddings with a position table for a grid of `height / patch` x `width / patch`."""
 
     image_size: tuple[int, int]
+    patch_size: int
 
     def __init__(self, config: GADMSVisionConfig) -> None:
         # skips the parent's, which squares a single side
@@ -53,18 +58,34 @@ class GADMSVisionEmbeddings(CLIPVisionEmbeddings):
         self.position_ids = nn.Buffer(torch.arange(self.num_positions).expand((1, -1)), persistent=False)
 
     def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
-        """`(B, 3, height, width)` pixels -> `(B, 1 + patches, hidden_size)`; images of another size are refused."""
-        if tuple(pixel_values.shape[-2:]) != self.image_size:
-            height, width = pixel_values.shape[-2:]
-            raise ValueError(
-                f"pixel_values are {height}x{width} (height x width) but the model takes {self.image_size[0]}x"
-                f"{self.image_size[1]}: prepare them with the model's own processor, or load the model with "
-                f"from_clip_pretrained(..., image_size=({height}, {width}))"
-            )
+        """`(B, 3, height, width)` pixels -> `(B, 1 + patches, hidden_size)`.
+
+        Raises:
+            ValueError: the images are of another size than the model's, and `interpolate_pos_encoding`, which resizes
+                the position table to their grid, is not set; or their sides are not whole patches.
+        """
+        table = self.position_embedding(self.position_ids)
+        height, width = pixel_values.shape[-2:]
+        if (height, width) != self.image_size:
+            if not interpolate_pos_encoding:
+                raise ValueError(
+                    f"pixel_values are {height}x{width} (height x width) but the model takes {self.image_size[0]}x"
+                    f"{self.image_size[1]}: prepare them with the model's own processor, pass "
+                    "interpolate_pos_encoding=True, or load the model with "
+                    f"from_clip_pretrained(..., image_size=({height}, {width}))"
+                )
+            rows, columns = height // self.patch_size, width // self.patch_size
+            if rows * columns == 0 or height % self.patch_size or width % self.patch_size:
+                raise ValueError(
+                    f"pixel_values are {height}x{width} (height x width): each side must be a multiple of the patch, "
+                    f"{self.patch_size}"
+                )
+            table = resize_position_table(table[0], (rows, columns), self.config.grid)[None]
         pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)
-        return tokens + self.position_embedding(self.position_ids)
+        # the length of a tensor would fix the batch of an exported graph
+        tokens = torch.cat([self.class_embedding.expand(patches.shape[0], 1, -1), patches], dim=1)
+        return tokens + table
 
 
 class WholeInitialization:
@@ -92,19 +113,30 @@ class GADMSVisionModel(WholeInitialization, CLIPVisionModel):
         self.post_init()
 
 
-def resize_position_table(table: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Resize a square `(1 + side * side, D)` position table bilinearly to `(1 + rows * columns, D)`; class row kept.
+def resize_position_table(
+    table: torch.Tensor, grid: tuple[int, int], from_grid: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Resize a `(1 + patches, D)` position table bilinearly to `(1 + rows * columns, D)`; class row kept.
+
+    Args:
+        table (`torch.Tensor`): a row for the class token, then one for each patch, row by row of the grid.
+        grid (`tuple[int, int]`): rows and columns that it shall have.
+        from_grid (`tuple[int, int]`, *optional*): rows and columns that it has; by default a square.
 
     Raises:
-        ValueError: the patches of the table do not form a square.
+        ValueError: the table is not of that grid.
     """
-    side = round((len(table) - 1) ** 0.5)
-    if side * side != len(table) - 1:
-        raise ValueError(f"a position table of {len(table)} rows is not one class row and a square grid of patches")
-    if grid == (side, side):
+    if from_grid is None:
+        side = round((table.shape[0] - 1) ** 0.5)
+        if side * side != table.shape[0] - 1:
+            raise ValueError(
+                f"a position table of {table.shape[0]} rows is not one class row and a square grid of patches"
+            )
+        from_grid = side, side
+    if grid == from_grid:
         return table
     class_row, patch_rows = table[:1], table[1:]
-    patches = patch_rows.T.reshape(1, -1, side, side).float()  # (1, D, side, side)
+    patches = patch_rows.T.reshape(1, -1, *from_grid).float()  # (1, D, rows, columns)
     patches = F.interpolate(patches, size=grid, mode="bilinear", align_corners=False)
     patch_rows = patches.flatten(2)[0].T.to(table.dtype)
     return torch.cat([class_row, patch_rows])
@@ -123,11 +155,20 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
             for projection in (module.text_projection, module.visual_projection):
                 init.normal_(projection.weight, std=projection.in_features**-0.5)
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether activations are computed again in the backward pass: the name that peft asks for.
+
+        transformers answers to it with a warning of its renaming, which users of adapters can do nothing about.
+        """
+        return self.is_activation_checkpointing
+
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         # whichever class saves, the folder can be loaded as either with `trust_remote_code=True`
         self.config.auto_map = {
             "AutoConfig": "configuration_gadms.GADMSConfig",
             "AutoModel": "modeling_gadms.GADMSModel",
+            "AutoModelForZeroShotImageClassification": "modeling_gadms.GADMSModel",
             "AutoModelForPreTraining": "modeling_gadms.GADMSForPreTraining",
         }
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -192,7 +233,7 @@ class GADMSModel(GADMSPreTrainedModel):
     """The person retriever: embeds pedestrian images and descriptions in one space.
 
     Differs from [`CLIPModel`] in the non-square image tower, in a temperature that is a constant of the configuration,
-    and in `token_scores`.
+    in `word_contributions`, which says what each word did to a match, and in `token_scores`, the signal of training.
     """
 
     # checkpoints of pre-training load here without their decoder, those of fine-tuning without their classifier too
@@ -206,60 +247,165 @@ class GADMSModel(GADMSPreTrainedModel):
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.post_init()
 
+    @can_return_tuple
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Embed descriptions.
+        """Embed descriptions. With `return_dict=False` a tuple, as everywhere in transformers.
 
         Args:
             input_ids (`torch.Tensor` of shape `(B, T)`): token ids, padded on the right.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): accepted from processors but not needed:
-                the tower is causal, and the embedding is read at EOS, before any padding.
+                the tower is causal, and the embedding is read at EOS, before any padding. It is only checked.
 
         Returns:
             [`BaseModelOutputWithPooling`]: `pooler_output` `(B, projection_dim)` is the embedding, not normalised;
             `last_hidden_state` `(B, T, hidden_size)` holds the tower's tokens.
+
+        Raises:
+            ValueError: captions are padded on the left, or the mask hides some of their tokens.
         """
-        outputs = self.text_model(input_ids, **kwargs)
+        refuse_left_padding(input_ids, attention_mask)
+        outputs = self.text_model(input_ids, return_dict=True, **kwargs)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
         """Embed images: `(B, 3, height, width)` -> `pooler_output` `(B, projection_dim)`, not normalised.
 
+        With `interpolate_pos_encoding=True` images of any size in whole patches are taken. The model was not trained
+        on them: expect less of it.
+
         Raises:
-            ValueError: the images are not of the model's size.
+            ValueError: the images are not of the model's size, or, interpolating, not of whole patches.
         """
-        outputs = self.vision_model(pixel_values, **kwargs)
+        outputs = self.vision_model(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
+        )
         outputs.pooler_output = self.visual_projection(outputs.pooler_output)
         return outputs
 
+    @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor,
-        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
         **kwargs: Any,
     ) -> CLIPOutput:
-        """Similarity of every caption with every image.
+        """Similarity of every caption with every image; of captions or images alone, their embeddings.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(captions, T)`, *optional*): as in `get_text_features`.
+            pixel_values (`torch.Tensor` of shape `(images, 3, height, width)`, *optional*): as in
+                `get_image_features`.
+            attention_mask, position_ids: of the captions.
+            return_loss (`bool`, *optional*): also CLIP's contrastive loss over pairs in order, as in [`CLIPModel`];
+                GA-DMS itself is trained by [`GADMSForPreTraining`].
+            interpolate_pos_encoding (`bool`): as in `get_image_features`.
 
         Returns:
             [`CLIPOutput`]: `logits_per_text` `(captions, images)`, cosine / temperature; `logits_per_image`, its
-            transpose; `text_embeds` and `image_embeds`, of unit norm; the outputs of both towers.
+            transpose; `text_embeds` and `image_embeds`, of unit norm; the outputs of both towers. What needs the
+            other half is `None` where it is not given.
+
+        Raises:
+            ValueError: neither captions nor images, or a loss of captions and images that are not pairs.
         """
-        vision_outputs = self.get_image_features(pixel_values, **kwargs)
-        text_outputs = self.get_text_features(input_ids, attention_mask, **kwargs)
-        image_embeds = F.normalize(pooled(vision_outputs), dim=-1)
-        text_embeds = F.normalize(pooled(text_outputs), dim=-1)
-        logits_per_text = text_embeds @ image_embeds.T.to(text_embeds.device) / self.config.temperature
+        if input_ids is None and pixel_values is None:
+            raise ValueError("neither input_ids nor pixel_values are given: nothing to embed")
+        vision_outputs = text_outputs = image_embeds = text_embeds = logits_per_text = loss = None
+        if pixel_values is not None:
+            vision_outputs = self.get_image_features(
+                pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
+            )
+            image_embeds = F.normalize(pooled(vision_outputs), dim=-1)
+        if input_ids is not None:
+            text_outputs = self.get_text_features(
+                input_ids, attention_mask, position_ids=position_ids, return_dict=True, **kwargs
+            )
+            text_embeds = F.normalize(pooled(text_outputs), dim=-1)
+        if text_embeds is not None and image_embeds is not None:
+            logits_per_text = text_embeds @ image_embeds.T.to(text_embeds.device) / self.config.temperature
+        if return_loss:
+            if logits_per_text is None or logits_per_text.shape[0] != logits_per_text.shape[1]:
+                raise ValueError("return_loss=True takes pairs: input_ids and pixel_values, a caption for each image")
+            loss = image_text_contrastive_loss(logits_per_text)
         return CLIPOutput(
-            logits_per_image=logits_per_text.T,
+            loss=loss,
+            logits_per_image=None if logits_per_text is None else logits_per_text.T,
             logits_per_text=logits_per_text,
             text_embeds=text_embeds,
             image_embeds=image_embeds,
-            text_model_output=text_outputs,
-            vision_model_output=vision_outputs,
+            text_model_output=text_outputs,  # type: ignore[arg-type]  # None where CLIP has none
+            vision_model_output=vision_outputs,  # type: ignore[arg-type]
         )
+
+    @torch.no_grad()
+    def word_contributions(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        word_ids: torch.Tensor | None = None,
+        batch_size: int = 256,
+    ) -> torch.Tensor:
+        """What each word does to a match: how far the cosine of image and caption drops when the word is masked.
+
+        Exact: the text tower runs again on each caption with one word replaced by the mask token, which it knows from
+        pre-training. It costs one text row for each word and one for the whole caption, so some 25 times the text
+        tower's part of an ordinary comparison for 24 words; the image tower runs once. Words that say the same may
+        cover for each other: each is masked alone.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`): images.
+            input_ids (`torch.Tensor` of shape `(B, T)`): one caption per image.
+            attention_mask: as in `get_text_features`.
+            word_ids (`torch.Tensor` of shape `(B, T)`, *optional*): int64, equal for the tokens of one word, which are
+                masked together, as `processor.tokenizer(caption).word_ids()` numbers them; what it says of BOS, EOS
+                and padding is ignored. By default each token is a word.
+            batch_size (`int`): text rows in one pass of the tower.
+
+        Returns:
+            `torch.Tensor` of shape `(B, T)`, float32, between -2 and 2: positive where the word speaks for the image,
+            negative where the match is better without it; the same at each token of a word; 0 at BOS, EOS and padding.
+
+        Raises:
+            ValueError: images and captions differ in number, captions are padded on the left, or `word_ids` is of
+                another shape than `input_ids`.
+        """
+        refuse_left_padding(input_ids, attention_mask)
+        if len(pixel_values) != len(input_ids):
+            raise ValueError(f"{len(pixel_values)} images for {len(input_ids)} captions; give one image per caption")
+        if word_ids is None:
+            word_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand(input_ids.shape)
+        elif word_ids.shape != input_ids.shape:
+            raise ValueError(f"word_ids are {tuple(word_ids.shape)} but input_ids {tuple(input_ids.shape)}")
+        image_embeds = pooled(self.get_image_features(pixel_values, return_dict=True)).float()
+
+        # a row for the first token of each word, which hides all tokens of the word
+        valid = valid_tokens(input_ids)
+        same_word = (word_ids[:, :, None] == word_ids[:, None, :]) & valid[:, :, None] & valid[:, None, :]
+        is_first = valid & ~same_word.tril(-1).any(dim=-1)
+        rows, firsts = is_first.nonzero(as_tuple=True)
+        hidden = same_word[rows, firsts]
+        masked = input_ids[rows].masked_fill(hidden, self.config.mask_token_id)
+
+        images = torch.cat([torch.arange(len(input_ids), device=input_ids.device), rows])
+        captions = torch.cat([input_ids, masked])[:, : int(eos_positions(input_ids).max()) + 1]
+        cosines = [
+            F.cosine_similarity(pooled(self.get_text_features(part, return_dict=True)).float(), image_embeds[image])
+            for part, image in zip(captions.split(batch_size), images.split(batch_size), strict=True)
+        ]
+        whole, without = torch.cat(cosines).split([len(input_ids), len(rows)])
+        drops = (whole[rows] - without)[:, None] * hidden
+        return drops.new_zeros(input_ids.shape).index_add_(0, rows, drops)
 
     def token_scores(
         self,
@@ -269,7 +415,11 @@ class GADMSModel(GADMSPreTrainedModel):
         num_layers: int | None = None,
         recipe: str = "paper",
     ) -> torch.Tensor:
-        """Show which words carried the match: the gradient-attention score of every token of every pair.
+        """The paper's training signal, from which masks are drawn: the gradient-attention score of every token.
+
+        It does not explain a match (for that, `word_contributions`): where 30 % of the attribute words were false, it
+        told false ones from true ones with an AUROC of 0.56 (`examples/studies/results/noise_detection.md`), and about
+        half of the tokens score exactly 0.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`): images.
@@ -283,14 +433,15 @@ class GADMSModel(GADMSPreTrainedModel):
             `token_scores_gadms.gradient_attention_scores` and `released_scores_gadms.released_scores`.
 
         Raises:
-            ValueError: the recipe is unknown, the text tower has no `num_layers` layers, or images and captions differ
-                in number.
+            ValueError: the recipe is unknown, the text tower has no `num_layers` layers, images and captions differ
+                in number, or captions are padded on the left.
         """
+        refuse_left_padding(input_ids, attention_mask)
         if recipe not in ("paper", "released"):
             raise ValueError(f'recipe must be "paper" or "released"; got {recipe!r}')
         score = gradient_attention_scores if recipe == "paper" else released_scores
         with torch.no_grad():
-            image_embeds = pooled(self.get_image_features(pixel_values))
+            image_embeds = pooled(self.get_image_features(pixel_values, return_dict=True))
         return score(self.text_model, self.text_projection, image_embeds, input_ids, num_layers)
 
     def project_image_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
@@ -445,7 +596,9 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         image_tokens = gadms.project_image_tokens(gadms.vision_model(pixel_values).last_hidden_state)
         image_embeds = image_tokens[:, 0]
         if masking is None:
-            return EncodedPairs(image_tokens, image_embeds, pooled(gadms.get_text_features(input_ids)))
+            return EncodedPairs(
+                image_tokens, image_embeds, pooled(gadms.get_text_features(input_ids, return_dict=True))
+            )
 
         scores = None
         if masking.uses_scores:
@@ -488,6 +641,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             gather_batch(image_embeds), gather_batch(text_embeds), gather_batch(person_ids), self.config.temperature
         )
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -517,7 +671,11 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             mtp_weight (`float`): weight of MTP in the loss.
             chunk ([`BatchChunk`], *optional*): set if these pairs are only a chunk of the batch; see
                 `training.accumulation`.
+
+        Raises:
+            ValueError: captions are padded on the left, or the images are not of the model's size.
         """
+        refuse_left_padding(input_ids, attention_mask)
         if person_ids is None:
             rows = torch.arange(len(input_ids), device=input_ids.device)
             rank = torch.distributed.get_rank() if num_processes() > 1 else 0

@@ -1,5 +1,8 @@
 """GA-DMS processor: captions to padded ids, images to pixel values, in one call."""
 
+from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
+
+# isort: split
 from collections.abc import Iterable
 from typing import Any, Self
 

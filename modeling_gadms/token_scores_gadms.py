@@ -1,4 +1,4 @@
-"""The gradient-attention similarity score (GASS): how much each caption token carried an image-text match.
+"""The gradient-attention similarity score (GASS): the signal that pre-training draws its masks from.
 
 For one pair, with `e` the position of EOS, and for each of the last `L` layers of the text tower (paper, section 3.2):
 
@@ -33,6 +33,39 @@ def valid_tokens(input_ids: torch.Tensor) -> torch.Tensor:
     """True at the tokens between BOS and EOS: `(B, T)` ids -> `(B, T)` bool."""
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)
     return (positions > 0) & (positions < eos_positions(input_ids)[:, None])
+
+
+def refuse_left_padding(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> None:
+    """Stop at captions that are not padded on the right, or whose own tokens a mask hides: the towers ignore masks.
+
+    Compiled and exported graphs are not checked, for the check would cut them in two.
+
+    Args:
+        input_ids (`torch.Tensor` of shape `(B, T)`): token ids.
+        attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): not 0 at a caption's own tokens.
+
+    Raises:
+        ValueError: padding stands before a caption, the mask hides one of its tokens, or has another shape.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or input_ids.shape[-1] < 2:
+        return
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask is {tuple(attention_mask.shape)} but input_ids {tuple(input_ids.shape)}; both are "
+            "(captions, tokens)"
+        )
+    eos = eos_positions(input_ids)
+    # padding is id 0, as here, or EOS, as in CLIP; neither begins a caption
+    misplaced = (eos == 0) | (input_ids[:, 0] == 0)
+    if attention_mask is not None:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        misplaced |= ((attention_mask == 0) & (positions <= eos[:, None])).any(dim=-1)
+    if misplaced.any():
+        row = int(misplaced.nonzero()[0])
+        raise ValueError(
+            f"caption {row} is padded on the left, or its mask hides tokens before EOS: captions stand at the left "
+            'and are padded on the right; prepare them with the model\'s own processor and padding_side="right"'
+        )
 
 
 def minmax(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,9 @@ collapsed, lower case), split and merged as in CLIP, and framed by `<|startoftex
 three ids of the vocabulary are mask, BOS and EOS (49405, 49406 and 49407 in CLIP's); padding is id 0.
 """
 
+from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
+
+# isort: split
 import gzip
 import html
 import json
@@ -14,15 +17,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from tokenizers import Regex, normalizers, pre_tokenizers
-from transformers import BatchEncoding, CLIPTokenizer
-from transformers.utils import cached_file, logging
+from transformers import BatchEncoding, CLIPTokenizer, utils
 
 try:
     import ftfy
 except ImportError:
     ftfy = None  # type: ignore[assignment]  # optional
 
-logger = logging.get_logger(__name__)
+logger = utils.logging.get_logger(__name__)
 
 MASK_TOKEN, BOS_TOKEN, EOS_TOKEN = "<|mask|>", "<|startoftext|>", "<|endoftext|>"
 
@@ -85,6 +87,7 @@ class GADMSTokenizer(CLIPTokenizer):
 
     - captions are cleaned by [`clean_caption`]; `return_offsets_mapping=True` gives positions in the cleaned caption,
       which equal those in the original if cleaning only changed the case of ASCII letters;
+    - padding stands on the right, where the model expects it: `padding_side="left"` is refused;
     - `pad_token_id` is 0, as in the released checkpoints, though id 0 is also "!", an ordinary token; the attention
       mask tells them apart, and `decode` stops at the first EOS;
     - `<|mask|>`, `<|startoftext|>` and `<|endoftext|>` typed in a caption are plain text, so that EOS remains the one
@@ -142,7 +145,7 @@ class GADMSTokenizer(CLIPTokenizer):
         """
         tokenizer = cls.from_merges(_read_clip_merges(path, hub_kwargs)[:-1])
         if not Path(path).is_file():
-            name = cached_file(
+            name = utils.cached_file(
                 path, "tokenizer_config.json", **hub_kwargs, _raise_exceptions_for_missing_entries=False
             )
             options = {} if name is None else _json_of(Path(name))
@@ -166,8 +169,20 @@ class GADMSTokenizer(CLIPTokenizer):
         # every entry point (call, encode, tokenize, the processor) passes here
         if text_pair is not None:
             raise ValueError("GADMSTokenizer encodes single captions, not pairs of texts: pass a list of captions")
+        self._refuse_left_padding(kwargs.get("padding_side"))
         cleaned = [clean_caption(caption) for caption in check_captions(text)]
         return super()._encode_plus(cleaned[0] if isinstance(text, str) else cleaned, None, *args, **kwargs)
+
+    def _pad(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self._refuse_left_padding(kwargs.get("padding_side"))
+        return super()._pad(*args, **kwargs)
+
+    def _refuse_left_padding(self, padding_side: str | None) -> None:
+        if (padding_side or self.padding_side) == "left":
+            raise ValueError(
+                'padding_side="left" would change the embeddings, for a caption begins at the first position: leave '
+                'it "right"'
+            )
 
     def _decode(self, token_ids: int | list[int], *args: Any, **kwargs: Any) -> str:
         token_ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
@@ -214,7 +229,7 @@ def _read_vocabulary(path: str, hub_kwargs: dict[str, Any]) -> tuple[Sequence[Se
     """Merges as they are stored, and the id of each token where the files give it."""
 
     def find(name: str) -> Path | None:
-        found = cached_file(path, name, **hub_kwargs, _raise_exceptions_for_missing_entries=False)
+        found = utils.cached_file(path, name, **hub_kwargs, _raise_exceptions_for_missing_entries=False)
         return None if found is None else Path(found)
 
     if Path(path).is_file():

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.utils import can_return_tuple
 
 from ..chunk_gadms import BatchChunk
 from ..configuration_gadms import GADMSConfig
@@ -55,7 +56,8 @@ class GADMSForFineTuning(GADMSForPreTraining):
         model.gadms, model.decoder = self.gadms, self.decoder
         return model
 
-    def forward(  # type: ignore[override]  # the persons must be known
+    @can_return_tuple
+    def forward(  # the persons must be known
         self,
         pixel_values: torch.Tensor,
         input_ids: torch.Tensor,
@@ -66,7 +68,9 @@ class GADMSForFineTuning(GADMSForPreTraining):
         **kwargs: Any,
     ) -> GADMSForFineTuningOutput:
         """As [`GADMSForPreTraining`], with classes as `person_ids`, and `id_weight` times ID added to the loss."""
-        outputs = super().forward(pixel_values, input_ids, person_ids=person_ids, chunk=chunk, **kwargs)
+        outputs = super().forward(
+            pixel_values, input_ids, person_ids=person_ids, chunk=chunk, return_dict=True, **kwargs
+        )
         assert outputs.loss is not None
         image_logits, text_logits = self.classifier(outputs.image_embeds), self.classifier(outputs.text_embeds)
         identity = id_loss(image_logits, text_logits, person_ids, None if chunk is None else chunk.num_rows)

@@ -14,10 +14,10 @@ from dataset_webperson.files import write_json
 PICTURES = {
     "curve.png": "Losses and retrieval over the run",
     "retrievals.png": "Descriptions, and the images that are found first; right ones framed green",
-    "token_scores.png": "Scores of the words of a caption",
+    "word_contributions.png": "What each word of a caption does to its match: how far masking it lowers the cosine",
 }
 # pictures of persons appear on a card only if they are drawings, or if the publisher says so
-PICTURES_OF_PERSONS = ("retrievals.png", "token_scores.png")
+PICTURES_OF_PERSONS = ("retrievals.png", "word_contributions.png")
 
 
 def read_json(folder: str, name: str) -> dict | None:

@@ -188,6 +188,8 @@ class GADMSTrainingArguments(TrainingArguments):
         super().__post_init__()
         self.optim = wanted if wanted == ADAM else self.optim
         self._refuse_what_has_no_effect()
+        if self.device.type == "cpu":  # nothing to pin memory for: torch would warn of it in every epoch
+            self.dataloader_pin_memory = False
         if self.resume_from_checkpoint is not None:
             self.resume_from_checkpoint = self._checkpoint_to_resume(self.resume_from_checkpoint)
         self.masks()  # refuses constants outside their range

@@ -1,4 +1,4 @@
-"""Results of a run for the eye: a table of metrics, a curve, and pictures of retrievals and token scores."""
+"""Results of a run for the eye: a table of metrics, a curve, pictures of retrievals and of what words contribute."""
 
 import os
 import textwrap
@@ -17,6 +17,7 @@ from ..person_retrieval.ranking import METRICS
 from ..processing_gadms import GADMSProcessor
 
 RIGHT, WRONG, INK, PAPER = (30, 150, 60), (210, 50, 50), (20, 20, 20), (255, 255, 255)
+FOR, AGAINST = (255, 150, 0), (90, 150, 255)  # words that speak for their image, and against it
 
 
 def metrics_table(columns: dict[str, dict[str, float]]) -> str:
@@ -49,7 +50,8 @@ def save_curve(log_history: list[dict[str, Any]], path: str | os.PathLike[str]) 
     below.set(xlabel="step", ylabel="%", ylim=(0, None))
     for axes in (above, below):
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:  # a run of few steps may have logged none
+            axes.legend()
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)
@@ -105,14 +107,19 @@ def _captions_of(dataset: datasets.Dataset, encoded: RetrievalSet) -> Callable[[
     return caption
 
 
-def save_token_scores(
+def save_word_contributions(
     model: GADMSModel, processor: GADMSProcessor, row: dict[str, Any], path: str | os.PathLike[str]
 ) -> None:
-    """Draw an image and its `caption1`, each token shaded by its score and false words, if known, underlined."""
+    """Draw an image and its `caption1`, each word shaded by what it does to the match, false words underlined.
+
+    See [`GADMSModel.word_contributions`]. Shades are scaled to the strongest word of the caption.
+    """
     caption = row["caption1"]
-    inputs = processor(images=row["image"], text=caption, return_tensors="pt").to(model.device)
-    scores = model.token_scores(**inputs)[0].tolist()
-    spans = processor.tokenizer(caption, return_offsets_mapping=True)["offset_mapping"]
+    encoding = processor.tokenizer(caption, truncation=True, return_offsets_mapping=True)
+    words = torch.tensor([[-1 if word is None else word for word in encoding.word_ids()]])
+    inputs = processor(images=row["image"], text=caption)
+    drops = model.word_contributions(**inputs.to(model.device), word_ids=words.to(model.device))[0].tolist()
+    strongest = max(map(abs, drops)) or 1.0
     false_spans = row.get("caption1_false_spans") or []
 
     font, height, width = ImageFont.load_default(18), 200, 900
@@ -122,20 +129,22 @@ def save_token_scores(
 
     left = height // 2 + 40
     x, y, previous = float(left), 24, 0
-    for (start, end), score in list(zip(spans, scores, strict=False))[1:-1]:
+    for (start, end), drop in list(zip(encoding["offset_mapping"], drops, strict=True))[1:-1]:
         x += 6 if start > previous else 0  # a space between words
         previous = end
         length = draw.textlength(caption[start:end], font)
         if x + length > width - 20:
             x, y = float(left), y + 34
-        red, green, blue = (round(255 - score * (255 - channel)) for channel in (255, 150, 0))
+        full, share = FOR if drop > 0 else AGAINST, abs(drop) / strongest
+        red, green, blue = (round(255 - share * (255 - channel)) for channel in full)
         draw.rectangle((x - 1, y, x + length + 1, y + 24), fill=(red, green, blue))
         draw.text((x, y + 1), caption[start:end], INK, font)
         if any(low <= start < high for low, high in false_spans):
             draw.line((x, y + 26, x + length, y + 26), fill=WRONG, width=3)
         x += length
 
-    legend = "darker: carried more of the match" + ("; red line: false word" if false_spans else "")
+    legend = f"orange: masking the word lowers the cosine (darkest: {strongest:.3f}); blue: raises it"
+    legend += "; red line: false word" if false_spans else ""
     draw.text((left, height), legend, INK, ImageFont.load_default(13))
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG")

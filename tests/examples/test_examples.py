@@ -58,7 +58,7 @@ def test_the_demo_prints_its_table_and_leaves_its_files(demo):
         "modeling_gadms.py",
     } <= files
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
-    for name in ("curve.png", "retrievals.png", "token_scores.png"):
+    for name in ("curve.png", "retrievals.png", "word_contributions.png"):
         Image.open(folder / name).verify()
     kept = json.loads((folder / "metrics.json").read_text())
     for when in ("before", "after"):

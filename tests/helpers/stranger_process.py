@@ -55,6 +55,8 @@ check("pixel_values", tuple(inputs["pixel_values"].shape) == (2, 3, height, widt
 
 scores = model.token_scores(**inputs)
 check("token_scores", scores.shape == inputs["input_ids"].shape and 0 <= scores.min() and scores.max() == 1)
+drops = model.word_contributions(**inputs)
+check("word_contributions", drops.shape == scores.shape and drops.abs().max() > 0)
 
 model.save_pretrained(os.path.join(folder, "saved"))
 processor.save_pretrained(os.path.join(folder, "saved"))

@@ -75,6 +75,40 @@ def test_text_embeddings_ignore_padding_and_its_id(batch):
     torch.testing.assert_close(model.get_text_features(padded_with_eos).pooler_output, expected)
 
 
+@pytest.mark.parametrize("pad_id", [0, 99, 5])  # ours, CLIP's, and another, which only the mask tells
+def test_captions_padded_on_the_left_are_refused_by_every_way_in(batch, pad_id):
+    model, lengths = tiny_model(), torch.tensor(LENGTHS)
+    shifts = max(LENGTHS) - lengths
+    left = torch.stack([ids.roll(int(shift)) for ids, shift in zip(batch["input_ids"], shifts, strict=True)])
+    mask = (torch.arange(max(LENGTHS)) >= shifts[:, None]).long()
+    left = left.masked_fill(mask == 0, pad_id)
+    pixel_values = batch["pixel_values"]
+    for attention_mask in [mask] if pad_id == 5 else [mask, None]:
+        for call in (
+            lambda given: model.gadms.get_text_features(left, given),
+            lambda given: model.gadms(left, pixel_values, given),
+            lambda given: model.gadms.token_scores(pixel_values, left, given),
+            lambda given: model.gadms.word_contributions(pixel_values, left, given),
+            lambda given: model(pixel_values, left, given),
+            lambda given: model(pixel_values, left, given, masking=None),
+        ):
+            with pytest.raises(ValueError, match="caption 1 is padded on the left"):
+                call(attention_mask)
+
+
+def test_a_mask_that_hides_a_captions_own_tokens_is_refused_and_one_of_padding_changes_nothing(batch):
+    model, input_ids = tiny_model().gadms, batch["input_ids"]
+    mask = (input_ids != 0).long()
+    expected = model.get_text_features(input_ids).pooler_output
+    for given in (mask, mask.bool(), torch.ones_like(mask)):
+        assert torch.equal(model.get_text_features(input_ids, given).pooler_output, expected)
+    mask[0, 3] = 0
+    with pytest.raises(ValueError, match="caption 0 .* its mask hides tokens before EOS"):
+        model.get_text_features(input_ids, mask)
+    with pytest.raises(ValueError, match=r"attention_mask is \(6, 4\) but input_ids \(6, 12\)"):
+        model.get_text_features(input_ids, mask[:, :4])
+
+
 def test_eager_and_sdpa_attention_agree(batch):
     outputs = {}
     for kernel in ("eager", "sdpa"):
@@ -207,7 +241,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(batch):
     for checkpointing in (False, True):
         model = tiny_model().train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         model(**batch).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):

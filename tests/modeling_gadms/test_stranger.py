@@ -15,7 +15,8 @@ only_by_make = pytest.mark.skipif(
     "STRANGER_PYTHON" not in os.environ, reason="run by `make test-stranger`, in clean environments"
 )
 
-CHECKS = ["model and processor", "pixel_values", "token_scores", "save and reload", "processor reloaded"]
+CHECKS = ["model and processor", "pixel_values", "token_scores", "word_contributions"]
+CHECKS += ["save and reload", "processor reloaded"]
 CHECKS += ["bfloat16", "token_scores in bfloat16"]
 
 # both towers by `sentence-transformers`, from the settings in the folder, compared with the model's own embeddings

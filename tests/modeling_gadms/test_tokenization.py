@@ -177,6 +177,24 @@ def test_padding_is_id_0_on_the_right_and_exclamation_marks_stay_words(tokenizer
     assert padded["attention_mask"] == [[1, 1, 0], [1, 1, 1]]
 
 
+def test_padding_on_the_left_is_refused_wherever_it_is_asked_for(tiny):
+    captions = ["a man in a hat", "a man"]
+    pieces = [{"input_ids": tiny(caption)["input_ids"]} for caption in captions]
+    left = GADMSTokenizer(tiny.get_vocab(), [], padding_side="left")
+    changed = GADMSTokenizer(tiny.get_vocab(), [])
+    changed.padding_side = "left"
+    for wrong in (
+        lambda: tiny(captions, padding=True, padding_side="left"),
+        lambda: tiny.pad(pieces, padding_side="left"),
+        lambda: left(captions, padding=True),
+        lambda: changed(captions, padding=True),
+        lambda: changed.pad(pieces),
+    ):
+        with pytest.raises(ValueError, match='padding_side="left" would change the embeddings'):
+            wrong()
+    assert changed(captions, padding=True, padding_side="right")["attention_mask"][1][-1] == 0
+
+
 @pytest.mark.parametrize("length", [2, 3, 20, 77])
 def test_truncation_keeps_eos_as_the_last_token(tokenizer, length):
     ids = tokenizer("a man " * 100, truncation=True, max_length=length)["input_ids"]

@@ -11,12 +11,14 @@ from tiny import tiny_model, tiny_processor, tiny_rows
 from dataset_webperson.files import replacing, write_json
 from modeling_gadms.evaluation.encoding import RetrievalSet
 from modeling_gadms.training.run_report import (
+    AGAINST,
+    FOR,
     RIGHT,
     WRONG,
     metrics_table,
     save_curve,
     save_retrievals,
-    save_token_scores,
+    save_word_contributions,
 )
 
 
@@ -55,15 +57,25 @@ def test_retrievals_are_framed_by_whether_they_are_right(tmp_path):
     assert frames.count(RIGHT) == 3 * 2
 
 
-def test_token_scores_darken_the_words_that_count(tmp_path):
+@pytest.mark.parametrize("sign, colour", [(1, FOR), (-1, AGAINST)])
+def test_words_are_shaded_by_what_masking_them_does_to_the_cosine(tmp_path, sign, colour):
     processor = tiny_processor()
     model = tiny_model(vocab_size=len(processor.tokenizer)).gadms
+    model.visual_projection.weight.data *= sign  # turns every cosine round
     row = {**tiny_rows(1)[0], "caption1_false_spans": [[14, 20]]}
-    save_token_scores(model, processor, row, tmp_path / "scores.png")
-    colours = {colour for _, colour in Image.open(tmp_path / "scores.png").getcolors(100_000)}
-    inputs = processor(images=row["image"], text=row["caption1"])
-    assert model.token_scores(**inputs).max() == 1
-    assert (255, 150, 0) in colours and WRONG in colours
+    save_word_contributions(model, processor, row, tmp_path / "words.png")
+    colours = {colour for _, colour in Image.open(tmp_path / "words.png").getcolors(100_000)}
+    drops = model.word_contributions(**processor(images=row["image"], text=row["caption1"]))
+    assert (sign * drops).max() == drops.abs().max()
+    assert colour in colours and WRONG in colours
+
+
+def test_a_caption_longer_than_the_tower_reads_is_drawn_as_far_as_it_is_read(tmp_path):
+    processor = tiny_processor()
+    model = tiny_model(vocab_size=len(processor.tokenizer)).gadms
+    row = {**tiny_rows(1)[0], "caption1": "red coat " * 40}
+    save_word_contributions(model, processor, row, tmp_path / "words.png")
+    assert Image.open(tmp_path / "words.png").size == (900, 240)
 
 
 def test_the_curve_is_a_picture_of_losses_and_retrieval(tmp_path):

@@ -3,11 +3,12 @@
 import json
 
 import pytest
+import torch
 from tiny import save_published
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from dataset_webperson.command_line import command
-from modeling_gadms import GADMSModel
+from modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.training.starting_points import load_starting_point
 
 
@@ -79,3 +80,12 @@ def test_half_a_clip_and_a_clip_without_a_tokenizer_end_in_one_line(tmp_path, ca
     for name, said in (("half", "not a CLIP model with both towers"), ("bare", "no CLIP vocabulary")):
         assert load(str(tmp_path / name)) == 2
         assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_training_starts_in_float32_whatever_is_stored(published, tmp_path, dtype):
+    folder = copy_of(published, tmp_path / "half")
+    GADMSForPreTraining.from_pretrained(folder, dtype=dtype).save_pretrained(folder)
+    assert GADMSForPreTraining.from_pretrained(folder).dtype == dtype, "stored so"
+    model, _ = load_starting_point(str(folder), (32, 16))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
