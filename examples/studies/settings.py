@@ -42,7 +42,9 @@ def run(settings: dict, noise_rate: float, seed: int, args) -> dict:
 
 def summarize(runs: list[dict]) -> dict:
     """R@1 and mAP over seeds; intervals resample the persons."""
-    found = {"seeds": len(runs), "hidden_rate": float(np.mean([run["hidden_rate"] for run in runs]))}
+    # cells of version 0.1 call the hidden share `noise_rate`
+    hidden = [run["hidden_rate"] if "hidden_rate" in run else run["noise_rate"] for run in runs]
+    found = {"seeds": len(runs), "hidden_rate": float(np.mean(hidden))}
     for metric in ("R@1", "mAP"):
         values = [run["values"][metric] for run in runs]
         found[metric] = vars(bootstrap_interval(np.mean(values, axis=0), groups=runs[0]["persons"]))

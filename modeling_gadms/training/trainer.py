@@ -160,7 +160,7 @@ class GADMSTrainer(HubPushes):
                 eps=self.args.adam_epsilon,
                 weight_decay=self.args.weight_decay,  # of groups that name none
             )
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self._trained())
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args)
         return kind(groups, **options)
 
     def create_scheduler(
@@ -178,12 +178,14 @@ class GADMSTrainer(HubPushes):
                 )
                 self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
             else:
+                kwargs = self.args.lr_scheduler_kwargs
+                assert not isinstance(kwargs, str)  # the parent has read the JSON of a command line
                 self.lr_scheduler = get_scheduler(
                     self.args.lr_scheduler_type,
                     optimizer,
                     num_warmup_steps=warmup_steps,
                     num_training_steps=num_training_steps,
-                    scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+                    scheduler_specific_kwargs=kwargs,
                 )
             self._created_lr_scheduler = True
         return self.lr_scheduler
