@@ -33,7 +33,7 @@ def ranking_quality(suspicion, is_false, weights=None):
     return (auroc, average_precision) if weights is not None else (float(auroc[0]), float(average_precision[0]))
 
 
-def caption_resamples(groups, num_resamples=300, seed=0):
+def caption_resamples(groups: np.ndarray, num_resamples: int = 300, seed: int = 0) -> np.ndarray:
     """How often each token counts when whole captions are resampled: `(N,)` caption numbers -> `(R, N)` float32."""
     which = np.unique(groups, return_inverse=True)[1]
     num_groups = which.max() + 1

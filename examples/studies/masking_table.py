@@ -48,7 +48,7 @@ def summarize(cells: dict, noise_rate: float) -> dict:
     return rows
 
 
-def draw(results):
+def draw(results: dict[str, dict]) -> pyplot.Figure:
     figure, axes = pyplot.subplots(1, len(results), figsize=(6 * len(results), 4), layout="constrained", squeeze=False)
     for axis, (noise_rate, rows) in zip(axes[0], results.items(), strict=True):
         found = [row["R@1"] for row in rows.values()]

@@ -73,7 +73,7 @@ def run(noise_rate, args) -> dict:
     return {"R@1_before": before, "R@1_after": after, "epochs": callback.epochs}
 
 
-def draw(results):
+def draw(results: dict[str, dict]) -> pyplot.Figure:
     figure, axes = pyplot.subplots(1, len(results), figsize=(5.5 * len(results), 4), layout="constrained", sharey=True)
     for axis, (noise_rate, found) in zip(np.atleast_1d(axes), results.items(), strict=True):
         for name in found["epochs"][0]:

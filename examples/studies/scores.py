@@ -82,7 +82,7 @@ def masked_differences(model, input_ids) -> torch.Tensor:
     One forward pass of the text tower for each token: `(B, T)` ids -> `(B, T, D)`, 0 at BOS, EOS and padding.
     """
 
-    def embed(ids):
+    def embed(ids: torch.Tensor) -> torch.Tensor:
         return F.normalize(model.get_text_features(ids).pooler_output, dim=-1)
 
     whole, valid = embed(input_ids), valid_tokens(input_ids)
@@ -125,7 +125,7 @@ def barred_differences(text_model, text_projection, input_ids, num_layers=None) 
     return (texts[rows, eos][:, None] - texts) * valid[..., None]
 
 
-def patch_cosine(text_tokens, image_tokens) -> torch.Tensor:
+def patch_cosine(text_tokens: torch.Tensor, image_tokens: torch.Tensor) -> torch.Tensor:
     """NAM's score, cosine to the nearest image patch: `(B, T, D)`, `(B, 1 + patches, D)` with CLS -> `(B, T)`."""
     texts, patches = F.normalize(text_tokens, dim=-1), F.normalize(image_tokens[:, 1:], dim=-1)
     return (texts @ patches.transpose(1, 2)).amax(dim=-1)

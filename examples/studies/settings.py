@@ -52,7 +52,7 @@ def summarize(runs: list[dict]) -> dict:
     return found
 
 
-def draw(results):
+def draw(results: dict[str, dict]) -> pyplot.Figure:
     figure, axes = pyplot.subplots(1, len(results), figsize=(4 * len(results), 3.5), layout="constrained")
     for axis, (name, rows) in zip(np.atleast_1d(axes), results.items(), strict=True):
         places = np.arange(len(rows))

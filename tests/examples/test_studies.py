@@ -80,7 +80,7 @@ def test_tokens_of_one_kind_alone_have_no_quality():
     assert np.isnan(detection_quality.ranking_quality(np.arange(3.0), np.array([True, True, True]))).all()
 
 
-def test_a_weight_counts_a_token_so_many_times():
+def test_a_weight_counts_a_token_that_many_times():
     suspicion, is_false = some_tokens()
     captions = np.arange(60) // 6
     weights = detection_quality.caption_resamples(captions, num_resamples=4, seed=1)
