@@ -39,7 +39,7 @@ from .worker_processes import end_with_parent
 ROWS_PER_SHARD = 10_000
 ROW_GROUP_ROWS = 100
 _FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "release_files")
-_VERSION = 1  # raise it when the same source and options would give other bytes: a run begun before is not continued
+_VERSION = 2  # raise it when the same source and options would give other bytes: a run begun before is not continued
 
 
 @dataclass(frozen=True)
@@ -179,10 +179,10 @@ def _begin(work: str, state: list[Any]) -> None:
         raise DataError(f"{work}: was begun with another source or other options; delete it to start over")
 
 
-def _positions(source: Source, start: tuple[int, int]) -> Iterator[tuple[tuple[int, int], SourceRow]]:
-    """Rows from `start` = (number of the source's shard, row in it) on, each with the position after it."""
+def _positions(source: Source, start: tuple[int, int], stop: int) -> Iterator[tuple[tuple[int, int], SourceRow]]:
+    """Rows from `start` = (number of the source's shard, row in it) to shard `stop`, with the position after each."""
     first_shard, skip = start
-    for shard_number in range(first_shard, len(source.shards)):
+    for shard_number in range(first_shard, stop):
         first = skip if shard_number == first_shard else 0
         for position, row in enumerate(source.rows(source.shards[shard_number], first), first + 1):
             yield (shard_number, position), row
@@ -193,29 +193,38 @@ def _write_shards(
 ) -> None:
     """Write all missing shards. A shard counts as written once its file of facts exists, which is written last."""
     done, start = _written_shards(work)
-    rows = _positions(source, start)
     features = source_features(source)
+    last = 0
     with tqdm(total=source.count(), desc="release", unit=" rows", initial=done * layout.rows_per_shard) as bar:
-        # One row is taken ahead, so that no empty shard is begun when the source ends with a full one.
-        while (first := next(rows, None)) is not None:
-            stem = os.path.join(work, "shards", f"{done:06d}")
-            end = [first[0]]  # where the next shard continues; `shard_rows` moves it
+        for split, shards in source.splits.items():
+            first_shard, last = last, last + len(shards)
+            if last <= start[0]:
+                continue
+            rows = _positions(source, max(start, (first_shard, 0)), last)
+            # One row is taken ahead, so that no empty shard is begun when the split ends with a full one.
+            while (first := next(rows, None)) is not None:
+                stem = os.path.join(work, "shards", f"{done:06d}")
+                taken = _Taken(itertools.chain([first], itertools.islice(rows, layout.rows_per_shard - 1)), bar)
+                with RowReport(stem) as report:
+                    kept = prepare_rows(taken, source.extra, options, report, pool)
+                    _write_parquet(stem + ".parquet", kept, features, layout.row_group_rows)
+                facts = {"end": taken.end, "kept": report.counts["kept"], "split": split}
+                write_json(stem + ".facts.json", facts)
+                done += 1
 
-            def shard_rows(
-                first: tuple[tuple[int, int], SourceRow] = first, end: list[tuple[int, int]] = end
-            ) -> Iterator[SourceRow]:
-                yield first[1]
-                for position, row in itertools.islice(rows, layout.rows_per_shard - 1):
-                    end[0] = position
-                    bar.update()
-                    yield row
 
-            with RowReport(stem) as report:
-                kept = prepare_rows(shard_rows(), source.extra, options, report, pool)
-                _write_parquet(stem + ".parquet", kept, features, layout.row_group_rows)
-            write_json(stem + ".facts.json", {"end": end[0], "kept": report.counts["kept"]})
-            bar.update()
-            done += 1
+class _Taken:
+    """The rows of one shard; `end` is the position in the source after the last one taken."""
+
+    def __init__(self, rows: Iterator[tuple[tuple[int, int], SourceRow]], bar: tqdm):
+        self._rows, self._bar = rows, bar
+        self.end = (0, 0)
+
+    def __iter__(self) -> Iterator[SourceRow]:
+        for end, row in self._rows:
+            self.end = end
+            self._bar.update()
+            yield row
 
 
 def _written_shards(work: str) -> tuple[int, tuple[int, int]]:
@@ -280,21 +289,25 @@ def _finish(work: str, features: Features, card: dict[str, str], layout: Layout)
     os.makedirs(os.path.join(places["main"], "data"), exist_ok=True)
     for place in ("script", "report"):
         os.makedirs(places[place], exist_ok=True)
-    facts = []
+    facts: list[tuple[str, dict[str, Any]]] = []
     for name in sorted(os.listdir(shards)):
         if name.endswith(".facts.json"):
             with open(os.path.join(shards, name), encoding="utf-8") as file:
-                facts.append((name.removesuffix(".facts.json"), json.load(file)["kept"]))
-    stems = [stem for stem, kept in facts if kept]
-    if not stems:
+                facts.append((name.removesuffix(".facts.json"), json.load(file)))
+    splits: dict[str, SplitFacts] = {}
+    for split in dict.fromkeys(known["split"] for _, known in facts):
+        kept = [(stem, known["kept"]) for stem, known in facts if known["split"] == split and known["kept"]]
+        names = [f"data/{split}-{number:05d}-of-{len(kept):05d}.parquet" for number in range(len(kept))]
+        for (stem, _), name in zip(kept, names, strict=True):
+            target = os.path.join(places["main"], name)
+            # Linked, not moved: a run that is interrupted here finds the shards where it looks for them.
+            if os.path.lexists(target):
+                os.remove(target)
+            _link(os.path.join(shards, f"{stem}.parquet"), target)
+        if kept:
+            splits[split] = SplitFacts.of(places["main"], names, sum(rows for _, rows in kept))
+    if not splits:
         raise DataError(f"{work}: no row is left to release; look at the reports in {shards}, then delete the folder")
-    names = [f"data/train-{number:05d}-of-{len(stems):05d}.parquet" for number in range(len(stems))]
-    for stem, name in zip(stems, names, strict=True):
-        target = os.path.join(places["main"], name)
-        # Linked, not moved: a run that is interrupted here finds the shards where it looks for them.
-        if os.path.lexists(target):
-            os.remove(target)
-        _link(os.path.join(shards, f"{stem}.parquet"), target)
     summaries = []
     with open(os.path.join(places["report"], "left_out.tsv"), "w", encoding="utf-8") as left_out:
         for stem, _ in facts:
@@ -302,17 +315,18 @@ def _finish(work: str, features: Features, card: dict[str, str], layout: Layout)
                 shutil.copyfileobj(part, left_out)
             with open(os.path.join(shards, f"{stem}.json"), encoding="utf-8") as file:
                 summaries.append(json.load(file))
-    summary = {**merge_summaries(summaries), "shards": names}
+    names = [name for split in splits.values() for name in split.names]
+    counts = {split: facts.rows for split, facts in splits.items()}
+    summary = {**merge_summaries(summaries), "shards": names, "splits": counts}
     write_json(os.path.join(places["report"], "report.json"), summary)
     texts = {
         **card,
-        **_layout_facts(places["main"], names, layout),
+        **_layout_facts(places["main"], splits, layout),
         "rows": f"{summary['rows']['kept']:,}",
-        "num_rows": str(summary["rows"]["kept"]),
         "size_category": _size_category(summary["rows"]["kept"]),
         "columns": _column_table(features),
         "left_out": _left_out_text(summary),
-        "files": json.dumps(names, indent=4),
+        "files": json.dumps({split: list(facts.names) for split, facts in splits.items()}, indent=4),
     }
     with open(os.path.join(_FILES, "layout.md"), encoding="utf-8") as file:
         texts["layout"] = file.read().strip()
@@ -336,22 +350,44 @@ def _fill(template: str, texts: dict[str, str], path: str) -> None:
         file.write(text)
 
 
-def _layout_facts(main: str, names: list[str], layout: Layout) -> dict[str, str]:
-    sizes = [os.path.getsize(os.path.join(main, name)) for name in names]
-    digest, uncompressed = hashlib.sha256(), 0
+@dataclass(frozen=True)
+class SplitFacts:
+    """The files of one split, relative to the release, and their sizes."""
+
+    names: tuple[str, ...]
+    rows: int
+    file_bytes: int
+    table_bytes: int  # uncompressed
+
+    @classmethod
+    def of(cls, main: str, names: list[str], rows: int) -> "SplitFacts":
+        paths = [os.path.join(main, name) for name in names]
+        footers = [pq.read_metadata(path) for path in paths]
+        table_bytes = sum(f.row_group(group).total_byte_size for f in footers for group in range(f.num_row_groups))
+        return cls(tuple(names), rows, sum(map(os.path.getsize, paths)), table_bytes)
+
+
+def _layout_facts(main: str, splits: dict[str, SplitFacts], layout: Layout) -> dict[str, str]:
+    names = [name for split in splits.values() for name in split.names]
+    digest = hashlib.sha256()
     for name in names:
-        footer = pq.read_metadata(os.path.join(main, name))
-        uncompressed += sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
         with open(os.path.join(main, name), "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
+    sizes = [os.path.getsize(os.path.join(main, name)) for name in names]
+    table_bytes = sum(split.table_bytes for split in splits.values())
     return {
+        "data_files": "\n".join(f"  - split: {split}\n    path: data/{split}-*" for split in splits),
+        "split_info": "\n".join(
+            f"  - name: {split}\n    num_bytes: {facts.table_bytes}\n    num_examples: {facts.rows}"
+            for split, facts in splits.items()
+        ),
+        "num_bytes": str(table_bytes),
+        "download_size": str(sum(sizes)),
         "num_shards": f"{len(names):,}",
         "megabytes": f"{max(sizes) / 1e6:,.0f}" if max(sizes) >= 1e6 else "under 1",
         "gigabytes": f"{sum(sizes) / 1e9:,.2f}",
         "row_group_rows": f"{layout.row_group_rows:,}",
         "rows_per_shard": f"{layout.rows_per_shard:,}",
-        "num_bytes": str(uncompressed),
-        "download_size": str(sum(sizes)),
         "sha256": digest.hexdigest(),
     }
 

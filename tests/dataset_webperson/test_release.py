@@ -1,6 +1,7 @@
 """A release folder: whole or absent, the same bytes each time, loadable as it stands, with a card of what it is."""
 
 import hashlib
+import importlib.util
 import io
 import json
 import re
@@ -295,3 +296,37 @@ print(sorted(stream[key]["image_path"] for key in stream.order(0)) == names, len
             [sys.executable, "-c", code], env=environment(endpoint, tmp_path / "cache"), capture_output=True, text=True
         )
         assert process.stdout.strip() == "True 12", process.stderr[-2000:]
+
+
+@pytest.mark.parametrize("layout", list(WRITERS))
+def test_splits_stay_splits_in_files_card_and_script(layout, tmp_path, monkeypatch):
+    source = WRITERS[layout](tmp_path / "source", 20, 2)
+    folder = source / "data" if layout == "parquet" else source
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".tar", ".json"))
+    for file, split in zip(files, ("test", "train"), strict=True):
+        file.rename(file.with_name(f"{split}-0{file.suffix}"))
+    assert write(source, tmp_path / "out", "--rows_per_shard", "8", "--row_group_rows", "4") == 0
+    out = tmp_path / "out"
+    names = [f"{split}-0000{number}-of-00002.parquet" for split in ("test", "train") for number in range(2)]
+    assert listing(out / "data") == names
+    plain = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    rows = [f"{number:04d}.jpg" for number in range(20)]
+    assert {split: part["image_path"][:] for split, part in plain.items()} == {"train": rows[10:], "test": rows[:10]}
+    head = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
+    patterns = [{"split": split, "path": f"data/{split}-*"} for split in ("train", "test")]
+    assert head["configs"] == [{"config_name": "default", "data_files": patterns}]
+    sizes = {split["name"]: split["num_examples"] for split in head["dataset_info"][0]["splits"]}
+    assert sizes == {"train": 10, "test": 10}
+    spec = importlib.util.spec_from_file_location("released_script", tmp_path / "out-script" / "webperson.py")
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "released_script", script)
+    spec.loader.exec_module(script)
+    files = {split: [f"data/{split}-0000{n}-of-00002.parquet" for n in range(2)] for split in ("train", "test")}
+    assert script._FILES == files
+    made = script.WebPerson(data_dir=str(out), cache_dir=str(tmp_path / "script"))
+    made.download_and_prepare()
+    assert {split: part["image_path"][:] for split, part in made.as_dataset().items()} == {
+        "train": rows[10:],
+        "test": rows[:10],
+    }
+    assert json.loads((tmp_path / "out-report" / "report.json").read_text())["splits"] == {"train": 10, "test": 10}
