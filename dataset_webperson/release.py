@@ -9,7 +9,6 @@ where it stopped when it is started again; the same source and options give the 
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import multiprocessing
@@ -31,11 +30,12 @@ from .builder import source_state
 from .command_line import CommandParser, command
 from .files import replacing, write_json, written_once
 from .findings import DataError
+from .release_card import SplitFacts, card_texts
 from .rows.local_source import FORMATS, Source, SourceRow, open_source, source_features
 from .rows.preparation import ON_BAD_IMAGES, RowOptions, RowReport, describe_summary, merge_summaries, prepare_rows
 from .worker_processes import end_with_parent
 
-# Chosen by measurement: `release_files/layout.md`, which goes into the dataset card.
+# Chosen by measurement: `release_files/layout.md`.
 ROWS_PER_SHARD = 10_000
 ROW_GROUP_ROWS = 100
 _FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "release_files")
@@ -69,8 +69,8 @@ class ReleaseSettings:
     Args:
         contact: address for opt-out and takedown, printed on the card.
         repository: `ORG/NAME` on the Hub.
-        licence: Hub id of the captions' licence.
-        provenance: Markdown file that says how the data was made; by default the paper's own account.
+        licence: Hub id of the licence that the publisher gives.
+        provenance: Markdown file that says how the data was made; without it the card says that nobody told.
         source_format: format of the source, for a folder that holds more than one.
         rows: what is left out, repaired or refused.
         layout: how rows lie in parquet.
@@ -82,7 +82,7 @@ class ReleaseSettings:
 
     contact: str
     repository: str = "org/webperson"
-    licence: str = "cc-by-4.0"
+    licence: str = "unknown"
     provenance: str | None = None
     source_format: str | None = None
     rows: RowOptions = field(default_factory=lambda: RowOptions(only_jpeg=True))
@@ -101,20 +101,26 @@ class ReleaseSettings:
         """The repository's name without its owner."""
         return self.repository.split("/")[-1]
 
-    def card_texts(self) -> dict[str, str]:
-        """What the card says of the release before anything of it is written."""
-        path = self.provenance or os.path.join(_FILES, "provenance.md")
-        try:
-            with open(path, encoding="utf-8") as file:
-                provenance = file.read().strip()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not a UTF-8 text file; save the provenance as Markdown") from error
+    def about(self) -> dict[str, Any]:
+        """What the card says of the release before anything of it is written; see `release_card.card_texts`."""
+        provenance = ""
+        if self.provenance is not None:
+            try:
+                with open(self.provenance, encoding="utf-8") as file:
+                    provenance = file.read().strip()
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{self.provenance}: not a UTF-8 text file; save the provenance as Markdown"
+                ) from error
         return {
             "name": self.name,
             "repository": self.repository,
             "licence": self.licence,
             "contact": self.contact,
             "provenance": provenance,
+            "clean_captions": self.rows.clean_captions,
+            "min_side": self.rows.min_side,
+            "row_group_rows": self.layout.row_group_rows,
         }
 
 
@@ -135,7 +141,7 @@ def release(source: str, output_dir: str, settings: ReleaseSettings) -> dict[str
             row or shard of the source cannot be used.
         OSError: a file that cannot be read or written.
     """
-    card = settings.card_texts()
+    about = settings.about()
     rows = open_source(source, settings.source_format)
     out = os.path.abspath(output_dir)
     work, report = out + ".partial", out + "-report"
@@ -155,7 +161,7 @@ def release(source: str, output_dir: str, settings: ReleaseSettings) -> dict[str
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
-    summary = _finish(work, source_features(rows), card, settings.layout)
+    summary = _finish(work, source_features(rows), {**about, "format": rows.format})
 
     # The report and the script first: once `out` exists, everything does.
     for name, target in (("report", report), ("script", out + "-script"), ("main", out)):
@@ -282,7 +288,7 @@ def _older_form(feature: Any) -> Any:
     return feature
 
 
-def _finish(work: str, features: Features, card: dict[str, str], layout: Layout) -> dict[str, Any]:
+def _finish(work: str, features: Features, about: dict[str, Any]) -> dict[str, Any]:
     """Put the shards in order under their final names, and write card, script and report beside them."""
     shards = os.path.join(work, "shards")
     places = {name: os.path.join(work, name) for name in ("main", "script", "report")}
@@ -319,19 +325,10 @@ def _finish(work: str, features: Features, card: dict[str, str], layout: Layout)
     counts = {split: facts.rows for split, facts in splits.items()}
     summary = {**merge_summaries(summaries), "shards": names, "splits": counts}
     write_json(os.path.join(places["report"], "report.json"), summary)
-    texts = {
-        **card,
-        **_layout_facts(places["main"], splits, layout),
-        "rows": f"{summary['rows']['kept']:,}",
-        "size_category": _size_category(summary["rows"]["kept"]),
-        "columns": _column_table(features),
-        "left_out": _left_out_text(summary),
-        "files": json.dumps({split: list(facts.names) for split, facts in splits.items()}, indent=4),
-    }
-    with open(os.path.join(_FILES, "layout.md"), encoding="utf-8") as file:
-        texts["layout"] = file.read().strip()
+    texts = card_texts(places["main"], splits, features, summary, about)
+    texts["files"] = json.dumps({split: list(facts.names) for split, facts in splits.items()}, indent=4)
     _fill("dataset_card.md", texts, os.path.join(places["main"], "README.md"))
-    _fill("loading_script.py.txt", texts, os.path.join(places["script"], f"{card['name']}.py"))
+    _fill("loading_script.py.txt", texts, os.path.join(places["script"], f"{about['name']}.py"))
     _fill("script_branch.md", texts, os.path.join(places["script"], "README.md"))
     return summary
 
@@ -348,75 +345,6 @@ def _fill(template: str, texts: dict[str, str], path: str) -> None:
         text = Template(file.read()).substitute(texts)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
-
-
-@dataclass(frozen=True)
-class SplitFacts:
-    """The files of one split, relative to the release, and their sizes."""
-
-    names: tuple[str, ...]
-    rows: int
-    file_bytes: int
-    table_bytes: int  # uncompressed
-
-    @classmethod
-    def of(cls, main: str, names: list[str], rows: int) -> "SplitFacts":
-        paths = [os.path.join(main, name) for name in names]
-        footers = [pq.read_metadata(path) for path in paths]
-        table_bytes = sum(f.row_group(group).total_byte_size for f in footers for group in range(f.num_row_groups))
-        return cls(tuple(names), rows, sum(map(os.path.getsize, paths)), table_bytes)
-
-
-def _layout_facts(main: str, splits: dict[str, SplitFacts], layout: Layout) -> dict[str, str]:
-    names = [name for split in splits.values() for name in split.names]
-    digest = hashlib.sha256()
-    for name in names:
-        with open(os.path.join(main, name), "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    sizes = [os.path.getsize(os.path.join(main, name)) for name in names]
-    table_bytes = sum(split.table_bytes for split in splits.values())
-    return {
-        "data_files": "\n".join(f"  - split: {split}\n    path: data/{split}-*" for split in splits),
-        "split_info": "\n".join(
-            f"  - name: {split}\n    num_bytes: {facts.table_bytes}\n    num_examples: {facts.rows}"
-            for split, facts in splits.items()
-        ),
-        "num_bytes": str(table_bytes),
-        "download_size": str(sum(sizes)),
-        "num_shards": f"{len(names):,}",
-        "megabytes": f"{max(sizes) / 1e6:,.0f}" if max(sizes) >= 1e6 else "under 1",
-        "gigabytes": f"{sum(sizes) / 1e9:,.2f}",
-        "row_group_rows": f"{layout.row_group_rows:,}",
-        "rows_per_shard": f"{layout.rows_per_shard:,}",
-        "sha256": digest.hexdigest(),
-    }
-
-
-def _size_category(rows: int) -> str:
-    bounds = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-    return next((name for bound, name in bounds if rows < bound), "10M<n<100M")
-
-
-def _column_table(features: Features) -> str:
-    meaning = {
-        "image": "the person, upright RGB or grey JPEG, decoded when it is looked at",
-        "image_path": "name of the image in the source; unique where the source's names are",
-        "caption1": "first caption; where an image has only one usable caption, it stands in both columns",
-        "caption2": "second caption",
-    }
-    rows = ["| column | type | |", "|---|---|---|"]
-    for name, feature in features.items():
-        kind = getattr(feature, "dtype", type(feature).__name__)
-        kind = "Image" if name == "image" else kind
-        rows.append(f"| `{name}` | {kind} | {meaning.get(name, 'as the source has it')} |")
-    return "\n".join(rows)
-
-
-def _left_out_text(summary: dict[str, Any]) -> str:
-    lines = describe_summary(summary, "with the publisher")
-    if not lines:
-        return "Nothing: every row of the source is here, with its captions as they came."
-    return "\n".join(f"- {line[0].upper()}{line[1:]}." for line in lines)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -438,10 +366,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--contact", required=True, help="address for opt-out and takedown; printed on the card")
     parser.add_argument(
-        "--licence", default="cc-by-4.0", help="Hub id of the captions' licence (default: %(default)s)"
+        "--licence", default="unknown", help="Hub id of the licence that you give (default: %(default)s)"
     )
     parser.add_argument(
-        "--provenance", metavar="FILE.md", help="how the data was made, if not as the paper's WebPerson"
+        "--provenance",
+        metavar="FILE.md",
+        help="how the data was made and whom it shows, for the card; release_files/provenance.md is the paper's own",
     )
     parser.add_argument(
         "--on_bad_images",
