@@ -30,6 +30,7 @@ from ..findings import DataError
 from ..readers.benchmark_copy import choose_base
 from ..readers.json_stream import iter_list
 from ..safe_paths import SafeRoot, UnsafePathError
+from .image_column import as_struct, refuse_type
 
 FORMATS = ("parquet", "webdataset", "images")
 IMAGE_FOLDERS = ("images", "", "imgs")
@@ -112,6 +113,7 @@ class ParquetSource(Source):
             schema = parquet.schema_arrow
         if "image" not in schema.names:
             raise DataError(f"{shards[0]}: no column `image`; it has {', '.join(schema.names)}")
+        refuse_type(schema.field("image").type, shards[0])
         self._captions = [name for name in CAPTIONS if name in schema.names] or ["caption"]
         if not set(self._captions) <= set(schema.names):
             raise DataError(f"{shards[0]}: no column `caption1` or `caption`; it has {', '.join(schema.names)}")
@@ -132,6 +134,7 @@ class ParquetSource(Source):
         with _open_parquet(shard) as parquet:
             if absent := set(self._columns) - set(parquet.schema_arrow.names):
                 raise DataError(f"{shard}: no column {', '.join(sorted(absent))}; {self.shards[0]} has it")
+            refuse_type(parquet.schema_arrow.field("image").type, shard)
             number = 0
             groups: list[int] = []
             for group in range(parquet.num_row_groups):
@@ -151,12 +154,13 @@ class ParquetSource(Source):
                 raise DataError(f"{shard}: broken after row {number:,} ({error}); download it again") from error
 
     def _row(self, shard: str, number: int, values: dict[str, Any], safe: SafeRoot | None) -> SourceRow:
-        image = values["image"]
-        data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
+        data, path = as_struct(values["image"]).values()
         stem = posixpath.basename(shard).removesuffix(".parquet")
+        # The name stored with bytes is often a base name that other rows share; a path to read is unique.
+        named = path if data is None and path else posixpath.join(stem, f"{number:06d}", path or "")
         row = SourceRow(
             where=f"{shard} row {number}",
-            image_path=str(values.get("image_path") or path or f"{stem}/{number:06d}"),
+            image_path=str(values.get("image_path") or named.rstrip("/")),
             captions=[values[name] for name in self._captions],
             extra={name: values[name] for name in self.extra},
             data=data,
