@@ -8,6 +8,7 @@ train = builder.as_dataset(split="train")
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -159,9 +160,9 @@ def source_state(source: Source, root: str) -> list:
 class WebPerson(datasets.GeneratorBasedBuilder):
     """Captioned pedestrians: `image, image_path, caption1, caption2`, and the source's further columns.
 
-    "local", "webperson-1m" and "webperson-5m" have one split, "train". Their images are decoded once on the way and
-    embedded; `report()` says what was left out and which captions were changed. The synthetic one has splits "train",
-    "validation", "test".
+    "local" has the splits that the names of its files say, "train" where they say none; "webperson-1m" and
+    "webperson-5m" have "train". Their images are decoded once on the way and embedded; `report()` says what was left
+    out and which captions were changed. The synthetic one has "train", "validation", "test".
 
     The config "synthetic" has columns more, for study: `caption1_words` and `caption2_words`, the character span,
     attribute and truth of every attribute word; `caption1_false_spans` and `caption2_false_spans`, the [start, end]
@@ -240,7 +241,7 @@ class WebPerson(datasets.GeneratorBasedBuilder):
             source = open_source(self.config.data_dir, self.config.source_format)
         else:
             files = datasets.load_dataset_builder(self.config.repository).config.data_files
-            source = ParquetSource(tuple(dl_manager.download(list(files["train"]))))
+            source = ParquetSource({split: tuple(dl_manager.download(list(names))) for split, names in files.items()})
         expected, rows = self.config.expected_rows, source.count()
         if expected and rows is not None and rows != expected:
             raise DataError(_wrong_count(self.config.data_dir or self.config.repository, rows, expected))
@@ -250,8 +251,13 @@ class WebPerson(datasets.GeneratorBasedBuilder):
         if self.config.name != "synthetic":
             self._source = self._open_source(dl_manager)
             self.info.features = source_features(self._source)
-            shards = list(enumerate(self._source.shards))
-            return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"shards": shards})]
+            numbered = iter(enumerate(self._source.shards))
+            return [
+                datasets.SplitGenerator(
+                    name=split, gen_kwargs={"shards": list(itertools.islice(numbered, len(shards)))}
+                )
+                for split, shards in self._source.splits.items()
+            ]
         persons = {
             datasets.Split.TRAIN: self.config.num_train_persons,
             datasets.Split.VALIDATION: self.config.num_validation_persons,

@@ -42,3 +42,11 @@ def written_once(path: str | os.PathLike, content: Any) -> Any:
         write_json(path, content)
     with open(path, encoding="utf-8") as file:
         return json.load(file)
+
+
+def file_size(size: int) -> str:
+    """A number of bytes as people write it: `512 bytes`, `12.3 kB`, `1.5 GB`."""
+    if size < 1000:
+        return f"{size} bytes"
+    power = next((power for power in (1, 2, 3) if size < 999.95 * 1000**power), 4)
+    return f"{size / 1000**power:,.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"

@@ -58,6 +58,7 @@ KINDS = {
         "image over Pillow's pixel limit",
         "replace the file; raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
     ),
+    "image-several": Kind("error", "several images in one row", "keep the one that shows the person"),
     "image-two-rows": Kind(
         "warning", "several rows for one image", "read as one image with all its captions, repeats dropped"
     ),

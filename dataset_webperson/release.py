@@ -9,7 +9,6 @@ where it stopped when it is started again; the same source and options give the 
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import multiprocessing
@@ -31,15 +30,16 @@ from .builder import source_state
 from .command_line import CommandParser, command
 from .files import replacing, write_json, written_once
 from .findings import DataError
+from .release_card import SplitFacts, card_texts
 from .rows.local_source import FORMATS, Source, SourceRow, open_source, source_features
 from .rows.preparation import ON_BAD_IMAGES, RowOptions, RowReport, describe_summary, merge_summaries, prepare_rows
 from .worker_processes import end_with_parent
 
-# Chosen by measurement: `release_files/layout.md`, which goes into the dataset card.
+# Chosen by measurement: `release_files/layout.md`.
 ROWS_PER_SHARD = 10_000
 ROW_GROUP_ROWS = 100
 _FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "release_files")
-_VERSION = 1  # raise it when the same source and options would give other bytes: a run begun before is not continued
+_VERSION = 2  # raise it when the same source and options would give other bytes: a run begun before is not continued
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class ReleaseSettings:
     Args:
         contact: address for opt-out and takedown, printed on the card.
         repository: `ORG/NAME` on the Hub.
-        licence: Hub id of the captions' licence.
-        provenance: Markdown file that says how the data was made; by default the paper's own account.
+        licence: Hub id of the licence that the publisher gives.
+        provenance: Markdown file that says how the data was made; without it the card says that nobody told.
         source_format: format of the source, for a folder that holds more than one.
         rows: what is left out, repaired or refused.
         layout: how rows lie in parquet.
@@ -82,7 +82,7 @@ class ReleaseSettings:
 
     contact: str
     repository: str = "org/webperson"
-    licence: str = "cc-by-4.0"
+    licence: str = "unknown"
     provenance: str | None = None
     source_format: str | None = None
     rows: RowOptions = field(default_factory=lambda: RowOptions(only_jpeg=True))
@@ -101,20 +101,26 @@ class ReleaseSettings:
         """The repository's name without its owner."""
         return self.repository.split("/")[-1]
 
-    def card_texts(self) -> dict[str, str]:
-        """What the card says of the release before anything of it is written."""
-        path = self.provenance or os.path.join(_FILES, "provenance.md")
-        try:
-            with open(path, encoding="utf-8") as file:
-                provenance = file.read().strip()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not a UTF-8 text file; save the provenance as Markdown") from error
+    def about(self) -> dict[str, Any]:
+        """What the card says of the release before anything of it is written; see `release_card.card_texts`."""
+        provenance = ""
+        if self.provenance is not None:
+            try:
+                with open(self.provenance, encoding="utf-8") as file:
+                    provenance = file.read().strip()
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{self.provenance}: not a UTF-8 text file; save the provenance as Markdown"
+                ) from error
         return {
             "name": self.name,
             "repository": self.repository,
             "licence": self.licence,
             "contact": self.contact,
             "provenance": provenance,
+            "clean_captions": self.rows.clean_captions,
+            "min_side": self.rows.min_side,
+            "row_group_rows": self.layout.row_group_rows,
         }
 
 
@@ -135,7 +141,7 @@ def release(source: str, output_dir: str, settings: ReleaseSettings) -> dict[str
             row or shard of the source cannot be used.
         OSError: a file that cannot be read or written.
     """
-    card = settings.card_texts()
+    about = settings.about()
     rows = open_source(source, settings.source_format)
     out = os.path.abspath(output_dir)
     work, report = out + ".partial", out + "-report"
@@ -155,7 +161,7 @@ def release(source: str, output_dir: str, settings: ReleaseSettings) -> dict[str
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
-    summary = _finish(work, source_features(rows), card, settings.layout)
+    summary = _finish(work, source_features(rows), {**about, "format": rows.format})
 
     # The report and the script first: once `out` exists, everything does.
     for name, target in (("report", report), ("script", out + "-script"), ("main", out)):
@@ -179,10 +185,10 @@ def _begin(work: str, state: list[Any]) -> None:
         raise DataError(f"{work}: was begun with another source or other options; delete it to start over")
 
 
-def _positions(source: Source, start: tuple[int, int]) -> Iterator[tuple[tuple[int, int], SourceRow]]:
-    """Rows from `start` = (number of the source's shard, row in it) on, each with the position after it."""
+def _positions(source: Source, start: tuple[int, int], stop: int) -> Iterator[tuple[tuple[int, int], SourceRow]]:
+    """Rows from `start` = (number of the source's shard, row in it) to shard `stop`, with the position after each."""
     first_shard, skip = start
-    for shard_number in range(first_shard, len(source.shards)):
+    for shard_number in range(first_shard, stop):
         first = skip if shard_number == first_shard else 0
         for position, row in enumerate(source.rows(source.shards[shard_number], first), first + 1):
             yield (shard_number, position), row
@@ -193,29 +199,38 @@ def _write_shards(
 ) -> None:
     """Write all missing shards. A shard counts as written once its file of facts exists, which is written last."""
     done, start = _written_shards(work)
-    rows = _positions(source, start)
     features = source_features(source)
+    last = 0
     with tqdm(total=source.count(), desc="release", unit=" rows", initial=done * layout.rows_per_shard) as bar:
-        # One row is taken ahead, so that no empty shard is begun when the source ends with a full one.
-        while (first := next(rows, None)) is not None:
-            stem = os.path.join(work, "shards", f"{done:06d}")
-            end = [first[0]]  # where the next shard continues; `shard_rows` moves it
+        for split, shards in source.splits.items():
+            first_shard, last = last, last + len(shards)
+            if last <= start[0]:
+                continue
+            rows = _positions(source, max(start, (first_shard, 0)), last)
+            # One row is taken ahead, so that no empty shard is begun when the split ends with a full one.
+            while (first := next(rows, None)) is not None:
+                stem = os.path.join(work, "shards", f"{done:06d}")
+                taken = _Taken(itertools.chain([first], itertools.islice(rows, layout.rows_per_shard - 1)), bar)
+                with RowReport(stem) as report:
+                    kept = prepare_rows(taken, source.extra, options, report, pool)
+                    _write_parquet(stem + ".parquet", kept, features, layout.row_group_rows)
+                facts = {"end": taken.end, "kept": report.counts["kept"], "split": split}
+                write_json(stem + ".facts.json", facts)
+                done += 1
 
-            def shard_rows(
-                first: tuple[tuple[int, int], SourceRow] = first, end: list[tuple[int, int]] = end
-            ) -> Iterator[SourceRow]:
-                yield first[1]
-                for position, row in itertools.islice(rows, layout.rows_per_shard - 1):
-                    end[0] = position
-                    bar.update()
-                    yield row
 
-            with RowReport(stem) as report:
-                kept = prepare_rows(shard_rows(), source.extra, options, report, pool)
-                _write_parquet(stem + ".parquet", kept, features, layout.row_group_rows)
-            write_json(stem + ".facts.json", {"end": end[0], "kept": report.counts["kept"]})
-            bar.update()
-            done += 1
+class _Taken:
+    """The rows of one shard; `end` is the position in the source after the last one taken."""
+
+    def __init__(self, rows: Iterator[tuple[tuple[int, int], SourceRow]], bar: tqdm):
+        self._rows, self._bar = rows, bar
+        self.end = (0, 0)
+
+    def __iter__(self) -> Iterator[SourceRow]:
+        for end, row in self._rows:
+            self.end = end
+            self._bar.update()
+            yield row
 
 
 def _written_shards(work: str) -> tuple[int, tuple[int, int]]:
@@ -273,28 +288,32 @@ def _older_form(feature: Any) -> Any:
     return feature
 
 
-def _finish(work: str, features: Features, card: dict[str, str], layout: Layout) -> dict[str, Any]:
+def _finish(work: str, features: Features, about: dict[str, Any]) -> dict[str, Any]:
     """Put the shards in order under their final names, and write card, script and report beside them."""
     shards = os.path.join(work, "shards")
     places = {name: os.path.join(work, name) for name in ("main", "script", "report")}
     os.makedirs(os.path.join(places["main"], "data"), exist_ok=True)
     for place in ("script", "report"):
         os.makedirs(places[place], exist_ok=True)
-    facts = []
+    facts: list[tuple[str, dict[str, Any]]] = []
     for name in sorted(os.listdir(shards)):
         if name.endswith(".facts.json"):
             with open(os.path.join(shards, name), encoding="utf-8") as file:
-                facts.append((name.removesuffix(".facts.json"), json.load(file)["kept"]))
-    stems = [stem for stem, kept in facts if kept]
-    if not stems:
+                facts.append((name.removesuffix(".facts.json"), json.load(file)))
+    splits: dict[str, SplitFacts] = {}
+    for split in dict.fromkeys(known["split"] for _, known in facts):
+        kept = [(stem, known["kept"]) for stem, known in facts if known["split"] == split and known["kept"]]
+        names = [f"data/{split}-{number:05d}-of-{len(kept):05d}.parquet" for number in range(len(kept))]
+        for (stem, _), name in zip(kept, names, strict=True):
+            target = os.path.join(places["main"], name)
+            # Linked, not moved: a run that is interrupted here finds the shards where it looks for them.
+            if os.path.lexists(target):
+                os.remove(target)
+            _link(os.path.join(shards, f"{stem}.parquet"), target)
+        if kept:
+            splits[split] = SplitFacts.of(places["main"], names, sum(rows for _, rows in kept))
+    if not splits:
         raise DataError(f"{work}: no row is left to release; look at the reports in {shards}, then delete the folder")
-    names = [f"data/train-{number:05d}-of-{len(stems):05d}.parquet" for number in range(len(stems))]
-    for stem, name in zip(stems, names, strict=True):
-        target = os.path.join(places["main"], name)
-        # Linked, not moved: a run that is interrupted here finds the shards where it looks for them.
-        if os.path.lexists(target):
-            os.remove(target)
-        _link(os.path.join(shards, f"{stem}.parquet"), target)
     summaries = []
     with open(os.path.join(places["report"], "left_out.tsv"), "w", encoding="utf-8") as left_out:
         for stem, _ in facts:
@@ -302,22 +321,14 @@ def _finish(work: str, features: Features, card: dict[str, str], layout: Layout)
                 shutil.copyfileobj(part, left_out)
             with open(os.path.join(shards, f"{stem}.json"), encoding="utf-8") as file:
                 summaries.append(json.load(file))
-    summary = {**merge_summaries(summaries), "shards": names}
+    names = [name for split in splits.values() for name in split.names]
+    counts = {split: facts.rows for split, facts in splits.items()}
+    summary = {**merge_summaries(summaries), "shards": names, "splits": counts}
     write_json(os.path.join(places["report"], "report.json"), summary)
-    texts = {
-        **card,
-        **_layout_facts(places["main"], names, layout),
-        "rows": f"{summary['rows']['kept']:,}",
-        "num_rows": str(summary["rows"]["kept"]),
-        "size_category": _size_category(summary["rows"]["kept"]),
-        "columns": _column_table(features),
-        "left_out": _left_out_text(summary),
-        "files": json.dumps(names, indent=4),
-    }
-    with open(os.path.join(_FILES, "layout.md"), encoding="utf-8") as file:
-        texts["layout"] = file.read().strip()
+    texts = card_texts(places["main"], splits, features, summary, about)
+    texts["files"] = json.dumps({split: list(facts.names) for split, facts in splits.items()}, indent=4)
     _fill("dataset_card.md", texts, os.path.join(places["main"], "README.md"))
-    _fill("loading_script.py.txt", texts, os.path.join(places["script"], f"{card['name']}.py"))
+    _fill("loading_script.py.txt", texts, os.path.join(places["script"], f"{about['name']}.py"))
     _fill("script_branch.md", texts, os.path.join(places["script"], "README.md"))
     return summary
 
@@ -334,53 +345,6 @@ def _fill(template: str, texts: dict[str, str], path: str) -> None:
         text = Template(file.read()).substitute(texts)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def _layout_facts(main: str, names: list[str], layout: Layout) -> dict[str, str]:
-    sizes = [os.path.getsize(os.path.join(main, name)) for name in names]
-    digest, uncompressed = hashlib.sha256(), 0
-    for name in names:
-        footer = pq.read_metadata(os.path.join(main, name))
-        uncompressed += sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
-        with open(os.path.join(main, name), "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return {
-        "num_shards": f"{len(names):,}",
-        "megabytes": f"{max(sizes) / 1e6:,.0f}" if max(sizes) >= 1e6 else "under 1",
-        "gigabytes": f"{sum(sizes) / 1e9:,.2f}",
-        "row_group_rows": f"{layout.row_group_rows:,}",
-        "rows_per_shard": f"{layout.rows_per_shard:,}",
-        "num_bytes": str(uncompressed),
-        "download_size": str(sum(sizes)),
-        "sha256": digest.hexdigest(),
-    }
-
-
-def _size_category(rows: int) -> str:
-    bounds = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-    return next((name for bound, name in bounds if rows < bound), "10M<n<100M")
-
-
-def _column_table(features: Features) -> str:
-    meaning = {
-        "image": "the person, upright RGB or grey JPEG, decoded when it is looked at",
-        "image_path": "name of the image in the source; unique where the source's names are",
-        "caption1": "first caption; where an image has only one usable caption, it stands in both columns",
-        "caption2": "second caption",
-    }
-    rows = ["| column | type | |", "|---|---|---|"]
-    for name, feature in features.items():
-        kind = getattr(feature, "dtype", type(feature).__name__)
-        kind = "Image" if name == "image" else kind
-        rows.append(f"| `{name}` | {kind} | {meaning.get(name, 'as the source has it')} |")
-    return "\n".join(rows)
-
-
-def _left_out_text(summary: dict[str, Any]) -> str:
-    lines = describe_summary(summary, "with the publisher")
-    if not lines:
-        return "Nothing: every row of the source is here, with its captions as they came."
-    return "\n".join(f"- {line[0].upper()}{line[1:]}." for line in lines)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -402,10 +366,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--contact", required=True, help="address for opt-out and takedown; printed on the card")
     parser.add_argument(
-        "--licence", default="cc-by-4.0", help="Hub id of the captions' licence (default: %(default)s)"
+        "--licence", default="unknown", help="Hub id of the licence that you give (default: %(default)s)"
     )
     parser.add_argument(
-        "--provenance", metavar="FILE.md", help="how the data was made, if not as the paper's WebPerson"
+        "--provenance",
+        metavar="FILE.md",
+        help="how the data was made and whom it shows, for the card; release_files/provenance.md is the paper's own",
     )
     parser.add_argument(
         "--on_bad_images",

@@ -8,6 +8,7 @@ import datasets
 import torch
 
 from dataset_webperson import DataError
+from dataset_webperson.rows.image_column import refuse_missing
 
 
 def stable_hash(*parts: object) -> int:
@@ -73,8 +74,9 @@ def all_captions(dataset: datasets.Dataset) -> tuple[list[str], torch.Tensor]:
     """Every caption of a data set, and the row of its image, int64 `(M,)`.
 
     Raises:
-        DataError: there are no captions.
+        DataError: there are no captions, or a row misses its image or a caption.
     """
+    refuse_missing(dataset)
     names = [name for name in dataset.column_names if name.startswith("caption")]
     names = [name for name in names if name == "captions" or name[7:].isdigit()]
     # the images are left out, or they would be decoded

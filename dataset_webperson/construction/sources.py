@@ -103,7 +103,7 @@ def read_images(shard: str) -> Iterator[SourceImage]:
 
 
 def _tar_images(shard: str) -> Iterator[SourceImage]:
-    for row in TarSource((shard,)).rows(shard):
+    for row in TarSource({"train": (shard,)}).rows(shard):
         key = str(row.extra.get("key") or os.path.splitext(row.image_path)[0])
         yield SourceImage(_plain(key), row.extra.get("url"), row.data, "image_missing" if row.problem else "")
     beside = os.path.splitext(shard)[0] + ".parquet"

@@ -6,6 +6,7 @@ import datasets
 from datasets.exceptions import DatasetsError
 
 from ..findings import DataError
+from .image_column import cast_images, refuse_missing, with_image_paths
 from .streaming import ShuffledParquet
 
 TrainingSet: TypeAlias = datasets.Dataset | ShuffledParquet
@@ -38,9 +39,15 @@ def load_captioned(
         columns = list(rows.column_names or needed)
         if missing := [column for column in needed if column not in columns]:
             raise DataError(f"{name}: no column {', '.join(missing)}, only {', '.join(columns)}; rename yours")
-    if not isinstance(test.features["image"], datasets.Image):
-        raise DataError(f"{name}: the column image is {test.features['image']}; cast it to datasets.Image()")
     return train, test
+
+
+def _usable(rows: datasets.Dataset, name: str) -> datasets.Dataset:
+    """Rows with images that decode to pictures, each with a name of its own; one without image or caption raises."""
+    if "image" in rows.column_names:
+        rows = with_image_paths(cast_images(rows, name), name)
+        refuse_missing(rows, name)
+    return rows
 
 
 def _read(name: str, num_test_images: int, seed: int, streaming: bool) -> tuple[TrainingSet, datasets.Dataset]:
@@ -49,8 +56,9 @@ def _read(name: str, num_test_images: int, seed: int, streaming: bool) -> tuple[
         raise DataError(f"{name}: no split train, only {', '.join(map(str, splits))}; rename one")
     train = splits["train"]
     if not streaming:
+        train = _usable(train, name)
         if "test" in splits:
-            return train, splits["test"]
+            return train, _usable(splits["test"], name)
         if not 0 < num_test_images < len(train):
             raise DataError(
                 f"{name}: cannot hold {num_test_images} test images out of {len(train)} rows; ask for fewer"
@@ -59,6 +67,6 @@ def _read(name: str, num_test_images: int, seed: int, streaming: bool) -> tuple[
         return parts["train"], parts["test"]
     if "test" in splits:
         test = datasets.Dataset.from_list(list(splits["test"]), splits["test"].features)
-        return ShuffledParquet(name, seed=seed), test
+        return ShuffledParquet(name, seed=seed), _usable(test, name)
     test = datasets.Dataset.from_list(list(train.take(num_test_images)), train.features)
-    return ShuffledParquet(name, seed=seed, first_row=num_test_images), test
+    return ShuffledParquet(name, seed=seed, first_row=num_test_images), _usable(test, name)

@@ -3,18 +3,21 @@
 | format | what lies in the folder or in its `data/` |
 |---|---|
 | `parquet` | `*.parquet` with an `image` column; parquets without one (metadata beside tars) are passed over |
-| `webdataset` | `*.tar`: files that share a name up to the first dot are a row, `a.jpg` with `a.json` or `a.txt` |
+| `webdataset` | `*.tar`: `a.jpg` with `a.json` or `a.txt` is a row; `a.mask.png` beside them is not read |
 | `images` | `*.json`: lists of `{"<file>": {"caption1": .., "caption2": ..}}`; the images in `images/` or beside |
 
-Rows come in the order of the shards' names, one at a time: memory does not grow with the source.
+A shard whose name says so belongs to a split, by the words that `load_dataset` knows: `test-00000.parquet`,
+`val_0.tar`; all others are `train`. Rows come split by split, in the order of the shards' names, one at a time: memory
+does not grow with the source.
 """
 
 import itertools
 import json
 import os
 import posixpath
+import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +30,7 @@ from ..findings import DataError
 from ..readers.benchmark_copy import choose_base
 from ..readers.json_stream import iter_list
 from ..safe_paths import SafeRoot, UnsafePathError
+from .image_column import as_struct, refuse_type
 
 FORMATS = ("parquet", "webdataset", "images")
 IMAGE_FOLDERS = ("images", "", "imgs")
@@ -37,6 +41,14 @@ _PLACES = ("", "data")
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _PEEK_ROWS = 200  # rows of the first shard that tell which further columns there are
 _BATCH_ROWS = 64  # rows of a parquet in memory
+_HELD_STEMS = 32  # files `a.*.jpg` that wait for an `a.jpg` before each is taken for a row of its own
+# The words of `datasets.data_files`; between letters ("latest", "evaluated") they mean nothing.
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(slots=True)
@@ -60,12 +72,20 @@ class SourceRow:
             return file.read()
 
 
+Splits = dict[str, tuple[str, ...]]  # the shards of each split
+
+
 class Source:
     """Shards of rows. `extra` has the features of the columns beyond `image, image_path, caption1, caption2`."""
 
     format: str
-    shards: tuple[str, ...]
+    splits: Splits
     extra: dict[str, Any]
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The shards of all splits, split by split."""
+        return tuple(itertools.chain.from_iterable(self.splits.values()))
 
     def rows(self, shard: str, skip: int = 0) -> Iterator[SourceRow]:
         """The rows of a shard but the first `skip`, whose images are not read.
@@ -85,13 +105,15 @@ class ParquetSource(Source):
 
     format = "parquet"
 
-    def __init__(self, shards: tuple[str, ...], root: str | None = None):
-        self.shards = shards
+    def __init__(self, splits: Splits, root: str | None = None):
+        self.splits = splits
+        shards = self.shards
         self._root = root  # an image given by its path is looked for here
         with _open_parquet(shards[0]) as parquet:
             schema = parquet.schema_arrow
         if "image" not in schema.names:
             raise DataError(f"{shards[0]}: no column `image`; it has {', '.join(schema.names)}")
+        refuse_type(schema.field("image").type, shards[0])
         self._captions = [name for name in CAPTIONS if name in schema.names] or ["caption"]
         if not set(self._captions) <= set(schema.names):
             raise DataError(f"{shards[0]}: no column `caption1` or `caption`; it has {', '.join(schema.names)}")
@@ -112,6 +134,7 @@ class ParquetSource(Source):
         with _open_parquet(shard) as parquet:
             if absent := set(self._columns) - set(parquet.schema_arrow.names):
                 raise DataError(f"{shard}: no column {', '.join(sorted(absent))}; {self.shards[0]} has it")
+            refuse_type(parquet.schema_arrow.field("image").type, shard)
             number = 0
             groups: list[int] = []
             for group in range(parquet.num_row_groups):
@@ -131,12 +154,13 @@ class ParquetSource(Source):
                 raise DataError(f"{shard}: broken after row {number:,} ({error}); download it again") from error
 
     def _row(self, shard: str, number: int, values: dict[str, Any], safe: SafeRoot | None) -> SourceRow:
-        image = values["image"]
-        data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
+        data, path = as_struct(values["image"]).values()
         stem = posixpath.basename(shard).removesuffix(".parquet")
+        # The name stored with bytes is often a base name that other rows share; a path to read is unique.
+        named = path if data is None and path else posixpath.join(stem, f"{number:06d}", path or "")
         row = SourceRow(
             where=f"{shard} row {number}",
-            image_path=str(values.get("image_path") or path or f"{stem}/{number:06d}"),
+            image_path=str(values.get("image_path") or named.rstrip("/")),
             captions=[values[name] for name in self._captions],
             extra={name: values[name] for name in self.extra},
             data=data,
@@ -156,9 +180,9 @@ class TarSource(Source):
 
     format = "webdataset"
 
-    def __init__(self, shards: tuple[str, ...]):
-        self.shards = shards
-        peeked = itertools.islice(self._samples(shards[0]), _PEEK_ROWS)
+    def __init__(self, splits: Splits):
+        self.splits = splits
+        peeked = itertools.islice(self._samples(self.shards[0]), _PEEK_ROWS)
         self.extra = infer_features([_without_captions(_metadata(sample)[0]) for sample in peeked])
 
     def rows(self, shard: str, skip: int = 0) -> Iterator[SourceRow]:
@@ -179,39 +203,98 @@ class TarSource(Source):
                 row.problem, row.message = "image-missing", f"{row.where}: no image of this name in the tar"
             yield row
 
-    @staticmethod
-    def _samples(shard: str, skip: int = 0) -> Iterator[dict[str, Any]]:
-        """`{"name", "image": bytes, "json": bytes, "txt": bytes, "problem"}`; of the first `skip` only the name."""
-        sample: dict[str, Any] = {}
+    @classmethod
+    def _samples(cls, shard: str, skip: int = 0) -> Iterator[dict[str, Any]]:
+        """`{"name", "image": bytes, "json": bytes, "txt": bytes, "problem"}`; of the first `skip` no image is read."""
+        group = _Group("")
         number = 0
         try:
             with open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
-                    if member.isdir():
-                        continue
                     folder, name = posixpath.split(member.name)
-                    key, _, ending = name.partition(".")
-                    key = posixpath.join(folder, key)
-                    if sample and sample["key"] != key:
+                    if member.isdir() or name.startswith("."):  # what macOS packs beside each file
+                        continue
+                    key = posixpath.join(folder, name.partition(".")[0])
+                    if group.key != key:
+                        rows, group = group.rows(shard), _Group(key)
+                    else:
+                        rows = group.early_rows(shard)
+                    for sample in rows:
                         yield sample
-                        sample, number = {}, number + 1
-                    sample = sample or {"key": key, "name": member.name}
-                    is_image = f".{ending}".lower().endswith(_IMAGE_ENDINGS)
+                        number += 1
+                    stem, ending = posixpath.splitext(member.name)
+                    ending = ending.lower()
+                    is_image = ending in _IMAGE_ENDINGS
+                    if not is_image and ending not in (".json", ".txt"):
+                        group.stems.setdefault(stem, {"name": member.name})
+                        continue
+                    sample = group.stems.setdefault(stem, {"name": member.name})
                     if is_image:
+                        sample.setdefault("images", []).append(member.name)
                         sample["name"] = member.name
                     if reason := _unsafe_member(member, is_image):
                         sample["problem"] = ("path-unsafe", f"{shard} member {member.name!r}: {reason}")
-                    elif number >= skip and (is_image or ending in ("json", "txt")):
+                    elif not is_image or number + len(group.stems) > skip:  # a row's number is at most this
                         part = tar.extractfile(member)
-                        sample["image" if is_image else ending] = part.read() if part else b""
+                        sample["image" if is_image else ending[1:]] = part.read() if part else b""
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile ends quietly in a cut header
                     raise tarfile.ReadError("no end of the archive")
-                if sample:
-                    yield sample
+                yield from group.rows(shard)
         except (tarfile.TarError, EOFError, OSError) as error:
             raise DataError(f"{shard}: broken after row {number:,} ({error}); download it again") from error
+
+
+class _Group:
+    """Members of a tar whose names agree up to the first dot, by name without ending: `a` of `a.jpg`, `a.mask`."""
+
+    def __init__(self, key: str):
+        self.key = key
+        self.stems: dict[str, dict[str, Any]] = {}
+        self._begun = False  # rows were given before the group's end: there is no plain one
+
+    def early_rows(self, shard: str) -> list[dict[str, Any]]:
+        """Rows that need not wait for the end of a group of many files, none of which is plain: `cam1.frame0.jpg`."""
+        if self.key in self.stems or len(self.stems) <= _HELD_STEMS:
+            return []
+        last = next(reversed(self.stems))
+        rows = [self.stems.pop(stem) for stem in list(self.stems) if stem != last]
+        self._begun = True
+        return [_whole(sample, shard) for sample in rows if _has_part(sample)]
+
+    def rows(self, shard: str) -> list[dict[str, Any]]:
+        """The rows of the group.
+
+        A file `a.jpg`, `a.json` or `a.txt` is plain. Where there is one, `a.mask.png` belongs to it and is no row,
+        unless it has captions of its own name; where there is none, every name is a row.
+        """
+        plain = self.stems.get(self.key)
+        if plain is None or not _has_part(plain):
+            return [_whole(sample, shard) for sample in self.stems.values() if _has_part(sample)]
+        if self._begun:
+            raise DataError(
+                f"{shard} member {plain['name']}: it comes after other files {self.key}.*, each of which is a row; "
+                "rename either"
+            )
+        others = [self.stems[stem] for stem in self.stems if stem != self.key]
+        own = [sample for sample in others if "images" in sample and _captions(_metadata(sample)[0])]
+        if "images" not in plain and (left := [name for sample in others for name in sample.get("images", ())]):
+            text = f"{shard} member {plain['name']}: no image of this name in the tar, only {', '.join(left[:3])}"
+            plain["problem"] = ("image-missing", f"{text}; give picture and text one name")
+        return [_whole(sample, shard) for sample in (plain, *own)]
+
+
+def _has_part(sample: dict[str, Any]) -> bool:
+    return any(part in sample for part in ("images", "json", "txt", "problem"))
+
+
+def _whole(sample: dict[str, Any], shard: str) -> dict[str, Any]:
+    """The sample, with a problem where it has several images."""
+    if len(images := sample.get("images", [])) > 1 and "problem" not in sample:
+        text = f"{shard}: {' and '.join(images)} are images of one row; keep one"
+        sample["problem"] = ("image-several", text)
+    return sample
 
 
 class ImageFolderSource(Source):
@@ -219,8 +302,9 @@ class ImageFolderSource(Source):
 
     format = "images"
 
-    def __init__(self, shards: tuple[str, ...], root: str):
-        self.shards = shards
+    def __init__(self, splits: Splits, root: str):
+        self.splits = splits
+        shards = self.shards
         self._safe = SafeRoot(root)
         peeked = list(itertools.islice(self._entries(shards[0]), _PEEK_ROWS))
         names = [name for _, name, values in peeked if isinstance(values, dict)]
@@ -281,9 +365,26 @@ def open_source(root: str | os.PathLike, source_format: str | None = None) -> So
         held = ", ".join(f"{len(files)} of {name} ({os.path.basename(files[0])}, ..)" for name, files in found.items())
         raise DataError(f"{safe.root}: ambiguous, it holds {held}; choose one with source_format=")
     ((name, files),) = found.items()
+    splits = by_split(files)
     if name == "parquet":
-        return ParquetSource(files, safe.root)
-    return TarSource(files) if name == "webdataset" else ImageFolderSource(files, safe.root)
+        return ParquetSource(splits, safe.root)
+    return TarSource(splits) if name == "webdataset" else ImageFolderSource(splits, safe.root)
+
+
+def by_split(files: Iterable[str]) -> Splits:
+    """Files by the split that their names say, in the order train, validation, test; without a word, `train`.
+
+    Raises:
+        `DataError`: a name says two splits.
+    """
+    splits: dict[str, list[str]] = {name: [] for name in SPLITS}
+    for file in files:
+        words = re.split(r"[^a-z]+", os.path.splitext(os.path.basename(file))[0].lower())
+        said = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS} or {"train"}
+        if len(said) > 1:
+            raise DataError(f"{file}: the name says {' and '.join(sorted(said))}; rename it after the split it holds")
+        splits[said.pop()].append(file)
+    return {name: tuple(held) for name, held in splits.items() if held}
 
 
 def _find(safe: SafeRoot) -> dict[str, tuple[str, ...]]:

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from ..findings import DataError
 from ..images import decode_rgb
+from .image_column import as_struct, missing_places, refuse_type
 
 _FOOTER_READERS = 16  # connections that read the shards' footers at the start
 
@@ -104,6 +105,10 @@ class ShuffledParquet:
             self._footers = list(pool.map(_read_footer, self.files))
         schema = self._footers[0].schema.to_arrow_schema()
         self.features = datasets.Features.from_arrow_schema(schema)
+        self._root = source if isinstance(source, str) and os.path.isdir(source) else ""
+        if "image" in self.features and not isinstance(self.features["image"], datasets.Image):
+            refuse_type(schema.field("image").type, self.files[0])
+            self.features["image"] = datasets.Image()
         if columns is not None:
             self.features = datasets.Features({name: self.features[name] for name in columns})
         self._groups = _leave_out(
@@ -164,10 +169,20 @@ class ShuffledParquet:
             `DataError`: the image or the shard is broken; names it.
         """
         row = self._raw(*key)
-        if not self.decode or not isinstance(row.get("image"), dict):
+        if not self.decode or row.get("image") is None:
             return row
-        name = f"{row.get('image_path') or row['image']['path']} at position {key[1]} of epoch {key[0]}"
-        return {**row, "image": decode_rgb(row["image"]["bytes"] or b"", name)}
+        data, path = row["image"]["bytes"], row["image"]["path"]
+        if data is None and path:
+            try:
+                with open(os.path.join(self._root, path), "rb") as file:
+                    data = file.read()
+            except OSError as error:
+                raise DataError(
+                    f"{path}: {error.strerror}, looked for in {self._root or os.getcwd()}; put the image files there, "
+                    "or write a release, which embeds them: dataset_webperson.release"
+                ) from error
+        name = f"{row.get('image_path') or path} at position {key[1]} of epoch {key[0]}"
+        return {**row, "image": decode_rgb(data or b"", name)}
 
     def iterable(self, epoch: int) -> datasets.IterableDataset:
         """The rows of an epoch as an `IterableDataset`, in the order of lanes and windows.
@@ -260,6 +275,8 @@ class ShuffledParquet:
         table = pa.concat_tables([self._read_piece(piece) for piece in pieces])
         order = np.random.default_rng([self.seed, *place]).permutation(len(table))
         rows = table.to_pylist()
+        for row in rows if "image" in self.features else ():
+            row["image"] = as_struct(row["image"])
         return [rows[index] for index in order]
 
     def _read_piece(self, piece: Piece) -> pa.Table:
@@ -270,7 +287,16 @@ class ShuffledParquet:
                 table = parquet.read_row_group(piece.group, columns=self.column_names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{name}: row group {piece.group} cannot be read ({error}); download it again") from error
-        return table.slice(piece.start, piece.stop - piece.start).replace_schema_metadata()
+        table = table.slice(piece.start, piece.stop - piece.start).replace_schema_metadata()
+        for column in table.column_names:
+            if column in ("image", "captions") or (column[:7] == "caption" and column[7:].isdigit()):
+                if len(places := missing_places(table.column(column))):
+                    before = sum(footer.row_group(group).num_rows for group in range(piece.group)) + piece.start
+                    raise DataError(
+                        f"{name} row {before + places[0]}: nothing in the column {column}; fill it, or write a "
+                        "release without such rows: dataset_webperson.release --on_bad_images warn"
+                    )
+        return table
 
 
 _OWN_TO_A_PROCESS = ("_plan", "_windows", "_ahead", "_reader", "_process")

@@ -6,6 +6,7 @@ import datasets
 
 from dataset_webperson import DataError, WebPerson, load_benchmark
 from dataset_webperson.readers.benchmarks import BENCHMARKS, benchmark_class
+from dataset_webperson.rows.image_column import cast_images, with_image_paths
 
 
 def display_name(benchmark: str) -> str:
@@ -80,10 +81,7 @@ def _load_folder(folder: str, split: str) -> datasets.Dataset:
             f"{folder}: the columns are {', '.join(names)}; needed are image, captions (or caption1, caption2, ...) "
             "and, if images share persons, person_id. Rename them"
         )
-    if "image_path" not in names:
-        files = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
-        paths = [row["image"]["path"] or f"row {index}" for index, row in enumerate(files)]
-        rows = rows.add_column("image_path", [os.path.relpath(p, folder) if os.path.isabs(p) else p for p in paths])
+    rows = with_image_paths(cast_images(rows, folder), folder)
     if "person_id" in names:
         ids = rows["person_id"][:]
         if None in ids:

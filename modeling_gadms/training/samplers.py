@@ -8,6 +8,7 @@ import datasets
 import torch
 import torch.utils.data
 
+from dataset_webperson.rows.image_column import refuse_missing
 from dataset_webperson.rows.streaming import ShuffledParquet
 
 from ..rows import read_row, stable_hash
@@ -54,9 +55,14 @@ class EpochSampler(KeySampler):
 
 
 class TrainingRows(torch.utils.data.Dataset[dict[str, Any]]):
-    """A `datasets.Dataset` indexed by `(epoch, index)`; each row carries its `epoch`."""
+    """A `datasets.Dataset` indexed by `(epoch, index)`; each row carries its `epoch`.
+
+    Raises:
+        DataError: a row misses its image or a caption.
+    """
 
     def __init__(self, dataset: datasets.Dataset) -> None:
+        refuse_missing(dataset, "the training set")
         self.dataset = dataset
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """A release folder: whole or absent, the same bytes each time, loadable as it stands, with a card of what it is."""
 
 import hashlib
+import importlib.util
 import io
 import json
 import re
@@ -13,13 +14,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from datasets import Features, List, Value, load_dataset
+from datasets import Dataset, Features, List, Value, load_dataset
+from datasets import Image as Image_
 from hub_server import environment, hub
-from made_up_webperson import WRITERS, same_pixels, write_images, write_parquets
+from huggingface_hub import DatasetCardData
+from made_up_webperson import WRITERS, picture, same_pixels, write_images, write_parquets
 from PIL import Image
 from places import HELPERS
 
 from dataset_webperson import release as release_module
+from dataset_webperson.files import file_size
 from dataset_webperson.release import main, release_schema
 from dataset_webperson.rows.local_source import open_source
 
@@ -172,36 +176,103 @@ def test_a_source_of_nothing_usable_is_no_release(tmp_path, capsys):
     assert "no row is left to release" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_the_card_has_its_yaml_and_every_section_of_a_datasheet(tmp_path):
+def card_of(folder):
+    """The head of a release's card, checked by the Hub's own class, and its text."""
+    text = (Path(folder) / "README.md").read_text()
+    _, head, body = text.split("---\n", 2)
+    values = yaml.safe_load(head)
+    assert DatasetCardData(**values).to_dict() == values
+    assert "$" not in body and "\n\n\n" not in body
+    return values, body
+
+
+# What only the paper's construction did, and what is said of people where nobody knows of any.
+CLAIMS = ("COYO", "YOLO", "Qwen", "Common Crawl", "did not consent", "templates", "0.00 GB", "as the source has it")
+
+
+def test_the_card_of_any_folder_says_only_what_the_release_did(tmp_path):
     source = write_images(tmp_path / "source", 5)
     write(source, tmp_path / "out", "--licence", "cc-by-nc-4.0")
-    text = (tmp_path / "out" / "README.md").read_text()
-    _, head, body = text.split("---\n", 2)
-    card = yaml.safe_load(head)
+    card, body = card_of(tmp_path / "out")
     assert card["configs"] == [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
-    assert card["license"] == "cc-by-nc-4.0" and card["size_categories"] == ["n<1K"]
+    assert card["license"] == "cc-by-nc-4.0" and card["size_categories"] == ["n<1K"] and card["language"] == ["en"]
+    assert card["task_categories"] == ["image-feature-extraction"]
     assert card["dataset_info"][0]["splits"][0]["num_examples"] == 5
-    for heading in (
-        "How it was made",
-        "What was left out or changed",
-        "Licence",
-        "opt-out and takedown",
-        "Known biases",
-        "What is not in it",
-        "Layout",
+    for heading in ("How it was made", "What is not in it", "Licence, opt-out and takedown", "Files", "Citation"):
+        assert f"\n## {heading}\n" in body, heading
+    for told in (
+        "5 images with 10 captions",
+        "gives `cc-by-nc-4.0` as the licence",
+        "Captions have 8.5 words on average",
+        "The publisher has not said",
+        "from image files and json lists",
+        "- No caption was changed.\n- No row was left out.\n- All images keep their compressed pixels",
+        "No column names the person",
+        "no split `validation` and no split `test`",
+        "privacy@example.org",
+        "| `score` | float64 | 0 to 1 |",
+        "1 Parquet file, ",
+        "@inproceedings{zheng-etal-2025-gradient",
     ):
-        assert re.search(rf"^##+ .*{heading}", body, re.MULTILINE), heading
-    for word in ("COYO-700M", "Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL-32B-Instruct", "0.85", "privacy@example.org"):
-        assert word in body, word
-    assert "$" not in body and "| `score` | float64 |" in body
+        assert told in body, told
+    assert not [claim for claim in CLAIMS if claim in body]
+    assert not re.search(r"[^.\d]0\.0+ [kMG]B", body) and "benchmark_layouts" not in body
 
 
-def test_another_provenance_takes_the_place_of_the_paper_s(tmp_path):
+def test_the_card_counts_persons_missing_values_and_repairs(tmp_path):
+    text, rows = Value("string"), []
+    for number in range(12):
+        rows.append(
+            {
+                "image": {"bytes": picture(number, tmp_path), "path": None},
+                "image_path": f"{number}.jpg",
+                "caption1": f"Uma pessoa número {number} caminha.",
+                "caption2": f"Ela usa chapéu./nPessoa {number}.",
+                "person_id": None if number == 3 else number // 2,
+                "camera": "north|1" if number % 2 else "south",
+            }
+        )
+    features = Features(
+        image=Image_(), image_path=text, caption1=text, caption2=text, person_id=Value("int64"), camera=text
+    )
+    (tmp_path / "source").mkdir()
+    for split, part in (("train", rows[:7]), ("test", rows[7:])):
+        Dataset.from_list(part, features=features).to_parquet(str(tmp_path / "source" / f"{split}.parquet"))
+    write(tmp_path / "source", tmp_path / "out")
+    card, body = card_of(tmp_path / "out")
+    assert "language" not in card  # no English word in it
+    for told in (
+        "12 images with 24 captions of 6 persons, by the column `person_id`",
+        "Splits: `train` (7 rows), `test` (5 rows).",
+        "| `person_id` | int64 | 0 to 5; none in 1 row |",
+        "`south` 6, `north/1` 6",
+        "Captions cleaned, of 24: line-break 12.",
+        "`person_id` is missing in 1 row.",
+        "`train` and `test` share 1 person.",
+        "There is no split `validation`.",
+    ):
+        assert told in body, told
+    assert "No column names the person" not in body and not [claim for claim in CLAIMS if claim in body]
+
+
+def test_a_provenance_is_printed_as_it_is_and_the_paper_s_is_at_hand(tmp_path):
     source = write_images(tmp_path / "source", 2)
     (tmp_path / "made.md").write_text("Drawn by hand for $5.")
     write(source, tmp_path / "out", "--provenance", str(tmp_path / "made.md"))
     text = (tmp_path / "out" / "README.md").read_text()
-    assert "Drawn by hand for $5." in text and "COYO" not in text
+    assert "Drawn by hand for $5." in text and "COYO" not in text and "has not said" not in text
+    write(source, tmp_path / "paper", "--provenance", str(Path(release_module._FILES) / "provenance.md"))
+    text = (tmp_path / "paper" / "README.md").read_text()
+    for word in ("COYO-700M", "Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL-32B-Instruct", "0.85", "did not consent"):
+        assert word in text, word
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(999, "999 bytes"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (25_300_000, "25.3 MB"), (2e15, "2,000.0 TB")],
+)
+def test_sizes_are_never_nothing(size, text):
+    assert file_size(size) == text
 
 
 def test_a_wrong_number_of_rows_on_the_card_is_noticed(tmp_path):
@@ -295,3 +366,37 @@ print(sorted(stream[key]["image_path"] for key in stream.order(0)) == names, len
             [sys.executable, "-c", code], env=environment(endpoint, tmp_path / "cache"), capture_output=True, text=True
         )
         assert process.stdout.strip() == "True 12", process.stderr[-2000:]
+
+
+@pytest.mark.parametrize("layout", list(WRITERS))
+def test_splits_stay_splits_in_files_card_and_script(layout, tmp_path, monkeypatch):
+    source = WRITERS[layout](tmp_path / "source", 20, 2)
+    folder = source / "data" if layout == "parquet" else source
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".tar", ".json"))
+    for file, split in zip(files, ("test", "train"), strict=True):
+        file.rename(file.with_name(f"{split}-0{file.suffix}"))
+    assert write(source, tmp_path / "out", "--rows_per_shard", "8", "--row_group_rows", "4") == 0
+    out = tmp_path / "out"
+    names = [f"{split}-0000{number}-of-00002.parquet" for split in ("test", "train") for number in range(2)]
+    assert listing(out / "data") == names
+    plain = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    rows = [f"{number:04d}.jpg" for number in range(20)]
+    assert {split: part["image_path"][:] for split, part in plain.items()} == {"train": rows[10:], "test": rows[:10]}
+    head = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
+    patterns = [{"split": split, "path": f"data/{split}-*"} for split in ("train", "test")]
+    assert head["configs"] == [{"config_name": "default", "data_files": patterns}]
+    sizes = {split["name"]: split["num_examples"] for split in head["dataset_info"][0]["splits"]}
+    assert sizes == {"train": 10, "test": 10}
+    spec = importlib.util.spec_from_file_location("released_script", tmp_path / "out-script" / "webperson.py")
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "released_script", script)
+    spec.loader.exec_module(script)
+    files = {split: [f"data/{split}-0000{n}-of-00002.parquet" for n in range(2)] for split in ("train", "test")}
+    assert script._FILES == files
+    made = script.WebPerson(data_dir=str(out), cache_dir=str(tmp_path / "script"))
+    made.download_and_prepare()
+    assert {split: part["image_path"][:] for split, part in made.as_dataset().items()} == {
+        "train": rows[10:],
+        "test": rows[:10],
+    }
+    assert json.loads((tmp_path / "out-report" / "report.json").read_text())["splits"] == {"train": 10, "test": 10}

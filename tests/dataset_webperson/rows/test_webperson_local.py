@@ -26,7 +26,7 @@ from dataset_webperson import DataError, WebPerson
 from dataset_webperson.images import to_rgb
 from dataset_webperson.rows.cleaning import repair_caption
 from dataset_webperson.rows.images import check_image, without_description
-from dataset_webperson.rows.local_source import fit, infer_features, open_source
+from dataset_webperson.rows.local_source import by_split, fit, infer_features, open_source
 from dataset_webperson.rows.preparation import RowOptions
 
 
@@ -457,3 +457,96 @@ def test_skipped_rows_are_not_handed_on(tmp_path):
 def test_row_options_refuse_what_makes_no_sense():
     with pytest.raises(ValueError, match="min_side"):
         RowOptions(min_side=True)
+
+
+# Splits.
+
+
+def named_splits(root, layout):
+    """A folder of 12 rows in 3 shards, renamed after train, validation (`val`) and test."""
+    WRITERS[layout](root, 12, 3)
+    folder = root / "data" if layout == "parquet" else root
+    endings = (".parquet", ".tar", ".json")
+    files = sorted(path for path in folder.iterdir() if path.suffix in endings)
+    for file, name in zip(files, ("train-0", "val_0", "TEST.part"), strict=True):
+        file.rename(file.with_name(name + file.suffix))
+    return root
+
+
+@pytest.mark.parametrize("layout", list(WRITERS))
+def test_shards_named_after_splits_stay_splits(layout, tmp_path):
+    source = named_splits(tmp_path / "source", layout)
+    made = builder(source, tmp_path / "cache")
+    made.download_and_prepare()
+    found = {split: names(rows) for split, rows in made.as_dataset().items()}
+    rows = list(made_up_rows(12))
+    assert found == {"train": rows[:4], "validation": rows[4:8], "test": rows[8:]}
+    assert list(found) == ["train", "validation", "test"]
+
+
+def test_a_split_is_a_whole_word_of_a_name_and_two_of_them_are_refused():
+    found = by_split(
+        ["a/latest.tar", "data/validity_00.tar", "train/00000.tar", "x.eval.tar", "dev-1.tar", "0test.tar"]
+    )
+    assert found == {
+        "train": ("a/latest.tar", "data/validity_00.tar", "train/00000.tar"),
+        "validation": ("dev-1.tar",),
+        "test": ("x.eval.tar", "0test.tar"),
+    }
+    with pytest.raises(DataError, match=r"train_val\.json: the name says train and validation; rename it"):
+        by_split(["train_val.json"])
+
+
+# Names in a tar.
+
+
+def tar_of(root, members):
+    root.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(root / "00000.tar", "w") as tar:
+        for name, data in members:
+            add_member(tar, name, data)
+    return root
+
+
+TEXT = json.dumps({"caption1": "A person walks in a coat.", "caption2": "A person walks in a hat."}).encode()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
+def test_a_mask_beside_a_picture_is_never_the_person(order, tmp_path):
+    members = []
+    for number in range(3):
+        own = [(".jpg", picture(number, tmp_path)), (".mask.png", picture(90 + number, tmp_path)), (".JSON", TEXT)]
+        members += [(f"{number:05d}{own[place][0]}", own[place][1]) for place in order]
+    rows, made = load(tar_of(tmp_path / "source", members), tmp_path / "cache")
+    assert names(rows) == [f"{number:05d}.jpg" for number in range(3)]
+    for number, row in enumerate(rows):
+        assert same_pixels(row["image"], Image.open(io.BytesIO(picture(number, tmp_path))))
+
+
+def test_a_mask_without_its_picture_and_two_pictures_of_one_name_are_named(tmp_path):
+    mask = [("0.mask.png", picture(1, tmp_path)), ("0.json", TEXT), ("1.jpg", picture(2, tmp_path)), ("1.json", TEXT)]
+    with pytest.raises(DataError, match=r"0\.json: no image of this name in the tar, only 0\.mask\.png"):
+        load(tar_of(tmp_path / "mask", mask), tmp_path / "cache")
+    two = [("7.jpg", picture(1, tmp_path)), ("7.png", picture(2, tmp_path)), ("7.json", TEXT)]
+    with pytest.raises(DataError, match=r"7\.jpg and 7\.png are images of one row; keep one"):
+        load(tar_of(tmp_path / "two", two), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("count", [3, 50])  # fewer and more than wait for a plain name
+def test_names_with_dots_are_rows_of_their_own(count, tmp_path):
+    data = [picture(number, tmp_path) for number in range(count)]
+    members = []
+    for number in range(count):
+        members += [(f"cam1.frame{number}.jpg", data[number]), (f"cam1.frame{number}.json", TEXT)]
+        members += [(f"._cam1.frame{number}.jpg", b"what macOS adds")]
+    source = tar_of(tmp_path / "source", members)
+    rows, _ = load(source, tmp_path / "cache")
+    assert names(rows) == [f"cam1.frame{number}.jpg" for number in range(count)]
+    assert all(same_pixels(rows[n]["image"], Image.open(io.BytesIO(data[n]))) for n in range(count))
+    shard = str(source / "00000.tar")
+    rest = list(open_source(source).rows(shard, count - 1))
+    assert [row.data for row in rest] == [data[-1]]
+    if count == 50:
+        tar_of(tmp_path / "late", [*members, ("cam1.jpg", data[0]), ("cam1.json", TEXT)])
+        with pytest.raises(DataError, match=r"cam1\..*it comes after other files cam1\.\*, each of which is a row"):
+            load(tmp_path / "late", tmp_path / "cache")

@@ -1,0 +1,310 @@
+"""The card of a release, every sentence of it filled from the release's own files, counts and settings."""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+from datasets import Features
+from huggingface_hub import DatasetCardData
+
+from .files import file_size
+from .rows.preparation import describe_summary
+
+_SHOWN_VALUES = 6  # a text column with at most so many different values has them named on the card
+_MOST_VALUES = 1_000_000  # different values remembered of a column; beyond it the card says "over"
+# A caption without any of these is not English, or hardly a sentence.
+_ENGLISH = re.compile(r"\b(?:a|an|and|the|with|in|is|of|wearing|wears)\b", re.IGNORECASE)
+_SIZES = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+    (10**9, "100M<n<1B"),
+)
+_SOURCES = {
+    "parquet": "parquet files",
+    "webdataset": "WebDataset tars",
+    "images": "image files and json lists",
+}
+_NOT_SAID = (
+    "The publisher has not said where the images come from, nor who or what wrote the captions. Ask the contact below "
+    "before you rely on either."
+)
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """The files of one split, relative to the release, and their sizes."""
+
+    names: tuple[str, ...]
+    rows: int
+    file_bytes: int
+    table_bytes: int  # uncompressed
+
+    @classmethod
+    def of(cls, main: str, names: list[str], rows: int) -> "SplitFacts":
+        paths = [os.path.join(main, name) for name in names]
+        footers = [pq.read_metadata(path) for path in paths]
+        table_bytes = sum(f.row_group(group).total_byte_size for f in footers for group in range(f.num_row_groups))
+        return cls(tuple(names), rows, sum(map(os.path.getsize, paths)), table_bytes)
+
+
+@dataclass
+class ColumnFacts:
+    """What the values of one column are."""
+
+    nulls: int = 0
+    least: Any = None
+    greatest: Any = None
+    values: Counter[Any] = field(default_factory=Counter)  # of text and truth values
+    overflow: bool = False
+
+    def add(self, values: Iterable[Any]) -> None:
+        for value in values:
+            if value is None:
+                self.nulls += 1
+                continue
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+                self.least = value if self.least is None else min(self.least, value)
+                self.greatest = value if self.greatest is None else max(self.greatest, value)
+            if isinstance(value, (str, bool)):
+                if value in self.values or len(self.values) < _MOST_VALUES:
+                    self.values[value] += 1
+                else:
+                    self.overflow = True
+
+    @property
+    def different(self) -> str:
+        return f"over {_MOST_VALUES:,}" if self.overflow else f"{len(self.values):,}"
+
+    def describe(self) -> str:
+        """Values, their range, and how many are missing, in one table cell."""
+        parts = []
+        if self.values and not self.overflow and len(self.values) <= _SHOWN_VALUES:
+            shown = (f"`{_cell(str(value))}` {count:,}" for value, count in self.values.most_common())
+            parts.append(", ".join(shown))
+        elif self.least is not None:
+            parts.append(f"{self.least:,.6g} to {self.greatest:,.6g}")
+        elif self.values:
+            parts.append(f"{self.different} different texts")
+        if self.nulls:
+            parts.append(f"none in {_number(self.nulls, 'row')}")
+        return "; ".join(parts)
+
+
+@dataclass
+class Facts:
+    """What is in the rows of a release, read from its files."""
+
+    columns: dict[str, ColumnFacts]
+    persons: dict[str, set[Any]]  # ids in each split
+    captions: int = 0  # different within their row
+    single: int = 0  # rows with one caption in both columns
+    words: int = 0
+    english: int = 0
+
+    @classmethod
+    def read(cls, main: str, splits: dict[str, SplitFacts], features: Features) -> "Facts":
+        own = ("image", "image_path", "caption1", "caption2")
+        names = [name for name in features if name not in own]
+        facts = cls({name: ColumnFacts() for name in names}, {split: set() for split in splits})
+        for split, held in splits.items():
+            for path in held.names:
+                with pq.ParquetFile(os.path.join(main, path)) as parquet:
+                    for batch in parquet.iter_batches(columns=["caption1", "caption2", *names]):
+                        rows = batch.to_pydict()
+                        for name in names:
+                            facts.columns[name].add(rows[name])
+                        if "person_id" in rows:
+                            facts.persons[split].update(value for value in rows["person_id"] if value is not None)
+                        for pair in zip(rows["caption1"], rows["caption2"], strict=True):
+                            facts.single += pair[0] == pair[1]
+                            for caption in dict.fromkeys(pair):
+                                facts.captions += 1
+                                facts.words += len(caption.split())
+                                facts.english += _ENGLISH.search(caption) is not None
+        return facts
+
+
+def card_texts(
+    main: str,
+    splits: dict[str, SplitFacts],
+    features: Features,
+    summary: dict[str, Any],
+    about: dict[str, Any],
+) -> dict[str, str]:
+    """The text of every `$name` of the templates.
+
+    Args:
+        main: folder of the release.
+        splits: its files.
+        features: of its columns.
+        summary: what happened to the rows, `RowReport.summary`.
+        about: `name`, `repository`, `licence`, `contact`, `provenance` ("" where it is unknown), `format` of the
+            source, and the options `clean_captions`, `min_side`, `row_group_rows`.
+    """
+    facts = Facts.read(main, splits, features)
+    rows = sum(split.rows for split in splits.values())
+    return {
+        "head": _head(splits, rows, facts, about),
+        "name": about["name"],
+        "repository": about["repository"],
+        "licence": _licence(about["licence"]),
+        "contact": about["contact"],
+        "provenance": about["provenance"] or _NOT_SAID,
+        "counted": _counted(splits, rows, facts),
+        "first_split": next(iter(splits)),
+        "splits": _split_sentence(splits),
+        "columns": _column_table(features, facts),
+        "captions": _captions(facts) + _streaming(splits),
+        "source": _SOURCES[about["format"]],
+        "changes": _changes(summary, about),
+        "contents": _contents(splits, facts),
+        "files_in_words": _files_in_words(splits, about["row_group_rows"]),
+        "sha256": _digest(main, splits),
+    }
+
+
+def _head(splits: dict[str, SplitFacts], rows: int, facts: Facts, about: dict[str, Any]) -> str:
+    table_bytes = sum(split.table_bytes for split in splits.values())
+    files = [{"split": split, "path": f"data/{split}-*"} for split in splits]
+    sizes = [{"name": s, "num_bytes": held.table_bytes, "num_examples": held.rows} for s, held in splits.items()]
+    data = DatasetCardData(
+        pretty_name=about["name"],
+        license=about["licence"],
+        language=["en"] if facts.english >= 0.9 * facts.captions else None,
+        task_categories=["image-feature-extraction"],
+        size_categories=[next((name for bound, name in _SIZES if rows < bound), "n>1T")],
+        tags=["text-to-person-retrieval", "image-text-pairs"],
+        configs=[{"config_name": "default", "data_files": files}],
+        dataset_info=[
+            {
+                "config_name": "default",
+                "splits": sizes,
+                "download_size": sum(split.file_bytes for split in splits.values()),
+                "dataset_size": table_bytes,
+            }
+        ],
+    )
+    return data.to_yaml()
+
+
+def _licence(licence: str) -> str:
+    if licence == "unknown":
+        return "The publisher has named no licence."
+    return f"The publisher gives `{_cell(licence)}` as the licence."
+
+
+def _cell(text: str) -> str:
+    """Text for a code span within a table: on one line, without what ends either."""
+    return " ".join(text.split()).replace("|", "/").replace("`", "'")[:60]
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count:,} {word}" + ("" if count == 1 else "s")
+
+
+def _counted(splits: dict[str, SplitFacts], rows: int, facts: Facts) -> str:
+    text = f"{_number(rows, 'image')} with {_number(facts.captions, 'caption')}"
+    if persons := set().union(*facts.persons.values()):
+        text += f" of {_number(len(persons), 'person')}, by the column `person_id`"
+    return text
+
+
+def _split_sentence(splits: dict[str, SplitFacts]) -> str:
+    parts = [f"`{split}` ({_number(held.rows, 'row')})" for split, held in splits.items()]
+    return f"One split, {parts[0]}." if len(parts) == 1 else f"Splits: {', '.join(parts)}."
+
+
+def _column_table(features: Features, facts: Facts) -> str:
+    one = "; where an image has only one usable caption, it stands in both columns" if facts.single else ""
+    meaning = {
+        "image": "upright RGB or grey JPEG, decoded when it is looked at",
+        "image_path": "name of the image in the source",
+        "caption1": f"first caption{one}",
+        "caption2": "second caption",
+    }
+    lines = ["| column | type | values |", "|---|---|---|"]
+    for name, feature in features.items():
+        kind = "Image" if name == "image" else getattr(feature, "dtype", type(feature).__name__)
+        lines.append(f"| `{_cell(name)}` | {kind} | {meaning.get(name) or facts.columns[name].describe()} |")
+    return "\n".join(lines)
+
+
+def _captions(facts: Facts) -> str:
+    text = f"Captions have {facts.words / max(facts.captions, 1):.1f} words on average."
+    if facts.single:
+        text += f" {_number(facts.single, 'image')} {'has' if facts.single == 1 else 'have'} a single caption."
+    return text
+
+
+def _changes(summary: dict[str, Any], about: dict[str, Any]) -> str:
+    """What was done to this release's rows; what was possible and not done is not named."""
+    converted = summary["rows"].get("converted", 0)
+    told = {**summary, "rows": {**summary["rows"], "converted": 0}}
+    lines = [f"{line[0].upper()}{line[1:]}." for line in describe_summary(told, "with the publisher")]
+    if about["clean_captions"] and not summary.get("caption_repairs"):
+        lines.append("No caption was changed.")
+    elif not about["clean_captions"]:
+        lines.append("Captions were not repaired.")
+    if not summary.get("left_out"):
+        lines.append("No row was left out.")
+    if converted:
+        lines.append(f"{_number(converted, 'image')} re-encoded as JPEG at quality 95.")
+    untouched = "All other images keep" if converted else "All images keep"
+    lines.append(f"{untouched} their compressed pixels; EXIF, XMP, IPTC and comments were removed.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _contents(splits: dict[str, SplitFacts], facts: Facts) -> str:
+    lines = []
+    if "person_id" not in facts.columns:
+        lines.append("No column names the person: two images may show the same one.")
+    elif facts.columns["person_id"].nulls:
+        lines.append(f"`person_id` is missing in {_number(facts.columns['person_id'].nulls, 'row')}.")
+    names = list(splits)
+    pairs = [(one, other) for place, one in enumerate(names) for other in names[place + 1 :]]
+    for one, other in pairs if "person_id" in facts.columns else ():
+        shared = len(facts.persons[one] & facts.persons[other])
+        lines.append(f"`{one}` and `{other}` share {_number(shared, 'person') if shared else 'no person'}.")
+    if missing := [split for split in ("validation", "test") if split not in splits]:
+        lines.append(f"There is no split {' and no split '.join(f'`{split}`' for split in missing)}.")
+    lines.append(
+        "Faces were not blurred, and no near-duplicates or images of benchmarks searched for, by this release."
+    )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _streaming(splits: dict[str, SplitFacts]) -> str:
+    if all(len(held.names) == 1 for held in splits.values()):
+        return ""
+    return (
+        "\n\nA shuffled stream of several files rests for 5 seconds at the end of every pass, in every loader worker, "
+        "while `datasets` waits for its\nreading threads to end. `datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0` "
+        "before the loop takes the rest away."
+    )
+
+
+def _files_in_words(splits: dict[str, SplitFacts], row_group_rows: int) -> str:
+    sizes = sum(held.file_bytes for held in splits.values())
+    count = sum(len(held.names) for held in splits.values())
+    groups = f"row groups of {_number(row_group_rows, 'row')}"
+    return (
+        f"{_number(count, 'Parquet file')}, {file_size(sizes)} in all, in {groups}; images are not compressed again."
+    )
+
+
+def _digest(main: str, splits: dict[str, SplitFacts]) -> str:
+    digest = hashlib.sha256()
+    for held in splits.values():
+        for name in held.names:
+            with open(os.path.join(main, name), "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
