@@ -40,9 +40,11 @@ SPIN = "while True: pass"
 @command
 def main(arguments: list[str] | None = None) -> None:
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--size", choices=SIZES, default="small", help="of the two sets (default: %(default)s)")
+    parser.add_argument("--size", choices=SIZES, default="small", help="size of the two sets (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=10, help="calls per method (default: %(default)s)")
-    parser.add_argument("--busy", action="store_true", help="measure beside two processes that keep a core busy each")
+    parser.add_argument(
+        "--busy", action="store_true", help="measure while two other processes keep one core busy each"
+    )
     parser.add_argument("--worker", choices=(*METHODS, "slice"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     pair, part = SIZES[args.size]
@@ -59,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(comparison(results))
     hours = piece["one"][0] * (WHOLE[0] / part[0]) * (WHOLE[1] / part[1]) / 3600
     print(f"float16, {part[0]:,} x {part[1]:,}: {piece['one'][0]:.2f} s, {piece['gigabytes']:.2f} GB above them;")
-    print(f"{WHOLE[0]:,} x {WHOLE[1]:,} would take {hours:.2f} h and as much memory.")
+    print(f"{WHOLE[0]:,} x {WHOLE[1]:,} would take {hours:.2f} h and the same memory.")
 
 
 @contextlib.contextmanager
@@ -74,7 +76,7 @@ def two_busy_processes() -> Iterator[None]:
 
 
 def in_own_process(worker: str, size: str, repeats: int) -> dict:
-    """What [`measure`] finds; the peak of memory is that of a process."""
+    """The result of [`measure`], in a process of its own because peak memory is counted per process."""
     command = [sys.executable, "-W", "ignore", __file__, "--size", size, "--repeats", str(repeats), "--worker", worker]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -93,7 +95,7 @@ def table(results: dict[str, dict]) -> str:
 
 
 def comparison(results: dict[str, dict]) -> str:
-    """How many times as fast the ranking is, by medians, and how steady."""
+    """The speed of the ranking relative to the full sort, by medians, and its spread."""
     sort, rank, product = (results[name] for name in METHODS)
     median = {way: [statistics.median(found[way]) for found in (sort, rank, product)] for way in WAYS}
     ratios = [f"{words} {median[way][0] / median[way][1]:.1f}" for way, words in WAYS.items()]
@@ -132,8 +134,8 @@ def measure(worker: str, num_queries: int, num_gallery: int, repeats: int) -> di
         "matrix product": (lambda: [matrix_product(*data)],) * 2,
         "slice": (lambda: [retrieval_metrics(*data)],),
     }[worker]
-    rank_both_ways(gallery[:256], gallery[:256], gallery_ids[:256], gallery_ids[:256])  # threads and libraries are up
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak so far is forgotten
+    rank_both_ways(gallery[:256], gallery[:256], gallery_ids[:256], gallery_ids[:256])  # start threads and libraries
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: reset the peak
     before = peak_kilobytes()
     seconds, metrics = [], []
     for way in ways:

@@ -165,7 +165,7 @@ def test_half_precision_is_near_and_compared_in_float32(gadms):
         assert 0.99 < cosine.min() and (getattr(half, name) != getattr(whole, name)).any()
 
 
-def test_what_is_no_retriever_is_named(tmp_path, gadms):
+def test_models_that_are_not_retrievers_are_refused_by_name(tmp_path, gadms):
     with pytest.raises(OSError, match="gone: no model could be read there"):
         load_retriever(str(tmp_path / "gone"))
     clip = CLIPModel.from_pretrained(save_clip(tmp_path / "clip"))
@@ -204,7 +204,7 @@ def test_embeddings_are_read_again_only_for_the_same_model_and_data(gadms, tmp_p
         cached_retrieval_set(model, processor, rows, str(tmp_path), progress=False)
 
 
-def test_a_damaged_file_of_embeddings_is_written_anew(gadms, tmp_path):
+def test_a_damaged_file_of_embeddings_is_written_again(gadms, tmp_path):
     model, processor = load_retriever(gadms)
     first, note = cached_retrieval_set(model, processor, tiny_rows(6), str(tmp_path), progress=False)
     Path(note["file"]).write_bytes(Path(note["file"]).read_bytes()[:200])
