@@ -90,7 +90,7 @@ def k_reciprocal_scores(
     num_queries, n = len(query_embeds), len(embeds)
     k1 = min(k1, n - 1)
     k2 = min(k2, k1 + 1)
-    # the nearest items of each item, itself first, and the distance by which its weights are scaled
+    # the nearest items of each item, and the distance by which its weights are scaled
     neighbours = np.empty((n, k1 + 1), np.int64)
     farthest = np.empty(n)
     for start in tqdm(range(0, n, 256), desc="Neighbours", disable=not progress, leave=False):
@@ -107,7 +107,7 @@ def k_reciprocal_scores(
     for item in tqdm(range(n), desc="Reciprocal neighbours", disable=not progress, leave=False):
         expanded = set(near[item])
         for neighbour in near[item]:
-            # a neighbour's own neighbours join where two thirds of them are near the item already
+            # a neighbour's own neighbours join where more than two thirds of them are near the item already
             if 3 * len(half[neighbour] & near[item]) > 2 * len(half[neighbour]):
                 expanded |= half[neighbour]
         own = np.array(sorted(expanded), np.int64)
