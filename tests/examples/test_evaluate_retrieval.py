@@ -392,7 +392,7 @@ def test_own_figures_stand_beside_the_published_ones_where_they_belong(gadms):
     assert f"| mine | **measured here** | {'- | ' * 8}{expected} |" in table
     with pytest.raises(ValueError, match="mine on RSTPReid: cross-domain needs --trained_on"):
         protocol_table("cross-domain", [result])
-    with pytest.raises(ValueError, match="another than the one it is tested on"):
+    with pytest.raises(ValueError, match="it must differ from the one it is tested on"):
         protocol_table("cross-domain", [{**result, "trained_on": "RSTPReid"}])
     crossed = protocol_table("cross-domain", [{**result, "trained_on": "CUHK-PEDES"}])
     head, _, *rows = [line for line in crossed.splitlines() if line.startswith("|")]

@@ -101,7 +101,7 @@ def test_a_model_is_published_with_exactly_its_files_and_its_tag(checkpoint, tmp
         assert not {path for path in wanted if path.endswith((".bin", ".env", ".txt")) or path == "optimizer.pt"}
         assert repository.tags == {"v1": first} and repository.branches["main"] == first
         card = repository.tree()["README.md"].decode()
-        assert "![Descriptions" in card and "captions false); no photographs" in card and "50.00" in card
+        assert "![Descriptions" in card and "captions are false); no photographs" in card and "50.00" in card
         assert "base_model: openai/clip-vit-base-patch16" in card
         assert "has a tag v1" in again
         assert repository.branches["try"] == branched and b"license: mit" in repository.tree("try")["README.md"]
