@@ -103,12 +103,14 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             sys.exit(main())
     """
 
+    folder = os.path.dirname(os.path.abspath(main.__code__.co_filename))
+
     @functools.wraps(main)
     def run(*arguments: Any) -> int:
         try:
             return main(*arguments) or 0
         except Exception as error:
-            if not is_mistake(error):
+            if not is_mistake(error, folder):
                 raise
             sys.stderr.write(f"error: {in_one_line(error)}\n")
             return MISTAKE
@@ -116,14 +118,19 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     return run
 
 
-def is_mistake(error: BaseException) -> bool:
-    """Whether an exception tells the user what to change, rather than us what to mend."""
+def is_mistake(error: BaseException, folder: str | None = None) -> bool:
+    """Whether an exception tells the user what to change, rather than us what to mend.
+
+    Args:
+        error: the exception.
+        folder: code in it is ours too, as the packages' is: the folder of the script that runs.
+    """
     if isinstance(error, DataError | OSError) or type(error).__module__.startswith(_PACKAGES):
         return True
-    return isinstance(error, _RAISED) and _raised_on_purpose(error)
+    return isinstance(error, _RAISED) and _raised_on_purpose(error, folder)
 
 
-def _raised_on_purpose(error: BaseException) -> bool:
+def _raised_on_purpose(error: BaseException, folder: str | None) -> bool:
     """Whether a `raise` of this project's code is where the exception comes from."""
     trace = error.__traceback__
     if trace is None:
@@ -131,14 +138,13 @@ def _raised_on_purpose(error: BaseException) -> bool:
     while trace.tb_next is not None:
         trace = trace.tb_next
     code = trace.tb_frame.f_code
-    return code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"] and _is_ours(code.co_filename)
+    return code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"] and _is_ours(code.co_filename, folder)
 
 
-def _is_ours(file: str) -> bool:
+def _is_ours(file: str, folder: str | None) -> bool:
     """Code of the two packages, of a checkpoint of ours, or beside the script that runs."""
-    script = os.path.dirname(os.path.abspath(sys.argv[0]))
-    folders = [os.path.realpath(folder) + os.sep for folder in (*_OURS, script)]
-    return os.path.realpath(file).startswith(tuple(folders)) or file.endswith("_gadms.py")
+    places = [os.path.realpath(place) + os.sep for place in (*_OURS, folder) if place]
+    return os.path.realpath(file).startswith(tuple(places)) or file.endswith("_gadms.py")
 
 
 def in_one_line(error: BaseException) -> str:

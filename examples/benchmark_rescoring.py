@@ -1,6 +1,6 @@
 """python examples/benchmark_rescoring.py --model runs/demo
 
-What each test-time step of text-to-image retrieval wins, beside what it costs, on the synthetic set with two and with
+The gain and the cost of each test-time step of text-to-image retrieval, on the synthetic set with two and with
 five images per person; each difference with its p-value, persons as groups. Beside the steps of `rescoring.py` stands
 one that is only measured here: the decoder of a pre-training checkpoint reads each caption, a quarter of its words
 hidden at a time, in the light of each of its best ten images, and the mean log-likelihood of the hidden words, times
@@ -32,7 +32,7 @@ WEIGHTS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 def main(arguments: list[str] | None = None) -> None:
     parser = CommandParser(description=__doc__, renamed={"--images": "--num_images"})
     parser.add_argument("--model", required=True, help="folder or Hub id; with a decoder, that is measured too")
-    parser.add_argument("--image_size", type=int, nargs=2, default=(64, 32), help="in pixels")
+    parser.add_argument("--image_size", type=int, nargs=2, default=(64, 32), help="height and width in pixels")
     parser.add_argument("--num_images", type=int, default=800, help="images in the test set (default: %(default)s)")
     args = parser.parse_args(arguments)
     model, processor = load_retriever(args.model)
@@ -67,7 +67,7 @@ def load(args, views: int, split: str):
 
 
 def report(views, name, ranks, start, plain, encoded):
-    """What the step won or lost, with its p-value."""
+    """The gain or loss of the step, with its p-value."""
     seconds = time.perf_counter()
     found = evaluate_ranks({"t2i": ranks}, plain.person_ids, num_resamples=1)
     differences = compare(found, plain)["t2i"]

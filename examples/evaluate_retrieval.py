@@ -1,4 +1,4 @@
-"""Measure text-to-person retrieval: one table with confidence intervals, published figures beside it, a report page.
+"""Measure text-to-person retrieval: a table with confidence intervals beside published figures, and report pages.
 
     python examples/evaluate_retrieval.py --model runs/demo --benchmark synthetic --image_size 64 32
     python examples/evaluate_retrieval.py --model runs/webperson --benchmark cuhk-pedes icfg-pedes rstpreid \
@@ -6,9 +6,9 @@
     torchrun --nproc_per_node 2 examples/evaluate_retrieval.py --model runs/webperson --benchmark my/folder --bf16 True
 
 A benchmark is `cuhk-pedes`, `icfg-pedes`, `rstpreid` or `ufine6926` below --data_root, `synthetic`, or a folder of
-images with `captions` and `person_id`; a model any GA-DMS, CLIP or SigLIP. Below --output_dir it leaves results.json,
-results.md, model-index.yaml for the model card, and a report page for each result. Embeddings are kept, and read again
-where neither model nor data changed.
+images with `captions` and `person_id`; a model is any GA-DMS, CLIP or SigLIP. --output_dir receives results.json,
+results.md, model-index.yaml for the model card, and a report page per result. Embeddings are kept, and reused while
+neither the model nor the data has changed.
 """
 
 import os
@@ -39,31 +39,44 @@ class EvaluationArguments:
     )
     benchmark: list[str] = field(metadata={"help": "Names of benchmarks, `synthetic`, or folders."})
     data_root: str | None = field(default=None, metadata={"help": "Folder that holds the benchmarks."})
-    split: str = field(default="test", metadata={"help": "Which part of each benchmark."})
+    split: str = field(default="test", metadata={"help": "Split of each benchmark to measure."})
     on_count_mismatch: str = field(
         default="error",
-        metadata={"help": "A copy with other counts than the official ones.", "choices": ["error", "warn"]},
+        metadata={
+            "help": "What to do if a copy's counts differ from the official ones.",
+            "choices": ["error", "warn"],
+        },
     )
-    image_size: list[int] = field(default_factory=lambda: [128, 64], metadata={"help": "Synthetic: height, width."})
+    image_size: list[int] = field(
+        default_factory=lambda: [128, 64], metadata={"help": "Synthetic: height and width in pixels."}
+    )
     num_persons: int = field(default=400, metadata={"help": "Synthetic: persons of the split."})
-    views_per_person: int = field(default=2, metadata={"help": "Synthetic: images of each person."})
-    compare: list[str] = field(default_factory=list, metadata={"help": "Another model (or one for each benchmark)."})
-    protocol: str | None = field(default=None, metadata={"help": "A table to lay out.", "choices": PROTOCOLS})
-    trained_on: list[str] = field(default_factory=list, metadata={"help": "cross-domain: what `model` has seen."})
+    views_per_person: int = field(default=2, metadata={"help": "Synthetic: images per person."})
+    compare: list[str] = field(
+        default_factory=list, metadata={"help": "Model to compare with: one for all benchmarks, or one per benchmark."}
+    )
+    protocol: str | None = field(
+        default=None, metadata={"help": "Table of published results to fill in.", "choices": PROTOCOLS}
+    )
+    trained_on: list[str] = field(
+        default_factory=list, metadata={"help": "Cross-domain: benchmark that the model was fine-tuned on."}
+    )
     rescore: list[str] = field(
         default_factory=list,
-        metadata={"help": "Rescorings to measure beside the cosine.", "choices": list(RESCORINGS)},
+        metadata={"help": "Rescorings to measure in addition to the cosine.", "choices": list(RESCORINGS)},
     )
-    robustness: bool = field(default=False, metadata={"help": "Measure on damaged captions and images too."})
-    output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})
-    cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Where embeddings are kept."})
+    robustness: bool = field(default=False, metadata={"help": "Also measure on damaged captions and images."})
+    output_dir: str = field(
+        default=os.path.join("runs", "evaluation"), metadata={"help": "Folder for results and pages."}
+    )
+    cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Folder where embeddings are kept."})
     cache_limit: float = field(
         default=DEFAULT_LIMIT, metadata={"help": "GB they may take; the least recently used are deleted."}
     )
-    batch_size: int = field(default=64, metadata={"help": "Images, and captions, at a time."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that prepare images ahead."})
+    batch_size: int = field(default=64, metadata={"help": "Images or captions encoded at a time."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that load images in the background."})
     bf16: bool = field(default=False, metadata={"help": "Encode in bfloat16."})
-    use_cpu: bool = field(default=False, metadata={"help": "Even where there is a GPU."})
+    use_cpu: bool = field(default=False, metadata={"help": "Run on the CPU even if there is a GPU."})
     seed: int = field(default=0, metadata={"help": "Decides intervals, tests, damaged inputs and synthetic persons."})
 
     def of_each_benchmark(self, name: str) -> list:

@@ -1,4 +1,4 @@
-"""Export both towers of a checkpoint to ONNX, and compare what ONNX Runtime makes of them with torch.
+"""Export both towers of a checkpoint to ONNX, and compare the results of ONNX Runtime with torch.
 
     pip install onnx onnxscript onnxruntime
     python examples/export_onnx.py runs/demo onnx
@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoProcessor
 
 
 class Tower(torch.nn.Module):
-    """One half of the model: `method` of it, normalised."""
+    """One tower: the normalised result of the model's `method`."""
 
     def __init__(self, model: torch.nn.Module, method: str) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def export(model, method: str, example: torch.Tensor, free: tuple[int, ...], nam
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or Hub id of a model")
-    parser.add_argument("folder", metavar="FOLDER", help="where the two files go")
+    parser.add_argument("folder", metavar="FOLDER", help="output folder of the two files")
     args = parser.parse_args()
     try:
         import onnx  # noqa: F401
@@ -60,7 +60,7 @@ def main() -> int:
         model = AutoModel.from_pretrained(args.checkpoint, trust_remote_code=True).eval()
         processor = AutoProcessor.from_pretrained(args.checkpoint, trust_remote_code=True)
         os.makedirs(args.folder, exist_ok=True)
-    except (OSError, ValueError) as error:  # what transformers raises on a checkpoint that is none
+    except (OSError, ValueError) as error:  # transformers raises these for a folder that is not a checkpoint
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     return export_towers(model, processor, args.folder)

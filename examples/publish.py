@@ -6,9 +6,9 @@
     python examples/publish.py dataset release/webperson org/webperson --tag v1.0
     python examples/publish.py metric org/person_retrieval
 
-Log in first (`hf auth login`, or HF_TOKEN). The card of a model is filled from what its run wrote down
+Log in first (`hf auth login`, or HF_TOKEN). The card of a model is filled with the facts its run recorded
 (run_facts.json, metrics.json, emissions.csv) and with --evaluation from the figures of examples/evaluate_retrieval.py.
-Where a fact is missing that a card must have, nothing is published. A data set is a folder that
+If a fact that the card needs is missing, nothing is published. A data set is a folder that
 `python -m dataset_webperson.release` wrote; it goes up in parts, its card last, and the same command continues after
 a break. Each command prints the commit, which readers can pin by `revision=`.
 """
@@ -117,7 +117,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         kind.add_argument("--private", action="store_true", default=None, help="create the repository as private")
         kind.add_argument("--message", help="title of the commit")
     model.add_argument("--licence", default=DEFAULT_LICENCE, help="licence of the weights (default: %(default)s)")
-    model.add_argument("--data", help="what it was trained on, if the run did not write it down")
+    model.add_argument("--data", help="the training data, if the run did not record it")
     model.add_argument("--base_model", help="Hub id of the model that training started from")
     model.add_argument("--evaluation", help="output folder of examples/evaluate_retrieval.py")
     model.add_argument("--pictures_of_persons", action="store_true", help="show retrievals that are not drawings")

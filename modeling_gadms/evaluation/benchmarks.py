@@ -1,4 +1,4 @@
-"""What retrieval is measured on: a benchmark, the synthetic WebPerson, or a folder of one's own."""
+"""The data that retrieval is measured on: a benchmark, the synthetic WebPerson, or a folder of your own."""
 
 import os
 
@@ -19,7 +19,7 @@ def display_name(benchmark: str) -> str:
 
 
 def is_benchmark(name: str) -> bool:
-    """Whether it is the name of one of the benchmarks with a reader."""
+    """Whether `name` is one of the benchmarks that there is a reader for."""
     return name.lower().replace("-", "").replace("_", "") in {key.replace("-", "") for key in BENCHMARKS}
 
 
@@ -31,14 +31,14 @@ def load_evaluation_set(
     on_count_mismatch: str = "error",
     synthetic_options: dict | None = None,
 ) -> datasets.Dataset:
-    """One split, a row an image, with `image`, `image_path`, captions and, where known, `person_id`.
+    """One split, one row per image, with `image`, `image_path`, captions and, where known, `person_id`.
 
     Args:
         benchmark (`str`): `cuhk-pedes`, `icfg-pedes`, `rstpreid`, `ufine6926`; `synthetic`; or a folder that
             `load_dataset` reads (parquet files, or images with a metadata.jsonl) with the columns `image`, `captions`
             (a list of strings, or `caption1`, `caption2`, ...) and `person_id` (numbers or names).
         root (`str`, *optional*): folder of the benchmark, or the folder above it.
-        split (`str`): which part; a folder with a single split gives that one.
+        split (`str`): the split to load; a folder with a single split gives that one.
         on_count_mismatch (`str`): `error` or `warn`, see `load_benchmark`.
         synthetic_options (`dict`, *optional*): options of `WebPersonConfig`.
 

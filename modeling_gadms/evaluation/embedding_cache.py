@@ -1,7 +1,7 @@
-"""Embeddings kept on disk under the hashes of the model and of the data that gave them.
+"""Embeddings kept on disk under the hashes of the model and the data they come from.
 
-A file is read only if weights, configuration, processor, images, captions and person ids are all as they were, down
-to the last bit; it is written whole or not at all. Beyond a limit of size, the files not used for longest go.
+A file is read only if weights, configuration, processor, images, captions and person ids are unchanged to
+the last bit; it is written whole or not at all. Beyond a size limit, the least recently used files are deleted.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from .encoding import RetrievalSet, encode_retrieval_set
 from .models import Retriever
 
 DEFAULT_FOLDER = os.path.join(HF_HOME, "gadms-embeddings")
-DEFAULT_LIMIT = 10.0  # GB; the three benchmarks' test sets take about 0.1 GB a model at 512 dimensions
+DEFAULT_LIMIT = 10.0  # GB; the three benchmarks' test sets take about 0.1 GB per model at 512 dimensions
 CACHED = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.safetensors")
 
 
@@ -46,7 +46,7 @@ def model_hash(model: Retriever, processor: ProcessorMixin) -> str:
         for name in sorted(os.listdir(folder)):
             with open(os.path.join(folder, name), "rb") as file:
                 content = file.read()
-            if name == "tokenizer.json":  # how the last call happened to pad and cut is written there too
+            if name == "tokenizer.json":  # it also records how the last call padded and truncated
                 rules = json.loads(content)
                 content = json.dumps({**rules, "padding": None, "truncation": None}, sort_keys=True).encode()
             digest.update(f"\0{name}\0".encode() + content)
@@ -86,11 +86,11 @@ def cached_retrieval_set(
     progress: bool = True,
     num_workers: int = 0,
 ) -> tuple[RetrievalSet, dict]:
-    """[`encode_retrieval_set`], or what an earlier call of it left in `folder`.
+    """[`encode_retrieval_set`], read from `folder` if an earlier call left its result there.
 
     Args:
-        limit (`float`): GB (10**9 bytes) that the embeddings in `folder` may take; what was not used for longest is
-            deleted. The embeddings of this call stay, even alone beyond the limit.
+        limit (`float`): GB (10**9 bytes) that the embeddings in `folder` may take; the least recently used
+            are deleted. The embeddings of this call stay, even if they alone exceed the limit.
 
     Returns:
         `(RetrievalSet, {"model_hash": ..., "data_hash": ..., "file": ..., "was_cached": ...})`, the same in every
@@ -101,7 +101,7 @@ def cached_retrieval_set(
     """
     if not limit >= 0:
         raise ValueError(f"the limit of the embeddings kept in {folder} is a number of GB from 0, not {limit}")
-    found: list[Any] = [None, None]  # what the first process knows, and then all
+    found: list[Any] = [None, None]  # known to the first process, then sent to all
     if _is_main():
         keys = {"model_hash": model_hash(model, processor), "data_hash": data_hash(dataset, progress)}
         file = os.path.join(folder, f"{keys['model_hash']}-{keys['data_hash']}.safetensors")
@@ -123,9 +123,9 @@ def cached_retrieval_set(
 
 
 def delete_least_recent(folder: str, limit: float, keep: str) -> None:
-    """Deletes embeddings in `folder`, those not used for longest first, until they take at most `limit` GB.
+    """Delete the least recently used embeddings in `folder` until the rest take at most `limit` GB.
 
-    A file goes whole; a process that reads it at the time reads on. Files of other names, and `keep`, stay.
+    A process that is reading a deleted file is not disturbed. Files with other names, and `keep`, stay.
     """
     found = []
     for entry in os.scandir(folder):

@@ -1,4 +1,4 @@
-"""A captioned image set -> the embeddings of its images and captions, and how well they find each other."""
+"""Embeddings of the images and captions of a data set, and how well they find each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,16 +56,16 @@ def encode_retrieval_set(
     progress: bool = True,
     num_workers: int = 0,
 ) -> RetrievalSet:
-    """Encode every image and every caption once, shared among the processes there are.
+    """Encode every image and every caption once, shared among all processes.
 
     Args:
         model ([`GADMSModel`], or a CLIP-like model): has `get_image_features` and `get_text_features`.
         processor ([`GADMSProcessor`], or the model's own): its processor.
         dataset (`datasets.Dataset`): columns `image`, `image_path`, `captions` (lists) or `caption1`, ... and, if
             there is one, `person_id`; without it each image is its own person.
-        batch_size (`int`): images, and captions, at a time.
+        batch_size (`int`): images, or captions, encoded at a time.
         progress (`bool`): show a bar.
-        num_workers (`int`): processes that read and prepare images ahead.
+        num_workers (`int`): processes that load and prepare images in the background.
 
     Returns:
         [`RetrievalSet`] on the CPU, whole in every process, and bit for bit the same for any number of processes.
@@ -171,7 +171,7 @@ def _encode(
     progress: bool,
     num_workers: int,
 ) -> torch.Tensor:
-    # Whole batches are shared out, so that a batch holds the same items, and pads alike, on any number of processes.
+    # Whole batches are shared out, so that a batch holds the same items, padded the same, for any number of processes.
     world = num_processes()
     mine = list(range(dist.get_rank() if world > 1 else 0, len(batches), world))
     loader = DataLoader(batches, batch_size=None, sampler=mine, num_workers=num_workers)

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, ProcessorMixin
 
 
 class Retriever(Protocol):
-    """What encoding needs of a model: [`GADMSModel`], and CLIP, SigLIP and alike, have it."""
+    """The interface that encoding needs, which [`GADMSModel`], CLIP, SigLIP and similar models have."""
 
     training: bool
 
@@ -34,11 +34,11 @@ class Retriever(Protocol):
 def load_retriever(
     name_or_path: str, *, bf16: bool = False, device: str | torch.device = "cpu"
 ) -> tuple[Any, ProcessorMixin]:
-    """A model with `get_image_features` and `get_text_features`, and the processor that lies beside it.
+    """A model with `get_image_features` and `get_text_features`, and the processor saved with it.
 
     Args:
         name_or_path (`str`): folder or Hub id of a GA-DMS (a pre-training checkpoint loads without its decoder), or of
-            a CLIP, SigLIP or alike.
+            a CLIP, SigLIP or similar model.
         bf16 (`bool`): hold the weights and compute in bfloat16; embeddings are normalised and compared in float32.
         device: where to put the model.
 
@@ -53,7 +53,7 @@ def load_retriever(
         config = AutoConfig.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         raise OSError(
-            f"{name_or_path}: no model could be read there ({' '.join(str(error).split()):.160}). Give the folder of "
+            f"{name_or_path}: no model can be read there ({' '.join(str(error).split()):.160}). Give the folder of "
             "a saved model (with config.json), or its id on the Hub"
         ) from error
     dtype = torch.bfloat16 if bf16 else torch.float32
@@ -61,7 +61,7 @@ def load_retriever(
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(
             f"{name_or_path} is a {type(model).__name__}, which does not embed images and captions in one space: give "
-            "a GA-DMS, a CLIP, a SigLIP or alike"
+            "a GA-DMS, CLIP, SigLIP or similar model"
         )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
@@ -73,12 +73,12 @@ def load_retriever(
         whole = hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")
     except (OSError, ValueError) as error:
         raise OSError(
-            f"{name_or_path}: its processor could not be read ({' '.join(str(error).split()):.160}). Save it beside "
+            f"{name_or_path}: its processor cannot be read ({' '.join(str(error).split()):.160}). Save it beside "
             "the model with processor.save_pretrained"
         ) from error
     if not whole:
         raise ValueError(
-            f"{name_or_path}: only a {type(processor).__name__} lies beside the model; both an image processor and a "
+            f"{name_or_path}: only a {type(processor).__name__} is saved with the model; an image processor and a "
             "tokenizer are needed. Save the whole processor there with processor.save_pretrained"
         )
     return model.eval().to(device), processor

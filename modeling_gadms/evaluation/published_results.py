@@ -1,6 +1,6 @@
-"""The tables of the field, laid out as papers do: published figures, marked as such, above one's own.
+"""The tables of the field, laid out as papers do: published figures, marked as such, above your own.
 
-All figures are text to image, 0-100, as given in arXiv 2509.09118. A cell without a figure is `-`: none is made up.
+All figures are text to image, 0-100, as given in arXiv 2509.09118. A cell without a figure is `-`.
 """
 
 PROTOCOLS = ("direct-transfer", "fine-tuned", "cross-domain")
@@ -64,7 +64,7 @@ def column_of(protocol: str, model: str, benchmark: str, trained_on: str | None)
     if trained_on in (None, benchmark):
         raise ValueError(
             f"{model} on {benchmark}: cross-domain needs --trained_on, the benchmark whose train split the model was "
-            "fine-tuned on, another than the one it is tested on"
+            "fine-tuned on; it must differ from the one it is tested on"
         )
     return f"{trained_on} → {benchmark}"
 

@@ -1,9 +1,9 @@
 """Test-time steps for text-to-image retrieval that need no other model; off by default, named in every result.
 
-They are no part of the plain protocol: the one takes several descriptions for one query, the other looks at all
-queries of the test set together. `examples/benchmark_rescoring.py` measures both. On drawn pedestrians and two small
+They are not part of the plain protocol: one takes several descriptions as one query, the other looks at all queries
+of the test set together. `examples/benchmark_rescoring.py` measures both. On drawn pedestrians and two small
 CLIPs, phrasings won 8 to 12 points of R@1. k-reciprocal re-ranking never won R@1 and lost in most figures where each
-person has two images; where each has five, it won 3 points of mAP and 9 of mINP with the one model, at the price of 5
+person has two images; where each has five, it won 3 points of mAP and 9 of mINP with one model, at the price of 5
 points of R@5, and nothing with the other: measure before use.
 """
 
@@ -28,7 +28,7 @@ ScoreRows = Callable[[int, int], np.ndarray]  # (start, stop) -> scores (stop - 
 
 
 def rescore(name: str, encoded: RetrievalSet, progress: bool = True) -> QueryRanks:
-    """Text-to-image ranks by one of [`RESCORINGS`], a query a caption.
+    """Text-to-image ranks by one of [`RESCORINGS`]; each caption is a query.
 
     Raises:
         ValueError: another name, or phrasings where no image has two captions.
@@ -39,11 +39,11 @@ def rescore(name: str, encoded: RetrievalSet, progress: bool = True) -> QueryRan
     if name == "k-reciprocal":
         scores = k_reciprocal_scores(encoded.text_embeds, encoded.image_embeds, progress=progress)
         return rank_scores(scores, encoded.text_person_ids, encoded.image_person_ids, progress=progress)
-    raise ValueError(f"no re-scoring {name!r}; choose of {', '.join(RESCORINGS)}")
+    raise ValueError(f"no re-scoring {name!r}; choose from {', '.join(RESCORINGS)}")
 
 
 def average_phrasings(text_embeds: torch.Tensor, text_image_index: torch.Tensor) -> torch.Tensor:
-    """In place of each caption the mean of its image's captions: the mean of their scores, for every image at once.
+    """Replace each caption by the mean of its image's captions, which gives the mean of their scores for every image.
 
     Args:
         text_embeds (`torch.Tensor` of shape `(M, D)`): unit norm.
@@ -90,27 +90,34 @@ def k_reciprocal_scores(
     num_queries, n = len(query_embeds), len(embeds)
     k1 = min(k1, n - 1)
     k2 = min(k2, k1 + 1)
-    neighbours, farthest = np.empty((n, k1 + 1), np.int64), np.empty(n)
+    # the nearest items of each item, and the distance by which its weights are scaled
+    neighbours = np.empty((n, k1 + 1), np.int64)
+    farthest = np.empty(n)
     for start in tqdm(range(0, n, 256), desc="Neighbours", disable=not progress, leave=False):
         distances = 1 - embeds[start : start + 256] @ embeds.T
         nearest = distances.topk(k1 + 1, largest=False)
         neighbours[start : start + 256] = nearest.indices.numpy()
         farthest[start : start + 256] = distances.amax(dim=1).clamp_min(1e-12).numpy()
-    near, half = _reciprocal(neighbours), _reciprocal(neighbours[:, : round(k1 / 2) + 1])
+    near = _reciprocal(neighbours)
+    half = _reciprocal(neighbours[:, : round(k1 / 2) + 1])
 
-    columns, values, sizes = [], [], np.empty(n, np.int64)
+    # the feature of an item: weights over its reciprocal neighbours, summing to 1
+    columns, values = [], []
+    sizes = np.empty(n, np.int64)
     for item in tqdm(range(n), desc="Reciprocal neighbours", disable=not progress, leave=False):
         expanded = set(near[item])
         for neighbour in near[item]:
+            # a neighbour's own neighbours join where more than two thirds of them are near the item already
             if 3 * len(half[neighbour] & near[item]) > 2 * len(half[neighbour]):
                 expanded |= half[neighbour]
-        columns.append(np.array(sorted(expanded), np.int64))
-        own_distances = 1 - (embeds[columns[-1]] @ embeds[item]).numpy()
+        own = np.array(sorted(expanded), np.int64)
+        own_distances = 1 - (embeds[own] @ embeds[item]).numpy()
         weights = np.exp(-own_distances / farthest[item])
+        columns.append(own)
         values.append(weights / weights.sum())
         sizes[item] = len(weights)
     column, value = np.concatenate(columns), np.concatenate(values)
-    # the mean over k2 neighbours: their entries one after the other, equal places summed
+    # the mean over k2 neighbours: their entries concatenated, entries of the same place summed
     members = neighbours[:, :k2].ravel()
     places = _ranges(np.cumsum(sizes)[members] - sizes[members], sizes[members])
     rows = np.repeat(np.arange(n), sizes[members].reshape(n, k2).sum(axis=1))
@@ -120,14 +127,14 @@ def k_reciprocal_scores(
 
 
 def _reciprocal(neighbours: np.ndarray) -> list[set[int]]:
-    """Of each item, the neighbours that have it among theirs; itself always is one."""
+    """For each item, the neighbours that have it among theirs; the item itself is always one of them."""
     lists = neighbours.tolist()
     sets = [set(own) | {item} for item, own in enumerate(lists)]
     return [{other for other in sets[item] if item in sets[other]} for item in range(len(lists))]
 
 
 def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The ranges of whole numbers from each start, of each size, one after the other."""
+    """The ranges of integers with the given starts and sizes, concatenated."""
     return np.repeat(starts - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
 
 
@@ -168,7 +175,7 @@ def _jaccard_scores(
 def rank_scores(
     score_rows: ScoreRows, query_ids: ArrayLike, gallery_ids: ArrayLike, block_size: int = 256, progress: bool = True
 ) -> QueryRanks:
-    """Ranks by scores that no pair of embeddings gives; among equal scores, wrong items come first.
+    """Rank by scores that are not dot products of embeddings; among equal scores, wrong items come first.
 
     Args:
         score_rows (`Callable`): `(start, stop) -> (stop - start, num_gallery)` float64, higher is nearer.

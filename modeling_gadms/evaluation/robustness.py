@@ -1,7 +1,7 @@
-"""How retrieval suffers when captions lose or swap words, and when images are blurred, cropped, hidden, dark, coarse.
+"""How retrieval degrades when captions lose or swap words, or images are blurred, cropped, occluded, dark or coarse.
 
-Strengths are shares of the caption or of the picture, so they mean the same at every length and size. What happens to
-an item follows from the seed and the item alone.
+Strengths are shares of the caption or of the picture, so they mean the same at every length and size. The
+change of an item depends only on the seed and the item.
 """
 
 import random
@@ -23,7 +23,7 @@ from .significance import bootstrap_interval, paired_difference
 
 
 def drop_words(caption: str, strength: float, rng: random.Random) -> str:
-    """Leaves out the given share of the words, at least one word stays.
+    """Leaves out the given share of the words; at least one word stays.
 
     >>> drop_words("a man in a red coat", 0.5, random.Random(0))
     'man in red'
@@ -35,7 +35,7 @@ def drop_words(caption: str, strength: float, rng: random.Random) -> str:
 
 
 def swap_words(caption: str, strength: float, rng: random.Random) -> str:
-    """Moves the given share of the words, two at least, to each other's places; one word alone stays.
+    """Exchanges the places of the given share of the words, at least two; a single word stays.
 
     >>> swap_words("a man in a red coat", 0.5, random.Random(1))
     'red a in a man coat'
@@ -75,12 +75,12 @@ def darken(image: Image.Image, strength: float, rng: random.Random) -> Image.Ima
 
 
 def coarsen(image: Image.Image, strength: float, rng: random.Random) -> Image.Image:
-    """Takes away the given share of the resolution: made small by area averages, and large again bicubically."""
+    """Takes away the given share of the resolution: reduced by area averaging, then enlarged bicubically."""
     width, height = (max(round((1 - strength) * side), 1) for side in image.size)
     return image.resize((width, height), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
 
 
-# what is done, and how strongly
+# each change and its strengths
 CAPTION_CHANGES: dict[str, tuple[Callable, tuple[float, ...]]] = {
     "words lost": (drop_words, (0.1, 0.3, 0.5)),
     "words swapped": (swap_words, (0.1, 0.3, 0.5)),
@@ -105,7 +105,7 @@ def measure_robustness(
     progress: bool = True,
     seed: int = 0,
 ) -> list[dict]:
-    """Text-to-image R@1 under each change, and what it lost against the plain set.
+    """Text-to-image R@1 under each change, and the loss against the unchanged set.
 
     Only the side that changes is encoded again. Intervals and tests resample whole persons.
 
@@ -135,18 +135,11 @@ def measure_robustness(
 
     captions, image_index = all_captions(dataset)
     paths = dataset["image_path"][:]
-    steps = [(name, *rest, True) for name, rest in CAPTION_CHANGES.items()]
-    steps += [(name, *rest, False) for name, rest in IMAGE_CHANGES.items()]
-    bar = tqdm(
-        [
-            (name, function, strength, of_text)
-            for name, function, strengths, of_text in steps
-            for strength in strengths
-        ],
-        desc="Robustness",
-        disable=not progress,
-        leave=False,
-    )
+    steps = []
+    for changes, of_text in ((CAPTION_CHANGES, True), (IMAGE_CHANGES, False)):
+        for name, (function, strengths) in changes.items():
+            steps += [(name, function, strength, of_text) for strength in strengths]
+    bar = tqdm(steps, desc="Robustness", disable=not progress, leave=False)
     for name, function, strength, of_text in bar:
         bar.set_postfix_str(f"{name} {strength:g}")
         if of_text:
@@ -170,7 +163,7 @@ def measure_robustness(
 
 
 def robustness_table(results: list[dict]) -> str:
-    """Markdown of what [`measure_robustness`] returned."""
+    """The results of [`measure_robustness`] as a Markdown table."""
     lines = ["| change | strength | R@1 | lost or won | 95 % interval | p |", "|---|---:|---:|---:|---|---:|"]
     for result in results:
         loss = result["loss"]

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 __all__ = ["Difference", "Interval", "bootstrap_interval", "paired_difference"]
 
 MAX_DRAWS = 1 << 22  # random numbers held at a time
-ROUNDING = 1e-9  # differences below this are those of floating point, not of the models
+ROUNDING = 1e-9  # smaller differences come from floating point, not from the models
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def bootstrap_interval(
         groups (`(num_queries,)`, *optional*): queries of equal value are drawn together, as the persons they describe.
         confidence (`float`): probability that the interval is to hold, between 0 and 1.
         num_resamples (`int`): number of resamples.
-        seed (`int`): of the draws; equal seeds give equal intervals.
+        seed (`int`): seed of the draws; equal seeds give equal intervals.
 
     Raises:
         ValueError: no values, NaN (queries that were skipped), lengths that differ, `confidence` out of range.
@@ -79,9 +79,9 @@ def paired_difference(
     """Compares two models on the same queries.
 
     The interval is a bootstrap of the differences. The p-value is that of the paired permutation test: if the models
-    were alike, the sign of each difference would be a coin toss, so it is the share of random signs that give a mean
-    at least as far from zero. It is never 0: with 10,000 draws it is at least 1 / 10,001. Differences below 1e-9 count
-    as none: the same ranking summed up in another order differs by as much, always in favour of one side.
+    were equally good, the sign of each difference would be a coin toss, so it is the share of random signs that give a
+    mean at least as far from zero. It is never 0: with 10,000 draws it is at least 1 / 10,001. Differences below 1e-9
+    count as none: the same ranking summed in another order can differ by that much, always in favour of one side.
 
     Args:
         a, b (`(num_queries,)`): what each query scored with the one model and with the other, in the same order.
@@ -97,7 +97,7 @@ def paired_difference(
     """
     a, b = _check_values(a, "a"), _check_values(b, "b")
     if len(a) != len(b):
-        raise ValueError(f"The models were given {len(a)} and {len(b)} queries; a paired test needs the same ones.")
+        raise ValueError(f"the models were given {len(a)} and {len(b)} queries; a paired test needs the same ones")
     differences = np.where(np.abs(a - b) < ROUNDING, 0.0, a - b)
     sums, sizes = _group(differences, groups)
     low, high = _bootstrap(sums, sizes, confidence, num_resamples, seed)
@@ -117,9 +117,9 @@ def _bootstrap(
     sums: np.ndarray, sizes: np.ndarray, confidence: float, num_resamples: int, seed: int
 ) -> tuple[float, float]:
     if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` is a probability between 0 and 1, such as 0.95, not {confidence}.")
+        raise ValueError(f"`confidence` is a probability between 0 and 1, such as 0.95, not {confidence}")
     if num_resamples < 1:
-        raise ValueError(f"`num_resamples` is at least 1, not {num_resamples}.")
+        raise ValueError(f"`num_resamples` is at least 1, not {num_resamples}")
     rng = np.random.default_rng(seed)
     means = []
     for count in _portions(num_resamples, len(sums)):
@@ -142,7 +142,7 @@ def _group(values: np.ndarray, groups: ArrayLike | None) -> tuple[np.ndarray, np
         return values, np.ones(len(values))
     groups = np.asarray(groups)
     if groups.shape != values.shape:
-        raise ValueError(f"`groups` has shape {groups.shape}; one group a query is needed: {values.shape}.")
+        raise ValueError(f"`groups` has shape {groups.shape}; one group per query is needed: {values.shape}")
     which = np.unique(groups, return_inverse=True)[1]
     return np.bincount(which, weights=values), np.bincount(which).astype(np.float64)
 
@@ -150,11 +150,11 @@ def _group(values: np.ndarray, groups: ArrayLike | None) -> tuple[np.ndarray, np
 def _check_values(values: ArrayLike, name: str) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not len(values):
-        raise ValueError(f"`{name}` has shape {values.shape}; one number a query is needed, and at least one query.")
+        raise ValueError(f"`{name}` has shape {values.shape}; one number per query is needed, and at least one query")
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise ValueError(
             f"{len(bad)} of {len(values)} `{name}` are NaN or infinite, the first at index {bad[0]}: leave out the "
-            "queries that were skipped."
+            "queries that were skipped"
         )
     return values

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a table, JSON, Markdown, and the `model-index` of a model card."""
+"""The output of an evaluation: a table, JSON, Markdown, and the `model-index` of a model card."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from .robustness import robustness_table
 def write_results(
     folder: str, results: list[dict], comparisons: list[dict], protocol: str | None, arguments: dict
 ) -> str:
-    """Write results.json, results.md and model-index.yaml, each whole or not at all, and return what results.md says.
+    """Write results.json, results.md and model-index.yaml, each whole or not at all; returns the text of results.md.
 
     Args:
         results, comparisons: as in [`results_table`] and [`comparison_table`].
         protocol (`str`, *optional*): a table of `published_results` to lay out as well.
-        arguments (`dict`): what was asked for; kept in the JSON beside the versions of the libraries.
+        arguments (`dict`): the arguments of the command; kept in the JSON with the versions of the libraries.
     """
     parts = ["## Retrieval", results_table(results)]
     if protocol:
@@ -49,11 +49,11 @@ def write_results(
 
 
 def results_table(results: list[dict]) -> str:
-    """Markdown: a line for each result and direction, each figure with its interval.
+    """Markdown: one row per result and direction, each figure with its interval.
 
     Args:
         results (`list[dict]`): each with `model`, `benchmark`, `scoring` and `metrics`,
-            `{"t2i": {"R@1": Interval}}`; a re-scoring has the one direction.
+            `{"t2i": {"R@1": Interval}}`; a re-scoring has one direction only.
     """
     lines = ["| model | benchmark | scoring | direction | " + " | ".join(METRICS) + " |", "|---" * 9 + "|"]
     for result in results:
@@ -65,7 +65,7 @@ def results_table(results: list[dict]) -> str:
 
 
 def comparison_table(comparisons: list[dict]) -> str:
-    """Markdown: a line for each pair of models, direction and metric.
+    """Markdown: one row per pair of models, direction and metric.
 
     Args:
         comparisons (`list[dict]`): each with `model`, `other`, `benchmark` and `differences`,
@@ -84,7 +84,7 @@ def comparison_table(comparisons: list[dict]) -> str:
 def eval_result(
     direction: str, dataset_type: str, dataset: str, split: str, scoring: str, name: str, value: float
 ) -> EvalResult:
-    """One figure as the Hub indexes it; another scoring than the plain cosine is said in the metric's name."""
+    """One figure as the Hub indexes it; any scoring but the plain cosine is named with the metric."""
     return EvalResult(
         task_type="text-to-image-retrieval" if direction == "t2i" else "image-to-text-retrieval",
         task_name=f"Person retrieval, {DIRECTIONS[direction]}",
@@ -98,11 +98,11 @@ def eval_result(
 
 
 def model_index(results: list[dict]) -> str:
-    """The `model-index` block of a model card's YAML head, one entry a model.
+    """The `model-index` block of a model card's YAML head, one entry per model.
 
     Args:
         results (`list[dict]`): as in [`results_table`], and `dataset_type`, the name of the benchmark as an id, and
-            `split`. Results of another scoring than the plain cosine say so in the name of the metric.
+            `split`. Any scoring but the plain cosine is named with the metric.
     """
     entries = []
     for model in dict.fromkeys(result["model"] for result in results):

@@ -12,20 +12,31 @@ from safetensors import SafetensorError, safe_open
 from dataset_webperson.files import write_json
 
 PICTURES = {
-    "curve.png": "Losses and retrieval over the run",
-    "retrievals.png": "Descriptions, and the images that are found first; right ones framed green",
+    "curve.png": "Losses and retrieval metrics over the run",
+    "retrievals.png": "Descriptions and the images ranked first for them; correct ones are framed in green",
     "word_contributions.png": "What each word of a caption does to its match: how far masking it lowers the cosine",
 }
-# pictures of persons appear on a card only if they are drawings, or if the publisher says so
+# pictures of persons appear on a card only if they are drawings, or at the publisher's request
 PICTURES_OF_PERSONS = ("retrievals.png", "word_contributions.png")
 
 
 def read_json(folder: str, name: str) -> dict | None:
+    """The object in a JSON file; `None` without the file.
+
+    Raises:
+        ValueError: the file does not hold a JSON object.
+    """
     path = os.path.join(folder, name)
     if not os.path.exists(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error}); copy or write it again") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not a JSON object; copy or write it again")
+    return content
 
 
 def weight_sizes(folder: str) -> dict[str, int]:
@@ -33,7 +44,7 @@ def weight_sizes(folder: str) -> dict[str, int]:
 
     Raises:
         FileNotFoundError: no weights.
-        ValueError: a file that is not whole; names it.
+        ValueError: a file is cut short or damaged; the message names it.
     """
     files = sorted(name for name in os.listdir(folder) if re.fullmatch(r"model(-.*)?\.safetensors", name))
     if not files:
@@ -45,7 +56,9 @@ def weight_sizes(folder: str) -> dict[str, int]:
                 for key in weights.keys():  # noqa: SIM118 - not a dict
                     sizes[key] = math.prod(weights.get_slice(key).get_shape())
         except SafetensorError as error:
-            raise ValueError(f"{os.path.join(folder, name)}: is not a whole file, copy it again ({error})") from None
+            raise ValueError(
+                f"{os.path.join(folder, name)}: is cut short or damaged; copy it again ({error})"
+            ) from None
     return sizes
 
 
@@ -61,9 +74,9 @@ class Listing:
     """Which files of a folder belong on the Hub, as patterns of paths.
 
     Args:
-        allowed: what goes up where it exists, and is taken down where it no longer does.
-        required: patterns of which each must match a file.
-        withheld: of the allowed, what does not go up this time.
+        allowed: uploaded if it exists here, deleted from the Hub if it no longer does.
+        required: patterns, each of which must match a file.
+        withheld: allowed files that are not uploaded this time.
     """
 
     allowed: tuple[str, ...]
@@ -90,7 +103,7 @@ class Listing:
 
 
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-# each a few lines: which methods of the model `sentence-transformers` calls; no code
+# a few lines each: the methods of the model that `sentence-transformers` calls; no code
 SENTENCE_TRANSFORMERS = {
     "modules.json": [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.Transformer"},
@@ -142,7 +155,7 @@ METRIC = Listing(
 
 
 def refuse_classifier(folder: str) -> None:
-    """Raise `ValueError` for a checkpoint amid fine-tuning: its classifier has a row for each person trained on."""
+    """Raise `ValueError` for a checkpoint saved during fine-tuning: its classifier has a row per training identity."""
     if any(name.startswith("classifier.") for name in weight_sizes(folder)):
         raise ValueError(
             f"{folder}: holds a classifier of the training set's persons, which does not belong on the Hub; publish "
@@ -151,7 +164,7 @@ def refuse_classifier(folder: str) -> None:
 
 
 def model_listing(folder: str) -> Listing:
-    """Of a model folder; pictures go up only where the card shows them, for they may be of persons."""
+    """The listing of a model folder; pictures are uploaded only if the card shows them, for they may be of persons."""
     with open(os.path.join(folder, "README.md"), encoding="utf-8") as file:
         card = file.read()
     return replace(MODEL, withheld=tuple(name for name in PICTURES if f"]({name})" not in card))

@@ -1,4 +1,4 @@
-"""The model card: the template `model_card.md` filled with what a run wrote down, and nothing that it did not."""
+"""The model card: the template `model_card.md` filled with recorded facts, and nothing else."""
 
 import csv
 import os
@@ -46,28 +46,30 @@ def model_card(
 
     Args:
         folder (`str`): holds config.json and the weights; run_facts.json of the Trainer, metrics.json of the examples
-            and emissions.csv of codecarbon are read where they are.
+            and emissions.csv of codecarbon are read if present.
         repository (`str`): `org/name` on the Hub, or what a reader passes to `from_pretrained`.
-        licence (`str`): id of the weights' licence, as the Hub has it.
+        licence (`str`): the Hub's id of the weights' licence.
         data (`str`, *optional*): what it was trained on, in Markdown; by default what the run recorded.
         base_model (`str`, *optional*): Hub id that training started from; by default what the run recorded.
         evaluation (`str`, *optional*): folder of `examples/evaluate_retrieval.py`; its figures take the place of the
             run's own.
-        pictures_of_persons (`bool`): show retrievals also where the images are not drawings.
+        pictures_of_persons (`bool`): show retrievals even if the images are not drawings.
         pictures_folder (`str`, *optional*): where the pictures are, if not in `folder`.
 
     Raises:
         FileNotFoundError: no config.json or weights.
-        ValueError: nobody recorded what it was trained on, or `evaluation` has no figures of this model.
+        ValueError: the training data is not recorded, or `evaluation` has no figures of this model.
     """
     config = read_json(folder, "config.json")
     if config is None:
         raise FileNotFoundError(f"{folder}: no config.json; give the folder of a saved model")
-    facts, run = read_json(folder, FACTS_FILE) or {}, read_json(folder, "metrics.json") or {}
+    height, width, tokens = input_sizes(folder, config)
+    facts = read_json(folder, FACTS_FILE) or {}
+    run = read_json(folder, "metrics.json") or {}
     arguments = run.get("arguments", {})
     data = data or describe_data(facts, arguments)
     if data is None:
-        raise ValueError(f"{folder}: it is not recorded what it was trained on; say so, for the card cannot (--data)")
+        raise ValueError(f"{folder}: its training data is not recorded; describe it with --data")
     base_model = base_model or arguments.get("model_name_or_path")
     if evaluation is None:
         measured = measured_by_run(facts, run)
@@ -81,9 +83,9 @@ def model_card(
         "metadata": f"---\n{metadata(title, licence, base_model, measured, carbon)}\n---",
         "title": title,
         "repository": repository,
-        "height": config["vision_config"]["image_size"][0],
-        "width": config["vision_config"]["image_size"][1],
-        "tokens": config["text_config"]["max_position_embeddings"],
+        "height": height,
+        "width": width,
+        "tokens": tokens,
         "parameters": f"{counted:,}",
         "decoder": f", and {weights - counted:,} for pre-training alone" if weights > counted else "",
         "pictures": show_pictures(pictures_folder or folder, drawn or pictures_of_persons),
@@ -93,11 +95,24 @@ def model_card(
         "first_answer": describe_first_answer(measured),
         "carbon": describe_carbon(carbon, facts),
         "licence": f"The weights: `{licence}`. The code beside them: `apache-2.0`. The rights in the pictures that a "
-        "model was trained on stay with their owners and with those shown.",
+        "model was trained on remain with their owners and with the persons shown.",
     }
     with open(TEMPLATE, encoding="utf-8") as file:
         text = Template(file.read()).substitute(values)
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def input_sizes(folder: str, config: dict) -> tuple[int, int, int]:
+    """Height and width of the images in pixels, and the length of the captions in tokens.
+
+    Raises:
+        ValueError: the configuration is that of another model.
+    """
+    try:
+        height, width = config["vision_config"]["image_size"]
+        return height, width, config["text_config"]["max_position_embeddings"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{folder}/config.json: is not that of a GA-DMS; give the folder of a saved GA-DMS") from None
 
 
 def metadata(title: str, licence: str, base_model: str | None, measured: list[dict], carbon: dict | None) -> str:
@@ -158,14 +173,16 @@ def measured_by_run(facts: dict, run: dict) -> list[dict]:
 
 
 def measured_by_evaluation(folder: str, model: str) -> list[dict]:
-    """The same rows, from the results.json of an evaluation; with intervals.
+    """The same rows with intervals, from the results.json of an evaluation.
 
     Raises:
         ValueError: no results.json, or none of its results is of `model`.
     """
     content = read_json(folder, "results.json")
-    if content is None:
-        raise ValueError(f"{folder}: no results.json; give the --output_dir of examples/evaluate_retrieval.py")
+    if content is None or "results" not in content:
+        raise ValueError(
+            f"{folder}: no results in a results.json; give the --output_dir of examples/evaluate_retrieval.py"
+        )
     rows = []
     for result in content["results"]:
         for direction, metrics in result["metrics"].items() if result["model"] == model else ():
@@ -187,13 +204,18 @@ def measured_by_evaluation(folder: str, model: str) -> list[dict]:
 
 
 def emissions(folder: str) -> dict | None:
-    """Grams of CO2 and kWh, where codecarbon ran along (`--report_to codecarbon`)."""
+    """Grams of CO2 and kWh, if codecarbon ran with the training (`--report_to codecarbon`)."""
     path = os.path.join(folder, "emissions.csv")
     if not os.path.exists(path):
         return None
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    totals = [sum(float(row[column]) for row in rows) for column in ("emissions", "energy_consumed")]
+    try:
+        totals = [sum(float(row[column]) for row in rows) for column in ("emissions", "energy_consumed")]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{path}: has no numbers for emissions and energy_consumed; copy codecarbon's file again, or delete it"
+        ) from None
     return {"grams": round(1000 * totals[0], 3), "kwh": round(totals[1], 4)}
 
 
@@ -206,13 +228,13 @@ def describe_data(facts: dict, arguments: dict) -> str | None:
         return None
     if "synthetic" in name:
         noise = arguments.get("noise_rate")
-        false = f", {100 * noise:.0f} % of the attributes in training captions false" if noise else ""
+        false = f", {100 * noise:.0f} % of the attributes in training captions are false" if noise else ""
         return f"drawings of pedestrians with generated captions (`synthetic` of WebPerson{false}); no photographs"
     return f"`{name}`"
 
 
 def describe_training(facts: dict, run: dict, data: str, base_model: str | None) -> str:
-    """A table of what is known; a line that nobody recorded is not there."""
+    """A table of the recorded facts; a fact that was not recorded has no row."""
     recipe = facts.get("recipe", {})
     finished = facts.get("steps") and facts["steps"] >= facts.get("max_steps", 0)
     seconds = run.get("seconds") or facts.get("seconds")
@@ -231,7 +253,7 @@ def describe_training(facts: dict, run: dict, data: str, base_model: str | None)
             for name, value in recipe.items()
         },
         "hardware": facts.get("hardware") and f"{processes} x {facts['hardware']}" if facts else None,
-        "time": seconds and f"{seconds / 3600:.2f} hours, of which evaluation is a part" if run else None,
+        "time": seconds and f"{seconds / 3600:.2f} hours, including evaluation" if run else None,
         "software": facts.get("software") and ", ".join(f"{name} {v}" for name, v in facts["software"].items()),
     }
     lines = [f"| {name} | {value} |" for name, value in known.items() if value not in (None, "", 0)]
@@ -240,8 +262,8 @@ def describe_training(facts: dict, run: dict, data: str, base_model: str | None)
 
 def describe_results(measured: list[dict], warning: str | None) -> str:
     if not measured:
-        return "Nothing was measured of this checkpoint."
-    lines = ["Measured of this checkpoint, 0-100; ties are counted against the model.", ""]
+        return "This checkpoint has not been evaluated."
+    lines = ["Measured on this checkpoint, 0-100; ties count against the model.", ""]
     lines += [f"**{warning[0].upper()}{warning[1:]}.**", ""] if warning else []
     lines += [
         "| test set | images | direction | scoring | " + " | ".join(METRICS) + " |",
@@ -260,12 +282,12 @@ def format_figure(value: float, low: float | None, high: float | None) -> str:
 
 
 def describe_published() -> str:
-    """The paper's figures, marked as the paper's."""
+    """The paper's figures, marked as such."""
     lines = [
-        "For comparison, *as published* by the authors of the method (arXiv 2509.09118), of their checkpoints and not "
-        "of this one; not measured here. Text to image, R@1:",
+        "For comparison, *as published* by the authors of the method (arXiv 2509.09118) for their own "
+        "checkpoints; not measured here. Text to image, R@1:",
         "",
-        "| the paper's | setting | " + " | ".join(PAPER_BENCHMARKS) + " |",
+        "| published model | setting | " + " | ".join(PAPER_BENCHMARKS) + " |",
         "|---|---|" + "---:|" * len(PAPER_BENCHMARKS),
     ]
     for protocol in ("direct-transfer", "fine-tuned"):
@@ -283,8 +305,8 @@ def describe_first_answer(measured: list[dict]) -> str:
         return ""
     wrong = [f"{100 - row['metrics']['R@1'][0]:.1f} % of the descriptions of {row['dataset']}" for row in rows]
     return (
-        f"Even where the person is always there, its first answer was somebody else for {' and '.join(wrong)}; "
-        "in larger galleries it is so more often."
+        f"Even though the person was always in the gallery, its first answer was somebody else for "
+        f"{' and '.join(wrong)}; in larger galleries this happens more often."
     )
 
 

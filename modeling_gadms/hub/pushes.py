@@ -30,8 +30,8 @@ class Pushes(PushInProgress):
 class HubPushes(Trainer):
     """Replaces what [`Trainer`] does with `push_to_hub`, `hub_model_id`, `hub_strategy`, `hub_revision`, `hub_token`.
 
-    The parent would push checkpoints without the model's code, whatever else lies in `output_dir`, an unfilled card,
-    and its arguments pickled, the token among them.
+    The parent would push checkpoints without the model's code, everything else in `output_dir`, an unfilled card,
+    and its pickled arguments, including the token.
     """
 
     args: GADMSTrainingArguments
@@ -59,7 +59,7 @@ class HubPushes(Trainer):
     ) -> str | Future | None:
         """Save, fill the card and push, as one commit; `options` are those of `create_model_card`.
 
-        Returns the commit, with `blocking=False` a `Future` of it, and in other processes than the first `None`.
+        Returns the commit, with `blocking=False` a `Future` of it, and `None` in all processes but the first.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = token or self.args.hub_token
@@ -91,7 +91,7 @@ class HubPushes(Trainer):
         else:
             self._finish_current_push()
             for name in os.listdir(self.args.output_dir):
-                if name.startswith(".push-"):  # of a run that was killed
+                if name.startswith(".push-"):  # left by a run that was killed
                     shutil.rmtree(os.path.join(self.args.output_dir, name))
             self.push_in_progress = Pushes([])  # type: ignore[arg-type]  # as the parent makes it, with a list
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
@@ -130,7 +130,7 @@ class HubPushes(Trainer):
         self.push_in_progress.jobs.append(job)
 
     def _finish_current_push(self) -> None:
-        """Wait for pushes under way; a push that failed is reported, and does not stop training."""
+        """Wait for pushes under way; a failed push is reported and does not stop training."""
         super()._finish_current_push()
         if self.push_in_progress is not None:
             for job in self.push_in_progress.jobs:
@@ -143,7 +143,7 @@ class HubPushes(Trainer):
         return self.hub_model_id
 
     def _known(self, options: dict) -> dict:
-        """A data set without a name is described by its length, where nobody says more."""
+        """`options`, where a data set without a name is described by its length unless `data` says more."""
         facts = facts_of_run(self)
         if "data" in options or self.train_dataset is None or facts["training_data"]:
             return options

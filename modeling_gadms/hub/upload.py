@@ -1,4 +1,4 @@
-"""Upload folders to the Hub: the listed files and no others, in commits from which an interrupted upload continues."""
+"""Upload folders to the Hub: the listed files and no others; an interrupted upload can be continued."""
 
 import os
 
@@ -46,6 +46,7 @@ def upload(
     api = HfApi(token=token)
     prefix = f"{path_in_repo}/" if path_in_repo else ""
     files = listing.files(folder)
+    # the card comes with the last commit: a repository without one shows that it is incomplete
     card = [path for path in files if path == "README.md"]
     files = [path for path in files if path not in card]
     size = files_per_commit or max(len(files), 1)
@@ -63,10 +64,11 @@ def upload(
         parts.append([])
     for number, part in enumerate(parts, 1):
         last = number == len(parts)
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(prefix + path, os.path.join(folder, path)) for path in part + (card if last else [])
-        ]
-        operations += [CommitOperationDelete(path) for path in stale] if last else []
+        added = part + card if last else part
+        operations: list[CommitOperationAdd | CommitOperationDelete] = []
+        operations += [CommitOperationAdd(prefix + path, os.path.join(folder, path)) for path in added]
+        if last:
+            operations += [CommitOperationDelete(path) for path in stale]
         commit = api.create_commit(
             repository,
             operations,
@@ -80,7 +82,7 @@ def upload(
 def download_last_checkpoint(
     repository: str, output_dir: str, revision: str | None = None, token: str | None = None
 ) -> str:
-    """Bring the checkpoint that `hub_strategy="checkpoint"` keeps on the Hub into `output_dir`, and return its folder.
+    """Download the checkpoint that `hub_strategy="checkpoint"` keeps on the Hub to `output_dir`; returns its folder.
 
     Raises:
         FileNotFoundError: the repository has none.

@@ -1,4 +1,4 @@
-"""Metric of text-to-person retrieval for `evaluate`: a thin dress around `ranking.py`, which lies beside it."""
+"""Metric of text-to-person retrieval for `evaluate`: a thin wrapper around the `ranking.py` next to it."""
 
 from typing import Any
 
@@ -79,7 +79,7 @@ class PersonRetrieval(evaluate.Metric):
     ) -> dict[str, float]:
         lengths = np.unique(predictions.combine_chunks().value_lengths())
         if len(lengths) != 1:
-            raise ValueError(f"`predictions` are vectors of {len(lengths)} lengths, {lengths[0]} to {lengths[-1]}.")
+            raise ValueError(f"`predictions` are vectors of {len(lengths)} lengths, {lengths[0]} to {lengths[-1]}")
         query_embeds = predictions.combine_chunks().flatten().to_numpy().reshape(len(predictions), lengths[0])
         if hasattr(gallery_embeds, "cpu"):  # the queries come back from Arrow, the gallery joins them
             gallery_embeds = gallery_embeds.cpu()

@@ -41,7 +41,7 @@ GRID = 2.0**26  # components of unit vectors are multiples of 1 / GRID: 2 * 26 +
 GROUP_ROWS = 64  # queries whose matches are scored together
 SUPER_ROWS = 16384  # queries that share one reading of the gallery
 MAX_MATCHES = 1 << 21  # matches held at a time by one block of queries
-SORT_FROM = 40  # matches a query from which sorting a *block* is faster than comparing it with each match
+SORT_FROM = 40  # matches per query from which sorting a *block* is faster than comparing it with each match
 FEW = 48  # the scores above a match are gathered and sorted once they are less than 1 / FEW of the block
 MAX_PAIRS = 4096  # pairs scored exactly at a time
 MAX_SHARED = 1 << 16  # queries and gallery items together whose blocks of scores serve both directions
@@ -53,7 +53,7 @@ Ids = torch.Tensor | ArrayLike  # (items,), integers
 
 @dataclass(frozen=True)
 class QueryRanks:
-    """What the ranking says of each query, in the order the queries were given.
+    """Where the matches of each query are, in the order the queries were given.
 
     Attributes:
         first_match_rank (`np.ndarray` of shape `(num_queries,)`, int64): rank of the best match from 1; 0 if skipped.
@@ -128,7 +128,7 @@ def summarize_ranks(ranks: QueryRanks) -> dict[str, float]:
 def same_camera(query_ids: Ids, gallery_ids: Ids, query_cameras: Ids, gallery_cameras: Ids) -> Exclude:
     """An `exclude` that leaves out a gallery image of the same person by the same camera, as re-identification does.
 
-    All four are integer sequences, one entry a query or a gallery item.
+    All four are integer sequences, one entry per query or gallery item.
 
     >>> exclude = same_camera([7], [7, 7, 8], query_cameras=[1], gallery_cameras=[1, 2, 1])
     >>> exclude(torch.tensor([0]), torch.tensor([0, 1, 2])).tolist()
@@ -139,8 +139,8 @@ def same_camera(query_ids: Ids, gallery_ids: Ids, query_cameras: Ids, gallery_ca
     gallery_cameras = _check_ids(gallery_cameras, "gallery_cameras")
     if len(query_ids) != len(query_cameras) or len(gallery_ids) != len(gallery_cameras):
         raise ValueError(
-            f"Each item needs one id and one camera, got {len(query_ids)} query_ids and {len(query_cameras)} "
-            f"query_cameras, {len(gallery_ids)} gallery_ids and {len(gallery_cameras)} gallery_cameras."
+            f"each item needs one id and one camera, got {len(query_ids)} query_ids and {len(query_cameras)} "
+            f"query_cameras, {len(gallery_ids)} gallery_ids and {len(gallery_cameras)} gallery_cameras"
         )
 
     def exclude(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
@@ -203,7 +203,7 @@ def rank_queries(
         ranker = _ranker(
             query_embeds, gallery_embeds, query_ids, gallery_ids, exclude, ties, on_missing, block_size, normalize
         )
-        # Queries with alike numbers of matches side by side (little padding), those of one id too (scored once).
+        # Queries with similar numbers of matches lie side by side (little padding), those of one id too (scored once).
         num_matches = ranker.right - ranker.left
         order = np.lexsort((ranker.left, num_matches))
         order = order[num_matches[order] > 0]
@@ -284,10 +284,10 @@ def _rank_shared(forward: _Ranker, backward: _Ranker, pool: ThreadPoolExecutor) 
 
 @contextmanager
 def _threads(embeds: Embeds) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each handle whole blocks, one core each; half of the steps would leave the other cores idle.
+    """Threads that each handle whole blocks on one core; about half of the operations would not use more than one.
 
-    Torch runs on one core in the calling thread too: a team of OpenMP threads that served a small operation there
-    spins on after it, on the cores of the pool, and makes a call ten times as long as chance has it.
+    Torch runs on one core in the calling thread too: OpenMP threads that served a small operation there
+    keep spinning on the cores of the pool, and can make a call take ten times as long.
     """
     device = embeds.device if isinstance(embeds, torch.Tensor) else torch.device("cpu")
     cores = torch.get_num_threads()
@@ -317,15 +317,15 @@ def _ranker(
 ) -> _Ranker:
     """Checks everything and finds each query's matches: the [`_Ranker`]."""
     if ties not in ("pessimistic", "optimistic"):
-        raise ValueError(f'`ties` is "pessimistic" or "optimistic", not {ties!r}.')
+        raise ValueError(f'`ties` is "pessimistic" or "optimistic", not {ties!r}')
     if on_missing not in ("error", "skip"):
-        raise ValueError(f'`on_missing` is "error" or "skip", not {on_missing!r}.')
+        raise ValueError(f'`on_missing` is "error" or "skip", not {on_missing!r}')
     query_embeds, gallery_embeds = _check_embeds(query_embeds, "query"), _check_embeds(gallery_embeds, "gallery")
     query_ids, gallery_ids = _check_ids(query_ids, "query_ids"), _check_ids(gallery_ids, "gallery_ids")
     _check_together(query_embeds, gallery_embeds, query_ids, gallery_ids)
     max_rows, max_cols = (int(n) for n in block_size)
     if min(max_rows, max_cols) < 1:
-        raise ValueError(f"`block_size` is two positive numbers, queries and gallery items, not {block_size}.")
+        raise ValueError(f"`block_size` is two positive numbers, queries and gallery items, not {block_size}")
     exclude = _check_exclude(exclude, len(query_ids), len(gallery_ids))
 
     # Sorted by id, the matches of a query are one range of the gallery.
@@ -564,7 +564,7 @@ class _Ranker:
             scores.masked_fill_(self.exclude(queries, self.gallery.order[cols]), -torch.inf)
 
     def settle(self, block: _Block) -> None:
-        """Scores the pairs exactly that float32 could not order."""
+        """Scores exactly the pairs that float32 could not order."""
         if not block.unsure:
             return
         query_rows = torch.from_numpy(block.rows).to(self.device)
@@ -605,10 +605,10 @@ class _Ranker:
 
 
 def _count_above(scores: torch.Tensor, flags: torch.Tensor, *limits: torch.Tensor) -> list[torch.Tensor]:
-    """How many of a row's scores are above each of its limits.
+    """The number of scores in each row that are above each of its limits.
 
-    `scores` is `(R, C)`, `flags` as many numbers of its dtype, overwritten, each of `limits` `(R, P)` ascending, the
-    first the lowest; the result is `(R, P)` int64 for each of them.
+    `scores` is `(R, C)`; `flags` has the same size and dtype and is overwritten; each of `limits` is `(R, P)`,
+    ascending, the first the lowest; the result is `(R, P)` int64 for each of them.
     """
     width = limits[0].shape[1]
     if width >= SORT_FROM:
@@ -655,19 +655,19 @@ def _check_embeds(embeds: Embeds, side: str) -> torch.Tensor:
     if not isinstance(embeds, torch.Tensor):
         embeds = np.asarray(embeds)
         if embeds.dtype.kind not in "fiu":
-            raise ValueError(f"`{name}` holds {embeds.dtype}, not real numbers.")
+            raise ValueError(f"`{name}` holds {embeds.dtype}, not real numbers")
         # A copy where torch cannot share the memory: read-only, of negative stride, or of foreign byte order.
         native = np.ascontiguousarray(embeds, dtype=embeds.dtype.newbyteorder("="))
         embeds = torch.from_numpy(native if native.flags.writeable else native.copy())
     embeds = embeds.detach()
     if embeds.ndim != 2:
-        raise ValueError(f"`{name}` has shape {tuple(embeds.shape)}; one vector an item is needed: (items, dim).")
+        raise ValueError(f"`{name}` has shape {tuple(embeds.shape)}; one vector per item is needed: (items, dim)")
     if not len(embeds):
-        raise ValueError(f"`{name}` is empty: there is nothing to rank.")
+        raise ValueError(f"`{name}` is empty: there is nothing to rank")
     if not embeds.shape[1]:
-        raise ValueError(f"`{name}` has vectors of dimension 0.")
+        raise ValueError(f"`{name}` has vectors of dimension 0")
     if embeds.is_complex() or embeds.dtype == torch.bool:
-        raise ValueError(f"`{name}` holds {embeds.dtype}, not real numbers.")
+        raise ValueError(f"`{name}` holds {embeds.dtype}, not real numbers")
     return embeds
 
 
@@ -675,13 +675,13 @@ def _check_ids(ids: Ids, name: str) -> np.ndarray:
     """Ids as int64, without a passage through floating point."""
     ids = ids.detach().cpu().numpy() if isinstance(ids, torch.Tensor) else np.asarray(ids)
     if ids.ndim != 1:
-        raise ValueError(f"`{name}` has shape {ids.shape}; one id an item is needed.")
+        raise ValueError(f"`{name}` has shape {ids.shape}; one id per item is needed")
     if not len(ids):
-        raise ValueError(f"`{name}` is empty.")
+        raise ValueError(f"`{name}` is empty")
     if ids.dtype.kind not in "iu":
-        raise ValueError(f"`{name}` holds {ids.dtype}; ids are integers (number the names first).")
+        raise ValueError(f"`{name}` holds {ids.dtype}; ids are integers (number the names first)")
     if ids.dtype.kind == "u" and ids.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"`{name}` holds {ids.max()}, which does not fit int64.")
+        raise ValueError(f"`{name}` holds {ids.max()}, which does not fit int64")
     return ids.astype(np.int64)
 
 
@@ -690,21 +690,21 @@ def _check_together(
 ) -> None:
     if query_embeds.shape[1] != gallery_embeds.shape[1]:
         raise ValueError(
-            f"Queries have dimension {query_embeds.shape[1]} and gallery items {gallery_embeds.shape[1]}: "
-            "embed both with the same model."
+            f"queries have dimension {query_embeds.shape[1]} and gallery items {gallery_embeds.shape[1]}: "
+            "embed both with the same model"
         )
     if query_embeds.device != gallery_embeds.device:
-        raise ValueError(f"Queries are on {query_embeds.device}, the gallery on {gallery_embeds.device}.")
+        raise ValueError(f"queries are on {query_embeds.device}, the gallery on {gallery_embeds.device}")
     for side, embeds, ids in (("query", query_embeds, query_ids), ("gallery", gallery_embeds, gallery_ids)):
         if len(embeds) != len(ids):
-            raise ValueError(f"{len(embeds)} `{side}_embeds` but {len(ids)} `{side}_ids`: each item needs one id.")
+            raise ValueError(f"{len(embeds)} `{side}_embeds` but {len(ids)} `{side}_ids`: each item needs one id")
 
 
 def _check_values(peak: torch.Tensor, name: str) -> None:
     for bad, what in ((~peak.isfinite(), "NaN or infinite values"), (peak == 0, "nothing but zeros")):
         rows = bad.nonzero()[:, 0]
         if len(rows):
-            raise ValueError(f"{len(rows)} of {len(peak)} `{name}` hold {what}, the first at index {int(rows[0])}.")
+            raise ValueError(f"{len(rows)} of {len(peak)} `{name}` hold {what}, the first at index {int(rows[0])}")
 
 
 def _check_exclude(
@@ -715,8 +715,8 @@ def _check_exclude(
     mask = exclude if isinstance(exclude, torch.Tensor) else torch.from_numpy(np.asarray(exclude))
     if mask.dtype != torch.bool or mask.shape != (num_queries, num_gallery):
         raise ValueError(
-            f"The mask `exclude` is {mask.dtype} of shape {tuple(mask.shape)}; "
-            f"bool of shape {(num_queries, num_gallery)} is needed."
+            f"the mask `exclude` is {mask.dtype} of shape {tuple(mask.shape)}; "
+            f"bool of shape {(num_queries, num_gallery)} is needed"
         )
     return lambda queries, gallery: mask[queries.to(mask.device)][:, gallery.to(mask.device)].to(queries.device)
 
@@ -724,9 +724,9 @@ def _check_exclude(
 def _check_missing(missing: np.ndarray, on_missing: str) -> None:
     """Refuses queries without a match, or only the case that no query has one."""
     if missing.all():
-        raise ValueError(f"None of the {len(missing)} queries has a match in the gallery: the ids never meet.")
+        raise ValueError(f"none of the {len(missing)} queries has a match in the gallery: the ids never meet")
     if on_missing == "error" and missing.any():
         raise ValueError(
             f"{missing.sum()} of {len(missing)} queries have no match in the gallery, the first at index "
-            f'{np.flatnonzero(missing)[0]}; on_missing="skip" leaves them out.'
+            f'{np.flatnonzero(missing)[0]}; on_missing="skip" leaves them out'
         )

@@ -1,1 +1,1 @@
-"""Checkpoints of the released code, in and out."""
+"""Checkpoints of the released code: reading and writing."""

@@ -1,4 +1,4 @@
-"""Models from released checkpoints and back: what fits is used and listed, anything unexplained stops it."""
+"""Models from released checkpoints and back: each weight is used, or listed with a reason; any other is an error."""
 
 from dataclasses import dataclass
 
@@ -24,11 +24,11 @@ from .reading import read_checkpoint
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of a checkpoint.
+    """The result of a conversion.
 
     used (`list[str]`): released weights that the model holds.
-    left (`dict[str, str]`): what it has no place for, with the reason.
-    architecture (`str`): what the shapes say, in words.
+    left (`dict[str, str]`): weights it has no place for, with the reason.
+    architecture (`str`): the architecture read from the shapes, in words.
     """
 
     used: list[str]
@@ -51,15 +51,15 @@ def load_released(
     (QuickGELU), heads (64 wide) and the last three ids (mask, BOS, EOS) are those of the family.
 
     Args:
-        path (`str`): see `checkpoint_reading.read_checkpoint`; weights of any floating type.
+        path (`str`): see `reading.read_checkpoint`; weights of any floating type.
         image_size (`tuple[int, int]`, *optional*): height and width in pixels, for a grid that is neither square nor
             3:1.
-        dtype (`torch.dtype`): of the model.
+        dtype (`torch.dtype`): dtype of the model.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that cannot be read safely, a weight that is missing, of the wrong shape or unexplained (the
-            message guesses whose checkpoint it is), or a position table that is not the grid it should be.
+            message guesses whose checkpoint it is), or a position table that does not fit the image size.
     """
     weights, beside = read_checkpoint(path)
     towers = "base_model." if any(name.startswith("base_model.") for name in weights) else ""
@@ -95,7 +95,7 @@ def load_released(
 
 
 def save_released(model: GADMSModel | GADMSForPreTraining, path: str) -> int:
-    """Write a model as released code reads it: `{"model": tensors}`, the towers under `base_model.`; returns how many.
+    """Write a model as released code reads it: `{"model": tensors}`, towers under `base_model.`; returns their number.
 
     Raises:
         ValueError: the model has head widths, activations or norms that the released code does not have.
@@ -127,19 +127,19 @@ def load_converted(path: str, dtype: torch.dtype = torch.float32) -> GADMSModel 
 
 
 def _refusal(path: str, weights: dict, unexplained: list[str], missing: list[str]) -> str:
-    """One line: what does not fit, and whose checkpoint it looks like."""
+    """One line with the names that do not fit and the method whose checkpoint it looks like."""
     problems = [
         f"{len(names)} {kind} ({_some(names)})"
         for kind, names in (("unexplained", unexplained), ("missing", missing))
         if names
     ]
-    told = next(
+    giveaway = next(
         ((part, method) for part, method in GIVEAWAYS.items() if any(part in name for name in weights)),
         None,
     )
     guess = (
-        f"probably a checkpoint of {told[1]}, by its {told[0]}*"
-        if told
+        f"probably a checkpoint of {giveaway[1]}, by its {giveaway[0]}*"
+        if giveaway
         else "not a checkpoint of OpenAI's CLIP, GA-DMS, IRRA or NAM, or not all of one"
     )
     return f"{path}: {guess}; of {len(weights)} weights, {' and '.join(problems)}"

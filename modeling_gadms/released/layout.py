@@ -1,6 +1,6 @@
 """The released layout of weights, OpenAI CLIP's names plus the decoder's, and its mapping to ours, both ways.
 
-Released files name the towers as OpenAI's CLIP does, under `base_model.` when a decoder may stand beside them.
+Released files name the towers as OpenAI's CLIP does, under `base_model.` in files that may also hold a decoder.
 Queries, keys and values are fused in one `in_proj`; `visual.proj` and `text_projection` are `(width, embed)` matrices
 that tokens stand to the left of: the transpose of a linear layer's weight. GA-DMS, IRRA and NAM share this layout.
 """

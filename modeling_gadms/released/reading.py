@@ -1,4 +1,4 @@
-"""Reads the tensors of a PyTorch checkpoint without running anything that the file brings along."""
+"""Reads the tensors of a PyTorch checkpoint without running any code the file contains."""
 
 import os
 import pickle  # for the name of an exception alone: nothing is ever unpickled here
@@ -25,7 +25,7 @@ def read_checkpoint(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
 
     Returns:
         `dict[str, torch.Tensor]`: weights by name, without the `module.` of data-parallel training.
-        `list[str]`: what lay beside the weights (optimizer, epoch, ...), by name.
+        `list[str]`: names of the entries beside the weights (optimizer, epoch, ...).
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file, or a folder.

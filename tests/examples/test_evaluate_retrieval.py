@@ -165,8 +165,8 @@ def test_half_precision_is_near_and_compared_in_float32(gadms):
         assert 0.99 < cosine.min() and (getattr(half, name) != getattr(whole, name)).any()
 
 
-def test_what_is_no_retriever_is_named(tmp_path, gadms):
-    with pytest.raises(OSError, match="gone: no model could be read there"):
+def test_models_that_are_not_retrievers_are_refused_by_name(tmp_path, gadms):
+    with pytest.raises(OSError, match="gone: no model can be read there"):
         load_retriever(str(tmp_path / "gone"))
     clip = CLIPModel.from_pretrained(save_clip(tmp_path / "clip"))
     CLIPTextModel.from_pretrained(tmp_path / "clip").save_pretrained(tmp_path / "text")
@@ -204,7 +204,7 @@ def test_embeddings_are_read_again_only_for_the_same_model_and_data(gadms, tmp_p
         cached_retrieval_set(model, processor, rows, str(tmp_path), progress=False)
 
 
-def test_a_damaged_file_of_embeddings_is_written_anew(gadms, tmp_path):
+def test_a_damaged_file_of_embeddings_is_written_again(gadms, tmp_path):
     model, processor = load_retriever(gadms)
     first, note = cached_retrieval_set(model, processor, tiny_rows(6), str(tmp_path), progress=False)
     Path(note["file"]).write_bytes(Path(note["file"]).read_bytes()[:200])
@@ -392,7 +392,7 @@ def test_own_figures_stand_beside_the_published_ones_where_they_belong(gadms):
     assert f"| mine | **measured here** | {'- | ' * 8}{expected} |" in table
     with pytest.raises(ValueError, match="mine on RSTPReid: cross-domain needs --trained_on"):
         protocol_table("cross-domain", [result])
-    with pytest.raises(ValueError, match="another than the one it is tested on"):
+    with pytest.raises(ValueError, match="it must differ from the one it is tested on"):
         protocol_table("cross-domain", [{**result, "trained_on": "RSTPReid"}])
     crossed = protocol_table("cross-domain", [{**result, "trained_on": "CUHK-PEDES"}])
     head, _, *rows = [line for line in crossed.splitlines() if line.startswith("|")]

@@ -177,8 +177,8 @@ def test_likelihood_of_a_caption_is_that_of_its_words_one_at_a_time():
         assert found[row, column].item() == pytest.approx(sum(scores) / len(scores), abs=1e-5)
 
 
-def test_an_unknown_re_scoring_names_those_there_are():
-    with pytest.raises(ValueError, match="no re-scoring 'magic'; choose of phrasings, k-reciprocal"):
+def test_an_unknown_re_scoring_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match="no re-scoring 'magic'; choose from phrasings, k-reciprocal"):
         rescore("magic", clustered_set())
     assert set(RESCORINGS) == {"phrasings", "k-reciprocal"}
 

@@ -44,10 +44,10 @@ def results_of(model, value):
 
 
 def test_a_card_without_a_run_says_what_is_not_known_and_invents_nothing(folder):
-    with pytest.raises(ValueError, match="not recorded what it was trained on"):
+    with pytest.raises(ValueError, match="training data is not recorded"):
         model_card(str(folder), "org/gadms")
     text = model_card(str(folder), "org/gadms", data="drawings of pedestrians")
-    assert "Nothing was measured of this checkpoint." in text and "Emissions were not measured." in text
+    assert "This checkpoint has not been evaluated." in text and "Emissions were not measured." in text
     assert "hardware" not in text and "| data | drawings of pedestrians |" in text
     assert "model-index" not in head_of(text) and "co2_eq_emissions" not in head_of(text)
     assert not UNFILLED.search(text)
@@ -75,11 +75,27 @@ def test_the_paper_s_figures_are_marked_and_never_indexed(folder, tmp_path):
     assert "not measured here" in after[:200]
 
 
-def test_emissions_are_told_where_they_were_measured(folder):
+def test_emissions_are_reported_where_they_were_measured(folder):
     (folder / "emissions.csv").write_text("run_id,emissions,energy_consumed\na,0.0015,0.01\nb,0.0005,0.02\n")
     text = model_card(str(folder), "org/gadms", data="x")
     assert "Measured by codecarbon: 2 g CO2 equivalent, 0.03 kWh." in text
     assert head_of(text)["co2_eq_emissions"]["emissions"] == 2.0
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("metrics.json", "{", "metrics.json: cannot be read as JSON"),
+        ("run_facts.json", "[]", "run_facts.json: holds a list, not a JSON object"),
+        ("emissions.csv", "run_id,emissions\na,much\n", "emissions.csv: has no numbers for emissions"),
+        ("config.json", '{"vision_config": {"image_size": 224}}', "config.json: is not that of a GA-DMS"),
+    ],
+)
+def test_a_damaged_record_is_named_with_a_cure(folder, name, content, message):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        model_card(str(folder), "org/gadms", data="x")
 
 
 def test_a_checkpoint_chosen_on_the_test_set_says_so(folder):

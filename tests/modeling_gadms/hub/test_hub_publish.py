@@ -56,7 +56,7 @@ print(json.dumps(results))
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """As `examples/pretrain.py` leaves one, with files beside it that are nobody's business."""
+    """As `examples/pretrain.py` leaves one, with other files beside it that must not be published."""
     folder = tmp_path / "run"
     processor = tiny_processor()
     tiny_model(vocab_size=len(processor.tokenizer)).save_pretrained(folder)
@@ -101,7 +101,7 @@ def test_a_model_is_published_with_exactly_its_files_and_its_tag(checkpoint, tmp
         assert not {path for path in wanted if path.endswith((".bin", ".env", ".txt")) or path == "optimizer.pt"}
         assert repository.tags == {"v1": first} and repository.branches["main"] == first
         card = repository.tree()["README.md"].decode()
-        assert "![Descriptions" in card and "captions false); no photographs" in card and "50.00" in card
+        assert "![Descriptions" in card and "captions are false); no photographs" in card and "50.00" in card
         assert "base_model: openai/clip-vit-base-patch16" in card
         assert "has a tag v1" in again
         assert repository.branches["try"] == branched and b"license: mit" in repository.tree("try")["README.md"]
@@ -137,7 +137,7 @@ def test_what_cannot_be_published_stops_before_anything_is_created(checkpoint, t
             ["model", checkpoint, "org/gadms", "--data", "drawings"],
             ["metric", "org/metric"],
         )
-        assert "not recorded what it was trained on" in unknown and "--data" in unknown
+        assert "training data is not recorded" in unknown and "--data" in unknown
         assert "no processor_config.json, without which" in incomplete
         assert "only in a Space named person_retrieval" in misnamed
         assert not hub.repositories
@@ -154,7 +154,7 @@ def released(tmp_path):
     return tmp_path / "out"
 
 
-def test_a_data_set_goes_on_after_a_break_and_sends_nothing_twice(released, tmp_path):
+def test_a_data_set_continues_after_a_break_and_sends_nothing_twice(released, tmp_path):
     arguments = ["dataset", released, "org/webperson", "--shards_per_commit", "2", "--tag", "v1"]
     with running_hub() as hub:
         second = threading.Event()

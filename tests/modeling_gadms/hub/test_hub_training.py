@@ -16,7 +16,7 @@ MODEL |= {"tokenizer_config.json", ".gitattributes", *CODE, *SETTINGS}
 STATE = {"config.json", "model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json"}
 STATE = {f"last-checkpoint/{name}" for name in STATE}
 
-# Three trainings, and one that goes on from the Hub at the commit given by the title, in one process.
+# Three trainings, and one that continues from the Hub at the commit given by the title, in one process.
 PROGRAM = """
 import json, sys
 from huggingface_hub import HfApi
@@ -74,7 +74,7 @@ def test_each_strategy_pushes_exactly_the_listed_files(trained):
     assert hub["models/org/end"].titles() == ["Model save", "initial commit"]
 
 
-def test_a_checkpoint_pushed_amid_training_is_whole_and_says_that_it_is_one(trained):
+def test_a_checkpoint_pushed_during_training_is_whole_and_says_so(trained):
     hub, _, _ = trained
     repository = hub["models/org/every_save"]
     commits = {title: commit for commit, title in repository.log[repository.branches["main"]]}

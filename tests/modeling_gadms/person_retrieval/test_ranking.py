@@ -52,7 +52,7 @@ def random_set(num_queries, num_gallery, num_ids, dim, seed=0):
 
 
 def duplicated_set(seed=0, dim=48):
-    """Every image three times, under ids drawn anew, so that right and wrong items tie exactly."""
+    """Every image three times, under newly drawn ids, so that right and wrong items tie exactly."""
     queries, gallery, query_ids, _ = random_set(40, 60, 6, dim, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     gallery_ids = torch.cat([torch.arange(6), torch.randint(6, (174,), generator=generator)])
@@ -132,7 +132,7 @@ def test_scores_nearer_than_float32_can_tell_are_ordered():
 
 @pytest.mark.parametrize("num_matches", [ranking.SORT_FROM - 1, ranking.SORT_FROM, ranking.SORT_FROM + 40])
 @pytest.mark.parametrize("ties", ["pessimistic", "optimistic"])
-def test_few_and_many_matches_a_query_are_counted_alike(num_matches, ties):
+def test_few_and_many_matches_per_query_are_counted_the_same_way(num_matches, ties):
     generator = torch.Generator().manual_seed(0)
     gallery = torch.randn(120, 24, generator=generator).repeat(2, 1)
     queries = torch.randn(9, 24, generator=generator)
@@ -324,9 +324,9 @@ ONES = torch.ones(2, 3)
         ({"gallery_ids": [1.0, 2.0]}, r"`gallery_ids` holds float64; ids are integers"),
         ({"gallery_ids": [[1], [2]]}, r"`gallery_ids` has shape \(2, 1\)"),
         ({"gallery_ids": [2**64 - 1, 2**63]}, r"does not fit int64"),
-        ({"gallery_ids": [8, 9]}, r"None of the 2 queries .* the ids never meet"),
+        ({"gallery_ids": [8, 9]}, r"none of the 2 queries .* the ids never meet"),
         ({"gallery_ids": [8, 9], "on_missing": "skip"}, r"the ids never meet"),
-        ({"exclude": torch.ones(2, 2, dtype=torch.bool)}, r"None of the 2 queries"),
+        ({"exclude": torch.ones(2, 2, dtype=torch.bool)}, r"none of the 2 queries"),
         ({"exclude": torch.ones(2, 3, dtype=torch.bool)}, r"bool of shape \(2, 2\)"),
         ({"exclude": np.ones((2, 2))}, r"mask `exclude` is torch.float64"),
         ({"ties": "random"}, r"`ties`"),
