@@ -1,4 +1,4 @@
-"""Near-duplicates that go are those that a slow comparison of all pairs finds, however rows lie in shards and memory."""
+"""Near-duplicates that go are those that a slow comparison of all pairs finds, however rows lie in shards."""
 
 import io
 import os
