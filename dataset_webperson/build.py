@@ -88,10 +88,10 @@ def build(config: BuildConfig) -> dict[str, dict[str, int]]:
 
 def _parquets(folder: str) -> list[str]:
     if not os.path.isdir(folder):
-        raise DataError(f"{folder}: no such folder. `select.metadata` is the folder of COYO's parquet files.")
+        raise DataError(f"{folder}: no such folder; `select.metadata` is the folder of COYO's parquet files")
     files = sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".parquet"))
     if not files:
-        raise DataError(f"{folder}: no parquet in it. `select.metadata` is the folder of COYO's parquet files.")
+        raise DataError(f"{folder}: no parquet in it; `select.metadata` is the folder of COYO's parquet files")
     return files
 
 
@@ -120,7 +120,7 @@ def _release(config: BuildConfig, options: ReleaseSection, folder: str, shards: 
                 shutil.rmtree(out + ending, ignore_errors=True)
         elif os.path.lexists(out):
             raise DataError(
-                f"{out}: is there already, and not made by {config.work}. Delete it, or change `release.out`."
+                f"{out}: is there already, and not made by {config.work}; delete it, or change `release.out`"
             )
         write_json(record, state)
     if os.path.isdir(out):

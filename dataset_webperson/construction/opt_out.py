@@ -12,7 +12,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class OptOut:
-    """What is left out.
+    """The rows to leave out.
 
     Args:
         urls: whole addresses. Scheme, a leading `www.`, a fragment and a slash at the end make no difference.

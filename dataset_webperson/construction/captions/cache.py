@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said.
+    """One answer of a caption server.
 
     Args:
         text: the message.

@@ -157,7 +157,7 @@ async def _in_order(
 
 
 class _Work:
-    """What the captions of a shard share."""
+    """State shared by the captions of one shard."""
 
     def __init__(self, options: CaptionOptions, cache: AnswerCache, clients: list[ServerClient], bar: tqdm):
         self.options, self.cache, self.clients, self.bar = options, cache, clients, bar

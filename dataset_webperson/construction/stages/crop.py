@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class CropOptions:
-    """What is cropped. A value that makes no sense raises `ValueError`.
+    """Which persons are cropped. A value that makes no sense raises `ValueError`.
 
     Args:
         detector: model and its threshold.

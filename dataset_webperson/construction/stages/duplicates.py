@@ -1,8 +1,8 @@
 """Stage `dedup`: of pictures with the same bytes, or whose perceptual hashes or embeddings lie close, the best stays.
 
 Which copy is the best is a fixed order: larger box, then higher score, then the name. A picture goes if one before it
-in that order is its double, whether or not that one stays itself. So the outcome depends neither on how pictures lie
-in shards nor on how many processes work.
+in that order is its near-duplicate, whether or not that one stays itself. So the outcome depends neither on how
+pictures lie in shards nor on how many processes work.
 
 `find_duplicates` compares all shards, once; `dedup_shard` then copies a shard without its near-duplicates. What is
 compared lies on disk (48 bytes per row) and is read in parts of `rows_in_memory` rows, however many there are.
@@ -34,7 +34,7 @@ _CHUNK = 1 << 20  # keys of the file in memory while it is swept
 
 @dataclass(frozen=True)
 class DedupOptions:
-    """What counts as a double. A value that makes no sense raises `ValueError`.
+    """The rule for near-duplicates. A value that makes no sense raises `ValueError`.
 
     Args:
         max_distance: bits of 64 in which two perceptual hashes may differ. 0 is exact; beyond 8 it gets slow.

@@ -20,7 +20,7 @@ DUPLICATE_EMBEDDING = 3  # its number in `duplicates.REASONS`
 
 @dataclass(frozen=True)
 class EmbeddingOptions:
-    """Which embeddings, and how close is a double.
+    """Which embeddings to compare, and how close makes a near-duplicate.
 
     Args:
         model: Hub id or folder of a model with `get_image_features`, such as CLIP or GA-DMS.

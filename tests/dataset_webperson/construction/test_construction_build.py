@@ -1,4 +1,4 @@
-"""The whole construction from one file: it ends in a release, goes on after kills, and forgets who opted out."""
+"""The whole construction from one file: it ends in a release, continues after kills, and forgets who opted out."""
 
 import contextlib
 import hashlib
@@ -140,7 +140,7 @@ def test_a_server_that_is_of_no_use_ends_the_run_with_one_line_and_the_next_run_
         assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_release_that_was_interrupted_while_it_was_cleared_away_is_whole_or_made_anew(stub, tmp_path):
+def test_a_release_interrupted_while_being_cleared_away_is_whole_or_made_again(stub, tmp_path):
     write_source(tmp_path / "source", shards=2, images=3, copies=0)
     out, partial = tmp_path / "out", tmp_path / "out.partial"
     with serve(CaptionServer()) as server:
@@ -183,7 +183,7 @@ def test_a_selection_without_images_ends_with_the_command_that_downloads_them(tm
 
 
 def rows_of(folder):
-    """What is released, row by row: says more about a difference than digests do."""
+    """The released rows, one by one: says more about a difference than digests do."""
     return [row for shard in sorted((folder / "data").iterdir()) for row in read_rows(str(shard))]
 
 

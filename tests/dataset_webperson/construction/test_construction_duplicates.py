@@ -1,4 +1,4 @@
-"""Which doubles go: the same rows as a slow comparison of all pairs says, however rows lie in shards and in memory."""
+"""Near-duplicates that go are those that a slow comparison of all pairs finds, however rows lie in shards."""
 
 import io
 import os

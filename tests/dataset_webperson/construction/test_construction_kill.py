@@ -78,7 +78,7 @@ def quality(root):
 
 
 def exit_code(work, root, seconds=None):
-    """Of `work(root)` in a process of its own, which is killed if it has not ended after so many seconds."""
+    """Run `work(root)` in a process of its own, killed if it has not ended after that many seconds."""
     child = FORK.Process(target=work, args=(root,))
     child.start()
     child.join(seconds)
@@ -165,7 +165,7 @@ def release_assessed(root):
 
 
 def folders(root):
-    """What is there of a release, file by file, under its final names."""
+    """The files of a release that are there, one by one, under its final names."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for name in ("out", "out-script", "out-report")
