@@ -75,20 +75,25 @@ def _not_decoded(error: Exception, name: str) -> ImageError:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An upright RGB image of the same pixels.
+    """An upright RGB image of the same pixels, as the model's image processor makes it of any image it is given.
 
-    EXIF rotation is applied. 16-bit grey is scaled to 8 bits (Pillow would clip nearly all of it to white); alpha and
-    transparent palette entries are laid on white (Pillow would show the colour hidden below them, mostly black);
-    CMYK and the rest are converted by Pillow.
+    EXIF rotation is applied. 16-bit grey is reduced to its upper 8 bits (Pillow would clip nearly all of it to white),
+    and float grey, if within [0, 1], is scaled to 255; alpha and transparent palette entries are laid on white (Pillow
+    would show the colour hidden below them, mostly black); CMYK and the rest are converted by Pillow.
     """
+    # `modeling_gadms/image_processing_gadms.py`, which ships alone, has the same rule; a test holds the two equal
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
         return image
+    if image.mode == "F":
+        tones = np.nan_to_num(np.asarray(image))
+        scale = 255 if tones.max(initial=0) <= 1 else 1
+        return Image.fromarray(np.rint((tones * scale).clip(0, 255)).astype(np.uint8)).convert("RGB")
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
         # Mode "I" also carries 8-bit values (written by tools that widen them): those stay as they are.
-        scale = 257 if image.mode != "I" or grey.max(initial=0) > 255 else 1
-        return Image.fromarray((np.clip(grey, 0, 255 * scale) // scale).astype(np.uint8)).convert("RGB")
+        wide = image.mode != "I" or grey.max(initial=0) > 255
+        return Image.fromarray((grey >> 8 if wide else grey).astype(np.uint8)).convert("RGB")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))

@@ -70,6 +70,9 @@ class GADMSConfig(CLIPConfig):
         projection_dim (`int`): width of the joint space of images and captions, and of the decoder.
         temperature (`float`): divides the cosine to give similarity logits (0.02 in the paper).
         decoder_num_layers (`int`): transformer blocks after the decoder's cross-attention (4 in the paper).
+        decoder_attends_padding (`bool`): the decoder sees captions padded with id 0 to the context length, and attends
+            to the padding, as the released code does. The converter sets it for released decoders, which were trained
+            so; new ones ignore padding, and their predictions do not depend on it.
 
     Raises:
         ValueError: `temperature` is not positive, or `projection_dim` is not a multiple of 64.
@@ -90,6 +93,7 @@ class GADMSConfig(CLIPConfig):
 
     temperature: float = 0.02
     decoder_num_layers: int = 4
+    decoder_attends_padding: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -3,10 +3,13 @@
 from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
 
 # isort: split
+import os
 from typing import Any
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
+import PIL.ImageOps
 import torch
 from transformers import CLIPImageProcessorPil
 from transformers.image_utils import ChannelDimension
@@ -16,16 +19,18 @@ class GADMSImageProcessor(CLIPImageProcessorPil):
     """
     CLIP's Pillow image processor for pedestrians: bicubic to `size` (default 384 high, 128 wide), no crop.
 
-    Takes PIL images of any mode, numpy arrays, `(H, W, C)` or `(H, W)`, and torch tensors, `(C, H, W)` or `(H, W)`,
-    alone or in a list, with 1, 3 or 4 channels; an array of the other layout is recognised if it is unambiguous.
-    Transparent pixels become white, 16-bit greys are reduced to 8 bits, and float arrays are read as [0, 1]. EXIF
-    rotation is left to the code that opens the file.
+    Takes PIL images of any mode, paths of image files in strings, numpy arrays, `(H, W, C)` or `(H, W)`, and torch
+    tensors, `(C, H, W)` or `(H, W)`, alone or in a list, with 1, 3 or 4 channels; an array of the other layout is
+    recognised if it is unambiguous. PIL images and files become the same upright RGB: EXIF rotation is applied,
+    transparent pixels become white, 16-bit greys are reduced to 8 bits. Float arrays are read as [0, 1]. Addresses and
+    base64 are decoded by transformers, which shows what hides below transparency: open such images yourself.
 
     Returns `pixel_values` (`torch.FloatTensor` of shape `(batch_size, 3, height, width)` with `return_tensors="pt"`).
 
     Raises:
         TypeError: an item of a list is not an image; the message gives its index.
-        ValueError: an array has no pixels, another shape, or values that are neither 0 to 255 nor [0, 1].
+        ValueError: an array has no pixels, another shape, or values that are neither 0 to 255 nor [0, 1]; a file
+            cannot be decoded, and the message names it.
     """
 
     size = {"height": 384, "width": 128}
@@ -36,13 +41,13 @@ class GADMSImageProcessor(CLIPImageProcessorPil):
     def fetch_images(self, images: Any) -> Any:
         # every image passes here, alone or in a list, also from the processor
         if not isinstance(images, list | tuple):
-            return super().fetch_images(_with_channel_axis(images))
+            return super().fetch_images(_opened(images))
         for index, image in enumerate(images):
             if not isinstance(image, PIL.Image.Image | np.ndarray | torch.Tensor | str | list | tuple):
                 raise TypeError(
                     f"Image {index} is {image!r}: expected a PIL image, an array, a tensor or a path in a string"
                 )
-        return super().fetch_images([_with_channel_axis(image) for image in images])
+        return super().fetch_images([_opened(image) for image in images])
 
     def process_image(
         self,
@@ -55,8 +60,9 @@ class GADMSImageProcessor(CLIPImageProcessorPil):
         if isinstance(image, PIL.Image.Image):
             if 0 in image.size:
                 raise ValueError(f"an image of {image.width} x {image.height} pixels cannot be resized")
-            image = _wide_grey_to_8_bits(image)
-        if not isinstance(image, PIL.Image.Image):
+            if do_convert_rgb:
+                image = _upright_rgb(image)
+        else:
             image, input_data_format = _as_array(image, input_data_format)
             if do_rescale:
                 image = _to_8_bits(image)
@@ -65,23 +71,42 @@ class GADMSImageProcessor(CLIPImageProcessorPil):
         )
 
 
-def _with_channel_axis(image: Any) -> Any:
-    """A grey array `(H, W)` as `(H, W, 1)`, a tensor as `(1, H, W)`; anything else as it is."""
+def _opened(image: Any) -> Any:
+    """A path as the image in the file, a grey array `(H, W)` as `(H, W, 1)`, a tensor as `(1, H, W)`; others as is."""
+    if isinstance(image, str) and os.path.isfile(image):
+        # not by transformers, whose conversion to RGB loses transparency and the tones of 16 bits
+        try:
+            with PIL.Image.open(image) as opened:
+                opened.load()
+                return opened
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises these on broken files
+            raise ValueError(f"{image}: cannot be decoded ({error}); copy the file again") from error
     if isinstance(image, np.ndarray) and image.ndim == 2:
         return image[..., None]
     return image[None] if isinstance(image, torch.Tensor) and image.ndim == 2 else image
 
 
-def _wide_grey_to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image | np.ndarray:
-    """Reduce 16-bit greys, which Pillow would clip at 255, to their upper 8 bits; float greys become an array."""
+def _upright_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image upright and in RGB, by the one rule for all ways in: `dataset_webperson.images.to_rgb` is its twin."""
+    if image.mode == "RGB" and image.getexif().get(PIL.ExifTags.Base.Orientation, 1) == 1:
+        return image  # what follows would copy its pixels
+    image = PIL.ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
     if image.mode == "F":
-        return np.asarray(image)[..., None]
+        tones = np.nan_to_num(np.asarray(image))
+        scale = 255 if tones.max(initial=0) <= 1 else 1
+        return PIL.Image.fromarray(np.rint((tones * scale).clip(0, 255)).astype(np.uint8)).convert("RGB")
     if image.mode.startswith("I"):
-        wide = np.asarray(image.convert("I"))
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
         # mode I has 32 bits and holds images of 8 and of 16 bits alike
-        if image.mode != "I" or wide.max() > 255:
-            return PIL.Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8))
-    return image
+        wide = image.mode != "I" or grey.max(initial=0) > 255
+        return PIL.Image.fromarray((grey >> 8 if wide else grey).astype(np.uint8)).convert("RGB")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = PIL.Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return PIL.Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
 
 
 def _as_array(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 
-from .token_scores_gadms import valid_tokens
+from .token_scores_gadms import eos_positions, valid_tokens
 
 # uniform numbers per token: for the noise mask, the prediction mask, the fate of a chosen token, and a random token
 NUM_DRAWS = 4
@@ -98,6 +99,22 @@ class MaskedCaptions:
     prediction_input_ids: torch.Tensor
     noise_mask: torch.Tensor
     prediction_mask: torch.Tensor
+
+    def padded(self, width: int) -> "MaskedCaptions":
+        """The same views with id 0 at every position after EOS, up to `width`: tensors of shape `(B, width)`."""
+        positions = torch.arange(width, device=self.noise_mask.device)
+
+        def pad(values: torch.Tensor) -> torch.Tensor:
+            return F.pad(values, (0, width - values.shape[1]))
+
+        noise, prediction = pad(self.noise_input_ids), pad(self.prediction_input_ids)
+        after_eos = positions > eos_positions(noise)[:, None]  # the same in both views
+        return MaskedCaptions(
+            noise.masked_fill(after_eos, 0),
+            prediction.masked_fill(after_eos, 0),
+            pad(self.noise_mask),
+            pad(self.prediction_mask),
+        )
 
 
 def draw_uniforms(batch_size: int, width: int, generator: torch.Generator) -> torch.Tensor:

@@ -556,7 +556,8 @@ class EncodedPairs:
         image_tokens (`torch.Tensor` of shape `(B, 1 + patches, projection_dim)`): projected image tokens.
         image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): the first of them.
         text_embeds (`torch.Tensor` of shape `(B, projection_dim)`): embeddings of the captions' noise view.
-        text_tokens (`torch.Tensor` of shape `(B, T, projection_dim)`): projected tokens of the prediction view.
+        text_tokens (`torch.Tensor` of shape `(B, T, projection_dim)`): projected tokens of the prediction view; where
+            the decoder attends padding, `T` is the context length, also in the views.
         views ([`MaskedCaptions`]): both views. Without masks `text_tokens`, `views` and `token_scores` are `None`.
         token_scores (`torch.Tensor` of shape `(B, T)`): scores that the masks were drawn from, if any.
     """
@@ -608,6 +609,8 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             generator = torch.Generator(input_ids.device).manual_seed(seed)
             mask_uniforms = draw_uniforms(input_ids.shape[0], input_ids.shape[1], generator)
         views = mask_captions(input_ids, scores, mask_uniforms, masking, self.config.mask_token_id)
+        if self.config.decoder_attends_padding:
+            views = views.padded(self.config.text_config.max_position_embeddings)
 
         if masking.in_place:  # both views are the same
             hidden_states = gadms.text_model(views.prediction_input_ids).last_hidden_state
@@ -690,12 +693,15 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         if views is None:
             return GADMSForPreTrainingOutput(loss=sdm, sdm_loss=sdm.detach(), **embeds)
 
-        # padding is hidden from the decoder; BOS and EOS are not
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        # padding is hidden from the decoder, unless it was trained to see it; BOS and EOS are not
+        width = views.prediction_mask.shape[1]
+        positions = torch.arange(width, device=input_ids.device)
         own_tokens = positions <= eos_positions(input_ids)[:, None]
-        logits = self.decoder(pairs.text_tokens, pairs.image_tokens, own_tokens, views.prediction_mask)
+        seen = torch.ones_like(own_tokens) if self.config.decoder_attends_padding else own_tokens
+        logits = self.decoder(pairs.text_tokens, pairs.image_tokens, seen, views.prediction_mask)
         num_masked = mean_over_processes(views.prediction_mask.sum()) if chunk is None else chunk.num_masked
-        mtp = mtp_loss(logits, input_ids[views.prediction_mask], num_masked)
+        labels = F.pad(input_ids, (0, width - input_ids.shape[1]))[views.prediction_mask]
+        mtp = mtp_loss(logits, labels, num_masked)
 
         valid = valid_tokens(input_ids)
         num_valid = valid.sum().clamp_min(1)

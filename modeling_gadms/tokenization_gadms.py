@@ -91,7 +91,7 @@ class GADMSTokenizer(CLIPTokenizer):
     - `pad_token_id` is 0, as in the released checkpoints, though id 0 is also "!", an ordinary token; the attention
       mask tells them apart, and `decode` stops at the first EOS;
     - `<|mask|>`, `<|startoftext|>` and `<|endoftext|>` typed in a caption are plain text, so that EOS remains the one
-      highest id (the released tokenizer encodes the last two as special tokens). To mask a word by hand put
+      highest id (the released tokenizer encodes all three as special tokens). To mask a word by hand put
       `mask_token_id` among the ids, or pass `split_special_tokens=False`, which makes all three special.
 
     Args:

@@ -49,6 +49,7 @@ def mutants(file: str, *changes: tuple) -> None:
 # tests, by the file they are in
 LOSSES, MASKING, INDEPENDENT = "test_losses.py", "test_masking.py", "test_masks_are_independent.py"
 DEFAULTS, PROCESSES = "test_defaults_of_a_step.py", "test_two_processes.py"
+WORDS = "test_word_contributions.py"
 STEP = "test_modeling.py::test_the_training_step_is_the_sum_of_its_documented_parts"
 SHAPES = "test_modeling.py::test_features_and_logits_have_the_documented_shapes"
 SCORES = "test_token_scores.py::test_scores_equal_full_autograd_on_an_ordinary_forward"
@@ -271,9 +272,28 @@ mutants(
     ("BOS alone is read", "<= eos_positions(input_ids)[:, None]", "< eos_positions(input_ids)[:, None]", STEP),
     (
         "labels from the masked caption",
-        "mtp_loss(logits, input_ids[views",
-        "mtp_loss(logits, views.prediction_input_ids[views",
+        "labels = F.pad(input_ids, (",
+        "labels = F.pad(views.prediction_input_ids, (",
         STEP,
+    ),
+    (
+        "padding ignored by a released decoder",
+        "if self.config.decoder_attends_padding else own_tokens",
+        "if False else own_tokens",
+        "released/test_conversion.py",
+    ),
+    ("contributions of the other sign", "(whole[rows] - without)", "(without - whole[rows])", WORDS),
+    (
+        "tokens of a word masked apart",
+        "same_word = (word_ids[:, :, None] ==",
+        "same_word = (-word_ids[:, :, None] ==",
+        WORDS,
+    ),
+    (
+        "contributions compared with another image",
+        "images = torch.cat([torch.arange(",
+        "images = 0 * torch.cat([torch.arange(",
+        WORDS,
     ),
     (
         "the views swapped",

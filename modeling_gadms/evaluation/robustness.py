@@ -14,6 +14,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 from tqdm.auto import tqdm
 from transformers import ProcessorMixin
 
+from dataset_webperson.images import to_rgb
+
 from ..person_retrieval.ranking import rank_queries
 from ..rows import all_captions, stable_hash
 from .encoding import RetrievalSet, encode_captions, encode_images
@@ -155,7 +157,7 @@ def measure_robustness(
                 row: dict, index: int, function: Callable = function, strength: float = strength, name: str = name
             ) -> Image.Image:
                 rng = random.Random(stable_hash(seed, name, row["image_path"]))
-                return function(row["image"].convert("RGB"), strength, rng)
+                return function(to_rgb(row["image"]), strength, rng)
 
             images = encode_images(model, processor, dataset, batch_size, False, num_workers, change)
             add(name, strength, images, encoded.text_embeds)

@@ -48,7 +48,8 @@ def load_released(
     """The model in a released checkpoint: [`GADMSForPreTraining`] when the decoder is in it, else [`GADMSModel`].
 
     Widths, depths, patch and image size, context length and vocabulary are read from the shapes. Activation
-    (QuickGELU), heads (64 wide) and the last three ids (mask, BOS, EOS) are those of the family.
+    (QuickGELU), heads (64 wide) and the last three ids (mask, BOS, EOS) are those of the family, and so is a decoder
+    that attends to padding (`config.decoder_attends_padding`).
 
     Args:
         path (`str`): see `reading.read_checkpoint`; weights of any floating type.
@@ -96,6 +97,9 @@ def load_released(
 
 def save_released(model: GADMSModel | GADMSForPreTraining, path: str) -> int:
     """Write a model as released code reads it: `{"model": tensors}`, towers under `base_model.`; returns their number.
+
+    The released code lets the decoder attend to padding; one trained here without (`config.decoder_attends_padding`)
+    predicts somewhat differently there. Retrieval does not use the decoder.
 
     Raises:
         ValueError: the model has head widths, activations or norms that the released code does not have.

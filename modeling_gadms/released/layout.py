@@ -168,6 +168,7 @@ def config_from_shapes(
     for name, width in (("text", text_width), ("image", vision_width)):
         if width % 64:
             raise ValueError(f"the {name} tower is {width} wide, which heads of 64 do not divide")
+    decoder_num_layers = _depth(weights, "cross_modal_transformer")
     return GADMSConfig(
         text_config={
             "vocab_size": vocab_size,
@@ -189,7 +190,8 @@ def config_from_shapes(
             "projection_dim": weights[f"{towers}visual.proj"].shape[1],
         },
         projection_dim=weights[f"{towers}text_projection"].shape[1],
-        decoder_num_layers=_depth(weights, "cross_modal_transformer") or GADMSConfig.decoder_num_layers,
+        decoder_num_layers=decoder_num_layers or GADMSConfig.decoder_num_layers,
+        decoder_attends_padding=decoder_num_layers > 0,  # as in training; a decoder that is still to come need not
     )
 
 

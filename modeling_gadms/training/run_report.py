@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from dataset_webperson.files import replacing
+from dataset_webperson.images import to_rgb
 
 from ..evaluation.encoding import RetrievalSet
 from ..modeling_gadms import GADMSModel
@@ -88,7 +89,7 @@ def save_retrievals(
         draw.multiline_text((8, y), "\n".join(textwrap.wrap(captions(query), 50)[:8]), INK, font)
         for place, index in enumerate(images):
             x = text_width + place * (width + gap)
-            sheet.paste(dataset[index]["image"].convert("RGB").resize((width, height)), (x, y))
+            sheet.paste(to_rgb(dataset[index]["image"]).resize((width, height)), (x, y))
             right = encoded.image_person_ids[index] == encoded.text_person_ids[query]
             frame = (x - 4, y - 4, x + width + 3, y + height + 3)
             draw.rectangle(frame, outline=RIGHT if right else WRONG, width=4)
@@ -125,7 +126,7 @@ def save_word_contributions(
     font, height, width = ImageFont.load_default(18), 200, 900
     sheet = Image.new("RGB", (width, height + 40), PAPER)
     draw = ImageDraw.Draw(sheet)
-    sheet.paste(row["image"].convert("RGB").resize((height // 2, height)), (12, 20))
+    sheet.paste(to_rgb(row["image"]).resize((height // 2, height)), (12, 20))
 
     left = height // 2 + 40
     x, y, previous = float(left), 24, 0

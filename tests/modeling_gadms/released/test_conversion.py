@@ -16,6 +16,7 @@ from tiny import tiny_model, tiny_processor
 
 from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
 from modeling_gadms.convert_gadms_to_hf import RELEASED_FILE, convert_checkpoint, main
+from modeling_gadms.masking_gadms import DualMasking, draw_uniforms, mask_captions
 from modeling_gadms.released.checkpoints import load_converted, load_released, save_released
 from modeling_gadms.released.layout import image_size_from
 from modeling_gadms.released.reading import read_checkpoint
@@ -145,6 +146,49 @@ def test_decoder_logits_of_padded_captions_differ_from_the_released_ones_by_its_
         torch.testing.assert_close(logits[row, :length], masked[:length], atol=1e-4, rtol=0)
         as_released = released_logits(weights, pixel_values[row], input_ids[row])
         assert (as_released[:length] - masked[:length]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("pad_id", [0, twin.VOCAB_SIZE - 1])
+def test_a_converted_decoder_attends_to_padding_up_to_the_context_length_as_the_released_one(
+    model, weights, pad_id, monkeypatch
+):
+    """The loss of a batch padded to its longest caption is the released one, which pads to the context length."""
+    lengths = [9, 12, 5]
+    pixel_values, input_ids = twin.images(3), twin.captions(lengths)
+    uniforms = draw_uniforms(3, twin.CONTEXT_LENGTH, torch.Generator().manual_seed(0))
+    masking = DualMasking(alpha_info=0.6)
+    batch = input_ids[:, :12].clone()
+    for row, length in enumerate(lengths):
+        batch[row, length:] = pad_id
+    with torch.no_grad():
+        outputs = model(pixel_values, batch, mask_uniforms=uniforms, masking=masking)
+    assert outputs.token_scores.shape == batch.shape
+
+    losses, ignoring = [], []
+    views = mask_captions(batch, outputs.token_scores, uniforms, masking, model.config.mask_token_id)
+    for row, length in enumerate(lengths):
+        ids = input_ids[row].clone()
+        ids[:length] = views.prediction_input_ids[row, :length]
+        for found, num_own in ((losses, None), (ignoring, length)):
+            logits = released_logits(weights, pixel_values[row], ids, num_own)
+            for position in views.prediction_mask[row].nonzero().flatten():
+                found.append(torch.nn.functional.cross_entropy(logits[position], input_ids[row, position]))
+    torch.testing.assert_close(outputs.mtp_loss, torch.stack(losses).mean(), atol=1e-4, rtol=0)
+    assert (torch.stack(losses).mean() - torch.stack(ignoring).mean()).abs() > 1e-3
+
+    monkeypatch.setattr(model.config, "decoder_attends_padding", False)
+    with torch.no_grad():
+        again = model(pixel_values, batch, mask_uniforms=uniforms, masking=masking)
+    torch.testing.assert_close(again.mtp_loss, torch.stack(ignoring).mean(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(again.sdm_loss, outputs.sdm_loss)
+
+
+def test_only_a_released_decoder_attends_to_padding(model, tmp_path):
+    assert model.config.decoder_attends_padding
+    clip, _ = load_released(save({"model": twin.clip_weights()}, tmp_path))
+    assert not clip.config.decoder_attends_padding and not tiny_model().config.decoder_attends_padding
+    model.save_pretrained(tmp_path / "folder")
+    assert load_converted(str(tmp_path / "folder")).config.decoder_attends_padding
 
 
 # what files may look like
