@@ -26,8 +26,14 @@ _CODE = re.compile(
     r"|\b\w+\s?=\s?[\"'\w]"  # assignments
     r"|\b(?:var|const|def|elif|nullptr|undefined|NaN)\b",
 )
+_MISSING = {"", "nan", "none", "null", "n/a", "na", "<na>", "nat", "undefined", "-"}
 # The text pieces CLIP's tokenizer splits a caption into before it applies its merges.
 _PIECES = re.compile(r"'(?:s|t|re|ve|m|ll|d)\b|[^\W\d_]+|\d|[^\s\w]+|_+", re.IGNORECASE)
+
+
+def is_placeholder(caption: str) -> bool:
+    """Whether nothing is said: blank, or what tools write for a missing value, such as "nan"."""
+    return caption.strip().lower() in _MISSING
 
 
 def is_template_leak(caption: str) -> bool:
@@ -55,7 +61,7 @@ def foreign_characters(caption: str) -> str:
 
 def caption_problems(caption: str) -> list[str]:
     """The kinds of defect (codes of `findings.KINDS`) that this caption has on its own."""
-    if not caption.strip():
+    if is_placeholder(caption):
         return ["caption-empty"]
     problems = []
     if foreign_characters(caption):

@@ -9,6 +9,8 @@ itself was wrong. An interrupted run continues where it stopped; unchanged image
 """
 
 import argparse
+import contextlib
+import itertools
 import os
 import random
 import sys
@@ -27,6 +29,9 @@ from .near_duplicates import close_pairs
 from .readers.benchmark_copy import Benchmark, Counts, find_jsons, read_copy
 from .readers.benchmarks import BENCHMARKS, COUNT_KINDS, benchmark_class
 from .readers.corpora import CORPORA, Corpus, corpus_class, find_corpus_jsons, locate_rows
+from .readers.near_hits import near_jsons
+from .rows.images import check_image
+from .rows.local_source import SourceRow, open_source
 from .safe_paths import SafeRoot
 
 NEAR_BITS = 4  # of 64: re-encoded and resized copies stay below, different pictures lie near 32
@@ -53,9 +58,21 @@ class Options:
                 raise DataError(f"{name}={getattr(self, name)}: must be at least 1")
 
 
-def detect(root: str) -> list[type[Benchmark] | type[Corpus]]:
-    """The datasets whose json lies in `root` or in their own folder below it, or that `root` is named after."""
-    found: list[type[Benchmark] | type[Corpus]] = []
+class WebPersonFolder:
+    """A folder of captioned images, as `WebPerson("local")` reads it."""
+
+    name = "WebPerson"
+
+
+Examined = type[Benchmark] | type[Corpus] | type[WebPersonFolder]
+
+
+def detect(root: str) -> list[Examined]:
+    """The datasets whose json lies in `root` or in their own folder below it, or that `root` is named after.
+
+    Where there is none of them, rows that `open_source` reads are a WebPerson.
+    """
+    found: list[Examined] = []
     for benchmark in BENCHMARKS.values():
         named = _named_after(root, benchmark.folder)
         _, jsons = find_jsons(benchmark, root, need_prefix=not named)
@@ -65,6 +82,10 @@ def detect(root: str) -> list[type[Benchmark] | type[Corpus]]:
         _, corpus_jsons = find_corpus_jsons(corpus, root)
         if corpus_jsons or _named_after(root, corpus.folder) or os.path.isdir(os.path.join(root, corpus.folder)):
             found.append(corpus)
+    if not found:
+        with contextlib.suppress(DataError):
+            open_source(root)
+            found.append(WebPersonFolder)
     return found
 
 
@@ -156,7 +177,9 @@ def examine_corpus(corpus: type[Corpus], root: str, options: Options) -> Report:
     images = SafeRoot(options.image_root or home)
     report = Report(corpus.name, root, list(files), images.root, {}, {}, findings)
     if not files:
-        findings.add("json-missing", f"{options.annotations or home}: looked for {', '.join(corpus.json_patterns)}")
+        near = near_jsons(options.annotations or home, corpus.json_patterns)
+        tried = f"{options.annotations or home}: looked for {', '.join(corpus.json_patterns)}"
+        findings.add("json-missing", tried + (f"; {near}" if near else ""))
         return report
     examiner = CaptionExaminer(findings, options.tokenizer)
     rng = random.Random(0)
@@ -180,6 +203,52 @@ def examine_corpus(corpus: type[Corpus], root: str, options: Options) -> Report:
     report.counts = {"train": Counts(0, seen, captions)}
     _examine_images(sample, report, options)
     return report
+
+
+def examine_rows(root: str, options: Options) -> Report:
+    """Examine a folder of captioned images; of its images every nth where there are more than `max_images`."""
+    if options.annotations or options.image_root:
+        raise DataError(f"{root}: annotations and image_root are of benchmarks and corpora, a WebPerson has neither")
+    findings, source = Findings(), open_source(root)
+    report = Report(WebPersonFolder.name, root, list(source.shards), root, {}, {}, findings)
+    examiner = CaptionExaminer(findings, options.tokenizer)
+    stride = -(-(source.count() or 0) // options.max_images) or 1
+    for split, shards in source.splits.items():
+        rows = captions = 0
+        for row in tqdm(
+            itertools.chain.from_iterable(map(source.rows, shards)), desc=f"WebPerson {split}", unit=" rows"
+        ):
+            texts = [caption for caption in row.captions if isinstance(caption, str)]
+            examiner.add(texts, report.images_named, row.image_path, row.file or "")
+            if len(texts) < len(row.captions):
+                findings.add("caption-not-text", f"{row.where}: {row.captions!r:.100}")
+            if not row.captions:
+                findings.add("captions-missing", row.where)
+            if row.problem:
+                findings.add(row.problem, row.message)
+            elif report.images_named % stride == 0 and report.images_examined < options.max_images:
+                report.images_examined += 1
+                _examine_row_image(row, findings)
+            report.images_named += 1
+            rows, captions = rows + 1, captions + len(texts)
+        report.counts[split] = Counts(0, rows, captions)
+    examiner.finish(report, options.tokenizer)
+    if report.images_examined < report.images_named:
+        report.notes.append(f"{report.images_examined:,} of the {report.images_named:,} images were decoded")
+    return report
+
+
+def _examine_row_image(row: SourceRow, findings: Findings) -> None:
+    try:
+        data = row.read()
+    except OSError as error:
+        findings.add("image-missing", f"{row.file}: {error.strerror}, named in {row.where}")
+        return
+    checked = check_image(data, row.file or row.where, 0, only_jpeg=False)
+    if checked.problem:
+        findings.add(checked.problem, checked.message)
+    elif checked.converted:
+        findings.add("image-mode", f"{row.image_path}: rotated, CMYK, 16 bits, a palette or alpha")
 
 
 def _examine_images(images: list[tuple[str, str]], report: Report, options: Options) -> dict[str, ImageFacts]:
@@ -223,15 +292,18 @@ def _find_near_duplicates(
                     findings.add("near-duplicate", "and more pairs like these", count=len(block) - MAX_EXAMPLES)
 
 
-def examine(root: str, datasets: Iterable[type[Benchmark] | type[Corpus]], options: Options) -> list[Report]:
+def examine(root: str, datasets: Iterable[Examined], options: Options) -> list[Report]:
     """Examine each dataset below `root` in turn."""
     os.makedirs(options.output_dir, exist_ok=True)
-    return [
-        examine_benchmark(dataset, root, options)
-        if issubclass(dataset, Benchmark)
-        else examine_corpus(dataset, root, options)
-        for dataset in datasets
-    ]
+    reports = []
+    for dataset in datasets:
+        if issubclass(dataset, Benchmark):
+            reports.append(examine_benchmark(dataset, root, options))
+        elif issubclass(dataset, Corpus):
+            reports.append(examine_corpus(dataset, root, options))
+        else:
+            reports.append(examine_rows(root, options))
+    return reports
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -242,7 +314,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         renamed={"--output": "--output_dir", "--workers": "--num_workers"},
     )
     parser.add_argument("root", help="the dataset's folder, or the folder above several")
-    known = ", ".join([*BENCHMARKS, *CORPORA])
+    known = ", ".join([*BENCHMARKS, *CORPORA, "webperson"])
     parser.add_argument("--dataset", help=f"which dataset it is, if its files do not show it: {known}")
     parser.add_argument(
         "--output_dir", default="doctor_report", metavar="FOLDER", help="folder for the reports (default: %(default)s)"
@@ -267,9 +339,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _datasets_to_examine(args: argparse.Namespace) -> list[type[Benchmark] | type[Corpus]]:
+def _datasets_to_examine(args: argparse.Namespace) -> list[Examined]:
     """The dataset that was named, or those recognised. Raises `DataError` when there is nothing to examine."""
     if args.dataset:
+        if args.dataset.lower() == "webperson":
+            return [WebPersonFolder]
         try:
             return [benchmark_class(args.dataset)]
         except DataError:
@@ -278,8 +352,10 @@ def _datasets_to_examine(args: argparse.Namespace) -> list[type[Benchmark] | typ
     if not datasets:
         looked_for = [name for benchmark in BENCHMARKS.values() for name in benchmark.json_names]
         looked_for += [pattern for corpus in CORPORA.values() for pattern in corpus.json_patterns]
+        near = near_jsons(args.root, looked_for)
         raise DataError(
-            f"{args.root}: no known dataset in it, looked for {', '.join(looked_for)}; say with --dataset which it is"
+            f"{args.root}: no known dataset in it, looked for {', '.join(looked_for)}, and the parquets, tars or json "
+            f"lists of a WebPerson{'; ' + near if near else ''}; say with --dataset which it is"
         )
     if len(datasets) > 1 and (args.annotations or args.image_root):
         found = ", ".join(dataset.name for dataset in datasets)

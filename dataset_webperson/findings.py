@@ -27,6 +27,7 @@ KINDS = {
     # the json
     "json-missing": Kind("error", "json missing", "put the json into the folder, or pass its path as `annotations`"),
     "json-broken": Kind("error", "json broken", "download or unpack the file again: it is cut off or not json"),
+    "json-nan": Kind("error", "json with NaN or Infinity", "write null in its place, or leave such rows out"),
     "json-wrong-shape": Kind("error", "json of the wrong shape", "use the json of this dataset, not of another one"),
     "row-not-object": Kind("error", "row that is not an object", "every entry must be `{...}`: repair the json"),
     "field-missing": Kind("error", "field missing in a row", "use the original json; a field was renamed or dropped"),

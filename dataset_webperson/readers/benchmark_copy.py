@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from ..findings import Findings, share
 from ..safe_paths import SafeRoot, UnsafePathError
 from .json_stream import JsonError, JsonShapeError, iter_list
+from .near_hits import near_images, near_jsons
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {
@@ -175,13 +176,14 @@ def read_copy(
                 f"{benchmark.prefixes[0]}_train.json",
             ]
         )
-        findings.add("json-missing", f"{annotations or home}: looked for {tried}")
+        near = near_jsons(annotations or home, benchmark.json_names)
+        findings.add("json-missing", f"{annotations or home}: looked for {tried}" + (f"; {near}" if near else ""))
         return copy
     parsed = [row for path, split in jsons for row in _parse_json(path, split, findings)]
     sample = [row.path for row in parsed[:: max(1, len(parsed) // _BASE_SAMPLE)]]
-    base, _ = choose_base(benchmark.image_folders, images, sample)
+    base, hits = choose_base(benchmark.image_folders, images, sample)
     copy.rows = _merge_rows(parsed, base, images, findings)
-    _check_files(copy, findings)
+    _check_files(copy, findings, "" if hits else near_images(images.root, sample, base))
     _check_persons(copy, findings)
     _check_counts(copy, findings)
     return copy
@@ -203,10 +205,8 @@ def _parse_json(path: str, split: str | None, findings: Findings) -> Iterator[_J
         for number, row in enumerate(iter_list(path)):
             if parsed := _parse_row(row, f"{path} row {number}", split, findings):
                 yield parsed
-    except JsonShapeError as error:
-        findings.add("json-wrong-shape", str(error))
-    except JsonError as error:
-        findings.add("json-broken", str(error))
+    except (JsonShapeError, JsonError) as error:
+        findings.add(error.code, str(error))
 
 
 def _parse_row(row: Any, where: str, split: str | None, findings: Findings) -> _JsonRow | None:
@@ -314,7 +314,7 @@ def _merge_rows(parsed: list[_JsonRow], base: str, images: SafeRoot, findings: F
     return list(merged.values())
 
 
-def _check_files(copy: BenchmarkCopy, findings: Findings) -> None:
+def _check_files(copy: BenchmarkCopy, findings: Findings, near: str) -> None:
     wanted: Counter[str] = Counter()
     missing: Counter[str] = Counter()
     for row in copy.rows:
@@ -330,7 +330,8 @@ def _check_files(copy: BenchmarkCopy, findings: Findings) -> None:
             row.present = False
             findings.add("image-empty", row.image_path)
     if missing:
-        findings.set_detail("image-missing", missing_shares(missing, wanted) + f" under {copy.image_root}")
+        detail = missing_shares(missing, wanted) + f" under {copy.image_root}"
+        findings.set_detail("image-missing", detail + (f"; {near}" if near else ""))
 
 
 def missing_shares(missing: Counter[str], wanted: Counter[str]) -> str:

@@ -33,6 +33,7 @@ from ..safe_paths import SafeRoot, UnsafePathError
 from .benchmark_copy import choose_base, missing_shares, usable_captions
 from .benchmarks import check_choice, class_by_name
 from .json_stream import JsonError, JsonShapeError, iter_dict, iter_list
+from .near_hits import near_images, near_jsons
 
 _BASE_SAMPLE = 200  # first paths tried to see which folder they start from
 _READER = 1  # raise it when the same files would give other rows: a cache of another reader is not used
@@ -88,10 +89,8 @@ def _list_rows(files: tuple[str, ...], fields: tuple[str, ...], findings: Findin
                     findings.add("path-unsafe", f"{where}: `{fields[0]}` is {row[fields[0]]!r:.60}")
                 else:
                     yield where, row
-        except JsonShapeError as error:
-            findings.add("json-wrong-shape", str(error))
-        except JsonError as error:
-            findings.add("json-broken", str(error))
+        except (JsonShapeError, JsonError) as error:
+            findings.add(error.code, str(error))
 
 
 class MALS(Corpus):
@@ -104,6 +103,7 @@ class MALS(Corpus):
     image_folders = ("", "images", "MALS", "images/MALS", "images/CUHK-PEDES")
     home = "https://github.com/Shuyu-XJTU/APTM"
     extra = {"source_image_id": Value("string"), "label": List(Value("int8"))}
+    attributes: ClassVar[int] = 27
 
     @classmethod
     def captions_per_image(cls, files: tuple[str, ...]) -> int:
@@ -116,8 +116,10 @@ class MALS(Corpus):
             if captions is None:
                 continue
             label = row.get("label", [])
-            if not isinstance(label, list) or any(value not in (-1, 0, 1) for value in label):
-                findings.add("field-missing", f"{where}: `label` must be a list of -1, 0, 1")
+            whole = isinstance(label, list) and all(value in (-1, 0, 1) for value in label)
+            if not whole or len(label) not in (0, cls.attributes):
+                held = f", it has {len(label)} values" if whole else ""
+                findings.add("field-missing", f"{where}: `label` must be a list of {cls.attributes} of -1, 0, 1{held}")
                 continue
             extra = {"source_image_id": str(row.get("image_id", "")), "label": label}
             yield CorpusRow(where, row["image"], captions, None, extra)
@@ -212,10 +214,8 @@ class LUPersonMLLM(Corpus):
                     findings.add("path-unsafe", f"{file}: an empty key")
                 elif captions:
                     yield posixpath.basename(key), source, key, captions[0]
-        except JsonShapeError as error:
-            findings.add("json-wrong-shape", str(error))
-        except JsonError as error:
-            findings.add("json-broken", str(error))
+        except (JsonShapeError, JsonError) as error:
+            findings.add(error.code, str(error))
 
 
 CORPORA: dict[str, type[Corpus]] = {"luperson-mllm": LUPersonMLLM, "synth-pedes": SynthPEDES, "mals": MALS}
@@ -274,13 +274,15 @@ def locate_rows(
         flat_base, flat_hits = choose_base(corpus.image_folders, images, [posixpath.basename(path) for path in sample])
         by_name = flat_hits >= hits
         base = flat_base if by_name else base
+        hits = max(hits, flat_hits)
     wanted: Counter[str] = Counter()
     missing: Counter[str] = Counter()
     seen = 0
     for row in itertools.chain(first, rows):
         seen += 1
         try:
-            images.check_written(row.path)
+            # Where only the name counts, an absolute path says where the image lay, and leads nowhere here.
+            images.check_written(row.path.lstrip("/") if by_name else row.path)
             path = posixpath.basename(row.path) if by_name else row.path
             file = images.resolve(path, base)
         except UnsafePathError as error:
@@ -299,7 +301,9 @@ def locate_rows(
             findings.add("image-missing", image_path)
         yield LocatedRow(row, image_path, file, present)
     if missing:
-        findings.set_detail("image-missing", missing_shares(missing, wanted) + f" under {images.root}")
+        near = "" if hits else near_images(images.root, sample, base)
+        detail = missing_shares(missing, wanted) + f" under {images.root}"
+        findings.set_detail("image-missing", detail + (f"; {near}" if near else ""))
     if corpus.official_images not in (None, seen):
         text = (
             f"{seen:,} images in {len(files)} jsons; official: {corpus.official_images:,}; get them at {corpus.home}"
@@ -393,7 +397,8 @@ def load_corpus(
     if not files:
         findings = Findings()
         tried = f"{annotations or home}: looked for {', '.join(corpus.json_patterns)}; get them at {corpus.home}"
-        findings.add("json-missing", tried)
+        near = near_jsons(os.fspath(annotations or home), corpus.json_patterns)
+        findings.add("json-missing", tried + (f"; {near}" if near else ""))
         findings.raise_errors(f"{corpus.name} in {root}")
     images = SafeRoot(image_root or home)
     if num_captions is None:

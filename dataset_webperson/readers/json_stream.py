@@ -1,6 +1,8 @@
 """Json files of any length, one entry at a time: memory does not grow with the file."""
 
+import mmap
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -9,14 +11,26 @@ import ijson
 from ..findings import DataError
 
 _NAMES = {"[": "a list", "{": "a dict"}
+# Strings are passed over, so that a word in one is not found.
+_NO_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|(-?(?:NaN|Infinity))\b', re.DOTALL)
 
 
 class JsonError(DataError):
-    """A file that cannot be opened, is not valid json, or breaks off."""
+    """A file that cannot be opened, is not valid json, or breaks off. `code` is the kind of finding."""
+
+    code = "json-broken"
+
+
+class JsonNaNError(JsonError):
+    """A whole file that Python wrote and json does not allow: `NaN` or `Infinity` stands for a value."""
+
+    code = "json-nan"
 
 
 class JsonShapeError(DataError):
     """Valid json, but a dict where a list belongs or the other way round."""
+
+    code = "json-wrong-shape"
 
 
 def _open(path: str | os.PathLike) -> tuple[IO[bytes], str]:
@@ -56,13 +70,28 @@ def _read(path: str | os.PathLike, opening: str, parse: Callable[[IO[bytes]], It
             except StopIteration:
                 return
             except (ijson.JSONError, UnicodeDecodeError) as error:
+                if no_number := _find_no_number(path):
+                    raise JsonNaNError(
+                        f"{os.fspath(path)}: {no_number[0]} at byte {no_number[1]:,}, after entry {count:,}, which "
+                        "json does not know; write null there, or leave such rows out"
+                    ) from error
                 reason = " ".join(str(error).split())[:160]
+                cut = "premature EOF" in reason or "Incomplete" in reason
+                place = f"; the file ends at byte {os.path.getsize(path):,}" if cut else ""
                 raise JsonError(
-                    f"{os.fspath(path)}: not valid json after entry {count:,} (near byte {file.tell():,} of "
-                    f"{os.path.getsize(path):,}): {reason}; download it again"
+                    f"{os.fspath(path)}: not valid json after entry {count:,}: {reason}{place}; download it again"
                 ) from error
             count += 1
             yield entry
+
+
+def _find_no_number(path: str | os.PathLike) -> tuple[str, int] | None:
+    """The first `NaN` or `Infinity` outside a string, and its byte."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for match in _NO_NUMBER.finditer(content):
+            if match[1]:
+                return match[1].decode(), match.start()
+    return None
 
 
 def iter_list(path: str | os.PathLike) -> Iterator[Any]:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from ..caption_checks import is_template_leak
+from ..caption_checks import is_placeholder, is_template_leak
 
 MIN_WORDS = 4  # a caption of fewer words after a repair says too little to keep
 MAX_EXAMPLES = 12
@@ -82,8 +82,9 @@ class CaptionCleaner:
 
 
 def usable_captions(captions: list[Any]) -> list[str]:
-    """Those of a row's captions that are text and not blank. Half of a surrogate pair is no text."""
-    return [caption for caption in captions if isinstance(caption, str) and caption.strip() and is_unicode(caption)]
+    """Those of a row's captions that are text and say something; "nan" and half of a surrogate pair do not."""
+    texts = [caption for caption in captions if isinstance(caption, str) and not is_placeholder(caption)]
+    return [caption for caption in texts if is_unicode(caption)]
 
 
 def is_unicode(text: str) -> bool:

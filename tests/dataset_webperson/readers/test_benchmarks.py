@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import warnings
+import zipfile
 
 import pytest
 from datasets import Image as ImageFeature
@@ -25,7 +27,7 @@ from made_up_datasets import (
 from dataset_webperson.findings import DataError, Findings
 from dataset_webperson.readers.benchmark_copy import Benchmark, Counts, find_jsons, read_copy
 from dataset_webperson.readers.benchmarks import BENCHMARKS, CUHKPEDES, ICFGPEDES, RSTPReid, load_benchmark
-from dataset_webperson.readers.json_stream import JsonError, JsonShapeError, iter_dict, iter_list
+from dataset_webperson.readers.json_stream import JsonError, JsonNaNError, JsonShapeError, iter_dict, iter_list
 from dataset_webperson.safe_paths import SafeRoot, UnsafePathError
 
 
@@ -445,6 +447,8 @@ def test_a_byte_order_mark_does_not_matter(tmp_path):
         (b"[1] trailing", JsonError, "after entry 1"),
         (b'["\xff\xfe"]', JsonError, "not valid json"),
         (b"[12345678901234567890]", JsonError, "integer overflow"),
+        (b'["NaN", {"a": "\\"Infinity", "b": NaN}]', JsonNaNError, r"NaN at byte 33, after entry 1.*write null there"),
+        (b"[1, [-Infinity, 2]]", JsonNaNError, "-Infinity at byte 5, after entry 1"),
         (b'{"a": 1}', JsonShapeError, "holds a dict"),
         (b"<html>", JsonShapeError, "starts with '<'"),
     ],
@@ -461,3 +465,56 @@ def test_a_list_where_a_dict_belongs_is_told(tmp_path):
     write_json(tmp_path / "list.json", [])
     with pytest.raises(JsonShapeError, match="holds a list"):
         list(iter_dict(tmp_path / "list.json"))
+
+
+# Near hits.
+
+
+def zipped(root):
+    with zipfile.ZipFile(root / "annotations.zip", "w") as archive:
+        archive.write(root / "reid_raw.json")
+    (root / "reid_raw.json").unlink()
+
+
+def renamed(root, name):
+    (root / "reid_raw.json").rename(root / name)
+
+
+def without_splits(root):
+    rows = json.loads((root / "reid_raw.json").read_text())
+    write_json(
+        root / "caption_all.json", [{name: row[name] for name in ("file_path", "captions", "id")} for row in rows]
+    )
+    (root / "reid_raw.json").unlink()
+
+
+def into_a_folder_of_its_own_name(root):
+    (root / "imgs").rename(root / "moved")
+    (root / "imgs").mkdir()
+    (root / "moved").rename(root / "imgs" / "imgs")
+
+
+def with_upper_case_endings(root):
+    for path in list((root / "imgs").rglob("*.*")):
+        path.rename(path.with_suffix(path.suffix.upper()))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (zipped, r"annotations\.zip lies there: unpack it"),
+        (without_splits, r"caption_all\.json lies there, whose rows have no split; reid_raw\.json is the one"),
+        (lambda root: renamed(root, "Reid_RAW.JSON"), r"Reid_RAW\.JSON lies there: rename it to reid_raw\.json"),
+        (lambda root: renamed(root, "cuhk.json"), r"cuhk\.json lies there: .* as annotations"),
+        (with_upper_case_endings, r"\.(JPG|PNG) lies there: rename the files"),
+        (into_a_folder_of_its_own_name, r"lies there: pass .*imgs as image_root"),
+    ],
+    ids=["zip", "no-splits", "upper-case-json", "other-name", "upper-case-images", "imgs-imgs"],
+)
+def test_a_near_hit_is_named_with_its_cure(tmp_path, change, told):
+    root = write_copy("cuhk", tmp_path)
+    change(root)
+    with pytest.raises(DataError, match=told) as raised:
+        load("cuhk-pedes", root)
+    if place := re.search(r"pass (\S+) as image_root", str(raised.value)):  # the cure works
+        assert len(load("cuhk-pedes", root, image_root=place[1])["train"])

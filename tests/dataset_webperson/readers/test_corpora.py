@@ -171,6 +171,11 @@ def test_a_folder_without_any_image_is_an_error_even_when_missing_ones_are_skipp
         ("synth", lambda rows: rows[0].update(id="a7"), "id 'a7'"),
         ("mals", lambda rows: rows[0].__delitem__("image"), "no `image`"),
         ("mals", lambda rows: rows[0].update(label="1"), "`label` must be a list"),
+        (
+            "mals",
+            lambda rows: rows[0].update(label=[1, 0] * 13),
+            "of 27 of -1, 0, 1, it has 26",
+        ),
     ],
 )
 def test_a_bad_row_is_refused_with_its_place(tmp_path, load, style, change, words):
@@ -272,3 +277,14 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path):
         growth.append(kib)
     more_text = 2 * (sizes[1] - sizes[0]) * len(text) / 1024  # KiB the larger corpus has more, in two columns
     assert growth[1] - growth[0] < more_text / 3, growth
+
+
+def test_absolute_keys_of_a_corpus_that_is_joined_on_names_are_names(tmp_path, load):
+    root = write_luperson(tmp_path / "LUPerson-MLLM")
+    expected = load("luperson-mllm", root)
+    for path in root.glob("T*.json"):
+        entries = json.loads(path.read_text())
+        write_json(path, {f"/home/somebody/{key}": caption for key, caption in entries.items()})
+    found = load("luperson-mllm", root)
+    for column in ("image_path", "caption1", "caption_count"):
+        assert found[column][:] == expected[column][:]
