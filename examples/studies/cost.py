@@ -8,11 +8,13 @@ changes neither. Captions have 40 tokens, or 77, or lengths as in the synthetic 
 """
 
 import sys
+from collections.abc import Iterable
 from statistics import mean, median
 
 import numpy as np
 import torch
 from masking_cells import SMALL_CLIP
+from matplotlib.figure import Figure
 from scored_words import load_rows
 from step_costs import measure
 from study_report import RESULTS, pyplot, save_study, table
@@ -53,7 +55,7 @@ other; the vocabulary layer on every position. As in the step, the image tower r
 towers and the decoder is fused."""
 
 
-def caption_lengths(count) -> list[int]:
+def caption_lengths(count: int) -> list[int]:
     """Tokens of captions of the synthetic WebPerson, from the shortest of 512 to the longest in even steps of rank."""
     tokenizer = GADMSProcessor.from_clip_pretrained(SMALL_CLIP).tokenizer
     rows = load_rows((16, 8), 256, noise_rate=0.0, seed=0)
@@ -62,7 +64,7 @@ def caption_lengths(count) -> list[int]:
     return np.quantile(lengths, np.linspace(0, 1, count)).round().astype(int).tolist()
 
 
-def steps_to_measure(model, lengths) -> dict:
+def steps_to_measure(model: GADMSForPreTraining, lengths: list[int]) -> dict:
     """Every row of the table as a function without arguments; `lengths` are those of the captions of mixed length."""
     by_length = {SHORT: [SHORT] * len(lengths), FULL: [FULL] * len(lengths), "mixed": lengths}
     by_length["even"] = [round(mean(lengths))] * len(lengths)
@@ -70,7 +72,7 @@ def steps_to_measure(model, lengths) -> dict:
     parts = {name: parts_of_step(model, batch) for name, batch in batches.items()}
     padded = pad_captions(batches[SHORT], FULL)
 
-    def text_side(name):
+    def text_side(name: str) -> None:
         for part in TEXT_SIDE:
             parts[name][part]()
 
@@ -90,22 +92,22 @@ def steps_to_measure(model, lengths) -> dict:
     }
 
 
-def order_of_steps(names, lengths, repeats) -> list[str]:
+def order_of_steps(names: Iterable[str], lengths: list[int], repeats: int) -> list[str]:
     """Names to time in turn: in each round all, and thrice those of the aim, a third of the others after each time."""
     watched = [PLAIN, OURS, f"GA-DMS, {span(lengths)}"]
     others = [name for name in names if name not in watched]
     return [name for _ in range(repeats) for third in range(3) for name in (*watched, *others[third::3])]
 
 
-def span(lengths) -> str:
+def span(lengths: list[int]) -> str:
     return f"{min(lengths)} to {max(lengths)} tokens"
 
 
-def spread(values, digits=2) -> str:
+def spread(values: list[float], digits: int = 2) -> str:
     return f"{median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
 
 
-def table_of(found) -> str:
+def table_of(found: dict[str, dict]) -> str:
     rows = [
         [name, *(f"{one[cost]:.1f}" for cost in ("gflop", "gflop_without_fused_attention"))]
         + [spread(one["seconds"], 3), spread(one["ratio"]), f"{one['megabytes']:.0f}"]
@@ -116,14 +118,14 @@ def table_of(found) -> str:
     return table([*head, "MB a sample"], rows)
 
 
-def verdict(ratios) -> str:
+def verdict(ratios: list[float]) -> str:
     """The mean of the ratios with its 95 % interval, and whether all of that lies on one side of the aim."""
     one = bootstrap_interval(ratios)
     met = "met" if one.high < AIM else "not met" if one.low >= AIM else "not decided by these rounds"
     return f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}], {met}"
 
 
-def findings(found, lengths) -> list[str]:
+def findings(found: dict[str, dict], lengths: list[int]) -> list[str]:
     """What the table says about the aim, the released schedule, the parts and the variants."""
     seconds = {name: median(one["seconds"]) for name, one in found.items()}
     parts = [f"{part}, {SHORT} tokens" for part in PARTS]
@@ -131,7 +133,7 @@ def findings(found, lengths) -> list[str]:
     mixed, unpadded = f"text side, {span(lengths)}", "text side, as many tokens without padding"
     packing = 100 * (seconds[mixed] - seconds[unpadded]) / seconds[f"GA-DMS, {span(lengths)}"]
 
-    def times(name):
+    def times(name: str) -> str:
         memory = found[name]["megabytes"] / found[OURS]["megabytes"]
         return f"{seconds[name] / seconds[OURS]:.2f} times the time and {memory:.2f} times the memory"
 
@@ -159,7 +161,7 @@ def findings(found, lengths) -> list[str]:
     ]
 
 
-def draw(found):
+def draw(found: dict[str, dict]) -> Figure:
     names = [name for name in found if name.startswith(("plain", "GA-DMS", "released"))]
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), sharey=True, layout="constrained")
     for axis, cost in zip(axes, ("gflop_without_fused_attention", "ratio", "megabytes"), strict=True):

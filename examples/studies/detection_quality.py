@@ -3,7 +3,9 @@
 import numpy as np
 
 
-def ranking_quality(suspicion, is_false, weights=None):
+def ranking_quality(
+    suspicion: np.ndarray, is_false: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[float, float] | tuple[np.ndarray, np.ndarray]:
     """AUROC and average precision of `suspicion` for false tokens; tokens of equal suspicion are taken together.
 
     Args:
@@ -33,7 +35,7 @@ def ranking_quality(suspicion, is_false, weights=None):
     return (auroc, average_precision) if weights is not None else (float(auroc[0]), float(average_precision[0]))
 
 
-def caption_resamples(groups, num_resamples=300, seed=0):
+def caption_resamples(groups: np.ndarray, num_resamples: int = 300, seed: int = 0) -> np.ndarray:
     """How often each token counts when whole captions are resampled: `(N,)` caption numbers -> `(R, N)` float32."""
     which = np.unique(groups, return_inverse=True)[1]
     num_groups = which.max() + 1

@@ -21,6 +21,7 @@ import sys
 
 import numpy as np
 from masking_cells import CELLS, kept_cell, train_cell
+from matplotlib.figure import Figure
 from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
 
 from dataset_webperson.command_line import CommandParser, command
@@ -48,7 +49,7 @@ def summarize(cells: dict, noise_rate: float) -> dict:
     return rows
 
 
-def draw(results):
+def draw(results: dict[float, dict]) -> Figure:
     figure, axes = pyplot.subplots(1, len(results), figsize=(6 * len(results), 4), layout="constrained", squeeze=False)
     for axis, (noise_rate, rows) in zip(axes[0], results.items(), strict=True):
         found = [row["R@1"] for row in rows.values()]

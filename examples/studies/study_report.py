@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from dataset_webperson.files import replacing, write_json
 
@@ -39,7 +40,7 @@ def table(head: list[str], rows: list[list]) -> str:
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
 
 
-def interval(found: dict, digits=2, sign="") -> str:
+def interval(found: dict, digits: int = 2, sign: str = "") -> str:
     """`mean`, `low` and `high` as one cell of a table."""
     mean, low, high = (f"{found[name]:{sign}.{digits}f}" for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
@@ -50,7 +51,7 @@ def error_bars(found: list[dict]) -> np.ndarray:
     return np.array([[one["mean"] - one["low"], one["high"] - one["mean"]] for one in found]).T
 
 
-def save_study(name: str, title: str, content: dict, text: str, figure, folder: str = RESULTS) -> None:
+def save_study(name: str, title: str, content: dict, text: str, figure: Figure, folder: str = RESULTS) -> None:
     """Write `<name>.json`, `<name>.md` and `<name>.png`, each whole or not at all; prints the Markdown."""
     os.makedirs(folder, exist_ok=True)
     facts = provenance()

@@ -1,5 +1,6 @@
 """A training step of GA-DMS, its parts, and the steps it is compared with, each on one batch, forward and backward."""
 
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from unittest import mock
 
@@ -7,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
+from modeling_gadms import GADMSConfig, GADMSForPreTraining
 from modeling_gadms.losses_gadms import sdm_loss
 from modeling_gadms.masking_gadms import DualMasking, draw_uniforms, mask_captions
 from modeling_gadms.released_scores_gadms import released_scores
 from modeling_gadms.token_scores_gadms import eos_positions, gradient_attention_scores
 
 
-def make_batch(config, lengths, seed=0) -> dict[str, torch.Tensor]:
+def make_batch(config: GADMSConfig, lengths: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
     """Noise for images, and captions of random words with these numbers of tokens, BOS and EOS included."""
     generator = torch.Generator().manual_seed(seed)
     text = config.text_config
@@ -27,28 +29,28 @@ def make_batch(config, lengths, seed=0) -> dict[str, torch.Tensor]:
     }
 
 
-def pad_captions(batch, width) -> dict[str, torch.Tensor]:
+def pad_captions(batch: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
     """The same batch, with captions padded to `width`."""
     return {**batch, "input_ids": F.pad(batch["input_ids"], (0, width - batch["input_ids"].shape[1]))}
 
 
-def gadms_step(model, batch) -> None:
+def gadms_step(model: GADMSForPreTraining, batch: dict[str, torch.Tensor]) -> None:
     model(**batch).loss.backward()
 
 
-def checkpointed_step(model, batch) -> None:
+def checkpointed_step(model: GADMSForPreTraining, batch: dict[str, torch.Tensor]) -> None:
     model.activation_checkpointing_enable()
     gadms_step(model, batch)
     model.activation_checkpointing_disable()
 
 
-def bfloat16_step(model, batch) -> None:
+def bfloat16_step(model: GADMSForPreTraining, batch: dict[str, torch.Tensor]) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(**batch).loss
     loss.backward()
 
 
-def plain_step(model, batch) -> None:
+def plain_step(model: GADMSForPreTraining, batch: dict[str, torch.Tensor]) -> None:
     """A CLIP step with the same towers: one view of the caption, and the contrastive loss."""
     image = F.normalize(model.gadms.get_image_features(batch["pixel_values"]).pooler_output, dim=-1)
     text = F.normalize(model.gadms.get_text_features(batch["input_ids"]).pooler_output, dim=-1)
@@ -56,18 +58,24 @@ def plain_step(model, batch) -> None:
 
 
 @contextmanager
-def a_backward_pass_for_each():
+def a_backward_pass_for_each() -> Iterator[None]:
     """Within, `torch.autograd.grad` starts again from the loss for each input, as the released scoring does."""
     at_once = torch.autograd.grad
 
-    def one_by_one(loss, inputs):
+    def one_by_one(loss: torch.Tensor, inputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         return [at_once(loss, one, retain_graph=True)[0] for one in inputs]
 
     with mock.patch.object(torch.autograd, "grad", one_by_one):
         yield
 
 
-def released_loss(model, pixel_values, input_ids, mask_uniforms, mtp_weight=0.4) -> torch.Tensor:
+def released_loss(
+    model: GADMSForPreTraining,
+    pixel_values: torch.Tensor,
+    input_ids: torch.Tensor,
+    mask_uniforms: torch.Tensor,
+    mtp_weight: float = 0.4,
+) -> torch.Tensor:
     """The released code's schedule, with the masks and weights of this project's recipe.
 
     Captions are padded to the context length; scores take a forward pass of the last layers with a single head and a
@@ -91,7 +99,7 @@ def released_loss(model, pixel_values, input_ids, mask_uniforms, mtp_weight=0.4)
     return sdm + mtp_weight * F.cross_entropy(logits, labels.flatten())
 
 
-def parts_of_step(model, batch) -> dict:
+def parts_of_step(model: GADMSForPreTraining, batch: dict[str, torch.Tensor]) -> dict:
     """Each part of [`gadms_step`] as a function without arguments, and last the text passes in two.
 
     Every part starts from what it would be given in the step, and ends in a sum for a loss.
@@ -104,17 +112,17 @@ def parts_of_step(model, batch) -> dict:
     views = (pairs.views.noise_input_ids, pairs.views.prediction_input_ids)
     own_tokens = torch.arange(input_ids.shape[1]) <= eos_positions(input_ids)[:, None]
 
-    def image_tower():
+    def image_tower() -> None:
         tokens = gadms.vision_model(batch["pixel_values"]).last_hidden_state
         gadms.project_image_tokens(tokens).sum().backward()
 
-    def text_pass(input_ids):
+    def text_pass(input_ids: torch.Tensor) -> torch.Tensor:
         return gadms.text_projection(gadms.text_model(input_ids).last_hidden_state).sum()
 
-    def token_scores():
+    def token_scores() -> None:
         gradient_attention_scores(gadms.text_model, gadms.text_projection, pairs.image_embeds, input_ids)
 
-    def decoder():
+    def decoder() -> None:
         logits = model.decoder(text_tokens, image_tokens, own_tokens, pairs.views.prediction_mask)
         F.cross_entropy(logits, input_ids[pairs.views.prediction_mask]).backward()
 
