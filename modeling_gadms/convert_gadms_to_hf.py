@@ -3,7 +3,7 @@
     python -m modeling_gadms.convert_gadms_to_hf --checkpoint FILE --output_dir DIR [--tokenizer CLIP]
     python -m modeling_gadms.convert_gadms_to_hf --reverse --checkpoint DIR --output_dir DIR
 
-CLIP is where the vocabulary is: openai/clip-vit-base-patch16, a folder, or bpe_simple_vocab_16e6.txt.gz.
+CLIP is the source of the vocabulary: openai/clip-vit-base-patch16, a folder, or bpe_simple_vocab_16e6.txt.gz.
 """
 
 import hashlib
@@ -75,7 +75,7 @@ def convert_checkpoint(
 
     Raises:
         FileExistsError: the folder already holds files.
-        FileNotFoundError, OSError, ValueError: as [`load_released`], and for a vocabulary of another size.
+        FileNotFoundError, OSError, ValueError: the errors of [`load_released`], or a vocabulary of another size.
     """
     _refuse_used_folder(output_dir)
     model, conversion = load_released(checkpoint, image_size, dtype)
@@ -88,7 +88,7 @@ def convert_checkpoint(
     output_dir = os.path.abspath(output_dir)
     name = os.path.basename(output_dir)
     temporary = os.path.join(os.path.dirname(output_dir), f".writing-{name}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a conversion that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a conversion that was killed
     os.makedirs(temporary)
     try:
         model.save_pretrained(temporary)
@@ -151,7 +151,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="for grids neither square nor 3:1"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights written (default: float32)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="dtype of the weights written (default: float32)"
+    )
     parser.add_argument("--reverse", action="store_true", help=f"write OUTPUT_DIR/{RELEASED_FILE} from a model folder")
     args = parser.parse_args(arguments)
     dtype = DTYPES[args.dtype]

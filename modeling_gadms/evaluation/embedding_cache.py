@@ -1,7 +1,7 @@
-"""Embeddings kept on disk under the hashes of the model and of the data that gave them.
+"""Embeddings cached on disk under the hashes of the model and the data that they come from.
 
-A file is read only if weights, configuration, processor, images, captions and person ids are all as they were, down
-to the last bit; it is written whole or not at all. Beyond a limit of size, the files not used for longest go.
+A file is read only if weights, configuration, processor, images, captions and person ids are all unchanged to the last
+bit; it is written whole or not at all. Above a size limit, the least recently used files are deleted.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ def model_hash(model: Retriever, processor: ProcessorMixin) -> str:
         for name in sorted(os.listdir(folder)):
             with open(os.path.join(folder, name), "rb") as file:
                 content = file.read()
-            if name == "tokenizer.json":  # how the last call happened to pad and cut is written there too
+            if name == "tokenizer.json":  # it also records how the last call padded and truncated
                 rules = json.loads(content)
                 content = json.dumps({**rules, "padding": None, "truncation": None}, sort_keys=True).encode()
             digest.update(f"\0{name}\0".encode() + content)
@@ -67,7 +67,7 @@ def data_hash(dataset: datasets.Dataset, progress: bool = True) -> str:
                     content = file.read()
             except OSError as error:
                 raise ValueError(
-                    f"image {row['image_path']}: cannot be read ({error}). Replace the file, or leave the row out"
+                    f"image {row['image_path']}: cannot be read ({error}); replace the file, or leave the row out"
                 ) from error
         head = json.dumps([row["image_path"], person, captions_of(row), len(content)])
         digest.update(head.encode() + b"\0")
@@ -86,22 +86,22 @@ def cached_retrieval_set(
     progress: bool = True,
     num_workers: int = 0,
 ) -> tuple[RetrievalSet, dict]:
-    """[`encode_retrieval_set`], or what an earlier call of it left in `folder`.
+    """[`encode_retrieval_set`], or the result that an earlier call left in `folder`.
 
     Args:
-        limit (`float`): GB (10**9 bytes) that the embeddings in `folder` may take; what was not used for longest is
-            deleted. The embeddings of this call stay, even alone beyond the limit.
+        limit (`float`): GB (10**9 bytes) that the embeddings in `folder` may take; the least recently used are
+            deleted. Those of this call stay, even if they exceed the limit alone.
 
     Returns:
         `(RetrievalSet, {"model_hash": ..., "data_hash": ..., "file": ..., "was_cached": ...})`, the same in every
         process.
 
     Raises:
-        ValueError: `limit` is negative or NaN, or as `encode_retrieval_set`.
+        ValueError: `limit` is negative or NaN; also the errors of `encode_retrieval_set`.
     """
     if not limit >= 0:
-        raise ValueError(f"the limit of the embeddings kept in {folder} is a number of GB from 0, not {limit}")
-    found: list[Any] = [None, None]  # what the first process knows, and then all
+        raise ValueError(f"{folder}: the limit for cached embeddings must be 0 GB or more, not {limit}")
+    found: list[Any] = [None, None]  # known to the first process, then to all
     if _is_main():
         keys = {"model_hash": model_hash(model, processor), "data_hash": data_hash(dataset, progress)}
         file = os.path.join(folder, f"{keys['model_hash']}-{keys['data_hash']}.safetensors")
@@ -116,16 +116,16 @@ def cached_retrieval_set(
             with replacing(note["file"]) as temporary:
                 save_file({name: tensor.contiguous() for name, tensor in vars(encoded).items()}, temporary)
     if _is_main():
-        with contextlib.suppress(FileNotFoundError, PermissionError):  # deleted by another process, or read only
-            os.utime(note["file"])  # the time of last use: many file systems note no reading
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # deleted by another process, or read-only
+            os.utime(note["file"])  # the time of last use: many file systems do not record reads
         delete_least_recent(folder, limit, keep=note["file"])
     return encoded, note
 
 
 def delete_least_recent(folder: str, limit: float, keep: str) -> None:
-    """Deletes embeddings in `folder`, those not used for longest first, until they take at most `limit` GB.
+    """Deletes embeddings in `folder`, the least recently used first, until they take at most `limit` GB.
 
-    A file goes whole; a process that reads it at the time reads on. Files of other names, and `keep`, stay.
+    A process that is reading a deleted file is not disturbed. `keep` and files with other names stay.
     """
     found = []
     for entry in os.scandir(folder):
@@ -147,7 +147,7 @@ def _is_main() -> bool:
 
 
 def _read(file: str) -> RetrievalSet | None:
-    """Read the file; `None` if it is missing or damaged, in which case it is written again."""
+    """Read the file; `None` if it is missing or damaged, in which case the caller writes it again."""
     try:
         return RetrievalSet(**load_file(file))
     except (FileNotFoundError, SafetensorError, TypeError):

@@ -1,4 +1,4 @@
-"""A captioned image set -> the embeddings of its images and captions, and how well they find each other."""
+"""Embeddings of the images and captions of a data set, and how well they retrieve each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,16 +56,16 @@ def encode_retrieval_set(
     progress: bool = True,
     num_workers: int = 0,
 ) -> RetrievalSet:
-    """Encode every image and every caption once, shared among the processes there are.
+    """Encode every image and every caption once, shared among all processes.
 
     Args:
-        model ([`GADMSModel`], or a CLIP-like model): has `get_image_features` and `get_text_features`.
-        processor ([`GADMSProcessor`], or the model's own): its processor.
-        dataset (`datasets.Dataset`): columns `image`, `image_path`, `captions` (lists) or `caption1`, ... and, if
-            there is one, `person_id`; without it each image is its own person.
-        batch_size (`int`): images, and captions, at a time.
-        progress (`bool`): show a bar.
-        num_workers (`int`): processes that read and prepare images ahead.
+        model ([`GADMSModel`], or a CLIP-like model): must have `get_image_features` and `get_text_features`.
+        processor ([`GADMSProcessor`], or the model's own): prepares its inputs.
+        dataset (`datasets.Dataset`): columns `image`, `image_path`, `captions` (lists) or `caption1`, ... and
+            optionally `person_id`; without it, each image counts as a person of its own.
+        batch_size (`int`): number of images, or of captions, per forward pass.
+        progress (`bool`): show a progress bar.
+        num_workers (`int`): number of processes that read and prepare images ahead.
 
     Returns:
         [`RetrievalSet`] on the CPU, whole in every process, and bit for bit the same for any number of processes.
@@ -123,7 +123,7 @@ def encode_captions(
 
 
 class _ImageBatches(Dataset):
-    """Prepared pixels of whole batches, by number: any process or worker can make any of them."""
+    """Prepared pixels of whole batches, by number, so that any process or worker can make any batch."""
 
     def __init__(
         self, processor: ProcessorMixin, dataset: datasets.Dataset, batch_size: int, change: Change | None

@@ -1,10 +1,10 @@
-"""Test-time steps for text-to-image retrieval that need no other model; off by default, named in every result.
+"""Test-time rescoring for text-to-image retrieval without another model; off by default, named in every result.
 
-They are no part of the plain protocol: the one takes several descriptions for one query, the other looks at all
-queries of the test set together. `examples/benchmark_rescoring.py` measures both. On drawn pedestrians and two small
-CLIPs, phrasings won 8 to 12 points of R@1. k-reciprocal re-ranking never won R@1 and lost in most figures where each
-person has two images; where each has five, it won 3 points of mAP and 9 of mINP with the one model, at the price of 5
-points of R@5, and nothing with the other: measure before use.
+Rescoring is not part of the plain protocol: one method takes several descriptions as one query, the other looks at
+all queries of the test set together. `examples/benchmark_rescoring.py` measures both. On drawn pedestrians and two
+small CLIPs, phrasings won 8 to 12 points of R@1. k-reciprocal re-ranking never won R@1, and lost in most figures with
+two images per person; with five, it won 3 points of mAP and 9 of mINP with one model, at the price of 5 points of R@5,
+and nothing with the other: measure before use.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,10 @@ ScoreRows = Callable[[int, int], np.ndarray]  # (start, stop) -> scores (stop - 
 
 
 def rescore(name: str, encoded: RetrievalSet, progress: bool = True) -> QueryRanks:
-    """Text-to-image ranks by one of [`RESCORINGS`], a query a caption.
+    """Text-to-image ranks by one of [`RESCORINGS`], with one query per caption.
 
     Raises:
-        ValueError: another name, or phrasings where no image has two captions.
+        ValueError: an unknown name, or phrasings if no image has two captions.
     """
     if name == "phrasings":
         texts = average_phrasings(encoded.text_embeds, encoded.text_image_index)
@@ -39,15 +39,15 @@ def rescore(name: str, encoded: RetrievalSet, progress: bool = True) -> QueryRan
     if name == "k-reciprocal":
         scores = k_reciprocal_scores(encoded.text_embeds, encoded.image_embeds, progress=progress)
         return rank_scores(scores, encoded.text_person_ids, encoded.image_person_ids, progress=progress)
-    raise ValueError(f"no re-scoring {name!r}; choose of {', '.join(RESCORINGS)}")
+    raise ValueError(f"no rescoring {name!r}; choose from {', '.join(RESCORINGS)}")
 
 
 def average_phrasings(text_embeds: torch.Tensor, text_image_index: torch.Tensor) -> torch.Tensor:
-    """In place of each caption the mean of its image's captions: the mean of their scores, for every image at once.
+    """Replace each caption by the mean of its image's captions, which averages their scores for every gallery image.
 
     Args:
         text_embeds (`torch.Tensor` of shape `(M, D)`): unit norm.
-        text_image_index (`torch.Tensor` of shape `(M,)`): captions with equal numbers describe the same thing.
+        text_image_index (`torch.Tensor` of shape `(M,)`): captions with equal numbers describe the same image.
 
     Returns:
         `torch.Tensor` of shape `(M, D)`, not normalised: its dot product with an image is the mean of the scores.
@@ -57,7 +57,7 @@ def average_phrasings(text_embeds: torch.Tensor, text_image_index: torch.Tensor)
     """
     _, group, count = text_image_index.unique(return_inverse=True, return_counts=True)
     if count.max() < 2:
-        raise ValueError("re-scoring by phrasings needs images with two captions or more; here each has one")
+        raise ValueError("rescoring by phrasings needs images with at least two captions; here each has one")
     sums = torch.zeros(len(count), text_embeds.shape[1]).index_add_(0, group, text_embeds)
     return (sums / count[:, None])[group]
 
@@ -70,18 +70,18 @@ def k_reciprocal_scores(
     lambda_: float = LAMBDA,
     progress: bool = True,
 ) -> ScoreRows:
-    """k-reciprocal re-ranking: near are items that share neighbours who count each other among their nearest.
+    """k-reciprocal re-ranking: items are near if they share neighbours that are among each other's nearest.
 
     Queries and gallery are one set of `n` items; memory grows with `n * k1`, never with `n * n`.
 
     Args:
         query_embeds (`torch.Tensor` of shape `(Q, D)`), gallery_embeds (`(N, D)`): unit norm.
-        k1 (`int`): neighbours of an item.
-        k2 (`int`): nearest items, itself among them, whose features are averaged; 1 for itself alone.
-        lambda_ (`float`): weight of the distance itself, the rest is that of the Jaccard distance.
+        k1 (`int`): number of neighbours of an item.
+        k2 (`int`): number of nearest items, the item included, whose features are averaged; 1 averages nothing.
+        lambda_ (`float`): weight of the cosine distance; the Jaccard distance has the rest.
 
     Returns:
-        A function `(start, stop) -> (stop - start, N)` float64: scores of some queries, higher is nearer.
+        A function `(start, stop) -> (stop - start, N)` float64: scores of a range of queries, higher is nearer.
 
     Source: Zhong et al., *Re-ranking Person Re-identification with k-reciprocal Encoding*, CVPR 2017, equations 2 to
     12.
@@ -90,27 +90,36 @@ def k_reciprocal_scores(
     num_queries, n = len(query_embeds), len(embeds)
     k1 = min(k1, n - 1)
     k2 = min(k2, k1 + 1)
-    neighbours, farthest = np.empty((n, k1 + 1), np.int64), np.empty(n)
+
+    # An item is the first of its own k1 + 1 neighbours.
+    neighbours = np.empty((n, k1 + 1), np.int64)
+    farthest = np.empty(n)
     for start in tqdm(range(0, n, 256), desc="Neighbours", disable=not progress, leave=False):
         distances = 1 - embeds[start : start + 256] @ embeds.T
         nearest = distances.topk(k1 + 1, largest=False)
         neighbours[start : start + 256] = nearest.indices.numpy()
         farthest[start : start + 256] = distances.amax(dim=1).clamp_min(1e-12).numpy()
-    near, half = _reciprocal(neighbours), _reciprocal(neighbours[:, : round(k1 / 2) + 1])
+    near = _reciprocal(neighbours)
+    half = _reciprocal(neighbours[:, : round(k1 / 2) + 1])
 
-    columns, values, sizes = [], [], np.empty(n, np.int64)
+    # Each item's feature is sparse: weights, which sum to 1, at its expanded reciprocal neighbours.
+    columns, values = [], []
+    sizes = np.empty(n, np.int64)
     for item in tqdm(range(n), desc="Reciprocal neighbours", disable=not progress, leave=False):
         expanded = set(near[item])
         for neighbour in near[item]:
+            # A neighbour brings its own neighbours along if more than two thirds of them are the item's too.
             if 3 * len(half[neighbour] & near[item]) > 2 * len(half[neighbour]):
                 expanded |= half[neighbour]
-        columns.append(np.array(sorted(expanded), np.int64))
-        own_distances = 1 - (embeds[columns[-1]] @ embeds[item]).numpy()
-        weights = np.exp(-own_distances / farthest[item])
+        members = np.array(sorted(expanded), np.int64)
+        distances = 1 - (embeds[members] @ embeds[item]).numpy()
+        weights = np.exp(-distances / farthest[item])
+        columns.append(members)
         values.append(weights / weights.sum())
         sizes[item] = len(weights)
     column, value = np.concatenate(columns), np.concatenate(values)
-    # the mean over k2 neighbours: their entries one after the other, equal places summed
+
+    # The mean over the k2 nearest items: their entries are concatenated, and those at equal places summed.
     members = neighbours[:, :k2].ravel()
     places = _ranges(np.cumsum(sizes)[members] - sizes[members], sizes[members])
     rows = np.repeat(np.arange(n), sizes[members].reshape(n, k2).sum(axis=1))
@@ -120,14 +129,14 @@ def k_reciprocal_scores(
 
 
 def _reciprocal(neighbours: np.ndarray) -> list[set[int]]:
-    """Of each item, the neighbours that have it among theirs; itself always is one."""
+    """For each item, the neighbours that have it among theirs; the item itself always counts."""
     lists = neighbours.tolist()
     sets = [set(own) | {item} for item, own in enumerate(lists)]
     return [{other for other in sets[item] if item in sets[other]} for item in range(len(lists))]
 
 
 def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The ranges of whole numbers from each start, of each size, one after the other."""
+    """The integer ranges with these starts and sizes, concatenated."""
     return np.repeat(starts - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
 
 
@@ -168,7 +177,7 @@ def _jaccard_scores(
 def rank_scores(
     score_rows: ScoreRows, query_ids: ArrayLike, gallery_ids: ArrayLike, block_size: int = 256, progress: bool = True
 ) -> QueryRanks:
-    """Ranks by scores that no pair of embeddings gives; among equal scores, wrong items come first.
+    """Ranks by scores that are not products of embeddings; among equal scores, wrong items come first.
 
     Args:
         score_rows (`Callable`): `(start, stop) -> (stop - start, num_gallery)` float64, higher is nearer.

@@ -1,7 +1,7 @@
-"""How retrieval suffers when captions lose or swap words, and when images are blurred, cropped, hidden, dark, coarse.
+"""The loss of retrieval when captions lose or swap words, and when images are blurred, cropped, occluded or dark.
 
-Strengths are shares of the caption or of the picture, so they mean the same at every length and size. What happens to
-an item follows from the seed and the item alone.
+Strengths are shares of the caption or the picture, so they mean the same at every length and size. The change of an
+item depends only on the seed and the item.
 """
 
 import random
@@ -23,7 +23,7 @@ from .significance import bootstrap_interval, paired_difference
 
 
 def drop_words(caption: str, strength: float, rng: random.Random) -> str:
-    """Leaves out the given share of the words, at least one word stays.
+    """Leaves out the given share of the words; at least one word stays.
 
     >>> drop_words("a man in a red coat", 0.5, random.Random(0))
     'man in red'
@@ -35,7 +35,7 @@ def drop_words(caption: str, strength: float, rng: random.Random) -> str:
 
 
 def swap_words(caption: str, strength: float, rng: random.Random) -> str:
-    """Moves the given share of the words, two at least, to each other's places; one word alone stays.
+    """Moves the given share of the words, at least two, to each other's places; a single word stays.
 
     >>> swap_words("a man in a red coat", 0.5, random.Random(1))
     'red a in a man coat'
@@ -43,7 +43,7 @@ def swap_words(caption: str, strength: float, rng: random.Random) -> str:
     words = caption.split()
     count = min(max(round(strength * len(words)), 2), len(words))
     places = sorted(rng.sample(range(len(words)), count))
-    # each goes to the next place in a circle, so that none stays where it was
+    # each word moves to the next of these places, the last to the first, so that none stays
     moved = {place: words[places[number - 1]] for number, place in enumerate(places)}
     return " ".join(moved.get(place, word) for place, word in enumerate(words))
 
@@ -61,7 +61,7 @@ def crop(image: Image.Image, strength: float, rng: random.Random) -> Image.Image
 
 
 def occlude(image: Image.Image, strength: float, rng: random.Random) -> Image.Image:
-    """A grey box over the given share of the area, of the picture's own shape, at a random place."""
+    """Covers the given share of the area by a grey box with the picture's proportions, at a random place."""
     width, height = (max(round(strength**0.5 * side), 1) for side in image.size)
     left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
     image = image.copy()
@@ -75,12 +75,12 @@ def darken(image: Image.Image, strength: float, rng: random.Random) -> Image.Ima
 
 
 def coarsen(image: Image.Image, strength: float, rng: random.Random) -> Image.Image:
-    """Takes away the given share of the resolution: made small by area averages, and large again bicubically."""
+    """Takes away the given share of the resolution: shrinks by area averages, and enlarges bicubically."""
     width, height = (max(round((1 - strength) * side), 1) for side in image.size)
     return image.resize((width, height), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
 
 
-# what is done, and how strongly
+# name of the change -> its function and strengths
 CAPTION_CHANGES: dict[str, tuple[Callable, tuple[float, ...]]] = {
     "words lost": (drop_words, (0.1, 0.3, 0.5)),
     "words swapped": (swap_words, (0.1, 0.3, 0.5)),
@@ -105,14 +105,14 @@ def measure_robustness(
     progress: bool = True,
     seed: int = 0,
 ) -> list[dict]:
-    """Text-to-image R@1 under each change, and what it lost against the plain set.
+    """Text-to-image R@1 under each change, and its loss against the plain set.
 
     Only the side that changes is encoded again. Intervals and tests resample whole persons.
 
     Args:
         model, processor, dataset, batch_size, num_workers, progress: as in `encode_retrieval_set`.
         encoded ([`RetrievalSet`]): the plain set's embeddings.
-        seed (`int`): of the random places and words.
+        seed (`int`): seed of the random places and words.
 
     Returns:
         `list[dict]`: `change`, `strength`, `R@1` ([`Interval`]) and `loss` ([`Difference`] to the plain set; `None` in
@@ -170,7 +170,7 @@ def measure_robustness(
 
 
 def robustness_table(results: list[dict]) -> str:
-    """Markdown of what [`measure_robustness`] returned."""
+    """The results of [`measure_robustness`] as a Markdown table."""
     lines = ["| change | strength | R@1 | lost or won | 95 % interval | p |", "|---|---:|---:|---:|---|---:|"]
     for result in results:
         loss = result["loss"]

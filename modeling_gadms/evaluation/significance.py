@@ -1,6 +1,6 @@
-"""Intervals and p-values of retrieval results, from what each query scored.
+"""Intervals and p-values of retrieval results, from the scores of single queries.
 
-Queries of one person share their matches, so they rise and fall together: pass their person ids as `groups` and whole
+Queries about one person share their matches, so their scores are correlated: pass person ids as `groups`, and whole
 persons are resampled. Without them the intervals are too narrow.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 __all__ = ["Difference", "Interval", "bootstrap_interval", "paired_difference"]
 
 MAX_DRAWS = 1 << 22  # random numbers held at a time
-ROUNDING = 1e-9  # differences below this are those of floating point, not of the models
+ROUNDING = 1e-9  # smaller differences come from floating point, not from the models
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of `a - b` over queries, its confidence interval, and the two-sided p-value of there being none."""
+    """The mean of `a - b` over queries, its confidence interval, and the two-sided p-value of no difference."""
 
     mean: float
     low: float
@@ -48,11 +48,11 @@ def bootstrap_interval(
     """Percentile bootstrap of the mean over queries.
 
     Args:
-        values (`(num_queries,)`): what each query scored, such as `100 * (first_match_rank <= 1)` for `R@1`.
-        groups (`(num_queries,)`, *optional*): queries of equal value are drawn together, as the persons they describe.
-        confidence (`float`): probability that the interval is to hold, between 0 and 1.
+        values (`(num_queries,)`): score of each query, such as `100 * (first_match_rank <= 1)` for `R@1`.
+        groups (`(num_queries,)`, *optional*): queries with equal values are drawn together; pass person ids.
+        confidence (`float`): confidence level, between 0 and 1.
         num_resamples (`int`): number of resamples.
-        seed (`int`): of the draws; equal seeds give equal intervals.
+        seed (`int`): seed of the draws; equal seeds give equal intervals.
 
     Raises:
         ValueError: no values, NaN (queries that were skipped), lengths that differ, `confidence` out of range.
@@ -78,14 +78,14 @@ def paired_difference(
 ) -> Difference:
     """Compares two models on the same queries.
 
-    The interval is a bootstrap of the differences. The p-value is that of the paired permutation test: if the models
-    were alike, the sign of each difference would be a coin toss, so it is the share of random signs that give a mean
-    at least as far from zero. It is never 0: with 10,000 draws it is at least 1 / 10,001. Differences below 1e-9 count
-    as none: the same ranking summed up in another order differs by as much, always in favour of one side.
+    The interval is a bootstrap of the differences. The p-value comes from the paired permutation test: if the models
+    were equally good, the sign of each difference would be a coin toss, so it is the share of random signs that give a
+    mean at least as far from zero. It is never 0: with 10,000 draws it is at least 1 / 10,001. Differences below 1e-9
+    count as zero: the same ranking summed in another order differs by that much, always in favour of one side.
 
     Args:
-        a, b (`(num_queries,)`): what each query scored with the one model and with the other, in the same order.
-        groups, confidence, num_resamples, seed: as in [`bootstrap_interval`]; a group has one sign.
+        a, b (`(num_queries,)`): score of each query with either model, in the same order.
+        groups, confidence, num_resamples, seed: as in [`bootstrap_interval`]; each group gets one sign.
 
     Raises:
         ValueError: as [`bootstrap_interval`].
@@ -97,7 +97,7 @@ def paired_difference(
     """
     a, b = _check_values(a, "a"), _check_values(b, "b")
     if len(a) != len(b):
-        raise ValueError(f"The models were given {len(a)} and {len(b)} queries; a paired test needs the same ones.")
+        raise ValueError(f"the models were given {len(a)} and {len(b)} queries; a paired test needs the same ones")
     differences = np.where(np.abs(a - b) < ROUNDING, 0.0, a - b)
     sums, sizes = _group(differences, groups)
     low, high = _bootstrap(sums, sizes, confidence, num_resamples, seed)
@@ -105,7 +105,7 @@ def paired_difference(
     # Sums of the same numbers in another order differ in their last bits: equal ones must count as equal.
     tolerance = 1e-9 * np.abs(sums).sum()
     rng = np.random.default_rng(seed)
-    sums = sums[sums != 0]  # a sign changes nothing there
+    sums = sums[sums != 0]  # the sign of zero changes nothing
     extreme = 0
     for count in _portions(num_resamples, max(len(sums), 1)):
         signs = rng.integers(0, 2, size=(count, len(sums)), dtype=np.int8) * 2 - 1
@@ -117,9 +117,9 @@ def _bootstrap(
     sums: np.ndarray, sizes: np.ndarray, confidence: float, num_resamples: int, seed: int
 ) -> tuple[float, float]:
     if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` is a probability between 0 and 1, such as 0.95, not {confidence}.")
+        raise ValueError(f"`confidence` must be between 0 and 1, such as 0.95, not {confidence}")
     if num_resamples < 1:
-        raise ValueError(f"`num_resamples` is at least 1, not {num_resamples}.")
+        raise ValueError(f"`num_resamples` must be at least 1, not {num_resamples}")
     rng = np.random.default_rng(seed)
     means = []
     for count in _portions(num_resamples, len(sums)):
@@ -137,12 +137,12 @@ def _portions(total: int, width: int) -> Iterator[int]:
 
 
 def _group(values: np.ndarray, groups: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of the values of each group; each value is its own group by default."""
+    """Sum and number of values per group; by default each value is a group of its own."""
     if groups is None:
         return values, np.ones(len(values))
     groups = np.asarray(groups)
     if groups.shape != values.shape:
-        raise ValueError(f"`groups` has shape {groups.shape}; one group a query is needed: {values.shape}.")
+        raise ValueError(f"`groups` has shape {groups.shape}; one group per query is needed: {values.shape}")
     which = np.unique(groups, return_inverse=True)[1]
     return np.bincount(which, weights=values), np.bincount(which).astype(np.float64)
 
@@ -150,11 +150,11 @@ def _group(values: np.ndarray, groups: ArrayLike | None) -> tuple[np.ndarray, np
 def _check_values(values: ArrayLike, name: str) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not len(values):
-        raise ValueError(f"`{name}` has shape {values.shape}; one number a query is needed, and at least one query.")
+        raise ValueError(f"`{name}` has shape {values.shape}; one number per query is needed, and at least one query")
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise ValueError(
             f"{len(bad)} of {len(values)} `{name}` are NaN or infinite, the first at index {bad[0]}: leave out the "
-            "queries that were skipped."
+            "queries that were skipped"
         )
     return values

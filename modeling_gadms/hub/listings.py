@@ -1,4 +1,4 @@
-"""Which files of a folder belong on the Hub, and what their headers say."""
+"""Lists of the files that belong on the Hub, and facts from the headers of weight files."""
 
 import fnmatch
 import json
@@ -29,11 +29,11 @@ def read_json(folder: str, name: str) -> dict | None:
 
 
 def weight_sizes(folder: str) -> dict[str, int]:
-    """Elements of each weight in the folder, from the files' headers alone.
+    """Number of elements of each weight in the folder, from the files' headers alone.
 
     Raises:
         FileNotFoundError: no weights.
-        ValueError: a file that is not whole; names it.
+        ValueError: an incomplete file, which the message names.
     """
     files = sorted(name for name in os.listdir(folder) if re.fullmatch(r"model(-.*)?\.safetensors", name))
     if not files:
@@ -50,7 +50,7 @@ def weight_sizes(folder: str) -> dict[str, int]:
 
 
 def weight_counts(folder: str) -> tuple[int, int]:
-    """Parameters of all weights in the folder, and of those that retrieval uses; errors as [`weight_sizes`]."""
+    """Number of parameters in the folder, and of those that retrieval uses; errors as in [`weight_sizes`]."""
     sizes = weight_sizes(folder)
     unused = sum(size for key, size in sizes.items() if key.startswith(("decoder.", "classifier.")))
     return sum(sizes.values()), sum(sizes.values()) - unused
@@ -61,9 +61,9 @@ class Listing:
     """Which files of a folder belong on the Hub, as patterns of paths.
 
     Args:
-        allowed: what goes up where it exists, and is taken down where it no longer does.
-        required: patterns of which each must match a file.
-        withheld: of the allowed, what does not go up this time.
+        allowed: files that go up if they exist, and are removed from the Hub if they no longer do.
+        required: patterns, each of which must match a file.
+        withheld: allowed files that do not go up this time.
     """
 
     allowed: tuple[str, ...]
@@ -77,7 +77,7 @@ class Listing:
         """Paths relative to `folder`, sorted.
 
         Raises:
-            FileNotFoundError: names the first required file that is missing.
+            FileNotFoundError: a required file is missing; the message names the first.
         """
         found = []
         for place, _, names in os.walk(folder):
@@ -90,7 +90,7 @@ class Listing:
 
 
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-# each a few lines: which methods of the model `sentence-transformers` calls; no code
+# settings, not code: they say which methods of the model `sentence-transformers` calls
 SENTENCE_TRANSFORMERS = {
     "modules.json": [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.Transformer"},
@@ -142,7 +142,7 @@ METRIC = Listing(
 
 
 def refuse_classifier(folder: str) -> None:
-    """Raise `ValueError` for a checkpoint amid fine-tuning: its classifier has a row for each person trained on."""
+    """Raise `ValueError` for a checkpoint from mid-fine-tuning: its classifier has a row per training person."""
     if any(name.startswith("classifier.") for name in weight_sizes(folder)):
         raise ValueError(
             f"{folder}: holds a classifier of the training set's persons, which does not belong on the Hub; publish "
@@ -151,13 +151,13 @@ def refuse_classifier(folder: str) -> None:
 
 
 def model_listing(folder: str) -> Listing:
-    """Of a model folder; pictures go up only where the card shows them, for they may be of persons."""
+    """The listing of a model folder; pictures go up only if the card shows them, as they may show persons."""
     with open(os.path.join(folder, "README.md"), encoding="utf-8") as file:
         card = file.read()
     return replace(MODEL, withheld=tuple(name for name in PICTURES if f"]({name})" not in card))
 
 
 def write_sentence_transformers(folder: str) -> None:
-    """The settings by which `SentenceTransformer(folder, trust_remote_code=True)` encodes sentences and images."""
+    """Write the settings with which `SentenceTransformer(folder, trust_remote_code=True)` encodes text and images."""
     for name, content in SENTENCE_TRANSFORMERS.items():
         write_json(os.path.join(folder, name), content)

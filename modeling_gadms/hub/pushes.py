@@ -1,4 +1,4 @@
-"""How the Trainer pushes: whole checkpoints with code and card, one commit each, and neither pickles nor secrets."""
+"""Pushes of the Trainer: whole checkpoints with code and card, in one commit each, without pickles or secrets."""
 
 import os
 import shutil
@@ -22,13 +22,13 @@ logger = logging.get_logger(__name__)
 
 
 class Pushes(PushInProgress):
-    """Several pushes under way, as the parent follows them."""
+    """Several pushes under way, in the form in which the parent class tracks them."""
 
     jobs: list[Future]
 
 
 class HubPushes(Trainer):
-    """Replaces what [`Trainer`] does with `push_to_hub`, `hub_model_id`, `hub_strategy`, `hub_revision`, `hub_token`.
+    """Replaces [`Trainer`]'s handling of `push_to_hub`, `hub_model_id`, `hub_strategy`, `hub_revision`, `hub_token`.
 
     The parent would push checkpoints without the model's code, whatever else lies in `output_dir`, an unfilled card,
     and its arguments pickled, the token among them.
@@ -59,7 +59,7 @@ class HubPushes(Trainer):
     ) -> str | Future | None:
         """Save, fill the card and push, as one commit; `options` are those of `create_model_card`.
 
-        Returns the commit, with `blocking=False` a `Future` of it, and in other processes than the first `None`.
+        Returns the commit, or with `blocking=False` a `Future` of it; `None` in all processes but the first.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = token or self.args.hub_token
@@ -91,7 +91,7 @@ class HubPushes(Trainer):
         else:
             self._finish_current_push()
             for name in os.listdir(self.args.output_dir):
-                if name.startswith(".push-"):  # of a run that was killed
+                if name.startswith(".push-"):  # left by a run that was killed
                     shutil.rmtree(os.path.join(self.args.output_dir, name))
             self.push_in_progress = Pushes([])  # type: ignore[arg-type]  # as the parent makes it, with a list
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
@@ -143,7 +143,7 @@ class HubPushes(Trainer):
         return self.hub_model_id
 
     def _known(self, options: dict) -> dict:
-        """A data set without a name is described by its length, where nobody says more."""
+        """Describes a nameless data set by its length, unless `options` or the run say more."""
         facts = facts_of_run(self)
         if "data" in options or self.train_dataset is None or facts["training_data"]:
             return options

@@ -1,4 +1,4 @@
-"""What a training run knows about itself, written beside its weights for the model card: `run_facts.json`."""
+"""Facts of a training run, written beside its weights for the model card: `run_facts.json`."""
 
 import os
 import platform
@@ -25,16 +25,16 @@ _MEASURED = re.compile(r"(eval|test)_(?:(.+)_)?(t2i|i2t)_(R@1|R@5|R@10|mAP|mINP)
 
 
 def facts_of_run(trainer: Any) -> dict:
-    """Facts of a [`GADMSTrainer`], as far as it has come: model, data, recipe, hardware and metrics, ready for JSON.
+    """Facts of a [`GADMSTrainer`] so far: model, data, recipe, hardware and metrics, ready for JSON.
 
-    Nothing of the environment, of folders or of accounts is among them.
+    They reveal nothing about the environment, folders or accounts.
     """
     args, state = trainer.args, trainer.state
     values = args.to_dict()
     precision = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
     seconds = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
     recipe = {name: values[name] for name in RECIPE if name in values} | {"precision": precision}
-    if args.hidden_spans is not None:  # these are hidden in place of what scores say
+    if args.hidden_spans is not None:  # these spans are hidden instead of low-scored words
         recipe |= {"hidden_spans": args.hidden_spans, "alpha_noise": 0.0}
     return {
         "parameters": sum(parameter.numel() for parameter in trainer.retriever().parameters()),
@@ -56,10 +56,10 @@ def facts_of_run(trainer: Any) -> dict:
 
 
 def metrics_of_weights(log_history: list[dict], step: int, best_at_end: bool) -> dict[str, dict[str, float]]:
-    """The retrieval figures of the weights as they are: `{"": {"t2i_R@1": ...}}`, a key more for each named test set.
+    """The retrieval figures of the current weights: `{"": {"t2i_R@1": ...}}`, with one more key per named test set.
 
-    Figures of an earlier step are not theirs, nor, where the best weights were put back at the end of training, those
-    from before it. Those of a `test_` prefix stand above those of `eval_`, which chose the checkpoint.
+    Figures of earlier steps belong to other weights, and so do, if the best weights were restored at the end, all
+    figures from before that. `test_` figures take precedence over `eval_` figures, which chose the checkpoint.
     """
     ends = [number for number, entry in enumerate(log_history) if "train_runtime" in entry]
     if best_at_end and ends:
@@ -74,7 +74,7 @@ def metrics_of_weights(log_history: list[dict], step: int, best_at_end: bool) ->
 
 
 def data_name(dataset: object) -> str | None:
-    """As its builder calls it, where it came from one."""
+    """The name that the data set's builder gave it, if it has one."""
     if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
         return None
     info = dataset.info
@@ -83,14 +83,14 @@ def data_name(dataset: object) -> str | None:
 
 
 def length(rows: Any) -> int | None:
-    """Rows, where they can be counted."""
+    """Number of rows; `None` if they cannot be counted."""
     if rows is None or isinstance(rows, dict | datasets.IterableDataset | torch.utils.data.IterableDataset):
         return None
     return len(rows)
 
 
 def hardware(device: torch.device) -> str:
-    """One process's accelerator, or its processor."""
+    """Name of one process's accelerator, or of its processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()

@@ -1,10 +1,10 @@
-"""The one ranking of the project: embeddings in, `R@1 R@5 R@10 mAP mINP` out, block by block, no row sorted whole.
+"""The one ranking of the project: from embeddings to `R@1 R@5 R@10 mAP mINP`, block by block, without sorting rows.
 
 The rank of a match is one plus the number of gallery items above it, so counting replaces most of the sorting:
 
 1. each query's matches are found through sorted ids and get their *exact* score;
 2. blocks of `float32` scores are compared with them. A negative clearly above or below a match is counted at once; one
-   too near for `float32` to tell is scored exactly.
+   that `float32` cannot tell apart is scored exactly.
 
 Exact means: unit vectors are rounded to multiples of 2**-26, whose dot products `float64` adds up without any rounding
 error, in whatever order. Equal embeddings therefore tie on every device, at every block size and in every gallery
@@ -41,8 +41,8 @@ GRID = 2.0**26  # components of unit vectors are multiples of 1 / GRID: 2 * 26 +
 GROUP_ROWS = 64  # queries whose matches are scored together
 SUPER_ROWS = 16384  # queries that share one reading of the gallery
 MAX_MATCHES = 1 << 21  # matches held at a time by one block of queries
-SORT_FROM = 40  # matches a query from which sorting a *block* is faster than comparing it with each match
-FEW = 48  # the scores above a match are gathered and sorted once they are less than 1 / FEW of the block
+SORT_FROM = 40  # from this many matches per query, sorting a block is faster than comparing it with each match
+FEW = 48  # once fewer than 1 / FEW of a block's scores are above a match, they are gathered and sorted
 MAX_PAIRS = 4096  # pairs scored exactly at a time
 MAX_SHARED = 1 << 16  # queries and gallery items together whose blocks of scores serve both directions
 
@@ -53,14 +53,14 @@ Ids = torch.Tensor | ArrayLike  # (items,), integers
 
 @dataclass(frozen=True)
 class QueryRanks:
-    """What the ranking says of each query, in the order the queries were given.
+    """The ranking's result for each query, in the order of the queries.
 
     Attributes:
         first_match_rank (`np.ndarray` of shape `(num_queries,)`, int64): rank of the best match from 1; 0 if skipped.
         average_precision (`np.ndarray` of shape `(num_queries,)`, float64): in 0-1; NaN if skipped.
-        inverse_negative_penalty (`np.ndarray` of shape `(num_queries,)`, float64): number of matches over the rank of
-            the last one, in 0-1; NaN if skipped.
-        num_matches (`np.ndarray` of shape `(num_queries,)`, int64): gallery items that are right; 0 if skipped.
+        inverse_negative_penalty (`np.ndarray` of shape `(num_queries,)`, float64): number of matches divided by the
+            rank of the last one, in 0-1; NaN if skipped.
+        num_matches (`np.ndarray` of shape `(num_queries,)`, int64): number of matching gallery items; 0 if skipped.
         skipped (`np.ndarray` of shape `(num_skipped,)`, int64): indices of the queries without a match.
     """
 
@@ -128,7 +128,7 @@ def summarize_ranks(ranks: QueryRanks) -> dict[str, float]:
 def same_camera(query_ids: Ids, gallery_ids: Ids, query_cameras: Ids, gallery_cameras: Ids) -> Exclude:
     """An `exclude` that leaves out a gallery image of the same person by the same camera, as re-identification does.
 
-    All four are integer sequences, one entry a query or a gallery item.
+    All four are integer sequences, with one entry per query or per gallery item.
 
     >>> exclude = same_camera([7], [7, 7, 8], query_cameras=[1], gallery_cameras=[1, 2, 1])
     >>> exclude(torch.tensor([0]), torch.tensor([0, 1, 2])).tolist()
@@ -139,8 +139,8 @@ def same_camera(query_ids: Ids, gallery_ids: Ids, query_cameras: Ids, gallery_ca
     gallery_cameras = _check_ids(gallery_cameras, "gallery_cameras")
     if len(query_ids) != len(query_cameras) or len(gallery_ids) != len(gallery_cameras):
         raise ValueError(
-            f"Each item needs one id and one camera, got {len(query_ids)} query_ids and {len(query_cameras)} "
-            f"query_cameras, {len(gallery_ids)} gallery_ids and {len(gallery_cameras)} gallery_cameras."
+            f"each item needs one id and one camera, got {len(query_ids)} query_ids and {len(query_cameras)} "
+            f"query_cameras, {len(gallery_ids)} gallery_ids and {len(gallery_cameras)} gallery_cameras"
         )
 
     def exclude(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
@@ -164,7 +164,7 @@ def rank_queries(
     block_size: tuple[int, int] = (1024, 2048),
     normalize: bool = True,
 ) -> QueryRanks:
-    """Ranks the gallery for each query by cosine similarity and reports where the matches are.
+    """Ranks the gallery for each query by cosine similarity and returns the ranks of the matches.
 
     The work is done on the device of the embeddings. Beside them it takes less than 300 MB at 512 dimensions, plus
     25 MB per thread and some 50 bytes per query and per gallery item.
@@ -173,8 +173,8 @@ def rank_queries(
         query_embeds (`torch.Tensor` or `np.ndarray` of shape `(num_queries, dim)`): any floating dtype; half precision
             is compared in `float32` and never rounded again.
         gallery_embeds (`torch.Tensor` or `np.ndarray` of shape `(num_gallery, dim)`): the same.
-        query_ids (integers of shape `(num_queries,)`): who is described. Any sequence, array or tensor of integers.
-        gallery_ids (integers of shape `(num_gallery,)`): who is seen. Equal ids are a match.
+        query_ids (integers of shape `(num_queries,)`): the person described; a sequence, array or tensor of integers.
+        gallery_ids (integers of shape `(num_gallery,)`): the person shown. Equal ids are a match.
         exclude (callable or bool mask of shape `(num_queries, num_gallery)`, *optional*): pairs to leave out of the
             ranking (True = left out). A callable gets two int64 tensors, the indices of some queries and of some
             gallery items, and returns the mask of that block, so that no whole mask is needed; see [`same_camera`].
@@ -203,7 +203,7 @@ def rank_queries(
         ranker = _ranker(
             query_embeds, gallery_embeds, query_ids, gallery_ids, exclude, ties, on_missing, block_size, normalize
         )
-        # Queries with alike numbers of matches side by side (little padding), those of one id too (scored once).
+        # Side by side: queries with similar numbers of matches (little padding), and those of one id (scored once).
         num_matches = ranker.right - ranker.left
         order = np.lexsort((ranker.left, num_matches))
         order = order[num_matches[order] > 0]
@@ -284,10 +284,10 @@ def _rank_shared(forward: _Ranker, backward: _Ranker, pool: ThreadPoolExecutor) 
 
 @contextmanager
 def _threads(embeds: Embeds) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each handle whole blocks, one core each; half of the steps would leave the other cores idle.
+    """Threads that each handle whole blocks on one core; within a block, half of the work would use one core anyway.
 
     Torch runs on one core in the calling thread too: a team of OpenMP threads that served a small operation there
-    spins on after it, on the cores of the pool, and makes a call ten times as long as chance has it.
+    would go on spinning on the pool's cores, and occasionally make a call ten times as long.
     """
     device = embeds.device if isinstance(embeds, torch.Tensor) else torch.device("cpu")
     cores = torch.get_num_threads()
@@ -317,15 +317,15 @@ def _ranker(
 ) -> _Ranker:
     """Checks everything and finds each query's matches: the [`_Ranker`]."""
     if ties not in ("pessimistic", "optimistic"):
-        raise ValueError(f'`ties` is "pessimistic" or "optimistic", not {ties!r}.')
+        raise ValueError(f'`ties` is "pessimistic" or "optimistic", not {ties!r}')
     if on_missing not in ("error", "skip"):
-        raise ValueError(f'`on_missing` is "error" or "skip", not {on_missing!r}.')
+        raise ValueError(f'`on_missing` is "error" or "skip", not {on_missing!r}')
     query_embeds, gallery_embeds = _check_embeds(query_embeds, "query"), _check_embeds(gallery_embeds, "gallery")
     query_ids, gallery_ids = _check_ids(query_ids, "query_ids"), _check_ids(gallery_ids, "gallery_ids")
     _check_together(query_embeds, gallery_embeds, query_ids, gallery_ids)
     max_rows, max_cols = (int(n) for n in block_size)
     if min(max_rows, max_cols) < 1:
-        raise ValueError(f"`block_size` is two positive numbers, queries and gallery items, not {block_size}.")
+        raise ValueError(f"`block_size` is two positive numbers, queries and gallery items, not {block_size}")
     exclude = _check_exclude(exclude, len(query_ids), len(gallery_ids))
 
     # Sorted by id, the matches of a query are one range of the gallery.
@@ -370,7 +370,7 @@ def _super_blocks(order: np.ndarray, num_matches: np.ndarray, max_rows: int) -> 
 
 
 class _Units:
-    """Embeddings as unit vectors on the grid, made a few rows at a time."""
+    """Embeddings as unit vectors on the grid, computed a few rows at a time."""
 
     def __init__(self, embeds: torch.Tensor, name: str, normalize: bool, order: np.ndarray | None = None):
         self.embeds = embeds
@@ -406,7 +406,7 @@ class _Units:
 
 @dataclass
 class _Block:
-    """Some queries on their way through the gallery; `P` = the most matches any of them has."""
+    """Some queries on their way through the gallery; `P` is the largest number of matches of any of them."""
 
     rows: np.ndarray  # (R,) indices of the queries
     units: torch.Tensor  # (R, D) float32
@@ -542,7 +542,7 @@ class _Ranker:
                 self.settle(block)
 
     def room(self, *shape: int) -> list[torch.Tensor]:
-        """Three blocks of float32 `shape`, in the memory of this thread's blocks before."""
+        """Three float32 blocks of `shape`, in memory that this thread used for earlier blocks."""
         size = shape[0] * shape[1]
         if not hasattr(self.scratch, "rows") or self.scratch.rows.shape[1] < size:
             self.scratch.rows = torch.empty(3, size, device=self.device)
@@ -564,7 +564,7 @@ class _Ranker:
             scores.masked_fill_(self.exclude(queries, self.gallery.order[cols]), -torch.inf)
 
     def settle(self, block: _Block) -> None:
-        """Scores the pairs exactly that float32 could not order."""
+        """Scores exactly the pairs that float32 could not order."""
         if not block.unsure:
             return
         query_rows = torch.from_numpy(block.rows).to(self.device)
@@ -607,12 +607,13 @@ class _Ranker:
 def _count_above(scores: torch.Tensor, flags: torch.Tensor, *limits: torch.Tensor) -> list[torch.Tensor]:
     """How many of a row's scores are above each of its limits.
 
-    `scores` is `(R, C)`, `flags` as many numbers of its dtype, overwritten, each of `limits` `(R, P)` ascending, the
-    first the lowest; the result is `(R, P)` int64 for each of them.
+    `scores` is `(R, C)`; `flags` has its shape and dtype and is overwritten. Each of `limits` is `(R, P)`, ascending
+    along P, the lowest first; the result has one `(R, P)` int64 for each of them.
     """
     width = limits[0].shape[1]
     if width >= SORT_FROM:
         return _search(scores, limits)
+
     # Every score is compared with the lowest matches, until few scores are left above; these are gathered and sorted.
     counts = [torch.zeros(limit.shape, dtype=torch.int64, device=scores.device) for limit in limits]
     for k in range(width):
@@ -620,21 +621,33 @@ def _count_above(scores: torch.Tensor, flags: torch.Tensor, *limits: torch.Tenso
             # Into numbers, not booleans: both the comparison and the sum are several times faster.
             torch.gt(scores, limit[:, k, None], out=flags)
             count[:, k] = flags.sum(dim=1)
+
         above = counts[0][:, k]
         if k + 1 < width and above.sum() * FEW < scores.numel():
-            flat = _places(flags)
-            kept = scores.new_full((len(scores), int(above.max())), -torch.inf)
-            # Row r's go to the front of row r: their places are where they lie in `flat` less where their row starts.
-            shift = torch.arange(len(scores), device=flat.device) * kept.shape[1] - (above.cumsum(0) - above)
-            place = shift.repeat_interleave(above, output_size=len(flat)).add_(
-                torch.arange(len(flat), device=flat.device)
-            )
-            kept.view(-1).scatter_(0, place, scores.view(-1).index_select(0, flat))
+            kept = _gather(scores, flags, above)
             rest = _search(kept, [limit[:, k + 1 :] for limit in limits])
             for count, found in zip(counts, rest, strict=True):
                 count[:, k + 1 :] = found
             break
     return counts
+
+
+def _gather(scores: torch.Tensor, flags: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+    """The flagged scores of each row, moved to its front: `(R, max(above))`, filled up with -inf.
+
+    `above` is `(R,)` int64, the number of flags in each row.
+    """
+    flat = _places(flags)
+    kept = scores.new_full((len(scores), int(above.max())), -torch.inf)
+
+    # Score i of `flat` lies i - first[r] places behind the start of its row r.
+    first = above.cumsum(0) - above
+    row_starts = torch.arange(len(scores), device=flat.device) * kept.shape[1]
+    shift = (row_starts - first).repeat_interleave(above, output_size=len(flat))
+    place = shift.add_(torch.arange(len(flat), device=flat.device))
+
+    kept.view(-1).scatter_(0, place, scores.view(-1).index_select(0, flat))
+    return kept
 
 
 def _places(flags: torch.Tensor) -> torch.Tensor:
@@ -655,19 +668,19 @@ def _check_embeds(embeds: Embeds, side: str) -> torch.Tensor:
     if not isinstance(embeds, torch.Tensor):
         embeds = np.asarray(embeds)
         if embeds.dtype.kind not in "fiu":
-            raise ValueError(f"`{name}` holds {embeds.dtype}, not real numbers.")
+            raise ValueError(f"`{name}` holds {embeds.dtype}, not real numbers")
         # A copy where torch cannot share the memory: read-only, of negative stride, or of foreign byte order.
         native = np.ascontiguousarray(embeds, dtype=embeds.dtype.newbyteorder("="))
         embeds = torch.from_numpy(native if native.flags.writeable else native.copy())
     embeds = embeds.detach()
     if embeds.ndim != 2:
-        raise ValueError(f"`{name}` has shape {tuple(embeds.shape)}; one vector an item is needed: (items, dim).")
+        raise ValueError(f"`{name}` has shape {tuple(embeds.shape)}; one vector per item is needed: (items, dim)")
     if not len(embeds):
-        raise ValueError(f"`{name}` is empty: there is nothing to rank.")
+        raise ValueError(f"`{name}` is empty: there is nothing to rank")
     if not embeds.shape[1]:
-        raise ValueError(f"`{name}` has vectors of dimension 0.")
+        raise ValueError(f"`{name}` has vectors of dimension 0")
     if embeds.is_complex() or embeds.dtype == torch.bool:
-        raise ValueError(f"`{name}` holds {embeds.dtype}, not real numbers.")
+        raise ValueError(f"`{name}` holds {embeds.dtype}, not real numbers")
     return embeds
 
 
@@ -675,13 +688,13 @@ def _check_ids(ids: Ids, name: str) -> np.ndarray:
     """Ids as int64, without a passage through floating point."""
     ids = ids.detach().cpu().numpy() if isinstance(ids, torch.Tensor) else np.asarray(ids)
     if ids.ndim != 1:
-        raise ValueError(f"`{name}` has shape {ids.shape}; one id an item is needed.")
+        raise ValueError(f"`{name}` has shape {ids.shape}; one id per item is needed")
     if not len(ids):
-        raise ValueError(f"`{name}` is empty.")
+        raise ValueError(f"`{name}` is empty")
     if ids.dtype.kind not in "iu":
-        raise ValueError(f"`{name}` holds {ids.dtype}; ids are integers (number the names first).")
+        raise ValueError(f"`{name}` holds {ids.dtype}; ids are integers (number the names first)")
     if ids.dtype.kind == "u" and ids.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"`{name}` holds {ids.max()}, which does not fit int64.")
+        raise ValueError(f"`{name}` holds {ids.max()}, which does not fit int64")
     return ids.astype(np.int64)
 
 
@@ -690,21 +703,23 @@ def _check_together(
 ) -> None:
     if query_embeds.shape[1] != gallery_embeds.shape[1]:
         raise ValueError(
-            f"Queries have dimension {query_embeds.shape[1]} and gallery items {gallery_embeds.shape[1]}: "
-            "embed both with the same model."
+            f"queries have dimension {query_embeds.shape[1]} and gallery items {gallery_embeds.shape[1]}: "
+            "embed both with the same model"
         )
     if query_embeds.device != gallery_embeds.device:
-        raise ValueError(f"Queries are on {query_embeds.device}, the gallery on {gallery_embeds.device}.")
+        raise ValueError(
+            f"queries are on {query_embeds.device}, the gallery on {gallery_embeds.device}; move both to one device"
+        )
     for side, embeds, ids in (("query", query_embeds, query_ids), ("gallery", gallery_embeds, gallery_ids)):
         if len(embeds) != len(ids):
-            raise ValueError(f"{len(embeds)} `{side}_embeds` but {len(ids)} `{side}_ids`: each item needs one id.")
+            raise ValueError(f"{len(embeds)} `{side}_embeds` but {len(ids)} `{side}_ids`: each item needs one id")
 
 
 def _check_values(peak: torch.Tensor, name: str) -> None:
     for bad, what in ((~peak.isfinite(), "NaN or infinite values"), (peak == 0, "nothing but zeros")):
         rows = bad.nonzero()[:, 0]
         if len(rows):
-            raise ValueError(f"{len(rows)} of {len(peak)} `{name}` hold {what}, the first at index {int(rows[0])}.")
+            raise ValueError(f"{len(rows)} of {len(peak)} `{name}` hold {what}, the first at index {int(rows[0])}")
 
 
 def _check_exclude(
@@ -715,8 +730,8 @@ def _check_exclude(
     mask = exclude if isinstance(exclude, torch.Tensor) else torch.from_numpy(np.asarray(exclude))
     if mask.dtype != torch.bool or mask.shape != (num_queries, num_gallery):
         raise ValueError(
-            f"The mask `exclude` is {mask.dtype} of shape {tuple(mask.shape)}; "
-            f"bool of shape {(num_queries, num_gallery)} is needed."
+            f"the mask `exclude` is {mask.dtype} of shape {tuple(mask.shape)}; "
+            f"bool of shape {(num_queries, num_gallery)} is needed"
         )
     return lambda queries, gallery: mask[queries.to(mask.device)][:, gallery.to(mask.device)].to(queries.device)
 
@@ -724,9 +739,9 @@ def _check_exclude(
 def _check_missing(missing: np.ndarray, on_missing: str) -> None:
     """Refuses queries without a match, or only the case that no query has one."""
     if missing.all():
-        raise ValueError(f"None of the {len(missing)} queries has a match in the gallery: the ids never meet.")
+        raise ValueError(f"none of the {len(missing)} queries has a match in the gallery: the ids never meet")
     if on_missing == "error" and missing.any():
         raise ValueError(
             f"{missing.sum()} of {len(missing)} queries have no match in the gallery, the first at index "
-            f'{np.flatnonzero(missing)[0]}; on_missing="skip" leaves them out.'
+            f'{np.flatnonzero(missing)[0]}; on_missing="skip" leaves them out'
         )

@@ -1,4 +1,4 @@
-"""Models from released checkpoints and back: what fits is used and listed, anything unexplained stops it."""
+"""Models from released checkpoints and back: every weight is used, or left out for a stated reason, or refused."""
 
 from dataclasses import dataclass
 
@@ -24,11 +24,11 @@ from .reading import read_checkpoint
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of a checkpoint.
+    """The outcome of a conversion.
 
     used (`list[str]`): released weights that the model holds.
-    left (`dict[str, str]`): what it has no place for, with the reason.
-    architecture (`str`): what the shapes say, in words.
+    left (`dict[str, str]`): weights that it has no place for, with the reason.
+    architecture (`str`): the architecture that the shapes imply, in words.
     """
 
     used: list[str]
@@ -51,10 +51,10 @@ def load_released(
     (QuickGELU), heads (64 wide) and the last three ids (mask, BOS, EOS) are those of the family.
 
     Args:
-        path (`str`): see `checkpoint_reading.read_checkpoint`; weights of any floating type.
+        path (`str`): see `reading.read_checkpoint`; weights of any floating type.
         image_size (`tuple[int, int]`, *optional*): height and width in pixels, for a grid that is neither square nor
             3:1.
-        dtype (`torch.dtype`): of the model.
+        dtype (`torch.dtype`): dtype of the model.
 
     Raises:
         FileNotFoundError: no such file.
@@ -95,7 +95,7 @@ def load_released(
 
 
 def save_released(model: GADMSModel | GADMSForPreTraining, path: str) -> int:
-    """Write a model as released code reads it: `{"model": tensors}`, the towers under `base_model.`; returns how many.
+    """Write a model as released code reads it: `{"model": tensors}`, towers under `base_model.`; returns their number.
 
     Raises:
         ValueError: the model has head widths, activations or norms that the released code does not have.
@@ -116,7 +116,7 @@ def load_converted(path: str, dtype: torch.dtype = torch.float32) -> GADMSModel 
     """
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if not isinstance(config, GADMSConfig):
-        raise ValueError(f"{path} holds a {config.model_type} model, not a GA-DMS")
+        raise ValueError(f"{path}: holds a {config.model_type} model, not GA-DMS; give a GA-DMS folder or Hub id")
     model_class = GADMSForPreTraining if "GADMSForPreTraining" in (config.architectures or []) else GADMSModel
     model, report = model_class.from_pretrained(  # type: ignore[misc]  # a pair, when asked for the report
         path, dtype=dtype, output_loading_info=True
@@ -133,13 +133,13 @@ def _refusal(path: str, weights: dict, unexplained: list[str], missing: list[str
         for kind, names in (("unexplained", unexplained), ("missing", missing))
         if names
     ]
-    told = next(
+    giveaway = next(
         ((part, method) for part, method in GIVEAWAYS.items() if any(part in name for name in weights)),
         None,
     )
     guess = (
-        f"probably a checkpoint of {told[1]}, by its {told[0]}*"
-        if told
+        f"probably a checkpoint of {giveaway[1]}, by its {giveaway[0]}*"
+        if giveaway
         else "not a checkpoint of OpenAI's CLIP, GA-DMS, IRRA or NAM, or not all of one"
     )
     return f"{path}: {guess}; of {len(weights)} weights, {' and '.join(problems)}"

@@ -1,4 +1,4 @@
-"""Reads the tensors of a PyTorch checkpoint without running anything that the file brings along."""
+"""Reads the tensors of a PyTorch checkpoint without running any code from the file."""
 
 import os
 import pickle  # for the name of an exception alone: nothing is ever unpickled here
@@ -25,7 +25,7 @@ def read_checkpoint(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
 
     Returns:
         `dict[str, torch.Tensor]`: weights by name, without the `module.` of data-parallel training.
-        `list[str]`: what lay beside the weights (optimizer, epoch, ...), by name.
+        `list[str]`: names of the other entries (optimizer, epoch, ...).
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file, or a folder.
@@ -42,7 +42,7 @@ def read_checkpoint(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
         content = _read_torchscript(path) if _is_torchscript(path) else _read_weights_only(path)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         if isinstance(error, pickle.UnpicklingError):
-            reason = "not in its format"  # what torch says here is advice to read the file unsafely
+            reason = "not in its format"  # torch's own message advises reading the file unsafely
         else:
             reason = str(error).strip().split(". ")[0].split("\n")[0] or "it ends too early"
         raise ValueError(

@@ -149,7 +149,7 @@ def test_captions_alone_are_left_and_sets_without_phrasings_refused():
     averaged = average_phrasings(embeds, torch.tensor([0, 3, 3, 7]))
     assert torch.equal(averaged[[0, 3]], embeds[[0, 3]])
     assert averaged[1].tolist() == averaged[2].tolist() == [0, 0.5, 0.5, 0]
-    with pytest.raises(ValueError, match="two captions or more"):
+    with pytest.raises(ValueError, match="at least two captions"):
         average_phrasings(embeds, torch.arange(4))
 
 
@@ -178,7 +178,7 @@ def test_likelihood_of_a_caption_is_that_of_its_words_one_at_a_time():
 
 
 def test_an_unknown_re_scoring_names_those_there_are():
-    with pytest.raises(ValueError, match="no re-scoring 'magic'; choose of phrasings, k-reciprocal"):
+    with pytest.raises(ValueError, match="no rescoring 'magic'; choose from phrasings, k-reciprocal"):
         rescore("magic", clustered_set())
     assert set(RESCORINGS) == {"phrasings", "k-reciprocal"}
 

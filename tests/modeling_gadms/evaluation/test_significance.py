@@ -126,7 +126,7 @@ def test_seeds_and_portions_of_the_draws_are_reproducible(monkeypatch):
         (lambda: bootstrap_interval([]), "at least one query"),
         (lambda: bootstrap_interval([[1.0]]), r"shape \(1, 1\)"),
         (lambda: bootstrap_interval([1.0, float("nan")]), "1 of 2 `values` are NaN.*index 1"),
-        (lambda: bootstrap_interval([1.0], groups=[1, 2]), "one group a query"),
+        (lambda: bootstrap_interval([1.0], groups=[1, 2]), "one group per query"),
         (lambda: bootstrap_interval([1.0], confidence=95), "between 0 and 1"),
         (lambda: bootstrap_interval([1.0], num_resamples=0), "at least 1"),
         (lambda: paired_difference([1.0], [1.0, 2.0]), "1 and 2 queries"),
