@@ -1,10 +1,10 @@
-"""Build a WebPerson from web images: select, crop, dedup, caption, quality, release, described in one file.
+"""Build a WebPerson from web images: select, crop, dedup, caption, quality and release, all described in one file.
 
     python -m dataset_webperson.build CONFIG.yaml
 
-Each stage writes its shards below the folder `work` of the file. Give the same command again after an interruption,
-and only what is missing is made. With a section `select` and no images yet, it writes the list of addresses, says how
-to download them with img2dataset, and ends.
+Each stage writes its shards below the folder that the file calls `work`. After an interruption, give the same command
+again: only what is missing is made. With a section `select` and no images yet, it writes the list of addresses, says
+how to download them with img2dataset, and stops.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ _DOWNLOAD = """The images are not there yet: {source}. Download them, then give 
 
 
 def build(config: BuildConfig) -> dict[str, dict[str, int]]:
-    """Run every stage that the configuration has.
+    """Run every stage that the configuration names.
 
     Returns:
         The counts of each stage, by the stage's name; also written to `work/counts.json`.
 
     Raises:
-        `DataError`: an input or an option that cannot be used. What is finished stays.
+        `DataError`: an input or an option that cannot be used. Finished shards stay.
     """
     config = config.resolved()
     opt_out = OptOut.from_file(config.opt_out) if config.opt_out else OptOut()
@@ -71,7 +71,7 @@ def build(config: BuildConfig) -> dict[str, dict[str, int]]:
     sources, unfinished = find_shards(config.source, place("0_lists"))
     if unfinished:
         names = ", ".join(os.path.basename(path) for path in unfinished[:5])
-        sys.stdout.write(f"{len(unfinished)} shards left out that img2dataset has not finished: {names}\n")
+        sys.stdout.write(f"{len(unfinished)} shards that img2dataset has not finished are left out: {names}\n")
     shards = run("1_crop", crop_shard, sources, config.crop)
     find_duplicates(shards, config.dedup, config.num_workers)
     shards = run("2_dedup", dedup_shard, shards, config.dedup)
@@ -103,18 +103,21 @@ def _report(name: str, counts: dict[str, int]) -> None:
 
 
 def _release(config: BuildConfig, options: ReleaseSection, folder: str, shards: list[str]) -> dict[str, int]:
-    """Release the assessed shards, once; a release that this work made of other rows before is replaced."""
-    record = os.path.join(config.work, "release.json")
+    """Release the assessed shards, once. A release that this work made earlier, from other rows, is replaced."""
     out = os.path.abspath(options.out)
     state = {"out": out, "rows": _digest(shards), "options": dataclasses.asdict(options)}
+
+    # The record says what this work released last, and where.
+    record = os.path.join(config.work, "release.json")
     before = None
     if os.path.exists(record):
         with open(record, encoding="utf-8") as file:
             before = json.load(file)
+
     if before != state:
         if before is not None and before["out"] == out:
             # Rows were opted out, or options changed: the old release goes first, so that nobody finds it meanwhile.
-            # The record says no more than whose it is until it is gone: half of it never passes for a whole one.
+            # Until it is gone the record holds only its owner, so that half a release never passes for a whole one.
             write_json(record, {"out": out})
             for ending in ("", "-script", "-report", ".partial"):
                 shutil.rmtree(out + ending, ignore_errors=True)
@@ -123,11 +126,13 @@ def _release(config: BuildConfig, options: ReleaseSection, folder: str, shards: 
                 f"{out}: is there already, and not made by {config.work}; delete it, or change `release.out`"
             )
         write_json(record, state)
+
     if os.path.isdir(out):
-        # A release is moved there last: it is whole, whatever the run that was interrupted did not clear away.
+        # A release is moved here last, so it is whole; an interrupted run may have left its working folder behind.
         shutil.rmtree(out + ".partial", ignore_errors=True)
     else:
         release(folder, out, options.settings(config.num_workers))
+
     with open(os.path.join(out + "-report", "report.json"), encoding="utf-8") as file:
         report = json.load(file)
     return {"rows_in": report["rows"]["read"], "rows_out": report["rows"].get("kept", 0), **report["left_out"]}

@@ -25,12 +25,14 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pyarrow.parquet as pq
-from pipeline_benchmark.bare_rates import bare_rate, calls_of_crop, calls_of_quality
+from pipeline_benchmark.bare_rates import CallsOf, bare_rate, calls_of_crop, calls_of_quality
 from pipeline_benchmark.caption_rates import IN_FLIGHT, serve, server_rate
 from pipeline_benchmark.inputs import SHARDS, write_crops, write_lists, write_metadata, write_models
 from pipeline_benchmark.stage_rates import no_models, open_for_caption, open_for_crop, open_for_quality, stage_rate
@@ -39,7 +41,7 @@ from dataset_webperson.command_line import CommandParser, command
 from dataset_webperson.construction.captions.client import Captioner
 from dataset_webperson.construction.persons.detectors import DetectorOptions, PoseOptions
 from dataset_webperson.construction.persons.rule import RuleOptions
-from dataset_webperson.construction.shards import read_rows, shard_writer
+from dataset_webperson.construction.shards import Stage, read_rows, shard_writer
 from dataset_webperson.construction.stages.captioning import CaptionOptions, caption_shard
 from dataset_webperson.construction.stages.crop import CropOptions, crop_shard
 from dataset_webperson.construction.stages.duplicates import DedupOptions, dedup_shard, find_duplicates
@@ -68,7 +70,14 @@ def main(arguments: list[str] | None = None) -> None:
     def place(name: str) -> str:
         return os.path.join(root, name)
 
-    def measure(name: str, stage, open_its_models, sources: list[str], options, bare=None) -> None:
+    def measure(
+        name: str,
+        stage: Stage,
+        open_its_models: Callable[[Any], None],
+        sources: list[str],
+        options: Any,
+        bare: Callable[[int], float] | None = None,
+    ) -> None:
         """A row of the table for each number of workers."""
         rates = {}
         for workers in (1, 2):
@@ -79,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
             gain = f"{rates[2] / rates[1]:.2f}" if workers == 2 else ""
             print(f"| {name} | {workers} | {rate:,.1f} | {beside} | {gain} |", flush=True)
 
-    def bare_of(calls_of, sources, options):
+    def bare_of(calls_of: CallsOf, sources: list[str], options: Any) -> Callable[[int], float]:
         return lambda workers: bare_rate(calls_of, sources, options, root, workers)
 
     print("| stage | workers | images/s | bare, images/s | share | 1 to 2 workers |\n|---|---|---|---|---|---|")

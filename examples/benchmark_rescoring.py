@@ -7,20 +7,23 @@ hidden at a time, in the light of each of its best ten images, and the mean log-
 the weight that won most mAP on other persons, is added to the cosine.
 """
 
+import argparse
 import sys
 import time
 
+import datasets
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig
+from transformers import AutoConfig, ProcessorMixin
 
 from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms import GADMSForPreTraining
 from modeling_gadms.evaluation.benchmarks import load_evaluation_set
-from modeling_gadms.evaluation.encoding import encode_retrieval_set
-from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings, evaluate_ranks
+from modeling_gadms.evaluation.encoding import RetrievalSet, encode_retrieval_set
+from modeling_gadms.evaluation.metrics import Evaluation, compare, evaluate_embeddings, evaluate_ranks
 from modeling_gadms.evaluation.models import load_retriever
 from modeling_gadms.evaluation.rescoring import RESCORINGS, rank_scores, rescore
+from modeling_gadms.person_retrieval.ranking import QueryRanks
 from modeling_gadms.rows import all_captions
 from modeling_gadms.token_scores_gadms import eos_positions, valid_tokens
 
@@ -59,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
             report(views, f"decoder's likelihood x {weight}, top {TOP}", ranks, start, plain, encoded)
 
 
-def load(args, views: int, split: str):
+def load(args: argparse.Namespace, views: int, split: str) -> datasets.Dataset:
     persons = {f"num_{name}_persons": 2 for name in ("train", "validation", "test")}
     persons[f"num_{split}_persons"] = args.num_images // views
     options = {"image_size": tuple(args.image_size), "views_per_person": views, **persons}
@@ -75,14 +78,16 @@ def report(views, name, ranks, start, plain, encoded):
     show(views, name, cells, start + time.perf_counter() - seconds, encoded)
 
 
-def show(views, name, cells, start, encoded):
+def show(views: int, name: str, cells: dict[str, str], start: float, encoded: RetrievalSet) -> None:
     cost = 1000 * (time.perf_counter() - start) / len(encoded.text_embeds)
     cells = [cells[key] for key in ("R@1", "R@5", "mAP", "mINP")]
     print(f"| {views} | {name} | {' | '.join(cells)} | {cost:.2f} |", flush=True)
 
 
 @torch.no_grad()
-def second_stage(model, processor, dataset, encoded):
+def second_stage(
+    model: GADMSForPreTraining, processor: ProcessorMixin, dataset: datasets.Dataset, encoded: RetrievalSet
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The best `TOP` images of each caption, int64 `(M, TOP)`, and the likelihoods of it, float32 `(M, TOP)`."""
     best = (encoded.text_embeds @ encoded.image_embeds.T).topk(TOP, dim=1).indices
     tokens = []
@@ -99,7 +104,7 @@ def second_stage(model, processor, dataset, encoded):
     return best, torch.cat(likelihoods)
 
 
-def likelihood(model, ids, images):
+def likelihood(model: GADMSForPreTraining, ids: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Mean log-likelihood of the words of captions `(B, L)` given each of their images `(B * TOP, T, D)`."""
     words = valid_tokens(ids)
     number = words.cumsum(dim=1) - 1
@@ -115,7 +120,7 @@ def likelihood(model, ids, images):
     return total.view(len(ids), TOP) / words.sum(dim=1, keepdim=True)
 
 
-def rank(encoded, scores, weight):
+def rank(encoded: RetrievalSet, scores: tuple[torch.Tensor, torch.Tensor], weight: float) -> QueryRanks:
     """Ranks with the best `TOP` images reordered; they stay in front of the others."""
     best, likelihoods = scores
     cosine = (encoded.text_embeds @ encoded.image_embeds.T).double()

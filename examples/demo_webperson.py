@@ -14,6 +14,7 @@ import subprocess
 import sys
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from datasets import load_dataset
 
@@ -24,7 +25,7 @@ from dataset_webperson.construction.drawn_persons import NOISE_RATES, draw_crops
 from dataset_webperson.construction.persons.detectors import DetectorOptions, PoseOptions
 from dataset_webperson.construction.persons.rule import RuleOptions
 from dataset_webperson.construction.quality_report import summarize, write_build_page
-from dataset_webperson.construction.shards import read_rows, run_stage
+from dataset_webperson.construction.shards import Stage, read_rows, run_stage
 from dataset_webperson.construction.sources import find_shards
 from dataset_webperson.construction.stages.captioning import CaptionOptions, caption_shard
 from dataset_webperson.construction.stages.crop import CropOptions, crop_shard
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     captions, false_spans = draw_crops(shards[-1], args.num_drawn)
     write_json(place("truth.json"), captions)
 
-    def stage(name: str, function, options) -> None:
+    def stage(name: str, function: Stage, options: Any) -> None:
         nonlocal shards
         counts = run_stage(function, shards, place(name), options)
         print(f"{name[2:]}: " + ", ".join(f"{reason} {count}" for reason, count in counts.items()), flush=True)

@@ -16,13 +16,15 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+import datasets
 import torch
 from accelerate import PartialState
 
 from dataset_webperson.command_line import command
 from modeling_gadms.evaluation.benchmarks import display_name, load_evaluation_set
 from modeling_gadms.evaluation.embedding_cache import DEFAULT_FOLDER, DEFAULT_LIMIT, cached_retrieval_set
-from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings, evaluate_ranks
+from modeling_gadms.evaluation.encoding import RetrievalSet
+from modeling_gadms.evaluation.metrics import Evaluation, compare, evaluate_embeddings, evaluate_ranks
 from modeling_gadms.evaluation.models import load_retriever
 from modeling_gadms.evaluation.published_results import PROTOCOLS, column_of
 from modeling_gadms.evaluation.report_page import write_retrieval_page
@@ -89,7 +91,7 @@ class EvaluationArguments:
         return values * len(self.benchmark) if len(values) == 1 else values
 
 
-def load(benchmark: str, args: EvaluationArguments):
+def load(benchmark: str, args: EvaluationArguments) -> datasets.Dataset:
     """The rows of one benchmark; drawn, or brought into a cache, by one process while the others wait."""
     persons = {f"num_{split}_persons": 2 for split in ("train", "validation", "test")}
     persons[f"num_{args.split}_persons"] = args.num_persons
@@ -99,7 +101,9 @@ def load(benchmark: str, args: EvaluationArguments):
         return load_evaluation_set(benchmark, args.data_root, synthetic_options={**options, **persons}, **where)
 
 
-def evaluate(name: str, dataset, args: EvaluationArguments):
+def evaluate(
+    name: str, dataset: datasets.Dataset, args: EvaluationArguments
+) -> tuple[list[dict], dict[str, Evaluation], RetrievalSet]:
     """Encode and rank one data set by one model; each process encodes its share. The first result is the plain one."""
     state = PartialState()
     options = {"batch_size": args.batch_size, "num_workers": args.num_workers, "progress": state.is_main_process}

@@ -38,7 +38,7 @@ METRIC_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "
 SHARDS_PER_COMMIT = 25  # of 200 MB: a break costs a few GB at most
 
 
-def publish_model(args, api: HfApi) -> str:
+def publish_model(args: argparse.Namespace, api: HfApi) -> str:
     if args.card:
         shutil.copyfile(args.card, os.path.join(args.folder, "README.md"))
     else:
@@ -62,7 +62,7 @@ def publish_model(args, api: HfApi) -> str:
     )
 
 
-def publish_dataset(args, api: HfApi) -> str:
+def publish_dataset(args: argparse.Namespace, api: HfApi) -> str:
     DATASET.files(args.folder)
     with open(os.path.join(args.folder, "README.md"), encoding="utf-8") as file:
         if f'load_dataset("{args.repository}"' not in file.read():
@@ -79,7 +79,7 @@ def publish_dataset(args, api: HfApi) -> str:
     return upload(args.folder, args.repository, DATASET, args.message or "Data and card", **parts)
 
 
-def publish_metric(args, api: HfApi) -> str:
+def publish_metric(args: argparse.Namespace, api: HfApi) -> str:
     if args.repository.split("/")[-1] != "person_retrieval":
         raise ValueError(f"{args.repository}: `evaluate` finds the metric only in a Space named person_retrieval")
     begin(args, api, "space")
@@ -93,7 +93,7 @@ def publish_metric(args, api: HfApi) -> str:
         return upload(folder, args.repository, METRIC, args.message or "Metric and its card", **where)
 
 
-def begin(args, api: HfApi, repo_type: str) -> None:
+def begin(args: argparse.Namespace, api: HfApi, repo_type: str) -> None:
     sdk = "static" if repo_type == "space" else None
     api.create_repo(args.repository, repo_type=repo_type, private=args.private, exist_ok=True, space_sdk=sdk)
     if args.branch:

@@ -30,14 +30,14 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *arguments):
+    def log_message(self, *arguments: object) -> None:
         """One line a request would hide the progress bar."""
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         names = [{"id": name, "object": "model"} for name in ("tiny-vlm", *self.server.truth)]
         self.send(200, {"object": "list", "data": names} if self.path == "/v1/models" else {})
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         try:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             name, messages, limit = request["model"], request["messages"], request.get("max_tokens", 100)

@@ -75,7 +75,7 @@ def convert_checkpoint(
 
     Raises:
         FileExistsError: the folder already holds files.
-        FileNotFoundError, OSError, ValueError: as [`load_released`], and for a vocabulary of another size.
+        FileNotFoundError, OSError, ValueError: the errors of [`load_released`], or a vocabulary of another size.
     """
     _refuse_used_folder(output_dir)
     model, conversion = load_released(checkpoint, image_size, dtype)

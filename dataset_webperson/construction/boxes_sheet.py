@@ -1,4 +1,4 @@
-"""Draw source images with the persons that were kept, their keypoints, and the crops, to look at.
+"""Draw a sheet to look at: source images with the persons that were kept, their keypoints, and the crops.
 
 python -m dataset_webperson.construction.boxes_sheet IMAGES_FOLDER CROP_SHARD.parquet SHEET.png
 """

@@ -1,4 +1,4 @@
-"""The file that describes a construction: one YAML file with a section per stage and every threshold in it."""
+"""The description of a construction: one YAML file with a section per stage and every threshold in it."""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -46,13 +46,13 @@ class BuildConfig:
     """A construction.
 
     Args:
-        source: folder of images: what img2dataset wrote, tars, or plain files.
-        work: folder of the stages' shards; made if it does not exist.
-        num_workers: processes.
-        opt_out: file of an opt-out list, used by every stage.
+        source: folder of images: the output of img2dataset, tars, or plain files.
+        work: folder for the stages' shards; created if it does not exist.
+        num_workers: number of processes.
+        opt_out: file with an opt-out list, used by every stage.
         select: rules for COYO's metadata; without them the images must already be in `source`.
-        crop, dedup, caption, quality, release: the stages. Without `caption` the work ends after `dedup`, without
-            `quality` or `release` after the stage before.
+        crop, dedup, caption, quality, release: the stages. Without `caption` the work ends after `dedup`; without
+            `quality` or `release` it ends after the stage before.
     """
 
     source: str
@@ -68,13 +68,13 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
-            raise ValueError(f"num_workers={self.num_workers} is at least 1")
+            raise ValueError(f"num_workers must be at least 1, not {self.num_workers}")
         for later, earlier in (("quality", "caption"), ("release", "quality")):
             if getattr(self, later) is not None and getattr(self, earlier) is None:
                 raise ValueError(f"a section `{later}` needs a section `{earlier}`")
 
     def resolved(self) -> "BuildConfig":
-        """The same, with every path that follows from another filled in: opt-out lists, and the plan of `dedup`."""
+        """A copy with every path that follows from another filled in: opt-out lists, and the plan of `dedup`."""
         select, crop = self.select, self.crop
         if self.opt_out:
             select, crop = select and replace(select, opt_out=self.opt_out), replace(crop, opt_out=self.opt_out)
@@ -86,7 +86,7 @@ def read_config(path: str | os.PathLike) -> BuildConfig:
     """Read a construction from YAML.
 
     Raises:
-        `DataError`: no such file, no YAML, an unknown name, a missing one, or a value that makes no sense.
+        `DataError`: no such file, not YAML, an unknown name, a missing one, or a value that makes no sense.
     """
     name = os.fspath(path)
     try:

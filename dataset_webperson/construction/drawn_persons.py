@@ -1,4 +1,4 @@
-"""Drawn pedestrians as a shard of crops, with captions whose false words are known: what quality is measured on."""
+"""Drawn pedestrians as a shard of crops, whose captions have known false words, to measure the quality stage on."""
 
 import hashlib
 import io
@@ -25,8 +25,8 @@ def draw_crops(target: str, count: int) -> tuple[dict[str, dict[str, str]], Span
     """Write `count` drawn pedestrians as the shard `target`, the same ones each time.
 
     Returns:
-        Captions, `{captioner: {SHA-256 of the image: caption}}` for the captioners of `NOISE_RATES`, which are the
-        shares of attribute words that are false; and `{caption: [(start, end), ...]}`, its false words' characters.
+        Captions, `{captioner: {SHA-256 of the image: caption}}`, one captioner per entry of `NOISE_RATES`, which gives
+        its share of false attribute words; and `{caption: [(start, end), ...]}`, the characters of its false words.
     """
     captions: dict[str, dict[str, str]] = {name: {} for name in NOISE_RATES}
     false_spans: Spans = {}
@@ -58,7 +58,7 @@ CAPTION_KINDS = ("true", "with false words", "nonsense")
 
 
 def scores_by_kind(shards: list[str], false_spans: Mapping[str, list[tuple[int, int]]]) -> dict[str, np.ndarray]:
-    """The scores of assessed captions by `CAPTION_KINDS`: those that `false_spans` does not have are nonsense."""
+    """The scores of assessed captions by `CAPTION_KINDS`; a caption that is not in `false_spans` is nonsense."""
     scores: dict[str, list[float]] = {kind: [] for kind in CAPTION_KINDS}
     for row in (row for shard in shards for row in read_rows(shard)):
         for number in (1, 2):
@@ -70,11 +70,11 @@ def scores_by_kind(shards: list[str], false_spans: Mapping[str, list[tuple[int, 
 
 
 def measure_scores(shards: list[str], false_spans: Mapping[str, list[tuple[int, int]]]) -> tuple[float, float]:
-    """How well the scores of assessed shards tell what is false, as two `quality.auc` in [0, 1]; a half is chance.
+    """How well the scores of assessed shards tell false from true: two values of `quality.auc`, where 0.5 is chance.
 
     Returns:
-        Of captions (without false words against with some), and of their attribute words (true against false).
-        Captions that `false_spans` does not have are passed over; NaN where one side is empty.
+        One value for captions (those with false words against those without), one for attribute words (false
+        against true). Captions that are not in `false_spans` are skipped; NaN where one side is empty.
     """
     captions: dict[bool, list[float]] = {True: [], False: []}
     words: dict[bool, list[float]] = {True: [], False: []}

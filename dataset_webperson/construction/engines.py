@@ -4,9 +4,9 @@
     step = ShardStep(crop_shard, sources, "work/1_crop", options)
     SlurmPipelineExecutor([step], tasks=len(sources), time="20:00:00", partition="gpu", logging_dir="logs/crop").run()
 
-The functions and the files are those of the local pool, `shards.run_stage`, and so are their bytes: work that was
-begun with one may be ended with the other. `pip install datatrove`; its folder of logs also tells it which tasks are
-done, so delete that folder to look for missing shards again. The folders must be seen by all machines.
+Functions, files and bytes are those of the local pool, `shards.run_stage`: work begun with one can be finished with
+the other. Needs `pip install datatrove`. Its log folder also records which tasks are done, so delete that folder to
+have missing shards looked for again. All machines must see the same folders.
 """
 
 import os
@@ -23,14 +23,14 @@ except ModuleNotFoundError as error:
 
 
 class ShardStep(PipelineStep):
-    """One stage as a step of a datatrove pipeline. Task `rank` of `world_size` works on every `world_size`-th source.
+    """One stage as a step of a datatrove pipeline. Task `rank` of `world_size` takes every `world_size`-th source.
 
     Args:
         stage: a function `stage(source, target, options)`.
         sources: input shards.
-        folder: of the outputs.
+        folder: where the outputs go.
         options: the stage's dataclass.
-        opt_out: rows that it excludes are removed from shards old and new.
+        opt_out: rows that it excludes are removed from old and new shards.
 
     Raises:
         `DataError`: the folder was begun with other options.
@@ -43,7 +43,7 @@ class ShardStep(PipelineStep):
         super().__init__()
         self.stage, self.options, self.opt_out = stage, options, opt_out
         self.targets = sorted(shard_targets(sources, folder).items())
-        begin_stage(folder, options)  # here, once, and not in the tasks: it removes what is half written
+        begin_stage(folder, options)  # once, here, not in the tasks: it removes half-written files
 
     def run(self, data: Iterable | None = None, rank: int = 0, world_size: int = 1) -> Iterable:
         for source, target in self.targets[rank::world_size]:

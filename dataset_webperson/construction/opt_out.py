@@ -1,4 +1,4 @@
-"""The opt-out list: pictures that people or sites asked to have left out, by address, by site or by content."""
+"""The opt-out list: pictures that people or sites asked to be left out, by address, site or content."""
 
 import os
 import re
@@ -16,8 +16,8 @@ class OptOut:
 
     Args:
         urls: whole addresses. Scheme, a leading `www.`, a fragment and a slash at the end make no difference.
-        sha256s: of the file on the web or of the crop, 64 hexadecimal digits.
-        domains: sites, each with all its sub-domains.
+        sha256s: hashes of the file on the web or of the crop, 64 hexadecimal digits.
+        domains: sites, each including all its subdomains.
     """
 
     def __init__(self, urls: Iterable[str] = (), sha256s: Iterable[str] = (), domains: Iterable[str] = ()):
@@ -30,10 +30,10 @@ class OptOut:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike) -> "OptOut":
-        """Read lines `url:ADDRESS`, `sha256:DIGITS` and `domain:SITE`; empty lines and those with `#` are passed over.
+        """Read lines `url:ADDRESS`, `sha256:DIGITS` and `domain:SITE`; empty lines and comments (`#`) are skipped.
 
         Raises:
-            `DataError`: no such file, or a line of another form; names the line. Nothing is passed over in silence.
+            `DataError`: no such file, or a line of another form, which is quoted. No line is ignored silently.
         """
         found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
         try:
@@ -41,7 +41,7 @@ class OptOut:
                 lines = file.read().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
-                f"{os.fspath(path)}: the opt-out list cannot be read ({error}). Check `opt_out`."
+                f"{os.fspath(path)}: the opt-out list cannot be read ({error}); check `opt_out`"
             ) from error
         for number, line in enumerate(lines, 1):
             line = line.strip()
@@ -52,8 +52,8 @@ class OptOut:
             bad_hash = kind == "sha256" and not _SHA256.fullmatch(value.lower())
             if kind not in _KINDS or not value or bad_hash:
                 raise DataError(
-                    f"{os.fspath(path)} line {number}: {line[:80]!r}. Write `url:`, `domain:`, or `sha256:` and 64 "
-                    "hexadecimal digits."
+                    f"{os.fspath(path)} line {number}: {line[:80]!r} is not an entry; write `url:` or `domain:` and a "
+                    "value, or `sha256:` and 64 hexadecimal digits"
                 )
             found[kind].append(value)
         return cls(found["url"], found["sha256"], found["domain"])
@@ -67,7 +67,7 @@ class OptOut:
         if self.urls and _plain_url(url) in self.urls:
             return "url"
         host = _host(url)
-        # "a.b.org" is of the sites "a.b.org", "b.org" and "org"
+        # "a.b.org" belongs to the sites "a.b.org", "b.org" and "org"
         parts = host.split(".")
         return "domain" if any(".".join(parts[start:]) in self.domains for start in range(len(parts))) else None
 
@@ -75,7 +75,7 @@ class OptOut:
 def _host(url: str) -> str:
     try:
         return (urlsplit(url if "//" in url else f"//{url}").hostname or "").strip(".")
-    except ValueError:  # brackets that are no address
+    except ValueError:  # brackets that enclose no valid address
         return ""
 
 

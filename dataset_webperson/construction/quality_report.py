@@ -1,9 +1,9 @@
-"""One HTML page about a construction: survivors of every rule, what captions say, what they may have made up.
+"""One HTML page about a construction: the survivors of every rule, and what captions say and may have made up.
 
 python -m dataset_webperson.construction.quality_report WORK --output_file report.html
 
-`WORK` is the folder of the stages. The page needs no other file. It shows photographs of people: it is for those who
-build the data, not for publishing.
+`WORK` is the folder of the stages. The page is self-contained. It shows photographs of people: it is meant for those
+who build the data, not for publication.
 """
 
 import os
@@ -28,7 +28,7 @@ from .stages.quality import LOW_SCORE, check_scored
 
 NUM_CASES = 12
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
-# Groups whose share is shown before and after: what captions say of a person, in words.
+# Groups whose share of the persons is shown before and after, by the words that put a person into one.
 _GROUPS: dict[str, str | set[str]] = {
     "man": {"man", "male", "gentleman", "guy", "men", "boy"},
     "woman": {"woman", "female", "lady", "women", "girl"},
@@ -41,7 +41,7 @@ _GROUPS: dict[str, str | set[str]] = {
 }
 # The counts of a crop shard that are about its boxes; the others are about its images.
 _OF_BOXES = {"box_score", "box_side", "box_ratio", "keypoints_few", "hips_hidden", "head_hidden", "rows_out"}
-_DOUBTFUL = 0.1  # a word that scores less carried next to nothing
+_DOUBTFUL = 0.1  # a word that scores less contributed next to nothing to the match
 
 
 Scored = tuple[float, str, int, dict[str, Any]]  # score, path of the image, which caption of the row, the row
@@ -52,11 +52,7 @@ class Diversity:
     """How varied captions are.
 
     Attributes:
-        captions, words: how many.
-        unique: different captions, case aside.
-        vocabulary: different words.
-        openings: different first three words.
-        pairs, different_pairs: words that follow each other, all of them and the different ones.
+        captions, words, pairs: number of captions, of their words, and of pairs of adjacent words.
     """
 
     captions: int = 0
@@ -80,7 +76,7 @@ class Diversity:
         self._pairs.update(following)
 
     def figures(self) -> dict[str, str]:
-        """Name -> figure, for a table."""
+        """Figures by name, for a table."""
         if not self.captions:
             return {"captions": "0"}
         commonest, count = self._openings.most_common(1)[0]
@@ -128,14 +124,14 @@ def _shards(folder: str) -> list[str]:
 
 
 def summarize(work: str) -> Summary:
-    """Read the shards of a construction, an image at a time.
+    """Read the shards of a construction, one image at a time.
 
     Raises:
         `DataError`: the folder has no shards of the quality stage, or a broken one.
     """
     folders = stage_folders(work)
     if not (shards := _shards(folders.get("quality", ""))):
-        raise DataError(f"{work}: no shards of the quality stage here. Give the `work` folder of the construction.")
+        raise DataError(f"{work}: no shards of the quality stage here; give the `work` folder of the construction")
     stages = {}
     for name, folder in folders.items():
         total: Counter[str] = Counter()
@@ -171,7 +167,7 @@ def _add(summary: Summary, row: dict[str, Any]) -> None:
     summary.templates[row["template_id"]] += 1
     for number in (1, 2):
         if number == 2 and row["caption2"] == row["caption1"]:
-            continue  # the same caption twice, in the place of a marked one
+            continue  # the same caption twice: it replaced a marked one
         caption, captioner = row[f"caption{number}"], row[f"captioner{number}"]
         summary.diversity.setdefault(captioner, Diversity()).add(caption)
         for word in row[f"caption{number}_words"]:
@@ -188,11 +184,11 @@ def _add(summary: Summary, row: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Count:
-    """A count of a stage, and what it is a part of.
+    """A count of a stage, and the whole that it is a part of.
 
     Attributes:
-        name, count: what was counted, and how many there are.
-        whole, whole_count: the name and number of what it is a part of; "" and 0 for a whole of its own.
+        name, count: what was counted, and the number.
+        whole, whole_count: name and number of the whole; "" and 0 if the count is itself a whole.
     """
 
     name: str
@@ -203,7 +199,7 @@ class Count:
 
 @dataclass(frozen=True)
 class StageCounts:
-    """The counts of a stage; `kept` is the one of what it handed on."""
+    """The counts of a stage; `kept` counts what it passed on."""
 
     name: str
     kept: Count
@@ -215,7 +211,7 @@ def stage_counts(name: str, counts: Mapping[str, int]) -> StageCounts:
     incoming = "images" if "boxes" in counts else "rows"
     captions = counts.get("captions", 2 * counts.get("rows_in", 0))
     totals = {incoming: counts.get("rows_in", 0), "boxes": counts.get("boxes", 0), "captions": captions}
-    # An opt-out list is asked about each image and about each crop, and counts both under one name.
+    # An opt-out list is applied to images and to crops, and counts both under one name.
     totals["images and boxes"] = totals[incoming] + totals["boxes"]
     totals["captions scored"] = counts.get("captions_scored", 0)
     names = {"rows_in": f"{incoming} in", "rows_out": "crops out" if "boxes" in counts else "rows out"}
@@ -239,7 +235,7 @@ def stage_counts(name: str, counts: Mapping[str, int]) -> StageCounts:
 
 
 def _whole_of(reason: str, incoming: str) -> str:
-    """The name of what a count is a part of; "" for one that is a whole itself."""
+    """The name of the whole that a count is a part of; "" if it is itself a whole."""
     if reason in ("rows_in", "boxes", "captions"):
         return ""
     if reason == f"captions_{LOW_SCORE}":
@@ -314,7 +310,7 @@ class _WordKind:
 
 
 def _word_kinds(word_scores: Mapping[str, list[float]]) -> list[_WordKind]:
-    """The kinds of attribute words, those that carried least first."""
+    """The kinds of attribute words, in ascending order of their mean score."""
     kinds = [
         _WordKind(name, len(found), float(np.mean(found)), sum(score < _DOUBTFUL for score in found))
         for name, found in word_scores.items()
@@ -323,14 +319,14 @@ def _word_kinds(word_scores: Mapping[str, list[float]]) -> list[_WordKind]:
 
 
 def _variety(figures: list[dict[str, str]]) -> dict[str, list[str]]:
-    """Label -> the figure of each captioner; one without captions lacks most of them."""
+    """By label, the figure of each captioner; "–" for a captioner that lacks it, as those without captions do."""
     labels = list(dict.fromkeys(label for found in figures for label in found))
     return {label: [found.get(label, "–") for found in figures] for label in labels}
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A stretch of a caption: an attribute word with its score, or what stands between two."""
+    """A stretch of a caption: an attribute word with its score, or the text between two of them."""
 
     text: str
     is_word: bool = False

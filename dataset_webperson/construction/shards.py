@@ -1,8 +1,8 @@
-"""Shards of a stage: written whole with their counts inside, and run by a pool that does only what is missing.
+"""Shards of a stage: written whole, counts included, by a pool of processes that makes only those missing.
 
 A stage is a function `stage(source, target, options) -> counts`: it reads the shard `source`, writes the parquet
-`target` whole and depends on nothing else, so that the same bytes come out whatever runs it. The counts (`rows_in`,
-`rows_out`, one for each reason a row was left out) lie in the metadata of the parquet: a shard that is there has them.
+`target` whole and depends on nothing else, so that it gives the same bytes wherever it runs. The counts (`rows_in`,
+`rows_out`, and one per reason for leaving rows out) are in the metadata of the parquet, so every shard has them.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ from .opt_out import OptOut
 Stage = Callable[[str, str, Any], dict[str, int]]
 
 GROUP_ROWS = 100
-# Options marked so may change between two runs that share a folder: they do not change what is written.
+# Options marked like this may differ between two runs in one folder: they do not affect the output.
 CHANGEABLE = {"changeable": True}
 
 
 class ShardWriter:
-    """Rows of a parquet shard; see `shard_writer`. `counts` is for the caller to add to."""
+    """Writes the rows of a parquet shard; see `shard_writer`. The caller adds to `counts`."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema):
         self.counts: Counter[str] = Counter(rows_in=0, rows_out=0)
@@ -43,7 +43,7 @@ class ShardWriter:
         self._rows: list[dict[str, Any]] = []
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add a row; a column that it lacks is null."""
+        """Add a row; columns that it lacks are null."""
         self._rows.append(row)
         if len(self._rows) == GROUP_ROWS:
             self.flush()
@@ -57,7 +57,7 @@ class ShardWriter:
 
 @contextmanager
 def shard_writer(target: str, schema: pa.Schema) -> Iterator[ShardWriter]:
-    """A writer of the shard `target`, which appears, with `counts` in its metadata, when the block ends without error.
+    """A writer for the shard `target`, which appears, `counts` in its metadata, when the block ends without an error.
 
     with shard_writer(target, schema) as shard:
         for row in rows:
@@ -66,7 +66,7 @@ def shard_writer(target: str, schema: pa.Schema) -> Iterator[ShardWriter]:
     """
     compression = {name: "NONE" if name == "image.bytes" else "ZSTD" for name in _leaves(schema)}
     os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
-    # A name of its own for each writer: a process that outlived its killed parent does not write into our file.
+    # A separate name for each writer: a process that outlived its killed parent must not write into our file.
     part = f"{target}.{uuid.uuid4().hex}.part"
     try:
         # Fixed settings: equal rows give equal bytes. JPEGs do not shrink, so they are not compressed again.
@@ -95,33 +95,33 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 
 def read_rows(path: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a shard, a row group in memory at a time. Raises `DataError` for a broken file."""
+    """The rows of a shard, with one row group in memory at a time. Raises `DataError` for a broken file."""
     try:
         with pq.ParquetFile(path) as parquet:
             for batch in parquet.iter_batches(GROUP_ROWS, columns=columns):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a whole parquet file ({error}). Delete it and run the stage again.") from error
+        raise DataError(f"{path}: not a whole parquet file ({error}); delete it and run the stage again") from error
 
 
 def shard_counts(path: str) -> dict[str, int]:
-    """The counts in a shard's metadata. Raises `DataError` where there are none."""
+    """The counts in a shard's metadata. Raises `DataError` if there are none."""
     try:
         metadata = pq.read_metadata(path).metadata or {}
         return json.loads(metadata[b"counts"])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: not a shard of a stage ({error}). Delete it and run the stage again.") from error
+        raise DataError(f"{path}: not a shard of a stage ({error}); delete it and run the stage again") from error
 
 
 def rows_schema(path: str) -> pa.Schema:
-    """The schema of a shard whose rows are copied: without its counts, which are of its own rows."""
+    """The schema for a copy of a shard's rows: without the counts, which belong to the original."""
     schema = pq.read_schema(path)
     metadata = {name: value for name, value in (schema.metadata or {}).items() if name != b"counts"}
     return schema.with_metadata(metadata or None)
 
 
 def remove_opted_out(path: str, opt_out: OptOut) -> int:
-    """Rewrite a shard without the rows that an opt-out list excludes; counts say `opted_out_<reason>`.
+    """Rewrite a shard without the rows that an opt-out list excludes; they are counted as `opted_out_<reason>`.
 
     Returns:
         The number of rows removed. A shard without such rows is not touched.
@@ -152,7 +152,7 @@ def shard_targets(sources: Iterable[str], folder: str) -> dict[str, str]:
     for source in sources:
         name = os.path.splitext(os.path.basename(source))[0] + ".parquet"
         if name in taken:
-            raise DataError(f"{source} and {taken[name]}: shards of the same name. Rename one.")
+            raise DataError(f"{source} and {taken[name]}: shards of the same name; rename one")
         taken[name] = source
         targets[source] = os.path.join(folder, name)
     return targets
@@ -161,10 +161,10 @@ def shard_targets(sources: Iterable[str], folder: str) -> dict[str, str]:
 def begin_stage(folder: str, options: Any) -> None:
     """Make the folder of a stage, or continue in it if it was begun with the same options.
 
-    What an interrupted run left half written is removed.
+    Half-written files of an interrupted run are removed.
 
     Raises:
-        `DataError`: the folder was begun with other options; names those that differ.
+        `DataError`: the folder was begun with other options; the message names those that differ.
     """
     clear_half_written(folder)
     wanted = json.loads(json.dumps(_fixed_options(options)))
@@ -172,13 +172,13 @@ def begin_stage(folder: str, options: Any) -> None:
     if begun != wanted:
         names = sorted(name for name in begun.keys() | wanted.keys() if begun.get(name) != wanted.get(name))
         raise DataError(
-            f"{folder}: was begun with other options ({', '.join(names)}). Put them back, or delete this folder and "
-            "those of the later stages."
+            f"{folder}: was begun with other options ({', '.join(names)}); restore them, or delete this folder and "
+            "those of the later stages"
         )
 
 
 def clear_half_written(folder: str) -> None:
-    """Make the folder if it is missing, and remove what writers that were ended left in it."""
+    """Make the folder if it is missing, and remove half-written files that killed writers left in it."""
     os.makedirs(folder, exist_ok=True)
     for name in os.listdir(folder):
         if name.endswith(".part"):
@@ -200,16 +200,16 @@ def run_stage(
     Args:
         stage: a function of a module, so that processes can find it.
         sources: input shards.
-        folder: of the outputs, `<source's name>.parquet`.
-        options: the stage's dataclass. Fields with the metadata `CHANGEABLE` may differ from the run before.
-        num_workers: processes. 1 works in this process.
-        opt_out: rows it excludes are removed from shards old and new.
+        folder: where the outputs go, `<source's name>.parquet`.
+        options: the stage's dataclass. Fields with the metadata `CHANGEABLE` may differ from the previous run.
+        num_workers: number of processes; with 1 the work is done in this one.
+        opt_out: rows that it excludes are removed from old and new shards.
 
     Returns:
         The sum of all shards' counts.
 
     Raises:
-        `DataError`: other options than before, a bad shard, or a process that was ended. What is finished stays.
+        `DataError`: other options than before, a bad shard, or a killed worker. Finished shards stay.
     """
     targets = shard_targets(sources, folder)
     begin_stage(folder, options)
@@ -234,7 +234,7 @@ def run_stage(
 
 
 def _finished(stage: Stage, pairs: list[tuple[str, str]], options: Any, num_workers: int) -> Iterator[str]:
-    """The targets, as they are finished."""
+    """The targets, in the order in which they are finished."""
     if num_workers <= 1:
         for source, target in pairs:
             stage(source, target, options)
@@ -258,13 +258,13 @@ def _finished(stage: Stage, pairs: list[tuple[str, str]], options: Any, num_work
                     yield target
         except BrokenProcessPool as error:
             raise DataError(
-                "a process of the pool was ended from outside, perhaps for want of memory. Run the command again: "
-                "finished shards are kept. Fewer workers or smaller batches need less memory."
+                "a worker process was killed, perhaps for lack of memory; run the command again, with fewer workers "
+                "or smaller batches: finished shards are kept"
             ) from error
 
 
 def _in_worker(stage: Stage, source: str, target: str, options: Any) -> None:
-    """The stage; what is the user's mistake leaves the process as a `DataError`, which stays one line."""
+    """Run the stage; a user's mistake leaves the process as a `DataError`, which is reported in one line."""
     try:
         stage(source, target, options)
     except ValueError as error:
@@ -275,7 +275,7 @@ def _in_worker(stage: Stage, source: str, target: str, options: Any) -> None:
 
 @contextmanager
 def _threads_for(num_workers: int) -> Iterator[None]:
-    """The cores shared out: each process that starts in this block gets its share of the threads."""
+    """Share out the cores: each process that starts inside the block gets its share of the threads."""
     before = os.environ.get("OMP_NUM_THREADS")
     if before is None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // num_workers))

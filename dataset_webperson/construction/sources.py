@@ -1,8 +1,8 @@
-"""Where images come from: what img2dataset writes (tars, parquet, folders), or any folder or tars of images.
+"""Sources of images: the output of img2dataset (tars, parquet, folders), or any folder or tars of images.
 
 | in the folder | shards |
 |---|---|
-| `*.tar`: img2dataset's `webdataset`, or any tars of images | each tar; failures: the `.parquet` beside it |
+| `*.tar`: img2dataset's `webdataset`, or any tars of images | each tar; failures are in the `.parquet` beside it |
 | `*.parquet` with image bytes: img2dataset's `parquet` | each file; failed downloads are rows without bytes |
 | image files, in sub-folders too: img2dataset's `files` | lists of files; `a.json` beside `a.jpg` may have its `url` |
 """
@@ -27,7 +27,7 @@ IMAGES_PER_LIST = 1_000
 
 @dataclass(slots=True)
 class SourceImage:
-    """An image as it was downloaded: its bytes, or the reason there are none (`not_downloaded`, `image_missing`)."""
+    """An image as downloaded: its bytes, or why there are none (`not_downloaded`, `image_missing`)."""
 
     source_id: str
     url: str | None
@@ -39,15 +39,15 @@ def find_shards(folder: str, lists: str) -> tuple[list[str], list[str]]:
     """The shards of a folder of images, sorted.
 
     Args:
-        folder: what img2dataset wrote, or images.
-        lists: where lists of files are written if the folder holds plain images.
+        folder: the output of img2dataset, or images.
+        lists: where to write lists of files if the folder holds plain images.
 
     Returns:
-        The shards, and those left out because img2dataset has not finished them (it writes `_stats.json` last).
+        The shards, and those that img2dataset has not finished (it writes `_stats.json` last), which are left out.
 
     Raises:
-        `DataError`: no such folder, nothing in it, tars and parquets of images mixed, or images that were added or
-            removed after lists had been written.
+        `DataError`: no such folder, nothing in it, tars mixed with parquet files of images, or images added or
+            removed since the lists were written.
     """
     root = SafeRoot(folder).root
     names = sorted(os.listdir(root))
@@ -55,7 +55,7 @@ def find_shards(folder: str, lists: str) -> tuple[list[str], list[str]]:
     parquets = [os.path.join(root, name) for name in names if name.endswith(".parquet")]
     parquets = [path for path in parquets if _image_column(path)]
     if tars and parquets:
-        raise DataError(f"{root}: holds tars and parquets with images. Move one kind to a folder of its own.")
+        raise DataError(f"{root}: holds both tars and parquet files of images; move one kind to another folder")
     if not tars and not parquets:
         return list_images(root, lists), []
     shards: list[str] = []
@@ -68,14 +68,14 @@ def find_shards(folder: str, lists: str) -> tuple[list[str], list[str]]:
 
 
 def list_images(root: str, lists: str) -> list[str]:
-    """Write lists of a folder's image files, `IMAGES_PER_LIST` each. Raises as `find_shards`."""
+    """Write lists of a folder's image files, `IMAGES_PER_LIST` in each. Raises the errors of `find_shards`."""
     files = []
     for place, folders, names in os.walk(root):
         folders.sort()
         files += [os.path.relpath(os.path.join(place, name), root) for name in names if name.lower().endswith(ENDINGS)]
     files.sort()
     if not files:
-        raise DataError(f"{root}: no tars, no parquet with images and no image files in it. Check `source`.")
+        raise DataError(f"{root}: no tars, no parquet with images and no image files in it; check `source`")
     shards = []
     for number, start in enumerate(range(0, len(files), IMAGES_PER_LIST)):
         path = os.path.join(lists, f"{number:05d}.json")
@@ -93,7 +93,7 @@ def list_images(root: str, lists: str) -> list[str]:
 
 
 def read_images(shard: str) -> Iterator[SourceImage]:
-    """The images of a shard, in its order, one in memory at a time. Raises `DataError` for a broken shard."""
+    """The images of a shard, in order, one in memory at a time. Raises `DataError` for a broken shard."""
     if shard.endswith(".tar"):
         yield from _tar_images(shard)
     elif shard.endswith(".parquet"):
@@ -142,7 +142,7 @@ def _listed_images(shard: str) -> Iterator[SourceImage]:
                 image.url = url if isinstance(url, str) else None
         except (OSError, UnsafePathError):
             image.problem = "image_missing"
-        except ValueError:  # the json beside it is no json; the image is
+        except ValueError:  # the file beside it is not JSON, which does not harm the image
             pass
         yield image
 
@@ -151,10 +151,10 @@ def _image_column(path: str) -> str:
     try:
         names = pq.read_schema(path).names
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a whole parquet file ({error}). Download it again.") from error
+        raise DataError(f"{path}: not a whole parquet file ({error}); download it again") from error
     return next((name for name in _IMAGE_COLUMNS if name in names), "")
 
 
 def _plain(key: str) -> str:
-    """A source's name as part of a file name."""
+    """The name of a source, made fit for a file name."""
     return key.replace("\\", "/").strip("/").replace("/", "_")

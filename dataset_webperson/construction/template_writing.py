@@ -1,13 +1,12 @@
-"""Sentence templates out of people's captions, for a person to review.
+"""Sentence templates made from people's captions, for a person to review.
 
 python -m dataset_webperson.construction.template_writing --benchmark cuhk-pedes --data_root CUHK-PEDES \
     --base_url http://localhost:8000/v1 --model Qwen/Qwen2.5-72B-Instruct --output_file templates_review.json
 
-A language model puts placeholders in the place of attributes; what it writes is checked and asked for once more if it
-is not a template. Templates are embedded and clustered; the one nearest to each centre and five random ones are kept,
-and the model writes variations of them. `--output_file` is for you to edit: write `"approved": true` beside good ones,
-and give it to the captioning stage as `templates`. Started again, it keeps what was approved and asks for
-nothing twice.
+A language model replaces attributes by placeholders; an answer that is not a template is asked for once more.
+Templates are embedded and clustered; in each cluster the one nearest to the centre and five random ones are kept, and
+the model writes variations of them. Edit `--output_file`: write `"approved": true` beside good templates, and give the
+file to the captioning stage as `templates`. Run again, the command keeps approvals and does not repeat requests.
 """
 
 import argparse
@@ -58,13 +57,13 @@ _AGAIN = "That cannot be used: {faults}. Write it again, nothing else."
 
 @dataclass(frozen=True)
 class WritingOptions:
-    """How many templates are made.
+    """How many templates to make.
 
     Args:
         num_captions: captions given to the model, drawn at random.
-        num_clusters: of k-means.
-        variations: that the model writes of each chosen template.
-        seed: of the draws and of k-means.
+        num_clusters: clusters of k-means.
+        variations: variations that the model writes of each chosen template.
+        seed: seed of the draws and of k-means.
     """
 
     num_captions: int = 2000
@@ -74,21 +73,21 @@ class WritingOptions:
 
     def __post_init__(self) -> None:
         if min(self.num_captions, self.num_clusters) < 1 or self.variations < 0:
-            raise ValueError("num_captions and num_clusters are at least 1, variations at least 0")
+            raise ValueError("num_captions and num_clusters must be at least 1, variations at least 0")
 
 
 async def caption_to_template(ask: Ask, caption: str) -> tuple[str, list[str]]:
-    """A template of a caption by a language model, and what is still wrong with it after one retry.
+    """A template made from a caption by a language model, and the problems that it still has after one retry.
 
     Args:
-        ask: gives the answer to a conversation.
+        ask: returns the answer to a conversation.
     """
     text, problems, _ = await _ask_twice(ask, _TO_TEMPLATE + caption, lambda answer: template_problems(_line(answer)))
     return _line(text), problems
 
 
 async def write_variations(ask: Ask, template: str, count: int) -> list[str]:
-    """Valid variations of a template, at most `count`, none equal to it; lines that are no templates are left out."""
+    """Valid variations of a template, at most `count`, none equal to it; lines that are not templates are left out."""
 
     def problems(answer: str) -> list[str]:
         return [] if any(map(_is_template, _lines(answer))) else ["no line of it is a template"]
@@ -127,13 +126,13 @@ def _lines(answer: str) -> list[str]:
 
 
 def embed_texts(texts: list[str], embedder: str | None) -> np.ndarray:
-    """Embeddings `(N, D)` float32 of unit norm.
+    """Unit embeddings `(N, D)`, float32.
 
     Args:
         texts: sentences.
-        embedder: Hub id or folder of a text model for `transformers` (sentence-transformers models are such); its
-            last states are averaged over the words. `None` counts words and pairs of words instead, which needs no
-            model and tells templates apart by how they are built.
+        embedder: Hub id or folder of a text model for `transformers` (sentence-transformers models will do);
+            its last states are averaged over the tokens. `None` counts words and pairs of words instead, which needs
+            no model and distinguishes templates by how they are built.
     """
     if embedder is None:
         text = _sklearn("feature_extraction.text")
@@ -155,12 +154,12 @@ def embed_texts(texts: list[str], embedder: str | None) -> np.ndarray:
 
 
 def choose_of_clusters(embeds: np.ndarray, num_clusters: int, seed: int) -> list[int]:
-    """Of each k-means cluster the text nearest to its centre and five random others, fewer where it is smaller.
+    """From each k-means cluster, the text nearest to the centre and five random others, or as many as it has.
 
     Args:
-        embeds (`np.ndarray` of shape `(N, D)`): of unit norm.
-        num_clusters: at most `N` are made.
-        seed: of k-means and of the draw.
+        embeds (`np.ndarray` of shape `(N, D)`): unit norm.
+        num_clusters: number of clusters; at most `N` are made.
+        seed: seed of k-means and of the draw.
 
     Returns:
         Indices, sorted.
@@ -186,14 +185,14 @@ def _sklearn(module: str) -> Any:
 
 
 def write_review(path: str, candidates: Iterable[tuple[str, str]]) -> tuple[int, int]:
-    """Write a file for a person to approve templates in; what is in the file already stays as the person left it.
+    """Write a file in which a person approves templates; its existing entries stay as the person left them.
 
     Args:
-        path: json, one template a line.
-        candidates: (text, origin); new ones come after those of the file, not approved.
+        path: JSON file, one template per line.
+        candidates: (text, origin); new ones are appended, not approved.
 
     Returns:
-        Number of templates in the file, and of those approved.
+        Number of templates in the file, and number of approved ones.
     """
     entries = read_review(path) if os.path.exists(path) else []
     known = {entry["text"] for entry in entries}
@@ -210,15 +209,15 @@ def write_review(path: str, candidates: Iterable[tuple[str, str]]) -> tuple[int,
 async def propose_templates(
     captions: list[str], writer: Captioner, cache: AnswerCache, options: WritingOptions, embedder: str | None
 ) -> tuple[list[tuple[str, str]], Counter[str]]:
-    """The whole way from captions to candidates for review.
+    """From captions to candidates for review.
 
     Returns:
         (text, origin) of the candidates, and counts: `captions`, `templates` (valid and different), `dropped`, one
         `dropped: <problem>` each, `chosen`, `variations`.
 
     Raises:
-        CaptionServerError: the server is gone.
-        `DataError`: nothing that it wrote is a template.
+        CaptionServerError: the server does not answer.
+        `DataError`: none of its answers is a template.
     """
     counts: Counter[str] = Counter(captions=len(captions))
     async with AsyncExitStack() as stack:
@@ -252,7 +251,7 @@ async def propose_templates(
             counts.update(f"dropped: {problem.split(':')[0]}" for problem in problems)
         counts["templates"] = len(templates)
         if not templates:
-            raise DataError(f"{writer.model}: of {len(captions)} captions it made no template; use a larger model")
+            raise DataError(f"{writer.model}: made no template from {len(captions)} captions; use a larger model")
         chosen = choose_of_clusters(embed_texts(templates, embedder), options.num_clusters, options.seed)
         chosen_texts = [templates[index] for index in chosen]
         varied: list[list[str]] = []
@@ -266,7 +265,7 @@ async def propose_templates(
 
 
 async def _all(work: Iterable[Awaitable], total: int, name: str) -> list:
-    """The results in order; the first error ends all of it."""
+    """The results in order; the first error cancels the rest."""
     with tqdm(total=total, desc=name) as bar:
 
         async def counted(one: Awaitable) -> Any:
@@ -283,8 +282,8 @@ async def _all(work: Iterable[Awaitable], total: int, name: str) -> list:
 
 
 def draw_captions(benchmark: str, root: str, count: int, seed: int) -> list[str]:
-    """Captions of a benchmark's training split, without repetition, drawn at random."""
-    # An incomplete copy has captions too.
+    """Distinct captions of a benchmark's training split, drawn at random."""
+    # An incomplete copy of the benchmark is good enough: only its captions are used.
     rows = load_benchmark(benchmark, root, on_count_mismatch="warn", on_missing_images="skip")["train"]
     captions = sorted({caption for captions in rows["captions"] for caption in captions if caption.strip()})
     order = np.random.default_rng(seed).permutation(len(captions))[:count]
@@ -297,11 +296,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         renamed={"--root": "--data_root", "--out": "--output_file"},
     )
-    parser.add_argument("--benchmark", required=True, help="name of a reader, for instance cuhk-pedes")
+    parser.add_argument("--benchmark", required=True, help="name of a benchmark, such as cuhk-pedes")
     parser.add_argument("--data_root", required=True, metavar="FOLDER", help="the benchmark's folder")
     parser.add_argument("--base_url", required=True, help="address of an OpenAI-compatible server, http://.../v1")
-    parser.add_argument("--model", required=True, help="its name on the server; the paper's is Qwen2.5-72B-Instruct")
-    parser.add_argument("--embedder", help="Hub id or folder of a text embedding model; word counts without it")
+    parser.add_argument("--model", required=True, help="its name on the server; the paper used Qwen2.5-72B-Instruct")
+    parser.add_argument("--embedder", help="Hub id or folder of a text embedding model (default: word counts)")
     parser.add_argument(
         "--output_file", required=True, metavar="FILE.json", help="the review file; approvals in it are kept"
     )

@@ -1,6 +1,6 @@
-"""A vision-language model with random weights: what a captioning server runs where there is nothing to caption with.
+"""A vision-language model with random weights, for a captioning server where no real model is at hand.
 
-Its way from a conversation with pictures to text is a real one; the text is nonsense.
+The path from a conversation with pictures to text is real; the text is nonsense.
 """
 
 import base64
@@ -21,7 +21,7 @@ VOCABULARY = 1000
 
 
 class TinyVLM:
-    """Qwen2.5-VL, a thousand times smaller and without any training; reads the picture and writes what comes."""
+    """Qwen2.5-VL, a thousand times smaller and without any training; reads a picture and writes whatever comes out."""
 
     def __init__(self, seed: int = 0) -> None:
         self.tokenizer = self._train_tokenizer()
@@ -77,7 +77,7 @@ class TinyVLM:
         return tokenizer
 
     def answer(self, messages: list[dict], max_tokens: int, temperature: float, seed: int) -> tuple[str, int, int]:
-        """Text, tokens read and tokens written."""
+        """The text, the number of tokens read and the number written."""
         text, images = "", []
         for message in messages:
             text += f"<|im_start|>{message['role']}\n"

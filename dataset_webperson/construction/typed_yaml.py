@@ -1,4 +1,4 @@
-"""Dataclasses from the values of a YAML file, every name and type checked."""
+"""Dataclasses from the values of a YAML file, with every name and type checked."""
 
 import dataclasses
 import types
@@ -9,12 +9,12 @@ from ..findings import DataError
 
 
 def fill(kind: type, values: Any, where: str) -> Any:
-    """The dataclass `kind` from a mapping, sections within it too. Raises `DataError`, which names the place."""
+    """A dataclass `kind` from a mapping, nested sections included. Raises `DataError`, which names the place."""
     if not isinstance(values, dict):
         raise DataError(f"{where}: `name: value` lines belong here, not {values!r:.60}")
     parts = {part.name: part for part in dataclasses.fields(kind)}
     if unknown := sorted(str(name) for name in values.keys() - parts.keys()):
-        raise DataError(f"{where}: no such option: {', '.join(unknown)}. There are {', '.join(parts)}.")
+        raise DataError(f"{where}: no such option: {', '.join(unknown)}; the options are {', '.join(parts)}")
     hints = typing.get_type_hints(kind)
     given = {name: _value(hints[name], value, f"{where}: {name}") for name, value in values.items()}
     required = dataclasses.MISSING

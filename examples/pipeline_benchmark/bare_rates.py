@@ -3,7 +3,11 @@
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from functools import partial
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event, Semaphore
+from typing import Any
 
 from dataset_webperson.construction.persons.detectors import open_models
 from dataset_webperson.construction.shards import read_rows
@@ -12,8 +16,10 @@ from dataset_webperson.construction.stages.quality import QualityOptions, open_s
 
 SPAWN = multiprocessing.get_context("spawn")
 
+CallsOf = Callable[[list[str], Any, str], tuple[int, list[Callable]]]  # sources, options, folder
 
-def calls_of_crop(lists: list[str], options: CropOptions, folder: str):
+
+def calls_of_crop(lists: list[str], options: CropOptions, folder: str) -> tuple[int, list[Callable]]:
     """Number of images, and the models' calls for them, with what the stage gave the models."""
     calls = []
     models = open_models(options.detector, options.pose)
@@ -24,7 +30,7 @@ def calls_of_crop(lists: list[str], options: CropOptions, folder: str):
     return images, calls
 
 
-def calls_of_quality(shards: list[str], options: QualityOptions, folder: str):
+def calls_of_quality(shards: list[str], options: QualityOptions, folder: str) -> tuple[int, list[Callable]]:
     """As `calls_of_crop`."""
     scorer, calls, images = open_scorer(options.model), [], 0
     for shard in shards:
@@ -37,7 +43,9 @@ def calls_of_quality(shards: list[str], options: QualityOptions, folder: str):
     return images, calls
 
 
-def bare_models(calls_of, sources: list[str], options, folder: str, ready, start, results) -> None:
+def bare_models(
+    calls_of: CallsOf, sources: list[str], options: Any, folder: str, ready: Semaphore, start: Event, results: Queue
+) -> None:
     """A process of nothing but models."""
     images, calls = calls_of(sources, options, folder)
     ready.release()
@@ -48,7 +56,7 @@ def bare_models(calls_of, sources: list[str], options, folder: str, ready, start
     results.put((images, began, time.time()))
 
 
-def bare_rate(calls_of, sources: list[str], options, folder: str, workers: int) -> float:
+def bare_rate(calls_of: CallsOf, sources: list[str], options: Any, folder: str, workers: int) -> float:
     """Images per second of the models alone, in this many processes at a time."""
     ready, start, results = SPAWN.Semaphore(0), SPAWN.Event(), SPAWN.Queue()
     parts = [sources[number::workers] for number in range(workers)]

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.queues import Queue
 
 from dataset_webperson.construction.captions.prompts import caption_messages
 from dataset_webperson.construction.captions.templates import load_templates
@@ -20,10 +21,10 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *arguments):
+    def log_message(self, *arguments: object) -> None:
         """Not a line a request."""
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         time.sleep(LATENCY_S)
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": CAPTION}}
@@ -37,7 +38,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128  # of 5, which is Python's, connections that come at once are lost
 
 
-def serve(port) -> None:
+def serve(port: Queue) -> None:
     server = Server(("127.0.0.1", 0), Handler)
     port.put(server.server_address[1])
     server.serve_forever()

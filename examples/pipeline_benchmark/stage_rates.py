@@ -3,13 +3,15 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from PIL import Image
 
 from dataset_webperson.construction.captions.client import load_openai
 from dataset_webperson.construction.persons.detectors import open_models
-from dataset_webperson.construction.shards import run_stage, shard_counts
+from dataset_webperson.construction.shards import Stage, run_stage, shard_counts
 from dataset_webperson.construction.stages.captioning import CaptionOptions
 from dataset_webperson.construction.stages.crop import CropOptions
 from dataset_webperson.construction.stages.quality import QualityOptions, open_scorer
@@ -18,7 +20,9 @@ from dataset_webperson.files import write_json
 from .caption_rates import CAPTION
 
 
-def timed(stage, open_its_models, workers: int, source: str, target: str, options) -> dict[str, int]:
+def timed(
+    stage: Stage, open_its_models: Callable[[Any], None], workers: int, source: str, target: str, options: Any
+) -> dict[str, int]:
     """A stage that starts when the models of all workers are open, and writes down when it began and ended."""
     open_its_models(options)
     folder = os.path.dirname(target)
@@ -31,7 +35,9 @@ def timed(stage, open_its_models, workers: int, source: str, target: str, option
     return counts
 
 
-def stage_rate(stage, open_its_models, sources: list[str], folder: str, options, workers: int) -> float:
+def stage_rate(
+    stage: Stage, open_its_models: Callable[[Any], None], sources: list[str], folder: str, options: Any, workers: int
+) -> float:
     """Rows read a second, from the first shard's beginning to the last one's end."""
     run_stage(partial(timed, stage, open_its_models, workers), sources, folder, options, workers)
     times, rows = [], 0
@@ -43,7 +49,7 @@ def stage_rate(stage, open_its_models, sources: list[str], folder: str, options,
     return rows / (max(end for _, end in times) - min(began for began, _ in times))
 
 
-def no_models(options) -> None:
+def no_models(options: Any) -> None:
     """For stages without any."""
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 
 
-def ranking_quality(suspicion, is_false, weights=None):
+def ranking_quality(
+    suspicion: np.ndarray, is_false: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[float, float] | tuple[np.ndarray, np.ndarray]:
     """AUROC and average precision of `suspicion` for false tokens; tokens of equal suspicion are taken together.
 
     Args:

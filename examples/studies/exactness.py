@@ -17,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
+import datasets
 import torch
 from masking_cells import SMALL_CLIP
 from safetensors.torch import load_file, save_file
@@ -32,8 +34,10 @@ from modeling_gadms.training.trainer import GADMSTrainer
 
 IMAGE_SIZE, BATCH, STEPS = (64, 32), 32, 20
 
+Run = tuple[torch.Tensor, torch.Tensor]  # losses by step `(STEPS,)`, and all weights in one vector, both float64
 
-def load_rows():
+
+def load_rows() -> datasets.Dataset:
     """Two epochs of captioned images; drawn by the first process that asks, read by the others."""
     options = {"image_size": IMAGE_SIZE, "num_train_persons": STEPS * BATCH // 4, "noise_rate": 0.3}
     data = WebPerson(config_name="synthetic", seed=0, **options)
@@ -41,7 +45,7 @@ def load_rows():
     return data.as_dataset(split="train")
 
 
-def run(rows, folder, resume=False, **options):
+def run(rows: datasets.Dataset, folder: str, resume: bool = False, **options: Any) -> Run:
     """Losses by step `(STEPS,)`, and all weights in one float64 vector, of a run from the same seed."""
     set_seed(0)
     model, processor = load_starting_point(SMALL_CLIP, IMAGE_SIZE)
@@ -60,24 +64,24 @@ def run(rows, folder, resume=False, **options):
     return torch.tensor(losses, dtype=torch.float64), weights
 
 
-def save_run(file, folder, resume=False, **options):
+def save_run(file: str, folder: str, resume: bool = False, **options: Any) -> None:
     """A run in a process of its own; what it ends with is left in `file`."""
     losses, weights = run(load_rows(), folder, resume, **options)
     if int(os.environ.get("RANK", 0)) == 0:
         save_file({"losses": losses, "weights": weights}, file)
 
 
-def read_run(file):
+def read_run(file: str) -> Run:
     found = load_file(file)
     return found["losses"], found["weights"]
 
 
-def newest_step(folder) -> int:
+def newest_step(folder: str) -> int:
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return max((int(name.rpartition("-")[2]) for name in names), default=0)
 
 
-def killed_runs(folder, num_kills):
+def killed_runs(folder: str, num_kills: int) -> tuple[list[Run], list[int]]:
     """`kill -9` this many times; returns the runs that finished, and the steps at which the kills found them."""
     server = multiprocessing.get_context("forkserver")  # a child has imported everything when it starts
     server.set_forkserver_preload(["exactness"])
@@ -104,7 +108,7 @@ def killed_runs(folder, num_kills):
     return ended, steps
 
 
-def two_processes(folder):
+def two_processes(folder: str) -> Run:
     """The same run by two processes, half of each batch each."""
     file = os.path.join(folder, "two.safetensors")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -112,7 +116,7 @@ def two_processes(folder):
     return read_run(file)
 
 
-def compare(reference, other, start) -> dict:
+def compare(reference: Run, other: Run, start: torch.Tensor) -> dict:
     """How far apart two runs end, against how far the reference came from `start`."""
     losses, weights = ((a - b).abs() for a, b in zip(reference, other, strict=True))
     moved = (reference[1] - start).norm()

@@ -1,24 +1,29 @@
 """One cell of the masking table: a kind of masks, the losses that they enter, a share of false words, a seed."""
 
+import argparse
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
+import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scored_words import drawn_data
+from torch import nn
 from transformers import set_seed
 
 from dataset_webperson import DataError
 from dataset_webperson.files import write_json
 from modeling_gadms.evaluation.metrics import evaluate_embeddings, query_values
-from modeling_gadms.masking_gadms import RandomMasking
-from modeling_gadms.modeling_gadms import GADMSForPreTraining
+from modeling_gadms.masking_gadms import DualMasking, RandomMasking
+from modeling_gadms.modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.noise.patch_evidence import HIDDEN, hide_words, train_patch_evidence
+from modeling_gadms.processing_gadms import GADMSProcessor
 from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax, valid_tokens
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.starting_points import load_starting_point
@@ -45,7 +50,7 @@ class RandomDualMasking(RandomMasking):
 
     noise: float = 0.0
 
-    def noise_probability(self, scores):
+    def noise_probability(self, scores: torch.Tensor) -> torch.Tensor:
         return scores + self.noise  # without scores, these are zeros
 
 
@@ -53,7 +58,7 @@ class RandomDualMasking(RandomMasking):
 class StudyArguments(GADMSTrainingArguments):
     cell: str = field(default="none", metadata={"help": "Masking and the losses that it enters."})
 
-    def masks(self):
+    def masks(self) -> DualMasking | RandomMasking | None:
         kind, parts = self.cell.split()[0], self.cell.split()[-1]
         if kind == "none":
             return None
@@ -63,7 +68,9 @@ class StudyArguments(GADMSTrainingArguments):
         return replace(masks, alpha_noise=0.0) if parts == "MTP" else masks
 
 
-def with_hidden_words(rows, noise_rate, model, processor, file, setting):
+def with_hidden_words(
+    rows: datasets.Dataset, noise_rate: float, model: GADMSModel, processor: GADMSProcessor, file: str, setting: dict
+) -> datasets.Dataset:
     """The rows with the columns of `hide_words`; what it found is kept in `file`, for all seeds.
 
     Where a share `r` of the words is false, one of evidence `e` is false with probability `r / exp(e)`, and more
@@ -71,7 +78,7 @@ def with_hidden_words(rows, noise_rate, model, processor, file, setting):
     """
     threshold = max(LEAST_THRESHOLD, -math.log(2 * noise_rate) if noise_rate else math.inf)
 
-    def look():
+    def look() -> dict:
         evidence = train_patch_evidence(model, processor, rows, EVIDENCE_STEPS, EVIDENCE_TOWER_RATE)
         return hide_words(evidence, processor, rows, threshold).select_columns(columns).to_dict()
 
@@ -84,7 +91,9 @@ def with_hidden_words(rows, noise_rate, model, processor, file, setting):
 
 
 @torch.no_grad()
-def cosine_scores(text_model, text_projection, image_embeds, input_ids):
+def cosine_scores(
+    text_model: nn.Module, text_projection: nn.Module, image_embeds: torch.Tensor, input_ids: torch.Tensor
+) -> torch.Tensor:
     """NAM's score in the place of GASS: cosine of each projected token to the image, scaled within the caption."""
     tokens = F.normalize(text_projection(text_model(input_ids).last_hidden_state), dim=-1)
     cosines = (tokens @ F.normalize(image_embeds, dim=-1)[..., None]).squeeze(-1)
@@ -99,7 +108,9 @@ def use_score(model: GADMSForPreTraining, cell: str, num_layers: int | None) -> 
     model.score_captions = partial(score, model.gadms.text_model, model.gadms.text_projection)
 
 
-def demo_trainer(cell, noise_rate, seed, image_size, num_persons, **options) -> GADMSTrainer:
+def demo_trainer(
+    cell: str, noise_rate: float, seed: int, image_size: Sequence[int], num_persons: int, **options: Any
+) -> GADMSTrainer:
     """The demo's recipe from the small CLIP, with the cell's masks; `options` are further training arguments."""
     size = tuple(image_size)
     data = drawn_data(size, num_persons, noise_rate, DATA_SEED)
@@ -129,7 +140,9 @@ def demo_trainer(cell, noise_rate, seed, image_size, num_persons, **options) -> 
     return GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=test)
 
 
-def train_cell(cell, noise_rate, seed, args, num_layers=None, **masking) -> dict:
+def train_cell(
+    cell: str, noise_rate: float, seed: int, args: argparse.Namespace, num_layers: int | None = None, **masking: float
+) -> dict:
     """Train and test once; what each query scored is kept for paired comparisons.
 
     Args:
@@ -160,7 +173,7 @@ def train_cell(cell, noise_rate, seed, args, num_layers=None, **masking) -> dict
     return {"steps": trainer.state.global_step, **rates, "values": values, "persons": found.person_ids["t2i"].tolist()}
 
 
-def kept_cell(file, setting: dict, train) -> dict:
+def kept_cell(file: str, setting: dict, train: Callable[[], dict]) -> dict:
     """What `train()` gives, kept in `file`; read from there where an earlier run of the same setting has left it."""
     if not os.path.exists(file):
         write_json(file, setting | train())

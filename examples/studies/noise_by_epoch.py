@@ -7,17 +7,21 @@ as false as those of training are scored. The decoder's surprise is also kept fo
 averaged over the epochs so far.
 """
 
+import argparse
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 from masking_cells import DATA_SEED, demo_trainer
+from matplotlib.figure import Figure
 from noise_detection import quality, shown
 from scored_words import load_rows, score_tokens
 from study_report import RESULTS, pyplot, save_study, table
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dataset_webperson.command_line import CommandParser, command
+from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 
 SHOWN = ["GASS, paper", "GASS, released code", "GASS's gradient alone", "GASS's attention alone"]
 SHOWN += ["cosine to image", "cosine to patches (NAM)", "per-head evidence, all layers", "masked drop"]
@@ -28,11 +32,11 @@ SHOWN += [SURPRISE, "random"]
 class ScoreByEpoch(TrainerCallback):
     """Measures the scores before training and after each epoch."""
 
-    def __init__(self, processor, held_out, trained_on):
+    def __init__(self, processor: GADMSProcessor, held_out: list[dict], trained_on: list[dict]) -> None:
         self.processor, self.held_out, self.trained_on = processor, held_out, trained_on
         self.surprises, self.epochs = [], []
 
-    def measure(self, model):
+    def measure(self, model: GADMSForPreTraining) -> None:
         model.eval()
         columns = score_tokens(model, self.processor, self.held_out, progress=False)
         found = {name: quality(columns, name, num_resamples=100) for name in SHOWN}
@@ -42,14 +46,28 @@ class ScoreByEpoch(TrainerCallback):
         self.epochs.append(found | {SMOOTHED: quality(columns, SMOOTHED, num_resamples=100)})
         model.train()
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: GADMSForPreTraining | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.measure(model)
 
-    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: GADMSForPreTraining | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.measure(model)
 
 
-def run(noise_rate, args) -> dict:
+def run(noise_rate: float, args: argparse.Namespace) -> dict:
     """Scores' quality at each epoch, and retrieval before and after."""
     held_out, trained_on = (
         load_rows(tuple(args.image_size), args.num_captions, noise_rate, seed) for seed in (1000, DATA_SEED)

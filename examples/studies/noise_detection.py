@@ -8,10 +8,12 @@ from most to least suspicious (1 - score); AUROC is the probability that a false
 Intervals (95 %) draw whole captions anew. Writes results/<name>.json, .md and .png beside this script.
 """
 
+import argparse
 import sys
 
 import numpy as np
 from detection_quality import caption_resamples, ranking_quality
+from matplotlib.figure import Figure
 from scored_words import by_word, drawn_data, load_rows, score_tokens
 from study_report import RESULTS, interval, pyplot, save_study, table
 
@@ -27,7 +29,9 @@ COMPARED += ["cosine to patches (NAM)", "decoder's surprise"]
 COLORS, OTHERS = "all colours", "all others"
 
 
-def quality(columns, name, chosen=slice(None), num_resamples=300) -> dict[str, float]:
+def quality(
+    columns: dict[str, np.ndarray], name: str, chosen: slice | np.ndarray = slice(None), num_resamples: int = 300
+) -> dict[str, float]:
     """AUROC and average precision of one score on the chosen tokens, with intervals."""
     suspicion, is_false = -columns[name][chosen].astype(np.float64), columns["is_false"][chosen]
     found = dict(zip(("auroc", "average_precision"), ranking_quality(suspicion, is_false), strict=True))
@@ -37,12 +41,12 @@ def quality(columns, name, chosen=slice(None), num_resamples=300) -> dict[str, f
     return found
 
 
-def shown(found, key, digits=3) -> str:
+def shown(found: dict[str, float], key: str, digits: int = 3) -> str:
     """One figure of `quality` with its interval."""
     return interval({"mean": found[key], "low": found[f"{key}_low"], "high": found[f"{key}_high"]}, digits)
 
 
-def evidence_of(model, processor, args) -> dict:
+def evidence_of(model: GADMSForPreTraining, processor: GADMSProcessor, args: argparse.Namespace) -> dict:
     """Patch evidence as asked for, learnt from captions as false as those that are scored."""
     asked = {EVIDENCE: (args.evidence_steps, 0.0), OWN_TOWER: (args.tower_steps, TOWER_RATE)}
     asked = {name: (steps, rate) for name, (steps, rate) in asked.items() if steps}
@@ -56,7 +60,7 @@ def evidence_of(model, processor, args) -> dict:
     }
 
 
-def attribute_groups(words) -> dict[str, np.ndarray]:
+def attribute_groups(words: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Which words are colours, which are not, and which speak of each attribute that has true and false ones."""
     attributes, is_false = words["attribute"], words["is_false"]
     is_color = np.char.endswith(attributes, ".color")
@@ -65,7 +69,7 @@ def attribute_groups(words) -> dict[str, np.ndarray]:
     return {group: chosen for group, chosen in groups.items() if len(set(is_false[chosen])) == 2}
 
 
-def draw(results, groups):
+def draw(results: dict[str, dict], groups: dict[str, np.ndarray]) -> Figure:
     names = list(results)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(17, 6), layout="constrained", width_ratios=(1, 2.2))
     values = [results[name]["tokens"] for name in names]
@@ -83,7 +87,7 @@ def draw(results, groups):
     return figure
 
 
-def written(columns, results, counts) -> str:
+def written(columns: dict[str, np.ndarray], results: dict[str, dict], counts: dict[str, list[int]]) -> str:
     """The tables: every score over all tokens and words, then the compared ones by what the word speaks of."""
     cells = [(unit, key) for unit in ("tokens", "words") for key in ("auroc", "average_precision")]
     head = ["score", "AUROC, tokens", "average precision, tokens", "AUROC, words", "average precision, words"]

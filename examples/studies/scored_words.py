@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 from dataset_webperson import WebPerson
 from dataset_webperson.drawn.rows import generate_rows
+from modeling_gadms import GADMSForPreTraining, GADMSProcessor
+from modeling_gadms.noise.patch_evidence import PatchEvidence
 from modeling_gadms.token_scores_gadms import minmax, valid_tokens
 
 
-def load_rows(image_size, num_persons, noise_rate, seed):
+def load_rows(image_size: tuple[int, int], num_persons: int, noise_rate: float, seed: int) -> list[dict]:
     """Captioned images of this many persons."""
     options = {
         "image_size": image_size,
@@ -32,7 +34,7 @@ def load_rows(image_size, num_persons, noise_rate, seed):
     return list(generate_rows("train", 0, num_persons, **options))
 
 
-def drawn_data(image_size, num_persons, noise_rate, seed) -> WebPerson:
+def drawn_data(image_size: tuple[int, int], num_persons: int, noise_rate: float, seed: int) -> WebPerson:
     """The synthetic WebPerson, ready to give its splits."""
     options = {"image_size": image_size, "num_train_persons": num_persons, "noise_rate": noise_rate}
     data = WebPerson(config_name="synthetic", seed=seed, **options)
@@ -40,7 +42,9 @@ def drawn_data(image_size, num_persons, noise_rate, seed) -> WebPerson:
     return data
 
 
-def label_tokens(caption_words, offsets, valid):
+def label_tokens(
+    caption_words: list[dict], offsets: list[tuple[int, int]], valid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """For each token the attribute word it lies in, or -1, and its place among the words between spaces."""
     word, place, end_before = np.full(len(offsets), -1), np.zeros(len(offsets), dtype=int), 0
     for token, (start, end) in enumerate(offsets):
@@ -52,12 +56,19 @@ def label_tokens(caption_words, offsets, valid):
     return word, place
 
 
-def open_images(rows):
+def open_images(rows: list[dict]) -> list[Image.Image]:
     return [Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
 
 
 @torch.no_grad()
-def score_batch(model, pixel_values, input_ids, passes, generator, evidence) -> dict[str, torch.Tensor]:
+def score_batch(
+    model: GADMSForPreTraining,
+    pixel_values: torch.Tensor,
+    input_ids: torch.Tensor,
+    passes: torch.Tensor,
+    generator: torch.Generator,
+    evidence: dict[str, PatchEvidence],
+) -> dict[str, torch.Tensor]:
     """Every score of a batch, `(B, T)` each, high where a token is trusted."""
     gadms, valid = model.gadms, valid_tokens(input_ids)
     image_tokens = gadms.project_image_tokens(gadms.vision_model(pixel_values).last_hidden_state)
@@ -95,7 +106,13 @@ def score_batch(model, pixel_values, input_ids, passes, generator, evidence) -> 
 
 
 def score_tokens(
-    model, processor, rows, batch_size=100, seed=0, progress=True, evidence=None
+    model: GADMSForPreTraining,
+    processor: GADMSProcessor,
+    rows: list[dict],
+    batch_size: int = 100,
+    seed: int = 0,
+    progress: bool = True,
+    evidence: dict[str, PatchEvidence] | None = None,
 ) -> dict[str, np.ndarray]:
     """All attribute tokens of all captions: a column for each score, "caption", "word", "attribute", "is_false".
 
@@ -122,7 +139,7 @@ def score_tokens(
     return {name: np.concatenate(values) for name, values in columns.items()}
 
 
-def by_word(columns, names) -> dict[str, np.ndarray]:
+def by_word(columns: dict[str, np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
     """Whole attribute words in the place of tokens: a word's score is the mean of its tokens'."""
     _, first, which, count = np.unique(columns["word"], return_index=True, return_inverse=True, return_counts=True)
     return {key: values[first] for key, values in columns.items()} | {

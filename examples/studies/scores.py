@@ -6,7 +6,9 @@ Every score is high where a token is trusted, has shape `(B, T)`, and means some
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.token_scores_gadms import (
     cached_text_pass,
     eos_pass,
@@ -22,7 +24,7 @@ from modeling_gadms.token_scores_gadms import (
 
 
 @torch.no_grad()
-def contrast_direction(image_embeds, text_embeds, temperature):
+def contrast_direction(image_embeds: torch.Tensor, text_embeds: torch.Tensor, temperature: float) -> torch.Tensor:
     """What tells a caption's image from the batch's other images: `(B, D)` twice -> `(B, D)`.
 
     The image's unit embedding less that of the others, weighted by the softmax of their similarity to the caption.
@@ -32,7 +34,13 @@ def contrast_direction(image_embeds, text_embeds, temperature):
     return images - others @ images
 
 
-def gradient_parts(text_model, text_projection, direction, input_ids, num_layers=None) -> dict[str, torch.Tensor]:
+def gradient_parts(
+    text_model: nn.Module,
+    text_projection: nn.Module,
+    direction: torch.Tensor,
+    input_ids: torch.Tensor,
+    num_layers: int | None = None,
+) -> dict[str, torch.Tensor]:
     """The parts that GASS is made of, signed and unscaled, as means over the last layers, and what they leave out.
 
     Returns:
@@ -76,7 +84,7 @@ def gradient_parts(text_model, text_projection, direction, input_ids, num_layers
 
 
 @torch.no_grad()
-def masked_differences(model, input_ids) -> torch.Tensor:
+def masked_differences(model: GADMSModel, input_ids: torch.Tensor) -> torch.Tensor:
     """What each token adds to the unit text embedding: whole caption less the caption with that token masked.
 
     One forward pass of the text tower for each token: `(B, T)` ids -> `(B, T, D)`, 0 at BOS, EOS and padding.
@@ -96,7 +104,9 @@ def masked_differences(model, input_ids) -> torch.Tensor:
 
 
 @torch.no_grad()
-def barred_differences(text_model, text_projection, input_ids, num_layers=None) -> torch.Tensor:
+def barred_differences(
+    text_model: nn.Module, text_projection: nn.Module, input_ids: torch.Tensor, num_layers: int | None = None
+) -> torch.Tensor:
     """As [`masked_differences`], with EOS barred from reading the token in the last layers in place of masking it.
 
     A stream of EOS for each token walks through those layers against the kept keys and values: together they cost as
@@ -132,7 +142,13 @@ def patch_cosine(text_tokens: torch.Tensor, image_tokens: torch.Tensor) -> torch
 
 
 @torch.no_grad()
-def decoder_surprise(model, image_tokens, input_ids, passes, num_passes=4) -> torch.Tensor:
+def decoder_surprise(
+    model: GADMSForPreTraining,
+    image_tokens: torch.Tensor,
+    input_ids: torch.Tensor,
+    passes: torch.Tensor,
+    num_passes: int = 4,
+) -> torch.Tensor:
     """`log p(token) - log p(best token)` by the decoder, at most 0, each token masked in one pass out of a few.
 
     Args:

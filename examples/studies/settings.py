@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 from masking_cells import kept_cell, train_cell
+from matplotlib.figure import Figure
 from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
 
 from dataset_webperson.command_line import CommandParser, command
@@ -33,7 +34,7 @@ def run_name(settings: dict, seed: int) -> str:
     return "_".join([*changed, f"seed_{seed}.json"])
 
 
-def run(settings: dict, noise_rate: float, seed: int, args) -> dict:
+def run(settings: dict, noise_rate: float, seed: int, args: argparse.Namespace) -> dict:
     """Train once, all captions once; two images show each person."""
     args = argparse.Namespace(**{**vars(args), "num_persons": settings["images"] // 2, "epochs": 1.0})
     alphas = {name: settings[name] for name in ("alpha_noise", "alpha_info")}

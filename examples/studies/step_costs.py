@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -10,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from tqdm import tqdm
 
 
-def _attention(query, key, value, *_, **__):
+def _attention(query: tuple, key: tuple, value: tuple, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)
 
 
-def _attention_backward(gradient, query, key, value, *_, **__):
+def _attention_backward(gradient: tuple, query: tuple, key: tuple, value: tuple, *_: Any, **__: Any) -> int:
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
@@ -45,7 +46,9 @@ def peak_memory(step: Callable) -> int:
     return max(accumulate((event.nbytes() for event in events), initial=0))
 
 
-def measure(model, steps: dict[str, Callable], order: list[str], batch_size: int, reference: str) -> dict[str, dict]:
+def measure(
+    model: torch.nn.Module, steps: dict[str, Callable], order: list[str], batch_size: int, reference: str
+) -> dict[str, dict]:
     """The costs per sample of every step.
 
     Args:

@@ -1,5 +1,6 @@
 """A training step of GA-DMS, its parts, and the steps it is compared with, each on one batch, forward and backward."""
 
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from unittest import mock
 
@@ -14,7 +15,7 @@ from modeling_gadms.released_scores_gadms import released_scores
 from modeling_gadms.token_scores_gadms import eos_positions, gradient_attention_scores
 
 
-def make_batch(config, lengths, seed=0) -> dict[str, torch.Tensor]:
+def make_batch(config: GADMSConfig, lengths: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
     """Noise for images, and captions of random words with these numbers of tokens, BOS and EOS included."""
     generator = torch.Generator().manual_seed(seed)
     text = config.text_config
@@ -57,18 +58,24 @@ def plain_step(model: GADMSForPreTraining, batch: dict[str, torch.Tensor]) -> No
 
 
 @contextmanager
-def a_backward_pass_for_each():
+def a_backward_pass_for_each() -> Iterator[None]:
     """Within, `torch.autograd.grad` starts again from the loss for each input, as the released scoring does."""
     at_once = torch.autograd.grad
 
-    def one_by_one(loss, inputs):
+    def one_by_one(loss: torch.Tensor, inputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         return [at_once(loss, one, retain_graph=True)[0] for one in inputs]
 
     with mock.patch.object(torch.autograd, "grad", one_by_one):
         yield
 
 
-def released_loss(model, pixel_values, input_ids, mask_uniforms, mtp_weight=0.4) -> torch.Tensor:
+def released_loss(
+    model: GADMSForPreTraining,
+    pixel_values: torch.Tensor,
+    input_ids: torch.Tensor,
+    mask_uniforms: torch.Tensor,
+    mtp_weight: float = 0.4,
+) -> torch.Tensor:
     """The released code's schedule, with the masks and weights of this project's recipe.
 
     Captions are padded to the context length; scores take a forward pass of the last layers with a single head and a

@@ -10,7 +10,7 @@ from dataset_webperson.rows.image_column import cast_images, with_image_paths
 
 
 def display_name(benchmark: str) -> str:
-    """`cuhk-pedes` -> `CUHK-PEDES`; the folder's own name for a folder."""
+    """`cuhk-pedes` -> `CUHK-PEDES`; for a folder, its name."""
     if benchmark == "synthetic":
         return "synthetic"
     if is_benchmark(benchmark):
@@ -43,7 +43,7 @@ def load_evaluation_set(
         synthetic_options (`dict`, *optional*): options of `WebPersonConfig`.
 
     Raises:
-        DataError: no such benchmark, folder, split or column, or a copy that is not whole.
+        DataError: no such benchmark, folder, split or column, or an incomplete copy.
     """
     if benchmark == "synthetic":
         builder = WebPerson(config_name="synthetic", **(synthetic_options or {}))
@@ -51,7 +51,7 @@ def load_evaluation_set(
         splits = {name: builder.as_dataset(split=name) for name in builder.info.splits}
     elif is_benchmark(benchmark):
         if root is None:
-            raise DataError(f"{benchmark}: --data_root is needed: its folder, or the one above it")
+            raise DataError(f"{benchmark}: --data_root is missing; give its folder, or the one above it")
         splits = load_benchmark(benchmark, root, on_count_mismatch=on_count_mismatch)
     elif os.path.isdir(benchmark):
         return _load_folder(benchmark, split)
@@ -60,7 +60,7 @@ def load_evaluation_set(
             f"{benchmark!r} is neither a benchmark ({', '.join(BENCHMARKS)}, synthetic) nor a folder that exists"
         )
     if split not in splits:
-        raise DataError(f"{benchmark} has no split {split!r}; it has {', '.join(splits)}")
+        raise DataError(f"{benchmark}: no split {split!r}; it has {', '.join(splits)}")
     return splits[split]
 
 
@@ -69,23 +69,23 @@ def _load_folder(folder: str, split: str) -> datasets.Dataset:
         splits = datasets.load_dataset(folder)
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(
-            f"{folder}: cannot be read as a data set ({' '.join(str(error).split()):.160}). Put parquet files there, "
+            f"{folder}: cannot be read as a data set ({' '.join(str(error).split()):.160}); put parquet files there, "
             "or images and a metadata.jsonl with file_name, captions and person_id"
         ) from error
     if split not in splits and len(splits) > 1:
-        raise DataError(f"{folder} has no split {split!r}; it has {', '.join(splits)}")
+        raise DataError(f"{folder}: no split {split!r}; it has {', '.join(splits)}")
     rows = splits[split if split in splits else next(iter(splits))]
     names = rows.column_names
     if "image" not in names or not any(name == "captions" or name[:7] == "caption" for name in names):
         raise DataError(
-            f"{folder}: the columns are {', '.join(names)}; needed are image, captions (or caption1, caption2, ...) "
-            "and, if images share persons, person_id. Rename them"
+            f"{folder}: the columns are {', '.join(names)}; rename them to image, captions (or caption1, caption2, "
+            "...) and, if images share persons, person_id"
         )
     rows = with_image_paths(cast_images(rows, folder), folder)
     if "person_id" in names:
         ids = rows["person_id"][:]
         if None in ids:
-            raise DataError(f"{folder}: row {ids.index(None)} has no person_id. Give one, or drop the column")
+            raise DataError(f"{folder}: row {ids.index(None)} has no person_id; give one, or drop the column")
         if not all(isinstance(person, int) for person in ids):
             number = {person: index for index, person in enumerate(sorted(set(map(str, ids))))}
             rows = rows.remove_columns("person_id")

@@ -67,7 +67,7 @@ def data_hash(dataset: datasets.Dataset, progress: bool = True) -> str:
                     content = file.read()
             except OSError as error:
                 raise ValueError(
-                    f"image {row['image_path']}: cannot be read ({error}). Replace the file, or leave the row out"
+                    f"image {row['image_path']}: cannot be read ({error}); replace the file, or leave the row out"
                 ) from error
         head = json.dumps([row["image_path"], person, captions_of(row), len(content)])
         digest.update(head.encode() + b"\0")
@@ -97,7 +97,7 @@ def cached_retrieval_set(
         process.
 
     Raises:
-        ValueError: `limit` is negative or NaN, or as `encode_retrieval_set`.
+        ValueError: `limit` is negative or NaN; also the errors of `encode_retrieval_set`.
     """
     if not limit >= 0:
         raise ValueError(f"the limit of the embeddings kept in {folder} is a number of GB from 0, not {limit}")
@@ -116,8 +116,8 @@ def cached_retrieval_set(
             with replacing(note["file"]) as temporary:
                 save_file({name: tensor.contiguous() for name, tensor in vars(encoded).items()}, temporary)
     if _is_main():
-        with contextlib.suppress(FileNotFoundError, PermissionError):  # deleted by another process, or read only
-            os.utime(note["file"])  # the time of last use: many file systems note no reading
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # deleted by another process, or read-only
+            os.utime(note["file"])  # the time of last use: many file systems do not record reads
         delete_least_recent(folder, limit, keep=note["file"])
     return encoded, note
 
@@ -147,7 +147,7 @@ def _is_main() -> bool:
 
 
 def _read(file: str) -> RetrievalSet | None:
-    """Read the file; `None` if it is missing or damaged, in which case it is written again."""
+    """Read the file; `None` if it is missing or damaged, in which case the caller writes it again."""
     try:
         return RetrievalSet(**load_file(file))
     except (FileNotFoundError, SafetensorError, TypeError):

@@ -123,7 +123,7 @@ def encode_captions(
 
 
 class _ImageBatches(Dataset):
-    """Prepared pixels of whole batches, by number: any process or worker can make any of them."""
+    """Prepared pixels of whole batches, by number, so that any process or worker can make any batch."""
 
     def __init__(
         self, processor: ProcessorMixin, dataset: datasets.Dataset, batch_size: int, change: Change | None

@@ -1,4 +1,4 @@
-"""Embeddings -> what a paper's table holds: both directions, confidence intervals, differences between two models."""
+"""From embeddings to the figures of a table: both directions, confidence intervals, differences between models."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from .significance import Difference, Interval, bootstrap_interval, paired_diffe
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rankings and what follows from them, by direction: `t2i` has captions as queries, `i2t` images.
+    """Rankings and their metrics, by direction: `t2i` has captions as queries, `i2t` images.
 
     Attributes:
         ranks (`dict[str, QueryRanks]`): where each query's matches are.
-        person_ids (`dict[str, np.ndarray]`): int64 `(num_queries,)`, who each query is about.
+        person_ids (`dict[str, np.ndarray]`): int64 `(num_queries,)`, the person of each query.
         metrics (`dict[str, dict[str, Interval]]`): by direction and metric, 0-100.
     """
 
@@ -25,7 +25,7 @@ class Evaluation:
 
 
 def evaluate_embeddings(encoded: RetrievalSet, *, seed: int = 0, num_resamples: int = 10_000) -> Evaluation:
-    """Rank both ways; see `ranking.rank_both_ways` for what is raised, `significance` for seed and resamples."""
+    """Rank both ways; see `ranking.rank_both_ways` for errors, and `significance` for seed and resamples."""
     texts, images = encoded.text_person_ids, encoded.image_person_ids
     t2i, i2t = rank_both_ways(encoded.text_embeds, encoded.image_embeds, texts, images)
     person_ids = {"t2i": texts.numpy(), "i2t": images.numpy()}
@@ -35,7 +35,7 @@ def evaluate_embeddings(encoded: RetrievalSet, *, seed: int = 0, num_resamples: 
 def evaluate_ranks(
     ranks: dict[str, QueryRanks], person_ids: dict[str, np.ndarray], *, seed: int = 0, num_resamples: int = 10_000
 ) -> Evaluation:
-    """The evaluation of given rankings; arguments as the attributes of [`Evaluation`].
+    """The evaluation of given rankings; the arguments are attributes of [`Evaluation`].
 
     Intervals resample the persons of the queries, not single queries.
     """
@@ -50,7 +50,7 @@ def evaluate_ranks(
 
 
 def query_values(ranks: QueryRanks) -> dict[str, np.ndarray]:
-    """What each query scored, by metric: float64 `(num_queries,)` in 0-100, whose means are the metrics."""
+    """The score of each query, by metric: float64 `(num_queries,)` in 0-100, whose mean is the metric."""
     values = {name: 100.0 * (ranks.first_match_rank <= int(name[2:])) for name in METRICS if name.startswith("R@")}
     values["mAP"] = 100.0 * ranks.average_precision
     values["mINP"] = 100.0 * ranks.inverse_negative_penalty

@@ -45,7 +45,7 @@ def swap_words(caption: str, strength: float, rng: random.Random) -> str:
     words = caption.split()
     count = min(max(round(strength * len(words)), 2), len(words))
     places = sorted(rng.sample(range(len(words)), count))
-    # each goes to the next place in a circle, so that none stays where it was
+    # each word moves to the next of these places, the last to the first, so that none stays
     moved = {place: words[places[number - 1]] for number, place in enumerate(places)}
     return " ".join(moved.get(place, word) for place, word in enumerate(words))
 
@@ -63,7 +63,7 @@ def crop(image: Image.Image, strength: float, rng: random.Random) -> Image.Image
 
 
 def occlude(image: Image.Image, strength: float, rng: random.Random) -> Image.Image:
-    """A grey box over the given share of the area, of the picture's own shape, at a random place."""
+    """Covers the given share of the area by a grey box with the picture's proportions, at a random place."""
     width, height = (max(round(strength**0.5 * side), 1) for side in image.size)
     left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
     image = image.copy()
@@ -114,7 +114,7 @@ def measure_robustness(
     Args:
         model, processor, dataset, batch_size, num_workers, progress: as in `encode_retrieval_set`.
         encoded ([`RetrievalSet`]): the plain set's embeddings.
-        seed (`int`): of the random places and words.
+        seed (`int`): seed of the random places and words.
 
     Returns:
         `list[dict]`: `change`, `strength`, `R@1` ([`Interval`]) and `loss` ([`Difference`] to the plain set; `None` in

@@ -1,6 +1,6 @@
-"""Intervals and p-values of retrieval results, from what each query scored.
+"""Intervals and p-values of retrieval results, from the scores of single queries.
 
-Queries of one person share their matches, so they rise and fall together: pass their person ids as `groups` and whole
+Queries about one person share their matches, so their scores are correlated: pass person ids as `groups`, and whole
 persons are resampled. Without them the intervals are too narrow.
 """
 
@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of `a - b` over queries, its confidence interval, and the two-sided p-value of there being none."""
+    """The mean of `a - b` over queries, its confidence interval, and the two-sided p-value of no difference."""
 
     mean: float
     low: float
@@ -48,9 +48,9 @@ def bootstrap_interval(
     """Percentile bootstrap of the mean over queries.
 
     Args:
-        values (`(num_queries,)`): what each query scored, such as `100 * (first_match_rank <= 1)` for `R@1`.
-        groups (`(num_queries,)`, *optional*): queries of equal value are drawn together, as the persons they describe.
-        confidence (`float`): probability that the interval is to hold, between 0 and 1.
+        values (`(num_queries,)`): score of each query, such as `100 * (first_match_rank <= 1)` for `R@1`.
+        groups (`(num_queries,)`, *optional*): queries with equal values are drawn together; pass person ids.
+        confidence (`float`): confidence level, between 0 and 1.
         num_resamples (`int`): number of resamples.
         seed (`int`): seed of the draws; equal seeds give equal intervals.
 
@@ -84,8 +84,8 @@ def paired_difference(
     count as none: the same ranking summed in another order can differ by that much, always in favour of one side.
 
     Args:
-        a, b (`(num_queries,)`): what each query scored with the one model and with the other, in the same order.
-        groups, confidence, num_resamples, seed: as in [`bootstrap_interval`]; a group has one sign.
+        a, b (`(num_queries,)`): score of each query with either model, in the same order.
+        groups, confidence, num_resamples, seed: as in [`bootstrap_interval`]; each group gets one sign.
 
     Raises:
         ValueError: as [`bootstrap_interval`].
@@ -105,7 +105,7 @@ def paired_difference(
     # Sums of the same numbers in another order differ in their last bits: equal ones must count as equal.
     tolerance = 1e-9 * np.abs(sums).sum()
     rng = np.random.default_rng(seed)
-    sums = sums[sums != 0]  # a sign changes nothing there
+    sums = sums[sums != 0]  # the sign of zero changes nothing
     extreme = 0
     for count in _portions(num_resamples, max(len(sums), 1)):
         signs = rng.integers(0, 2, size=(count, len(sums)), dtype=np.int8) * 2 - 1
@@ -137,7 +137,7 @@ def _portions(total: int, width: int) -> Iterator[int]:
 
 
 def _group(values: np.ndarray, groups: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of the values of each group; each value is its own group by default."""
+    """Sum and number of values per group; by default each value is a group of its own."""
     if groups is None:
         return values, np.ones(len(values))
     groups = np.asarray(groups)

@@ -1,4 +1,4 @@
-"""Which files of a folder belong on the Hub, and what their headers say."""
+"""Lists of the files that belong on the Hub, and facts from the headers of weight files."""
 
 import fnmatch
 import json
@@ -40,7 +40,7 @@ def read_json(folder: str, name: str) -> dict | None:
 
 
 def weight_sizes(folder: str) -> dict[str, int]:
-    """Elements of each weight in the folder, from the files' headers alone.
+    """Number of elements of each weight in the folder, from the files' headers alone.
 
     Raises:
         FileNotFoundError: no weights.
@@ -63,7 +63,7 @@ def weight_sizes(folder: str) -> dict[str, int]:
 
 
 def weight_counts(folder: str) -> tuple[int, int]:
-    """Parameters of all weights in the folder, and of those that retrieval uses; errors as [`weight_sizes`]."""
+    """Number of parameters in the folder, and of those that retrieval uses; errors as in [`weight_sizes`]."""
     sizes = weight_sizes(folder)
     unused = sum(size for key, size in sizes.items() if key.startswith(("decoder.", "classifier.")))
     return sum(sizes.values()), sum(sizes.values()) - unused
@@ -90,7 +90,7 @@ class Listing:
         """Paths relative to `folder`, sorted.
 
         Raises:
-            FileNotFoundError: names the first required file that is missing.
+            FileNotFoundError: a required file is missing; the message names the first.
         """
         found = []
         for place, _, names in os.walk(folder):
@@ -171,6 +171,6 @@ def model_listing(folder: str) -> Listing:
 
 
 def write_sentence_transformers(folder: str) -> None:
-    """The settings by which `SentenceTransformer(folder, trust_remote_code=True)` encodes sentences and images."""
+    """Write the settings with which `SentenceTransformer(folder, trust_remote_code=True)` encodes text and images."""
     for name, content in SENTENCE_TRANSFORMERS.items():
         write_json(os.path.join(folder, name), content)

@@ -1,4 +1,4 @@
-"""How the Trainer pushes: whole checkpoints with code and card, one commit each, and neither pickles nor secrets."""
+"""Pushes of the Trainer: whole checkpoints with code and card, in one commit each, without pickles or secrets."""
 
 import os
 import shutil
@@ -22,13 +22,13 @@ logger = logging.get_logger(__name__)
 
 
 class Pushes(PushInProgress):
-    """Several pushes under way, as the parent follows them."""
+    """Several pushes under way, in the form in which the parent class tracks them."""
 
     jobs: list[Future]
 
 
 class HubPushes(Trainer):
-    """Replaces what [`Trainer`] does with `push_to_hub`, `hub_model_id`, `hub_strategy`, `hub_revision`, `hub_token`.
+    """Replaces [`Trainer`]'s handling of `push_to_hub`, `hub_model_id`, `hub_strategy`, `hub_revision`, `hub_token`.
 
     The parent would push checkpoints without the model's code, everything else in `output_dir`, an unfilled card,
     and its pickled arguments, including the token.

@@ -23,21 +23,21 @@ def upload(
 ) -> str:
     """Make a repository hold the listed files of a folder, and return the commit.
 
-    Files that are there already, unchanged, are not sent again, so that after a break the same call continues where
-    it stopped. With `files_per_commit` the files come in several commits. The last brings the card and deletes what an
-    earlier revision had beyond the folder; until then the repository is incomplete, which readers who pin a tag or a
-    commit do not see.
+    Unchanged files are not sent again, so after an interruption the same call continues where it stopped. With
+    `files_per_commit` the files go up in several commits. The last one adds the card and deletes listed files that are
+    no longer in the folder; until then the repository is incomplete, which readers who pin a tag or a commit do not
+    see.
 
     Args:
-        folder (`str`): what to upload.
+        folder (`str`): the folder to upload.
         repository (`str`): `org/name`; it must exist.
         listing ([`Listing`]): which files.
         message (`str`): title of the commits.
         repo_type (`str`): `"model"`, `"dataset"` or `"space"`.
         revision (`str`, *optional*): branch; `main` by default.
         path_in_repo (`str`): folder in the repository.
-        files_per_commit (`int`, *optional*): by default all in one.
-        token (`str`, *optional*): by default the one of `hf auth login`.
+        files_per_commit (`int`, *optional*): by default all files go in one commit.
+        token (`str`, *optional*): by default the token of `hf auth login`.
 
     Raises:
         FileNotFoundError: a required file is missing.

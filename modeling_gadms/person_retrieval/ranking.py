@@ -1,10 +1,10 @@
-"""The one ranking of the project: embeddings in, `R@1 R@5 R@10 mAP mINP` out, block by block, no row sorted whole.
+"""The one ranking of the project: from embeddings to `R@1 R@5 R@10 mAP mINP`, block by block, without sorting rows.
 
 The rank of a match is one plus the number of gallery items above it, so counting replaces most of the sorting:
 
 1. each query's matches are found through sorted ids and get their *exact* score;
 2. blocks of `float32` scores are compared with them. A negative clearly above or below a match is counted at once; one
-   too near for `float32` to tell is scored exactly.
+   that `float32` cannot tell apart is scored exactly.
 
 Exact means: unit vectors are rounded to multiples of 2**-26, whose dot products `float64` adds up without any rounding
 error, in whatever order. Equal embeddings therefore tie on every device, at every block size and in every gallery
@@ -58,9 +58,9 @@ class QueryRanks:
     Attributes:
         first_match_rank (`np.ndarray` of shape `(num_queries,)`, int64): rank of the best match from 1; 0 if skipped.
         average_precision (`np.ndarray` of shape `(num_queries,)`, float64): in 0-1; NaN if skipped.
-        inverse_negative_penalty (`np.ndarray` of shape `(num_queries,)`, float64): number of matches over the rank of
-            the last one, in 0-1; NaN if skipped.
-        num_matches (`np.ndarray` of shape `(num_queries,)`, int64): gallery items that are right; 0 if skipped.
+        inverse_negative_penalty (`np.ndarray` of shape `(num_queries,)`, float64): number of matches divided by the
+            rank of the last one, in 0-1; NaN if skipped.
+        num_matches (`np.ndarray` of shape `(num_queries,)`, int64): number of matching gallery items; 0 if skipped.
         skipped (`np.ndarray` of shape `(num_skipped,)`, int64): indices of the queries without a match.
     """
 
@@ -164,7 +164,7 @@ def rank_queries(
     block_size: tuple[int, int] = (1024, 2048),
     normalize: bool = True,
 ) -> QueryRanks:
-    """Ranks the gallery for each query by cosine similarity and reports where the matches are.
+    """Ranks the gallery for each query by cosine similarity and returns the ranks of the matches.
 
     The work is done on the device of the embeddings. Beside them it takes less than 300 MB at 512 dimensions, plus
     25 MB per thread and some 50 bytes per query and per gallery item.
@@ -173,8 +173,8 @@ def rank_queries(
         query_embeds (`torch.Tensor` or `np.ndarray` of shape `(num_queries, dim)`): any floating dtype; half precision
             is compared in `float32` and never rounded again.
         gallery_embeds (`torch.Tensor` or `np.ndarray` of shape `(num_gallery, dim)`): the same.
-        query_ids (integers of shape `(num_queries,)`): who is described. Any sequence, array or tensor of integers.
-        gallery_ids (integers of shape `(num_gallery,)`): who is seen. Equal ids are a match.
+        query_ids (integers of shape `(num_queries,)`): the person described; a sequence, array or tensor of integers.
+        gallery_ids (integers of shape `(num_gallery,)`): the person shown. Equal ids are a match.
         exclude (callable or bool mask of shape `(num_queries, num_gallery)`, *optional*): pairs to leave out of the
             ranking (True = left out). A callable gets two int64 tensors, the indices of some queries and of some
             gallery items, and returns the mask of that block, so that no whole mask is needed; see [`same_camera`].
@@ -370,7 +370,7 @@ def _super_blocks(order: np.ndarray, num_matches: np.ndarray, max_rows: int) -> 
 
 
 class _Units:
-    """Embeddings as unit vectors on the grid, made a few rows at a time."""
+    """Embeddings as unit vectors on the grid, computed a few rows at a time."""
 
     def __init__(self, embeds: torch.Tensor, name: str, normalize: bool, order: np.ndarray | None = None):
         self.embeds = embeds
@@ -406,7 +406,7 @@ class _Units:
 
 @dataclass
 class _Block:
-    """Some queries on their way through the gallery; `P` = the most matches any of them has."""
+    """Some queries on their way through the gallery; `P` is the largest number of matches of any of them."""
 
     rows: np.ndarray  # (R,) indices of the queries
     units: torch.Tensor  # (R, D) float32
@@ -542,7 +542,7 @@ class _Ranker:
                 self.settle(block)
 
     def room(self, *shape: int) -> list[torch.Tensor]:
-        """Three blocks of float32 `shape`, in the memory of this thread's blocks before."""
+        """Three float32 blocks of `shape`, in memory that this thread used for earlier blocks."""
         size = shape[0] * shape[1]
         if not hasattr(self.scratch, "rows") or self.scratch.rows.shape[1] < size:
             self.scratch.rows = torch.empty(3, size, device=self.device)
@@ -613,6 +613,7 @@ def _count_above(scores: torch.Tensor, flags: torch.Tensor, *limits: torch.Tenso
     width = limits[0].shape[1]
     if width >= SORT_FROM:
         return _search(scores, limits)
+
     # Every score is compared with the lowest matches, until few scores are left above; these are gathered and sorted.
     counts = [torch.zeros(limit.shape, dtype=torch.int64, device=scores.device) for limit in limits]
     for k in range(width):
@@ -620,21 +621,33 @@ def _count_above(scores: torch.Tensor, flags: torch.Tensor, *limits: torch.Tenso
             # Into numbers, not booleans: both the comparison and the sum are several times faster.
             torch.gt(scores, limit[:, k, None], out=flags)
             count[:, k] = flags.sum(dim=1)
+
         above = counts[0][:, k]
         if k + 1 < width and above.sum() * FEW < scores.numel():
-            flat = _places(flags)
-            kept = scores.new_full((len(scores), int(above.max())), -torch.inf)
-            # Row r's go to the front of row r: their places are where they lie in `flat` less where their row starts.
-            shift = torch.arange(len(scores), device=flat.device) * kept.shape[1] - (above.cumsum(0) - above)
-            place = shift.repeat_interleave(above, output_size=len(flat)).add_(
-                torch.arange(len(flat), device=flat.device)
-            )
-            kept.view(-1).scatter_(0, place, scores.view(-1).index_select(0, flat))
+            kept = _gather(scores, flags, above)
             rest = _search(kept, [limit[:, k + 1 :] for limit in limits])
             for count, found in zip(counts, rest, strict=True):
                 count[:, k + 1 :] = found
             break
     return counts
+
+
+def _gather(scores: torch.Tensor, flags: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+    """The flagged scores of each row, moved to its front: `(R, max(above))`, filled up with -inf.
+
+    `above` is `(R,)` int64, the number of flags in each row.
+    """
+    flat = _places(flags)
+    kept = scores.new_full((len(scores), int(above.max())), -torch.inf)
+
+    # Score i of `flat` lies i - first[r] places behind the start of its row r.
+    first = above.cumsum(0) - above
+    row_starts = torch.arange(len(scores), device=flat.device) * kept.shape[1]
+    shift = (row_starts - first).repeat_interleave(above, output_size=len(flat))
+    place = shift.add_(torch.arange(len(flat), device=flat.device))
+
+    kept.view(-1).scatter_(0, place, scores.view(-1).index_select(0, flat))
+    return kept
 
 
 def _places(flags: torch.Tensor) -> torch.Tensor:

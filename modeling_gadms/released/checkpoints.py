@@ -120,7 +120,7 @@ def load_converted(path: str, dtype: torch.dtype = torch.float32) -> GADMSModel 
     """
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if not isinstance(config, GADMSConfig):
-        raise ValueError(f"{path} holds a {config.model_type} model, not a GA-DMS")
+        raise ValueError(f"{path}: holds a {config.model_type} model, not GA-DMS; give a GA-DMS folder or Hub id")
     model_class = GADMSForPreTraining if "GADMSForPreTraining" in (config.architectures or []) else GADMSModel
     model, report = model_class.from_pretrained(  # type: ignore[misc]  # a pair, when asked for the report
         path, dtype=dtype, output_loading_info=True

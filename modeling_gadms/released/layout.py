@@ -32,7 +32,7 @@ DECODER_PARTS = {
 DECODER_PREFIXES = ("ln_pre_t.", "ln_pre_i.", "cross_attn.", "cross_modal_transformer.", "ln_post.", "mlm_head.")
 TRANSPOSED = ("visual.proj", "text_projection")
 
-# weights of the family that our models have no place for, and why
+# weights of released checkpoints that our models have no place for, and why
 LEFT_BEHIND = {
     "classifier.weight": "tells apart the persons of one training set; retrieval does not use it",
     "classifier.bias": "tells apart the persons of one training set; retrieval does not use it",
@@ -43,7 +43,7 @@ LEFT_BEHIND = {
     "vocab_size": "a number that the shapes repeat",
 }
 
-# parts of names that give another method away, the telling ones first
+# parts of names that give another method away, the most specific first
 GIVEAWAYS = {
     "visul_emb_layer.": "RDE",
     "encode_text.": "TBPS-CLIP",
@@ -59,7 +59,7 @@ GIVEAWAYS = {
 
 
 def layout(config: GADMSConfig, towers: str = "", has_decoder: bool = False) -> dict[str, tuple[str, ...]]:
-    """Every weight of the released layout, and the weight, or the queries', keys' and values' weights, of ours.
+    """Every weight of the released layout, with its counterpart in ours: one weight, or those of query, key and value.
 
     Args:
         config ([`GADMSConfig`]): gives the depths.
@@ -155,7 +155,7 @@ def image_size_from(num_patches: int, patch_size: int, image_size: tuple[int, in
 def config_from_shapes(
     weights: dict[str, torch.Tensor], towers: str, image_size: tuple[int, int] | None = None
 ) -> GADMSConfig:
-    """The architecture that released weights are of; heads are 64 wide throughout, as in every CLIP ViT.
+    """The architecture of released weights; heads are 64 wide throughout, as in every CLIP ViT.
 
     Raises:
         KeyError: a weight whose shape is needed is missing; its name is the error's argument.
@@ -202,9 +202,10 @@ def _depth(weights: dict[str, torch.Tensor], transformer: str) -> int:
 
 
 def check_fits_released_layout(config: GADMSConfig) -> None:
-    """
+    """Check that released code can run a model of this configuration.
+
     Raises:
-        ValueError: the configuration holds something that released code fixes and that its files cannot say.
+        ValueError: the configuration differs in something that released code fixes and its files do not record.
     """
     for name, tower in (("text", config.text_config), ("image", config.vision_config)):
         found = (tower.hidden_size / tower.num_attention_heads, tower.hidden_act, tower.layer_norm_eps)

@@ -42,7 +42,7 @@ def read_checkpoint(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
         content = _read_torchscript(path) if _is_torchscript(path) else _read_weights_only(path)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         if isinstance(error, pickle.UnpicklingError):
-            reason = "not in its format"  # what torch says here is advice to read the file unsafely
+            reason = "not in its format"  # torch's own message advises reading the file unsafely
         else:
             reason = str(error).strip().split(". ")[0].split("\n")[0] or "it ends too early"
         raise ValueError(

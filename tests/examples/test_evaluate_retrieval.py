@@ -233,7 +233,7 @@ def test_embeddings_not_used_for_longest_are_deleted_beyond_the_limit(gadms, tmp
     last = kept(7, limit=0)
     assert {path.name for path in tmp_path.iterdir()} == {last.name, "notes.safetensors"}
     for limit in (-1, float("nan")):
-        with pytest.raises(ValueError, match="a number of GB from 0, not"):
+        with pytest.raises(ValueError, match="must be 0 GB or more, not"):
             kept(4, limit=limit)
 
 
@@ -309,7 +309,7 @@ def test_every_benchmark_is_measured_on_its_test_split(style, benchmark, gadms, 
 
 def test_data_that_cannot_be_measured_on_is_named_with_a_cure(tmp_path, folder):
     for benchmark, message in (
-        ("cuhk-pedes", "--data_root is needed"),
+        ("cuhk-pedes", "--data_root is missing"),
         ("market", "neither a benchmark .* nor a folder that exists"),
         (str(tmp_path / "empty"), "cannot be read as a data set"),
         (str(tmp_path / "bare"), "the columns are image, text; needed are"),
@@ -327,7 +327,7 @@ def test_data_that_cannot_be_measured_on_is_named_with_a_cure(tmp_path, folder):
             rows.to_parquet(tmp_path / "holes" / "test.parquet")
         with pytest.raises(DataError, match=message):
             load_evaluation_set(benchmark)
-    with pytest.raises(DataError, match="has no split 'extra'; it has train, validation, test"):
+    with pytest.raises(DataError, match="no split 'extra'; it has train, validation, test"):
         load_evaluation_set("synthetic", split="extra", synthetic_options={"num_train_persons": 2})
 
 

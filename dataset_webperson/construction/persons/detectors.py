@@ -1,4 +1,4 @@
-"""Person detectors and pose models: what the pipeline asks of them, and how one is opened from its options."""
+"""Person detectors and pose models: their interface to the pipeline, and how to open one from its options."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,16 +18,16 @@ class PersonDetector(Protocol):
     name: str
 
     def persons(self, images: list[Image.Image]) -> list[np.ndarray]:
-        """For each RGB image `(n, 5)` float32: x0, y0, x1, y1 in its pixels and a score in 0..1, best first."""
+        """For each RGB image an array `(n, 5)` float32: x0, y0, x1, y1 in pixels and a score in 0..1, best first."""
 
 
 class PoseModel(Protocol):
-    """Finds the 17 keypoints of COCO of the one person that a picture shows."""
+    """Finds the 17 COCO keypoints of the one person that a picture shows."""
 
     name: str
 
     def keypoints(self, crops: list[Image.Image]) -> list[np.ndarray]:
-        """For each RGB crop `(17, 3)` float32: x, y in its pixels and a score in 0..1."""
+        """For each RGB crop an array `(17, 3)` float32: x, y in pixels and a score in 0..1."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class DetectorOptions:
     Args:
         backend: `"transformers"`, `"onnx"` or `"ultralytics"`.
         model: Hub id or folder; path of an ONNX file; name or path of ultralytics weights.
-        revision: of the Hub repository.
+        revision: branch, tag or commit of the Hub repository.
         min_score: boxes must score above it. The paper's 0.85 is meant for YOLO11; other detectors need their own.
     """
 
@@ -75,7 +75,7 @@ def open_models(detector: DetectorOptions, pose: PoseOptions) -> tuple[PersonDet
     """The two models, on the GPU if there is one.
 
     Raises:
-        `DataError`: a package or a model is missing; says what to install or to change.
+        `DataError`: a package or a model is missing; the message says what to install or change.
     """
     return _open(detector, "Detector"), _open(pose, "Pose")
 

@@ -1,4 +1,4 @@
-"""ONNX files: detectors with the outputs of TensorFlow's detection models, and MoveNet for the pose."""
+"""Models in ONNX files: detectors with the outputs of TensorFlow's detection models, and MoveNet for poses."""
 
 import os
 
@@ -16,7 +16,7 @@ class _OnnxModel:
     def __init__(self, path: str):
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
-        # onnxruntime does not look at it, and several processes would each take all cores.
+        # onnxruntime ignores this variable; without the line, each of several processes would take all cores.
         settings.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
         try:
             self.session = onnxruntime.InferenceSession(path, settings, onnxruntime.get_available_providers())
@@ -28,12 +28,12 @@ class _OnnxModel:
             raise ValueError(
                 f"its input is {self.input.type} {self.input.shape}; images (batch, height, width, 3) wanted"
             )
-        # A size that the file leaves open is written as a name.
+        # A dimension that the file leaves open is a name, not a number.
         self.batched = not isinstance(self.input.shape[0], int)
         self.name = path
 
     def size(self, default: int) -> tuple[int, int]:
-        """(width, height) that the model takes."""
+        """The (width, height) of the model's input; `default` for a side that the file leaves open."""
         height, width = (side if isinstance(side, int) else default for side in self.input.shape[1:3])
         return width, height
 
@@ -83,7 +83,7 @@ class OnnxPose(_OnnxModel):
         pictures = np.zeros((len(crops), height, width, 3), np.uint8)
         places = []
         for picture, crop in zip(pictures, crops, strict=True):
-            # The whole crop in the middle of the square, its proportions kept.
+            # The whole crop goes to the middle of the square, with its proportions.
             scale = min(width / crop.width, height / crop.height)
             inner = max(1, round(crop.width * scale)), max(1, round(crop.height * scale))
             left, top = (width - inner[0]) // 2, (height - inner[1]) // 2

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 
 NUM_KEYPOINTS = 17  # COCO: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles; left before right
-# Detectors return hundreds of boxes that mean nothing; those below are not counted as rejected persons.
+# Detectors return hundreds of meaningless boxes; those that score below this do not count as rejected persons.
 FLOOR = 0.1
 HEAD, HIPS = slice(0, 5), slice(11, 13)
 
 
 @dataclass(frozen=True)
 class RuleOptions:
-    """Thresholds of the rule that no model changes; those of scores stand with the models."""
+    """Thresholds that hold for every model; the score thresholds are options of the models."""
 
     min_side: float = 90.0
     min_ratio: float = 2.0
@@ -33,7 +33,9 @@ class RuleOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_ratio <= self.max_ratio:
-            raise ValueError(f"min_ratio={self.min_ratio} and max_ratio={self.max_ratio}: above 0, the least first")
+            raise ValueError(
+                f"min_ratio must be above 0 and at most max_ratio, not {self.min_ratio} with {self.max_ratio}"
+            )
 
 
 def box_problem(box: np.ndarray, min_score: float, rule: RuleOptions) -> str:
@@ -55,7 +57,7 @@ def pose_problem(keypoints: np.ndarray, min_score: float, rule: RuleOptions) -> 
     """Why a pose is rejected, `keypoints_few`, `hips_hidden` or `head_hidden`, the first that applies; "" if kept.
 
     Args:
-        keypoints (`np.ndarray` of shape `(17, 3)`): x, y, score in the order of COCO.
+        keypoints (`np.ndarray` of shape `(17, 3)`): x, y, score in COCO's order.
     """
     visible = keypoints[:, 2] >= min_score
     if visible.sum() < rule.min_keypoints:
@@ -66,7 +68,7 @@ def pose_problem(keypoints: np.ndarray, min_score: float, rule: RuleOptions) -> 
 
 
 def crop_area(box: np.ndarray, margin: float, width: int, height: int) -> tuple[int, int, int, int]:
-    """Whole pixels of a box with `margin` times its sides added on each side, inside an image of this size."""
+    """A box in whole pixels, extended on each side by `margin` times its width or height, clipped to the image."""
     x0, y0, x1, y1 = (float(value) for value in box[:4])
     across, down = margin * (x1 - x0), margin * (y1 - y0)
     left, top = int(np.floor(max(x0 - across, 0))), int(np.floor(max(y0 - down, 0)))

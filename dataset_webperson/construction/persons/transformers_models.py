@@ -1,4 +1,4 @@
-"""Object detectors and ViTPose of transformers, by Hub id or folder."""
+"""Object detectors and ViTPose from transformers, by Hub id or folder."""
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class TransformersDetector:
 
 
 class TransformersPose:
-    """ViTPose; the models with experts (ViTPose++) use the one trained on COCO."""
+    """ViTPose; models with experts (ViTPose++) use the expert trained on COCO."""
 
     def __init__(self, model: str, revision: str | None = None):
         self.processor = AutoImageProcessor.from_pretrained(model, revision=revision)

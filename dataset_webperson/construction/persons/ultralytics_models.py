@@ -1,7 +1,7 @@
 """YOLO11, the paper's detector, through the package `ultralytics`, which the user installs.
 
-`ultralytics` and its weights are under AGPL-3.0, not under this project's licence: whoever offers a service or hands
-on a product built with them must publish its source, or buy their other licence. Nothing here depends on it.
+`ultralytics` and its weights are under AGPL-3.0, not under this project's licence: whoever offers a service, or
+distributes a product, built with them must publish its source or buy their other licence. Nothing here depends on it.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ class UltralyticsPose:
 
     def keypoints(self, crops: list[Image.Image]) -> list[np.ndarray]:
         found = self.model.predict(crops, conf=FLOOR, verbose=False)
-        # The first is the best; a crop in which it sees nobody has no visible keypoint.
+        # The first person is the best one; where the model sees nobody, no keypoint is visible.
         return [
             np.asarray(result.keypoints.data[0], np.float32) if len(result.boxes) else np.zeros((17, 3), np.float32)
             for result in found

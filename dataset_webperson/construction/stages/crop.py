@@ -1,4 +1,4 @@
-"""Stage `crop`: images -> crops of persons that pass the rule, one row a person, every other box counted by reason."""
+"""Stage `crop`: images -> crops of persons that pass the rule, one row per person; rejected boxes are counted."""
 
 import hashlib
 import io
@@ -43,12 +43,12 @@ class CropOptions:
     """Which persons are cropped. A value that makes no sense raises `ValueError`.
 
     Args:
-        detector: model and its threshold.
-        pose: model and its threshold.
-        rule: thresholds of sizes and of counts.
-        margin: added to a box on each side, as a share of its width and height.
-        batch_size: images, and crops, that a model sees at a time.
-        opt_out: file of an opt-out list (`opt_out.OptOut`): such images are not looked at.
+        detector: the person detector and its threshold.
+        pose: the pose model and its threshold.
+        rule: thresholds for sizes and counts.
+        margin: extends a box on each side, as a share of its width or height.
+        batch_size: number of images, or of crops, per call of a model.
+        opt_out: file with an opt-out list (`opt_out.OptOut`); its images are not looked at.
     """
 
     detector: DetectorOptions = field(default_factory=DetectorOptions)
@@ -60,7 +60,9 @@ class CropOptions:
 
     def __post_init__(self) -> None:
         if self.margin < 0 or self.batch_size < 1:
-            raise ValueError(f"margin={self.margin} is at least 0, batch_size={self.batch_size} at least 1")
+            raise ValueError(
+                f"margin must be at least 0 and batch_size at least 1, not {self.margin} and {self.batch_size}"
+            )
 
 
 @dataclass(slots=True)
@@ -71,10 +73,10 @@ class _Decoded:
 
 
 def crop_shard(source: str, target: str, options: CropOptions) -> dict[str, int]:
-    """Detect, pose, filter and crop the images of a source shard (`sources.read_images`).
+    """Detect persons in the images of a source shard (`sources.read_images`), find poses, filter and crop.
 
     Counts: `rows_in` images; of these `not_downloaded`, `image_missing`, `image_unreadable`, `opted_out_<reason>` and
-    `images_without_person`; `boxes`, and of these one of `person_filter`'s reasons each, or `rows_out`.
+    `images_without_person`; `boxes`, each of which counts under one of the reasons of `persons.rule` or in `rows_out`.
     """
     detector, pose = open_models(options.detector, options.pose)
     opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
@@ -93,7 +95,7 @@ def crop_shard(source: str, target: str, options: CropOptions) -> dict[str, int]
 def _decode_batch(
     images: Iterator[SourceImage], size: int, opt_out: OptOut
 ) -> tuple[list[_Decoded], dict[str, int]] | None:
-    """Up to `size` images, decoded, and what was counted on the way; `None` at the end."""
+    """Up to `size` images, decoded, and the counts so far; `None` at the end."""
     chunk = list(itertools.islice(images, size))
     if not chunk:
         return None

@@ -1,4 +1,4 @@
-"""Doubles by image embeddings: each picture joins the nearest of some chosen ones, whose company is compared."""
+"""Duplicates by image embeddings: pictures are grouped by the nearest of some centres, and compared in each group."""
 
 import os
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ class EmbeddingOptions:
 
     Args:
         model: Hub id or folder of a model with `get_image_features`, such as CLIP or GA-DMS.
-        revision: of the Hub repository.
-        min_cosine: two pictures count as near-duplicates from this cosine on.
-        clusters: each picture is compared with those that have the same nearest picture among this many chosen ones. 1
-            compares all pairs; 5 million rows need thousands, and pairs across a border are missed.
+        revision: branch, tag or commit of the Hub repository.
+        min_cosine: two pictures with at least this cosine are near-duplicates.
+        clusters: number of pictures chosen as centres; each picture is compared with those that share its nearest
+            centre. 1 compares all pairs; 5 million rows need thousands, and pairs across a border are missed.
     """
 
     model: str
@@ -37,7 +37,9 @@ class EmbeddingOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_cosine <= 1 or self.clusters < 1:
-            raise ValueError(f"min_cosine={self.min_cosine} is in 0..1, clusters={self.clusters} at least 1")
+            raise ValueError(
+                f"min_cosine must be in 0..1 and clusters at least 1, not {self.min_cosine} and {self.clusters}"
+            )
 
 
 @lru_cache(maxsize=1)
@@ -51,7 +53,7 @@ def _open(model: str, revision: str | None) -> tuple[Any, Any]:
 
 
 def embed_shard(source: str, target: str, options: EmbeddingOptions) -> dict[str, int]:
-    """A stage: the embeddings of a shard's images, of length 1, in its order."""
+    """A stage: unit embeddings of a shard's images, in the order of its rows."""
     import torch  # here, as in `_open`: the other stages start without it
 
     processor, model = _open(options.model, options.revision)
@@ -77,7 +79,7 @@ def embed_shard(source: str, target: str, options: EmbeddingOptions) -> dict[str
 
 
 def embedding_shards(shards: list[str], plan: str, options: EmbeddingOptions, num_workers: int) -> list[str]:
-    """Embed what is not embedded yet, and return the shards of embeddings."""
+    """Embed the shards that have not been embedded yet, and return all shards of embeddings."""
     folder = os.path.join(plan, "embeddings")
     run_stage(embed_shard, shards, folder, options, num_workers)
     return [os.path.join(folder, os.path.basename(shard)) for shard in shards]
@@ -86,44 +88,60 @@ def embedding_shards(shards: list[str], plan: str, options: EmbeddingOptions, nu
 def flag_close_embeddings(
     shards: list[str], keys: np.ndarray, flags: np.ndarray, options: EmbeddingOptions, path: str
 ) -> None:
-    """Set `DUPLICATE_EMBEDDING` for rows that lie close to one before them in the order of `keys`.
+    """Set `DUPLICATE_EMBEDDING` for rows that lie close to an earlier one in the order of `keys`.
 
     Args:
-        shards: of embeddings, whose rows are those of `keys`.
-        path: of a file that holds all vectors meanwhile, float16.
+        shards: shards of embeddings, whose rows are those of `keys`.
+        path: temporary file for all vectors, float16.
     """
-    vectors: np.memmap | None = None
-    start = 0
-    for shard in shards:
-        for row in read_rows(shard):
-            if vectors is None:
-                vectors = np.memmap(path, np.float16, "w+", shape=(len(keys), len(row["embedding"])))
-            vectors[start] = row["embedding"]
-            start += 1
-    if vectors is None:  # there are no rows
+    vectors = _collect(shards, len(keys), path)
+    if vectors is None:
         return
+
     stays = np.flatnonzero(flags == 0)
     # Ordered by a hash of the name, the first ones are a random choice that does not change.
-    centres = vectors[stays[np.argsort(keys["order"][stays, 1], kind="stable")][: options.clusters]].astype(np.float32)
+    by_name = stays[np.argsort(keys["order"][stays, 1], kind="stable")]
+    centres = vectors[by_name[: options.clusters]].astype(np.float32)
     nearest = np.empty(len(stays), np.int64)
     for place in range(0, len(stays), _BLOCK):
-        nearest[place : place + _BLOCK] = (
-            vectors[stays[place : place + _BLOCK]].astype(np.float32) @ centres.T
-        ).argmax(1)
+        block = vectors[stays[place : place + _BLOCK]].astype(np.float32)
+        nearest[place : place + _BLOCK] = (block @ centres.T).argmax(1)
+
+    # Flags are written last: a row that goes still counts as the earlier one of a pair.
     gone = []
     for cluster in range(len(centres)):
         rows = stays[nearest == cluster]
         part = keys[rows]
         rows = rows[np.lexsort((part["row"], part["order"][:, 1], part["order"][:, 0]))]
-        for place in range(0, len(rows), _BLOCK):
-            later = rows[place : place + _BLOCK]
-            close = np.zeros(len(later), bool)
-            for other in range(0, place + 1, _BLOCK):
-                cosines = (
-                    vectors[later].astype(np.float32) @ vectors[rows[other : other + _BLOCK]].astype(np.float32).T
-                )
-                if other == place:
-                    cosines = np.tril(cosines, -1)  # only with those before it
-                close |= (cosines >= options.min_cosine).any(1)
-            gone.append(later[close])
+        gone += _close_to_earlier(vectors, rows, options.min_cosine)
     flags[np.concatenate(gone)] = DUPLICATE_EMBEDDING
+
+
+def _collect(shards: list[str], count: int, path: str) -> np.memmap | None:
+    """The embeddings of all shards in one file, `(count, D)` float16; `None` if there are no rows."""
+    vectors: np.memmap | None = None
+    start = 0
+    for shard in shards:
+        for row in read_rows(shard):
+            if vectors is None:  # the first row tells the dimension
+                vectors = np.memmap(path, np.float16, "w+", shape=(count, len(row["embedding"])))
+            vectors[start] = row["embedding"]
+            start += 1
+    return vectors
+
+
+def _close_to_earlier(vectors: np.ndarray, rows: np.ndarray, min_cosine: float) -> list[np.ndarray]:
+    """The ordered `rows` that lie close to an earlier one, block by block."""
+    found = []
+    for place in range(0, len(rows), _BLOCK):
+        later = rows[place : place + _BLOCK]
+        later_vectors = vectors[later].astype(np.float32)
+        close = np.zeros(len(later), bool)
+        for other in range(0, place + 1, _BLOCK):
+            earlier_vectors = vectors[rows[other : other + _BLOCK]].astype(np.float32)
+            cosines = later_vectors @ earlier_vectors.T
+            if other == place:
+                cosines = np.tril(cosines, -1)  # within a block, only with the rows before each
+            close |= (cosines >= min_cosine).any(1)
+        found.append(later[close])
+    return found

@@ -1,14 +1,15 @@
-"""The stage that estimates what captions make up, by our own model.
+"""Stage `quality`: a GA-DMS model estimates which captions and words are made up.
 
 Two figures per caption. `caption1_score` is the cosine of image and caption. `caption1_word_score` comes from the
-gradient-attention scores of tokens, which say how much a word carried the match of image and caption: a word of an
-attribute (`attribute_words`) has the highest score of its tokens and is doubtful below `doubtful_below`, 0.1 by
-default, where the method masks it as noise with half its highest probability or more; the caption's figure is the
-share of its attribute words that are not doubtful.
+gradient-attention scores of tokens, which say how much a word contributed to the match of image and caption: an
+attribute word (`attribute_words`) has the highest score of its tokens and is doubtful below `doubtful_below`, 0.1 by
+default, where the method masks it as noise with at least half of its highest probability. The caption's figure is
+the share of its attribute words that are not doubtful.
 
-How well either tells false captions depends on the model; `auc` measures it where the truth is known. With the small
-CLIP of the examples and 150 drawn pedestrians, a true caption had the higher cosine than one with false words with
-probability 0.85, the higher share of words with 0.53; so rows are judged by the cosine, and words are for looking at.
+How well either detects false captions depends on the model; `auc` measures it where the truth is known. With the
+small CLIP of the examples and 150 drawn pedestrians, a true caption had a higher cosine than one with false words
+with probability 0.85, and a higher share of sure words with probability 0.53. So rows are judged by the cosine, and
+the words are only shown.
 """
 
 from collections import Counter
@@ -28,7 +29,7 @@ from ...images import decode_rgb
 from ..captions.words import find_attributes
 from ..shards import CHANGEABLE, read_rows, shard_writer
 
-if TYPE_CHECKING:  # the other stages start without it
+if TYPE_CHECKING:  # the other stages need not wait for this import
     import torch
 
 MARKED = ("keep", "drop")
@@ -46,19 +47,19 @@ NEW_COLUMNS = {
 
 @dataclass(frozen=True)
 class QualityOptions:
-    """What is measured, and what is left out for it.
+    """What is measured, and what is left out as a result.
 
     Args:
         model: folder or Hub id of a GA-DMS model with its processor; "" leaves scores null.
-        doubtful_below: score in [0, 1] under which a word is doubtful.
-        min_score: captions with a lower cosine are marked `low-score`; without it none are. Its scale is the model's:
-            look at the report first.
-        marked: "keep" leaves every row and caption. "drop" puts a row's other caption in the place of a marked one,
-            and leaves out rows of which both are marked.
-        batch_size: pairs at a time.
+        doubtful_below: score in [0, 1] below which a word is doubtful.
+        min_score: captions with a lower cosine are marked `low-score`; by default none are. The scale depends on the
+            model: look at the report first.
+        marked: "keep" leaves every row and caption. "drop" replaces a marked caption by the row's other one, and
+            leaves out rows of which both are marked.
+        batch_size: rows per call of the model.
 
     Raises:
-        ValueError: a limit out of range, another word for `marked`, or `min_score` without a model.
+        ValueError: a limit out of range, an unknown value of `marked`, or `min_score` without a model.
     """
 
     model: str = ""
@@ -70,14 +71,14 @@ class QualityOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.doubtful_below <= 1 or not -1 <= (self.min_score or 0) <= 1:
             raise ValueError(
-                f"doubtful_below={self.doubtful_below} is between 0 and 1, min_score={self.min_score} between -1 and 1"
+                f"doubtful_below must be in 0..1, min_score in -1..1, not {self.doubtful_below} and {self.min_score}"
             )
         if self.marked not in MARKED:
-            raise ValueError(f"marked={self.marked!r} is one of {', '.join(MARKED)}")
+            raise ValueError(f"marked must be one of {', '.join(MARKED)}, not {self.marked!r}")
         if self.min_score is not None and not self.model:
             raise ValueError(f"min_score={self.min_score} needs a model that gives scores")
         if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} is at least 1")
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
 
 
 def word_scores(
@@ -86,9 +87,9 @@ def word_scores(
     """The highest score of the tokens that touch each word; NaN for a word that the model did not read.
 
     Args:
-        spans: start and end in the caption of each token; equal where the token is no text.
-        scores: of the tokens.
-        words: as `find_attributes` gives them.
+        spans: start and end of each token in the caption; equal if the token is not text.
+        scores: the tokens' scores.
+        words: as `find_attributes` returns them.
     """
     touching = [
         [score for (low, high), score in zip(spans, scores, strict=True) if low < high and low < end and start < high]
@@ -98,7 +99,7 @@ def word_scores(
 
 
 def share_of_sure_words(scores: list[float], doubtful_below: float) -> float:
-    """The share of attribute words that are not doubtful, of those the model read; 0 where there are none.
+    """The share of attribute words that are not doubtful, among those that the model read; 0 if there are none.
 
     >>> share_of_sure_words([0.9, 0.05, 0.3, float("nan")], 0.1)
     0.6666666666666666
@@ -108,7 +109,7 @@ def share_of_sure_words(scores: list[float], doubtful_below: float) -> float:
 
 
 def auc(false_scores: np.ndarray, true_scores: np.ndarray) -> float:
-    """The probability that a true one scores higher than a false one, ties for half; NaN where a side is empty.
+    """The probability that a true item outscores a false one, a tie counting half; NaN if either side is empty.
 
     >>> auc(np.array([0.1, 0.5]), np.array([0.5, 0.9]))
     0.875
@@ -138,14 +139,14 @@ class TokenScorer:
         self._processor = GADMSProcessor.from_pretrained(path)
 
     def prepare(self, images: list, captions: list[str]) -> tuple[Any, Any, list[list[list[int]]]]:
-        """What the model reads, made by any thread.
+        """The model's inputs; may be made in any thread.
 
         Args:
             images: RGB pictures.
             captions: texts.
 
         Returns:
-            Pixels, ids of the captions' tokens, and the characters of each token.
+            Pixels, token ids of the captions, and the start and end of each token in its caption.
         """
         pixels = self._processor(images=images, return_tensors="pt")["pixel_values"]
         tokens = self._processor.tokenizer(
@@ -159,7 +160,7 @@ class TokenScorer:
         """Score captions against images, each of which is encoded once.
 
         Args:
-            prepared: by `prepare`.
+            prepared: the result of `prepare`.
             image_of_caption: index of each caption's image.
             words: attribute words of each caption.
 
@@ -187,7 +188,7 @@ class TokenScorer:
             image_embeds = model.get_image_features(pixels).pooler_output[image_of_caption]
             text_embeds = model.get_text_features(ids).pooler_output
             cosines = torch.nn.functional.cosine_similarity(image_embeds, text_embeds)
-        # What `model.token_scores` does, without encoding the image again for each of its captions.
+        # As `model.token_scores`, but without encoding an image again for each of its captions.
         return gradient_attention_scores(model.text_model, model.text_projection, image_embeds, ids), cosines
 
 
@@ -205,9 +206,9 @@ class Batch:
 
 
 def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str, int]:
-    """Score both captions of every row; what is left out is what the options say.
+    """Score both captions of every row, and leave out rows as the options say.
 
-    Columns added, each for both captions: `caption1_score` and `caption1_word_score` (see above; null without a model
+    Adds these columns for both captions: `caption1_score` and `caption1_word_score` (see above; null without a model
     or a caption), and `caption1_words`: attribute words with their places, kinds and scores.
 
     Counts, beside `rows_in` and `rows_out`: `captions_scored`, `captions_low-score`, `captions_replaced` (by the row's
@@ -248,34 +249,43 @@ def read_batch(rows: Iterator[dict[str, Any]], scorer: TokenScorer | None, size:
 
 
 def _assess(batch: Batch, scorer: TokenScorer | None, options: QualityOptions, counts: Counter[str]) -> None:
-    pairs = [(row, number) for row in batch.rows for number in (1, 2)]
-    scores: list[list[float]] = [[float("nan")] * len(of_caption) for of_caption in batch.words]
-    cosines = [float("nan")] * len(pairs)
+    """Add `NEW_COLUMNS` to the rows of a batch, and mark captions below `min_score`."""
+    captions = [(row, f"caption{number}") for row in batch.rows for number in (1, 2)]
+
+    # Captions that are empty, or that no model has read, keep NaN.
+    scores: list[list[float]] = [[float("nan")] * len(words) for words in batch.words]
+    cosines = [float("nan")] * len(captions)
     if scorer and batch.prepared:
+        images = [place // 2 for place in batch.captioned]  # each image has two captions
         words = [batch.words[place] for place in batch.captioned]
-        of_words, of_captions = scorer(batch.prepared, [place // 2 for place in batch.captioned], words)
-        for place, found, cosine in zip(batch.captioned, of_words, of_captions, strict=True):
-            scores[place], cosines[place] = found, cosine
-    for (row, number), of_caption, found, cosine in zip(pairs, batch.words, scores, cosines, strict=True):
-        row[f"caption{number}_words"] = [
-            {"start": start, "end": end, "kind": kind, "score": None if score != score else score}
-            for (kind, _, start, end), score in zip(of_caption, found, strict=True)
+        found_words, found_cosines = scorer(batch.prepared, images, words)
+        for place, found, cosine in zip(batch.captioned, found_words, found_cosines, strict=True):
+            scores[place] = found
+            cosines[place] = cosine
+
+    for (row, caption), words, found, cosine in zip(captions, batch.words, scores, cosines, strict=True):
+        row[f"{caption}_words"] = [
+            {"start": start, "end": end, "kind": kind, "score": None if score != score else score}  # NaN -> null
+            for (kind, _, start, end), score in zip(words, found, strict=True)
         ]
-        scored = bool(scorer) and bool(row[f"caption{number}"])
-        row[f"caption{number}_score"] = cosine if scored else None
-        row[f"caption{number}_word_score"] = share_of_sure_words(found, options.doubtful_below) if scored else None
-        counts["captions_scored"] += scored
-        if scored and options.min_score is not None and cosine < options.min_score:
-            row[f"caption{number}_problems"] = [*row[f"caption{number}_problems"], LOW_SCORE]
+        if not scorer or not row[caption]:
+            row[f"{caption}_score"] = None
+            row[f"{caption}_word_score"] = None
+            continue
+        row[f"{caption}_score"] = cosine
+        row[f"{caption}_word_score"] = share_of_sure_words(found, options.doubtful_below)
+        counts["captions_scored"] += 1
+        if options.min_score is not None and cosine < options.min_score:
+            row[f"{caption}_problems"] = [*row[f"{caption}_problems"], LOW_SCORE]
             counts[f"captions_{LOW_SCORE}"] += 1
 
 
-# What belongs to a caption and goes with it.
+# The columns that belong to a caption and move with it.
 _PARTS = ("", "_problems", "_score", "_word_score", "_words")
 
 
 def _settle(row: dict[str, Any], counts: Counter[str]) -> bool:
-    """Put a row's fine caption in the place of its marked one. Returns whether there is a fine one."""
+    """Replace a row's marked caption by its fine one. Returns whether there is a fine one."""
     fine = [number for number in (1, 2) if not row[f"caption{number}_problems"]]
     if not fine:
         counts["both_captions_marked"] += 1
@@ -290,6 +300,6 @@ def _settle(row: dict[str, Any], counts: Counter[str]) -> bool:
 
 
 def check_scored(path: str) -> None:
-    """Raises `DataError` when a parquet is not one of this stage."""
+    """Raises `DataError` if a parquet file was not written by this stage."""
     if missing := NEW_COLUMNS.keys() - set(pq.read_schema(path).names):
-        raise DataError(f"{path}: not a shard of the quality stage, it lacks {', '.join(sorted(missing))}")
+        raise DataError(f"{path}: not a shard of the quality stage: it lacks {', '.join(sorted(missing))}")

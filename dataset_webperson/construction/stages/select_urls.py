@@ -2,8 +2,8 @@
 
 python -m dataset_webperson.build CONFIG.yaml    # with a section `select`; stops at the list until it is downloaded
 
-`select_shard` applies the rules to a file of metadata; `unique_urls` leaves one address for each picture of equal
-perceptual hash, among all files. COYO itself drops short sides below 200 and proportions over 3.
+`select_shard` applies the rules to a file of metadata; `unique_urls` keeps one address per perceptual hash, over all
+files. COYO itself drops pictures with a shorter side below 200 or proportions above 3.
 """
 
 import os
@@ -28,19 +28,19 @@ _BATCH = 1 << 16
 
 @dataclass(frozen=True)
 class SelectOptions:
-    """Which pictures are worth downloading; the numbers are ours, the paper names none.
+    """Which pictures are worth downloading. The numbers are ours; the paper gives none.
 
     Args:
         metadata: folder of COYO's parquet files.
-        min_side: pixels of the shorter side; a person's box needs 90 of its width.
-        max_watermark: of `watermark_score`.
-        max_nsfw_opennsfw2: of `nsfw_score_opennsfw2`.
-        max_nsfw_gantman: of `nsfw_score_gantman`.
-        min_faces: pictures with fewer faces count as faceless ..
-        faceless_share: .. and make up at most this share of a file's addresses: persons seen from behind are rare
-            otherwise. Which ones stay depends on their id alone.
+        min_side: pixels of the shorter side; a person's box alone must be 90 wide.
+        max_watermark: highest `watermark_score`.
+        max_nsfw_opennsfw2: highest `nsfw_score_opennsfw2`.
+        max_nsfw_gantman: highest `nsfw_score_gantman`.
+        min_faces: pictures with fewer faces count as faceless.
+        faceless_share: faceless pictures make up at most this share of a file's addresses. They are allowed because
+            persons seen from behind would otherwise be rare; which of them stay depends on their id alone.
         rows_in_memory: see `duplicates.DedupOptions`.
-        opt_out: file of an opt-out list.
+        opt_out: file with an opt-out list.
     """
 
     metadata: str = ""
@@ -55,52 +55,61 @@ class SelectOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.faceless_share < 1:
-            raise ValueError(f"faceless_share={self.faceless_share} is at least 0 and below 1")
+            raise ValueError(f"faceless_share must be at least 0 and below 1, not {self.faceless_share}")
 
 
 def select_shard(source: str, target: str, options: SelectOptions) -> dict[str, int]:
     """Write `id, url, image_phash` of the rows of a COYO file that pass the rules.
 
-    Counts, the first that applies: `value_missing`, `side`, `watermark`, `nsfw`, `opted_out_<reason>`,
-    `faceless_over_quota`.
+    A row that does not pass counts under the first rule that it breaks: `value_missing`, `side`, `watermark`, `nsfw`,
+    `faceless_over_quota`, `opted_out_<reason>`.
     """
     opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
-    faced, marks = 0, []
-    for batch, problems in _judged(source, options):
-        faceless = batch["num_faces"] < options.min_faces
-        passed = problems == ""
-        faced += int((passed & ~faceless).sum())
-        marks.append(_scatter(batch["id"])[passed & faceless])
-    faceless_marks = np.sort(np.concatenate([np.empty(0, np.uint64), *marks]))
-    quota = int(faced * options.faceless_share / (1 - options.faceless_share))
+    faceless_marks, quota = _faceless_quota(source, options)
     with shard_writer(target, _SCHEMA) as shard:
         for batch, problems in _judged(source, options, ("url", "image_phash")):
-            over = np.zeros(len(problems), bool)
             if quota < len(faceless_marks):
-                over = (batch["num_faces"] < options.min_faces) & (_scatter(batch["id"]) >= faceless_marks[quota])
-            problems = np.where((problems == "") & over, "faceless_over_quota", problems)
+                # The faceless rows with the lowest marks fill the quota.
+                faceless = batch["num_faces"] < options.min_faces
+                over = faceless & (_scatter(batch["id"]) >= faceless_marks[quota])
+                problems = np.where((problems == "") & over, "faceless_over_quota", problems)
+
             shard.counts["rows_in"] += len(problems)
             names, numbers = np.unique(problems[problems != ""], return_counts=True)
             shard.counts.update(dict(zip(names.tolist(), numbers.tolist(), strict=True)))
+
             for place in np.flatnonzero(problems == ""):
                 url = batch["url"][place]
                 if reason := opt_out.excludes(url):
                     shard.counts[f"opted_out_{reason}"] += 1
-                else:
-                    row = {"id": int(batch["id"][place]), "url": url, "image_phash": batch["image_phash"][place]}
-                    shard.write(row)
+                    continue
+                shard.write({"id": int(batch["id"][place]), "url": url, "image_phash": batch["image_phash"][place]})
     return dict(shard.counts)
+
+
+def _faceless_quota(source: str, options: SelectOptions) -> tuple[np.ndarray, int]:
+    """The marks (see `_scatter`) of faceless rows that pass the rules, uint64, ascending, and how many may stay."""
+    num_faced = 0
+    marks = [np.empty(0, np.uint64)]
+    for batch, problems in _judged(source, options):
+        passed = problems == ""
+        faceless = batch["num_faces"] < options.min_faces
+        num_faced += int((passed & ~faceless).sum())
+        marks.append(_scatter(batch["id"])[passed & faceless])
+    # A share s of all addresses is s / (1 - s) of those with faces.
+    quota = int(num_faced * options.faceless_share / (1 - options.faceless_share))
+    return np.sort(np.concatenate(marks)), quota
 
 
 def _judged(
     source: str, options: SelectOptions, texts: tuple[str, ...] = ()
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Columns of a batch of rows, and for each row the rule that it fails or ""."""
+    """Batches of rows as columns, and for each row the rule that it breaks, or ""."""
     try:
         with pq.ParquetFile(source) as parquet:
             wanted = ["id", *_NUMBERS, "url", "image_phash"]
             if missing := set(wanted) - set(parquet.schema_arrow.names):
-                raise DataError(f"{source}: no column {', '.join(sorted(missing))}. Is it COYO's metadata?")
+                raise DataError(f"{source}: no column {', '.join(sorted(missing))}; give COYO's metadata")
             for part in parquet.iter_batches(_BATCH, columns=wanted):
                 gone = np.zeros(len(part), bool)
                 for name in wanted:
@@ -118,11 +127,11 @@ def _judged(
                 }
                 yield batch, np.select(list(rules.values()), list(rules), default="").astype("U32")
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{source}: not a whole parquet file ({error}). Download it again.") from error
+        raise DataError(f"{source}: not a whole parquet file ({error}); download it again") from error
 
 
 def _scatter(ids: np.ndarray) -> np.ndarray:
-    """Each id as a number that looks random: the finaliser of the generator SplitMix64."""
+    """A random-looking number for each id: the finaliser of the generator SplitMix64."""
     mixed = ids.astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ mixed >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ mixed >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
@@ -130,9 +139,9 @@ def _scatter(ids: np.ndarray) -> np.ndarray:
 
 
 def unique_urls(shards: list[str], folder: str, options: SelectOptions) -> dict[str, int]:
-    """Write `id, url` of the selected shards into `folder`, of equal perceptual hashes the one with the lowest id.
+    """Write `id, url` of the selected shards to `folder`; of equal perceptual hashes, the lowest id stays.
 
-    If all files are there, nothing is computed again; addresses opted out since then are removed from them.
+    If all files exist, nothing is computed again, but addresses opted out since then are removed.
 
     Returns:
         Counts: `rows_in`, `duplicate_phash`, `opted_out_<reason>`, `rows_out`.

@@ -105,7 +105,7 @@ def test_a_release_of_somebody_else_is_never_touched(stub, tmp_path, capsys):
     with serve(CaptionServer()) as server:
         for _ in range(2):
             assert build.main([write_config(tmp_path, server.url)]) == 2
-            assert "is there already, and not made by" in capsys.readouterr().err
+            assert "exists already and was not made by" in capsys.readouterr().err
     assert (tmp_path / "out" / "precious").read_text() == "kept"
 
 
@@ -113,7 +113,7 @@ def test_errors_of_the_file_are_one_line(tmp_path, capsys):
     for changes, message in (
         ({"crops": {}}, "config.yaml: no such option: crops"),
         ({"caption": None}, "a section `quality` needs a section `caption`"),
-        ({"num_workers": 0}, "num_workers=0 is at least 1"),
+        ({"num_workers": 0}, "num_workers must be at least 1, not 0"),
         ({"source": str(tmp_path / "nowhere")}, "nowhere: no such folder"),
     ):
         assert build.main([write_config(tmp_path, "http://127.0.0.1:9/v1", **changes)]) == 2

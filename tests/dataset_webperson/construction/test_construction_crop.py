@@ -144,7 +144,7 @@ def test_an_opt_out_list_takes_sites_with_their_sub_domains_and_refuses_what_it_
     assert listed.excludes(None, None, "ab" * 32) == "sha256" and listed.excludes("http://[bad") is None
     for line in ("site:a.org", "a.org", "sha256:12", "url:"):
         (tmp_path / "list.txt").write_text(f"\n{line}\n")
-        with pytest.raises(DataError, match="list.txt line 2.*Write `url:`"):
+        with pytest.raises(DataError, match="list.txt line 2.*write `url:`"):
             OptOut.from_file(tmp_path / "list.txt")
 
 

@@ -82,12 +82,12 @@ def test_rows_that_are_all_alike_leave_the_best_one(tmp_path):
 def test_added_shards_and_a_missing_plan_are_refused(tmp_path):
     crops = write_crops(tmp_path / "1_crop", person_rows(20, 0), 2)
     options = DedupOptions(plan=str(tmp_path / "2_dedup" / "plan"))
-    with pytest.raises(DataError, match="Run `find_duplicates` on all shards first"):
+    with pytest.raises(DataError, match="run `find_duplicates` on all shards first"):
         dedup_shard(crops[0], str(tmp_path / "out.parquet"), options)
     find_duplicates(crops[:1], options)
-    with pytest.raises(DataError, match="made for other shards.*Delete .*2_dedup"):
+    with pytest.raises(DataError, match="made for other shards.*delete .*2_dedup"):
         find_duplicates(crops, options)
-    with pytest.raises(ValueError, match="max_distance=17 is in 0..16"):
+    with pytest.raises(ValueError, match="max_distance must be in 0..16, not 17"):
         DedupOptions(max_distance=17)
 
 

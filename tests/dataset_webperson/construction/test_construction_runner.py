@@ -105,7 +105,7 @@ def test_two_processes_write_the_bytes_of_one(tmp_path):
 
 def test_a_process_that_is_ended_from_outside_is_one_clear_error(tmp_path):
     sources = write_numbers(tmp_path / "in", 5, 6)
-    with pytest.raises(DataError, match="a process of the pool was ended from outside.*finished shards are kept"):
+    with pytest.raises(DataError, match="a worker process was killed.*finished shards are kept"):
         run_stage(end_process, sources, str(tmp_path / "out"), Options(), 2)
     assert "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"] == "1"
 
@@ -156,10 +156,10 @@ def test_a_configuration_fills_every_threshold_and_refuses_unknown_names():
     assert (options.detector.min_score, options.rule.min_side, options.rule.max_ratio) == (0.5, 64.0, 4.5)
     assert (options.pose.min_score, options.rule.min_hips, options.margin) == (0.3, 1, 0.0)
     for wrong, message in (
-        ({"rule": {"min_sid": 1}}, "a.yaml: crop: rule: no such option: min_sid. There are min_side, min_ratio"),
+        ({"rule": {"min_sid": 1}}, "a.yaml: crop: rule: no such option: min_sid; the options are min_side, min_ratio"),
         ({"margin": "wide"}, "a.yaml: crop: margin: 'wide' is not float"),
         ({"batch_size": True}, "a.yaml: crop: batch_size: True is not int"),
-        ({"batch_size": 0}, "a.yaml: crop: margin=0.05 is at least 0, batch_size=0"),
+        ({"batch_size": 0}, "a.yaml: crop: margin must be at least 0 and batch_size at least 1, not 0.05 and 0"),
         ({"detector": "yolo"}, "a.yaml: crop: detector: `name: value` lines belong here"),
         ({"detector": {"backend": "onyx"}}, "a.yaml: crop: detector: backend is one of"),
     ):

@@ -120,5 +120,5 @@ def test_who_opts_out_later_is_gone_from_the_addresses_too(tmp_path):
 
 def test_metadata_without_a_column_is_one_error_that_names_it(tmp_path):
     pq.write_table(pa.table({"id": [1], "url": ["u"]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="a.parquet: no column height.*Is it COYO's metadata"):
+    with pytest.raises(DataError, match="a.parquet: no column height.*give COYO's metadata"):
         select_shard(str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet"), SelectOptions())
