@@ -14,7 +14,6 @@ from statistics import mean, median
 import numpy as np
 import torch
 from masking_cells import SMALL_CLIP
-from matplotlib.figure import Figure
 from scored_words import load_rows
 from step_costs import measure
 from study_report import RESULTS, pyplot, save_study, table

@@ -21,7 +21,6 @@ import sys
 
 import numpy as np
 from masking_cells import CELLS, kept_cell, train_cell
-from matplotlib.figure import Figure
 from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
 
 from dataset_webperson.command_line import CommandParser, command

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from masking_cells import DATA_SEED, demo_trainer
-from matplotlib.figure import Figure
 from noise_detection import quality, shown
 from scored_words import load_rows, score_tokens
 from study_report import RESULTS, pyplot, save_study, table

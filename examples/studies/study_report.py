@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from dataset_webperson.files import replacing, write_json
 

@@ -1,4 +1,4 @@
-"""Test-time rescoring for text-to-image retrieval without another model; off by default, named in every result.
+"""Test-time steps for text-to-image retrieval that need no other model; off by default, named in every result.
 
 They are not part of the plain protocol: one takes several descriptions as one query, the other looks at all queries
 of the test set together. `examples/benchmark_rescoring.py` measures both. On drawn pedestrians and two small
@@ -31,7 +31,7 @@ def rescore(name: str, encoded: RetrievalSet, progress: bool = True) -> QueryRan
     """Text-to-image ranks by one of [`RESCORINGS`]; each caption is a query.
 
     Raises:
-        ValueError: an unknown name, or phrasings if no image has two captions.
+        ValueError: another name, or phrasings where no image has two captions.
     """
     if name == "phrasings":
         texts = average_phrasings(encoded.text_embeds, encoded.text_image_index)
@@ -47,7 +47,7 @@ def average_phrasings(text_embeds: torch.Tensor, text_image_index: torch.Tensor)
 
     Args:
         text_embeds (`torch.Tensor` of shape `(M, D)`): unit norm.
-        text_image_index (`torch.Tensor` of shape `(M,)`): captions with equal numbers describe the same image.
+        text_image_index (`torch.Tensor` of shape `(M,)`): captions with equal numbers describe the same thing.
 
     Returns:
         `torch.Tensor` of shape `(M, D)`, not normalised: its dot product with an image is the mean of the scores.
@@ -57,7 +57,7 @@ def average_phrasings(text_embeds: torch.Tensor, text_image_index: torch.Tensor)
     """
     _, group, count = text_image_index.unique(return_inverse=True, return_counts=True)
     if count.max() < 2:
-        raise ValueError("rescoring by phrasings needs images with at least two captions; here each has one")
+        raise ValueError("re-scoring by phrasings needs images with two captions or more; here each has one")
     sums = torch.zeros(len(count), text_embeds.shape[1]).index_add_(0, group, text_embeds)
     return (sums / count[:, None])[group]
 
@@ -70,18 +70,18 @@ def k_reciprocal_scores(
     lambda_: float = LAMBDA,
     progress: bool = True,
 ) -> ScoreRows:
-    """k-reciprocal re-ranking: items are near if they share neighbours that are among each other's nearest.
+    """k-reciprocal re-ranking: near are items that share neighbours who count each other among their nearest.
 
     Queries and gallery are one set of `n` items; memory grows with `n * k1`, never with `n * n`.
 
     Args:
         query_embeds (`torch.Tensor` of shape `(Q, D)`), gallery_embeds (`(N, D)`): unit norm.
-        k1 (`int`): number of neighbours of an item.
-        k2 (`int`): number of nearest items, the item included, whose features are averaged; 1 averages nothing.
-        lambda_ (`float`): weight of the cosine distance; the Jaccard distance has the rest.
+        k1 (`int`): neighbours of an item.
+        k2 (`int`): nearest items, itself among them, whose features are averaged; 1 for itself alone.
+        lambda_ (`float`): weight of the distance itself, the rest is that of the Jaccard distance.
 
     Returns:
-        A function `(start, stop) -> (stop - start, N)` float64: scores of a range of queries, higher is nearer.
+        A function `(start, stop) -> (stop - start, N)` float64: scores of some queries, higher is nearer.
 
     Source: Zhong et al., *Re-ranking Person Re-identification with k-reciprocal Encoding*, CVPR 2017, equations 2 to
     12.

@@ -149,7 +149,7 @@ def test_captions_alone_are_left_and_sets_without_phrasings_refused():
     averaged = average_phrasings(embeds, torch.tensor([0, 3, 3, 7]))
     assert torch.equal(averaged[[0, 3]], embeds[[0, 3]])
     assert averaged[1].tolist() == averaged[2].tolist() == [0, 0.5, 0.5, 0]
-    with pytest.raises(ValueError, match="at least two captions"):
+    with pytest.raises(ValueError, match="two captions or more"):
         average_phrasings(embeds, torch.arange(4))
 
 
