@@ -10,8 +10,9 @@ from huggingface_hub import ModelCardData
 
 from dataset_webperson.files import replacing
 
+from ..evaluation.benchmarks import INCOMPLETE
 from ..evaluation.published_results import PAPER_BENCHMARKS, published
-from ..evaluation.tables import eval_result
+from ..evaluation.tables import eval_result, incomplete_notes
 from ..person_retrieval.ranking import DIRECTIONS, METRICS
 from .listings import PICTURES, PICTURES_OF_PERSONS, read_json, weight_counts
 from .run_facts import FACTS_FILE
@@ -107,6 +108,7 @@ def metadata(title: str, licence: str, base_model: str | None, measured: list[di
             row["direction"], row["dataset_type"], row["dataset"], row["split"], row["scoring"], name, value[0]
         )
         for row in measured
+        if not row["incomplete"]
         for name, value in row["metrics"].items()
     ]
     on_the_hub = (
@@ -131,7 +133,11 @@ def metadata(title: str, licence: str, base_model: str | None, measured: list[di
 
 
 def measured_by_run(facts: dict, run: dict) -> list[dict]:
-    """Rows `{dataset, dataset_type, split, images, direction, scoring, metrics: {name: (value, low, high)}}`."""
+    """Rows `{dataset, dataset_type, split, images, incomplete, direction, scoring, metrics}`.
+
+    `metrics` is `{name: (value, low, high)}`; `incomplete` says why the figures are not those of the set that they are
+    named after, and is None where they are.
+    """
     if "metrics" in run:
         found = {"": run["metrics"]["after"]}
     else:
@@ -149,6 +155,7 @@ def measured_by_run(facts: dict, run: dict) -> list[dict]:
                         "dataset_type": re.sub(r"[^\w.-]+", "-", dataset),
                         "split": run.get("splits", {}).get("test", "test"),
                         "images": run.get("test_images") or facts.get("test_images"),
+                        "incomplete": run.get("incomplete"),
                         "direction": direction,
                         "scoring": "cosine",
                         "metrics": values,
@@ -175,6 +182,7 @@ def measured_by_evaluation(folder: str, model: str) -> list[dict]:
                     "dataset_type": result["dataset_type"],
                     "split": result["split"],
                     "images": result.get("images"),
+                    "incomplete": result.get("incomplete"),
                     "direction": direction,
                     "scoring": result["scoring"],
                     "metrics": {name: (m["mean"], m["low"], m["high"]) for name, m in metrics.items()},
@@ -250,8 +258,13 @@ def describe_results(measured: list[dict], warning: str | None) -> str:
     for row in measured:
         cells = [format_figure(*row["metrics"][name]) if name in row["metrics"] else "-" for name in METRICS]
         images = f"{row['images']:,}" if row["images"] else "-"
-        head = [f"{row['dataset']}, {row['split']}", images, DIRECTIONS[row["direction"]], row["scoring"]]
+        name = row["dataset"]
+        if row["incomplete"] and INCOMPLETE not in name:
+            name = f"{name} ({INCOMPLETE})"
+        head = [f"{name}, {row['split']}", images, DIRECTIONS[row["direction"]], row["scoring"]]
         lines.append("| " + " | ".join(head + cells) + " |")
+    for note in incomplete_notes([{**row, "benchmark": row["dataset"]} for row in measured]):
+        lines += ["", note]
     return "\n".join(lines)
 
 
@@ -277,7 +290,12 @@ def describe_published() -> str:
 
 def describe_first_answer(measured: list[dict]) -> str:
     rows = [
-        row for row in measured if row["direction"] == "t2i" and row["scoring"] == "cosine" and "R@1" in row["metrics"]
+        row
+        for row in measured
+        if row["direction"] == "t2i"
+        and row["scoring"] == "cosine"
+        and "R@1" in row["metrics"]
+        and not row["incomplete"]
     ]
     if not rows:
         return ""

@@ -66,6 +66,24 @@ def test_figures_of_an_evaluation_come_with_intervals_and_go_into_the_model_inde
         model_card(str(folder), "org/gadms", data="x", evaluation=str(tmp_path))
 
 
+def test_figures_of_an_incomplete_copy_are_marked_and_never_indexed(folder, tmp_path):
+    why = "test has 2 ids; official: 200 ids"
+    whole, part = results_of("gadms", 44.0), {**results_of("gadms", 99.0), "incomplete": why}
+    part["benchmark"] = "CUHK-PEDES (incomplete copy)"
+    (tmp_path / "results.json").write_text(json.dumps({"results": [whole, part]}))
+    text = model_card(str(folder), "org/gadms", data="x", evaluation=str(tmp_path))
+    entries = head_of(text)["model-index"][0]["results"]
+    assert {entry["dataset"]["name"] for entry in entries} == {"RSTPReid"}
+    assert text.count("| CUHK-PEDES (incomplete copy), test |") == 2
+    assert f"**CUHK-PEDES (incomplete copy): not figures of the benchmark.** Of this copy, {why}." in text
+    metrics = {f"{way}_{name}": 50.0 for way in ("t2i", "i2t") for name in NAMES}
+    run = {"metrics": {"before": metrics, "after": metrics}, "arguments": {"dataset_name": "rstpreid"}}
+    (folder / "metrics.json").write_text(json.dumps({**run, "incomplete": why}))
+    text = model_card(str(folder), "org/gadms")
+    assert "model-index" not in head_of(text) and "| rstpreid (incomplete copy), test |" in text and why in text
+    assert "somebody else for" not in text
+
+
 def test_the_paper_s_figures_are_marked_and_never_indexed(folder, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"results": [results_of("gadms", 44.44)]}))
     text = model_card(str(folder), "org/gadms", data="x", evaluation=str(tmp_path))
