@@ -1,6 +1,7 @@
 """What retrieval is measured on: a benchmark, the synthetic WebPerson, or a folder of one's own."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -139,7 +140,11 @@ def _load_folder(folder: str, split: str) -> datasets.Dataset:
     if "image_path" not in names:
         files = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
         paths = [row["image"]["path"] or f"row {index}" for index, row in enumerate(files)]
-        rows = rows.add_column("image_path", [os.path.relpath(p, folder) if os.path.isabs(p) else p for p in paths])
+        paths = [os.path.relpath(path, folder) if os.path.isabs(path) else path for path in paths]
+        # parquet keeps base names alone, and cameras number alike: two rows are two images, whatever their names
+        times = Counter(paths)
+        paths = [path if times[path] == 1 else f"{path}, row {index}" for index, path in enumerate(paths)]
+        rows = rows.add_column("image_path", paths)
     if "person_id" in names:
         ids = rows["person_id"][:]
         if None in ids:

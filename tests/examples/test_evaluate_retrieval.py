@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import datasets
@@ -307,6 +308,24 @@ def test_every_benchmark_is_measured_on_its_test_split(style, benchmark, gadms, 
     encoded = encode_retrieval_set(*load_retriever(gadms), rows, progress=False)
     assert len(encoded.text_embeds) == sum(map(len, rows["captions"]))
     assert evaluate_embeddings(encoded, num_resamples=10).metrics["t2i"]["R@10"].mean == 100
+
+
+def test_images_of_equal_base_names_are_images_of_their_own(gadms, tmp_path):
+    rows = tiny_rows(20).remove_columns(["person_id", "image_path"])
+    files = []
+    for number, row in enumerate(rows):  # two cameras' folders, of which parquet keeps `0.jpg` and `1.jpg`
+        buffer = BytesIO()
+        row["image"].save(buffer, format="png")
+        files.append({"bytes": buffer.getvalue(), "path": f"{number % 2}.png"})
+    rows = rows.remove_columns("image").add_column("image", files).cast_column("image", datasets.Image())
+    rows.to_parquet(tmp_path / "test.parquet")
+    dataset = load_evaluation_set(str(tmp_path))
+    assert len(set(dataset["image_path"])) == 20 and dataset["image_path"][3] == "1.png, row 3"
+    encoded = encode_retrieval_set(*load_retriever(gadms), dataset, progress=False)
+    assert len(encoded.image_person_ids.unique()) == 20
+    assert torch.equal(encoded.text_person_ids, encoded.image_person_ids[encoded.text_image_index])
+    own = retrieval_metrics(encoded.text_embeds, encoded.image_embeds, encoded.text_image_index, torch.arange(20))
+    assert encoded.metrics()["t2i_mAP"] == pytest.approx(own["mAP"])
 
 
 def test_data_that_cannot_be_measured_on_is_named_with_a_cure(tmp_path, folder):
