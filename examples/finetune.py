@@ -34,7 +34,7 @@ from modeling_gadms.finetuning.lora import LoraArguments, add_lora, count_parame
 from modeling_gadms.finetuning.model import GADMSForFineTuning
 from modeling_gadms.finetuning.trainer import GADMSFineTuningTrainer
 from modeling_gadms.training.command_line import parse_arguments, refuse_used_folder
-from modeling_gadms.training.run_report import metrics_table
+from modeling_gadms.training.run_report import gallery_facts, metrics_table
 from modeling_gadms.training.starting_points import load_starting_point
 
 COPY_OPTIONS = ("annotations", "image_root", "on_count_mismatch", "on_missing_images", "validation_persons")
@@ -140,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     if trainer.is_world_process_zero():
         if isinstance(trainer.model, PeftModel):
             save_adapter(trainer.model, os.path.join(training.output_dir, "adapter"))
-        run = {"incomplete": copy_fault(args.dataset_name, {name: rows for name, rows in splits.values()})}
+        run = {"incomplete": copy_fault(args.dataset_name, dict(splits.values())), **gallery_facts(trainer.measured)}
         run |= {"trainable_parameters": trainable, "parameters": total, "seconds": time.time() - start}
         run |= {"arguments": vars(args) | vars(lora), "training_arguments": training.to_dict()}
         report(trainer, {role: name for role, (name, _) in splits.items()}, metrics, run)
