@@ -89,7 +89,7 @@ def test_the_curve_begins_before_training_and_has_no_panel_of_nothing(tmp_path, 
     save_curve([end], tmp_path / "short.png", before)  # a run shorter than its first logging
     heights = [Image.open(tmp_path / f"{name}.png").size[1] for name in ("whole", "short")]
     assert heights[1] * 2 == heights[0]
-    save_curve([{"step": 0, **end, "step": 0}, end], tmp_path / "measured.png", before)
+    save_curve([end | {"step": 0}, end], tmp_path / "measured.png", before)
     assert drawn[-1] == ((0, 4), (52.0, 52.0)), "what was measured at step 0 stands"
     save_curve([], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
