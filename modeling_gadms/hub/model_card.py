@@ -71,7 +71,7 @@ def model_card(
         raise ValueError(f"{folder}: it is not recorded what it was trained on; say so, for the card cannot (--data)")
     base_model = base_model or arguments.get("model_name_or_path")
     if evaluation is None:
-        measured = measured_by_run(facts, run)
+        measured = measured_by_run(facts, run, folder)
     else:
         measured = measured_by_evaluation(evaluation, os.path.basename(os.path.abspath(folder)))
     carbon = emissions(folder)
@@ -162,7 +162,7 @@ def metadata(
 # ---- what was measured
 
 
-def measured_by_run(facts: dict, run: dict) -> list[dict]:
+def measured_by_run(facts: dict, run: dict, folder: str) -> list[dict]:
     """Rows `{dataset, dataset_type, split, images, incomplete, direction, scoring, metrics}`.
 
     `metrics` is `{name: (value, low, high)}`; `incomplete` says why the figures are not those of the set that they are
@@ -175,7 +175,9 @@ def measured_by_run(facts: dict, run: dict) -> list[dict]:
     arguments = run.get("arguments", {})
     rows = []
     for name, metrics in found.items():
-        dataset = short(name or facts.get("test_data") or arguments.get("dataset_name") or "held-out rows")
+        dataset = name or facts.get("test_data") or arguments.get("dataset_name") or "held-out rows"
+        on_the_hub = is_hub_id(dataset, folder)
+        dataset = dataset if on_the_hub else short(dataset)
         intervals = run.get("intervals", {}) if "metrics" in run else {}
         for direction in DIRECTIONS:
             values = {
@@ -187,7 +189,7 @@ def measured_by_run(facts: dict, run: dict) -> list[dict]:
                 rows.append(
                     {
                         "dataset": dataset,
-                        "dataset_type": re.sub(r"[^\w.-]+", "-", dataset),
+                        "dataset_type": dataset if on_the_hub else re.sub(r"[^\w.-]+", "-", dataset),
                         "split": run.get("splits", {}).get("test", "test"),
                         "images": run.get("test_images") or facts.get("test_images"),
                         "captions": run.get("test_captions"),
