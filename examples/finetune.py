@@ -28,14 +28,16 @@ from transformers import set_seed
 from dataset_webperson import DataError, WebPerson, load_benchmark
 from dataset_webperson.command_line import command
 from dataset_webperson.files import write_json
+from modeling_gadms.evaluation.benchmarks import copy_fault
 from modeling_gadms.finetuning.arguments import GADMSFineTuningArguments
 from modeling_gadms.finetuning.lora import LoraArguments, add_lora, count_parameters, save_adapter
 from modeling_gadms.finetuning.model import GADMSForFineTuning
 from modeling_gadms.finetuning.trainer import GADMSFineTuningTrainer
 from modeling_gadms.training.command_line import parse_arguments, refuse_used_folder
-from modeling_gadms.training.run_report import metrics_table
+from modeling_gadms.training.run_report import gallery_facts, metrics_table
 from modeling_gadms.training.starting_points import load_starting_point
 
+COPY_OPTIONS = ("annotations", "image_root", "on_count_mismatch", "on_missing_images", "validation_persons")
 ROLES = ("train", "validation", "test")
 
 
@@ -46,7 +48,10 @@ class FinetuneArguments:
     model_name_or_path: str = field(metadata={"help": "Hub id or folder of a GA-DMS or a CLIP."})
     dataset_name: str = field(metadata={"help": "A benchmark's name, or `synthetic`."})
     data_root: str | None = field(default=None, metadata={"help": "The benchmark's folder, or the one above it."})
+    annotations: str | None = field(default=None, metadata={"help": "Its json, if not below --data_root."})
+    image_root: str | None = field(default=None, metadata={"help": "Where its images lie, if not below --data_root."})
     on_count_mismatch: str = field(default="error", metadata={"help": "`warn`: accept an incomplete benchmark."})
+    on_missing_images: str = field(default="error", metadata={"help": "`skip`: leave out images that are missing."})
     validation_persons: int | None = field(default=None, metadata={"help": "Number of persons to hold out of train."})
     select_on_test: bool = field(default=False, metadata={"help": "Choose the best epoch on test, and record that."})
     image_size: list[int] = field(default_factory=lambda: [384, 128], metadata={"help": "For a CLIP: height, width."})
@@ -63,21 +68,15 @@ def load_splits(
 ) -> dict[str, tuple[str, datasets.Dataset]]:
     """`train`, `validation` (on which the best epoch is chosen) and `test`, each with its name in the benchmark."""
     if args.dataset_name == "synthetic":
-        persons, rate = args.num_persons, args.noise_rate
-        builder = WebPerson(
-            config_name="synthetic", image_size=image_size, num_train_persons=persons, noise_rate=rate, seed=seed
-        )
+        options = {"num_train_persons": args.num_persons, "noise_rate": args.noise_rate, "seed": seed}
+        builder = WebPerson(config_name="synthetic", image_size=image_size, **options)
         builder.download_and_prepare()
         splits = builder.as_dataset()
     elif args.data_root is None:
         raise DataError(f"{args.dataset_name}: where is it? Pass its folder as --data_root")
     else:
-        splits = load_benchmark(
-            args.dataset_name,
-            args.data_root,
-            on_count_mismatch=args.on_count_mismatch,
-            validation_persons=args.validation_persons,
-        )
+        options = {name: getattr(args, name) for name in COPY_OPTIONS}
+        splits = load_benchmark(args.dataset_name, args.data_root, **options)
     train = "train" if "train" in splits else "train_minus_validation"
     validation = "validation" if "validation" in splits else "validation_from_train"
     if args.select_on_test:
@@ -108,7 +107,8 @@ def report(
     if names["validation"] == "test":
         results["warning"] = "the best epoch was chosen on the test set: these figures are optimistic"
     write_json(os.path.join(trainer.args.output_dir, "metrics.json"), results)
-    print(f"\n{metrics_table(metrics)}\n\nbest epoch chosen on {names['validation']}", flush=True)
+    part = f"not figures of {run['arguments']['dataset_name']}: {run['incomplete']}\n" if run["incomplete"] else ""
+    print(f"\n{metrics_table(metrics)}\n\n{part}best epoch chosen on {names['validation']}", flush=True)
     print(f"{results['seconds']:.0f} s; checkpoint and metrics.json in {trainer.args.output_dir}", flush=True)
 
 
@@ -140,7 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
     if trainer.is_world_process_zero():
         if isinstance(trainer.model, PeftModel):
             save_adapter(trainer.model, os.path.join(training.output_dir, "adapter"))
-        run = {"trainable_parameters": trainable, "parameters": total, "seconds": time.time() - start}
+        run = {"incomplete": copy_fault(args.dataset_name, dict(splits.values())), **gallery_facts(trainer.measured)}
+        run |= {"trainable_parameters": trainable, "parameters": total, "seconds": time.time() - start}
         run |= {"arguments": vars(args) | vars(lora), "training_arguments": training.to_dict()}
         report(trainer, {role: name for role, (name, _) in splits.items()}, metrics, run)
 

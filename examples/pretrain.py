@@ -28,7 +28,13 @@ from dataset_webperson.files import replacing, write_json
 from dataset_webperson.rows.captioned import TrainingSet, load_captioned
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.command_line import free_folder, parse_arguments, refuse_used_folder
-from modeling_gadms.training.run_report import metrics_table, save_curve, save_retrievals, save_word_contributions
+from modeling_gadms.training.run_report import (
+    gallery_facts,
+    metrics_table,
+    save_curve,
+    save_retrievals,
+    save_word_contributions,
+)
 from modeling_gadms.training.starting_points import load_starting_point
 from modeling_gadms.training.trainer import GADMSTrainer
 
@@ -83,10 +89,10 @@ def report(
         return
     folder = trainer.args.output_dir
     model, processor = trainer.accelerator.unwrap_model(trainer.model).gadms, trainer.processing_class
-    results = {"metrics": metrics, "test_images": len(test), "seconds": seconds, **arguments}
-    write_json(f"{folder}/metrics.json", results)
-    save_curve(trainer.state.log_history, f"{folder}/curve.png")
     assert trainer.measured is not None  # by the evaluation that ended the run
+    results = {"metrics": metrics, **gallery_facts(trainer.measured), "seconds": seconds, **arguments}
+    write_json(f"{folder}/metrics.json", results)
+    save_curve(trainer.state.log_history, f"{folder}/curve.png", metrics["before"])
     save_retrievals(test, trainer.measured, f"{folder}/retrievals.png")
 
     # the most instructive of a few captions: the one with the most false words, where the data knows them

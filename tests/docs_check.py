@@ -300,7 +300,10 @@ def prepare(folder: str) -> dict[str, Any]:
     text, vision = {**tower, "vocab_size": 200}, {**tower, "image_size": 32, "patch_size": 16}
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).save_pretrained("clip")
     write_cuhk(Path("CUHK-PEDES"))
-    return {"images": [Image.new("RGB", (20, 40), colour) for colour in ("red", "blue", "white")]}
+    images = [Image.new("RGB", (20, 40), colour) for colour in ("red", "blue", "white")]
+    for number in (1, 2):
+        images[number].save(f"person_{number}.jpg")
+    return {"images": images}
 
 
 def check_page(

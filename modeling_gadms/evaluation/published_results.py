@@ -75,7 +75,8 @@ def protocol_table(protocol: str, ours: list[dict]) -> str:
     Args:
         protocol (`str`): one of [`PROTOCOLS`].
         ours (`list[dict]`): results, each with `model`, `benchmark`, `scoring`, `trained_on` (cross-domain alone) and
-            `metrics`, as in `evaluation.results_table`.
+            `metrics`, as in `evaluation.results_table`. Those of an `incomplete` copy are left out by name: no figure
+            of theirs may stand under the published ones.
 
     Raises:
         ValueError: another protocol, or as [`column_of`].
@@ -89,7 +90,10 @@ def protocol_table(protocol: str, ours: list[dict]) -> str:
     else:
         columns = list(PAPER_BENCHMARKS)
     rows: dict[str, dict[str, dict[str, float]]] = {}
+    left_out = [result for result in ours if result.get("incomplete")]
     for result in ours:
+        if result.get("incomplete"):
+            continue
         column = column_of(protocol, result["model"], result["benchmark"], result["trained_on"])
         if column not in columns:
             columns.append(column)
@@ -104,4 +108,8 @@ def protocol_table(protocol: str, ours: list[dict]) -> str:
             values = [figures.get(column, {}).get(metric) for column in columns for metric in COLUMNS]
             cells = ["-" if value is None else f"{value:.2f}" for value in values]
             lines.append("| " + " | ".join([method, source, *cells]) + " |")
-    return "\n".join([_NOTES[protocol], "", *lines, "", _SOURCE])
+    notes = dict.fromkeys(
+        f"Left out: {result['model']} on {result['benchmark']}, whose figures compare with no published one."
+        for result in left_out
+    )
+    return "\n".join([_NOTES[protocol], "", *lines, "", _SOURCE, *(part for note in notes for part in ("", note))])

@@ -46,6 +46,7 @@ def write_retrieval_page(
     evaluation: Evaluation,
     title: str,
     num_queries: int = 8,
+    note: str | None = None,
 ) -> None:
     """Write the page for one model on one set.
 
@@ -56,6 +57,7 @@ def write_retrieval_page(
         evaluation ([`Evaluation`]): the evaluation of these embeddings.
         title (`str`): what was measured.
         num_queries (`int`): how many of the worst and of the best queries are shown, one per person.
+        note (`str`, *optional*): what a reader must know of the figures, above them.
     """
     captions, _ = all_captions(dataset)
     ranks = evaluation.ranks
@@ -71,6 +73,7 @@ def write_retrieval_page(
         "retrieval.html",
         title=title,
         counts=f"{len(dataset):,} images, {len(captions):,} captions, {len(np.unique(persons)):,} persons",
+        note=note,
         directions=DIRECTIONS,
         metric_names=METRICS,
         metric_heads=[f"#{name}" for name in METRICS],

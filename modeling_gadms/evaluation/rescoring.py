@@ -27,6 +27,14 @@ RESCORINGS = {
 ScoreRows = Callable[[int, int], np.ndarray]  # (start, stop) -> scores (stop - start, num_gallery)
 
 
+def refusal(name: str, encoded: RetrievalSet) -> str | None:
+    """Why [`rescore`] by `name` has no meaning on this set, in words; None where it has one."""
+    index = encoded.text_image_index
+    if name == "phrasings" and len(index.unique()) == len(index):
+        return "re-scoring by phrasings needs images with two captions or more; here each has one"
+    return None
+
+
 def rescore(name: str, encoded: RetrievalSet, progress: bool = True) -> QueryRanks:
     """Text-to-image ranks by one of [`RESCORINGS`]; each caption is a query.
 

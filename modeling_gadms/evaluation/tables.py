@@ -53,7 +53,8 @@ def results_table(results: list[dict]) -> str:
 
     Args:
         results (`list[dict]`): each with `model`, `benchmark`, `scoring` and `metrics`,
-            `{"t2i": {"R@1": Interval}}`; a re-scoring has one direction only.
+            `{"t2i": {"R@1": Interval}}`; a re-scoring has one direction only. A result with `incomplete` is of a copy
+            that is not the benchmark; the reason stands below the table.
     """
     lines = ["| model | benchmark | scoring | direction | " + " | ".join(METRICS) + " |", "|---" * 9 + "|"]
     for result in results:
@@ -61,7 +62,15 @@ def results_table(results: list[dict]) -> str:
             cells = [f"{m.mean:.2f} [{m.low:.1f}, {m.high:.1f}]" for m in (metrics[name] for name in METRICS)]
             head = [result["model"], result["benchmark"], result["scoring"], DIRECTIONS[direction]]
             lines.append("| " + " | ".join(head + cells) + " |")
+    for note in incomplete_notes(results):
+        lines += ["", note]
     return "\n".join(lines)
+
+
+def incomplete_notes(results: list[dict]) -> list[str]:
+    """A sentence for each benchmark among `results` whose copy is not whole."""
+    reasons = {result["benchmark"]: result["incomplete"] for result in results if result.get("incomplete")}
+    return [f"**{name}: not figures of the benchmark.** Of this copy, {why}." for name, why in reasons.items()]
 
 
 def comparison_table(comparisons: list[dict]) -> str:
@@ -102,9 +111,11 @@ def model_index(results: list[dict]) -> str:
 
     Args:
         results (`list[dict]`): as in [`results_table`], and `dataset_type`, the name of the benchmark as an id, and
-            `split`. Any scoring but the plain cosine is named with the metric.
+            `split`. Any scoring but the plain cosine is named with the metric; those of an `incomplete` copy are left
+            out.
     """
     entries = []
+    results = [result for result in results if not result.get("incomplete")]
     for model in dict.fromkeys(result["model"] for result in results):
         found = [
             eval_result(

@@ -149,8 +149,8 @@ TRAINING_STATE = Listing(
 DATASET = Listing(allowed=("README.md", "data/*.parquet"), required=("README.md", "data/*.parquet"))
 SCRIPT = Listing(allowed=("README.md", "*.py"), required=("README.md", "*.py"))
 METRIC = Listing(
-    allowed=("README.md", "person_retrieval.py", "ranking.py"),
-    required=("README.md", "person_retrieval.py", "ranking.py"),
+    allowed=("README.md", "index.html", "person_retrieval.py", "ranking.py"),
+    required=("README.md", "index.html", "person_retrieval.py", "ranking.py"),
 )
 
 

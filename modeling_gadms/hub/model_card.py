@@ -10,8 +10,9 @@ from huggingface_hub import ModelCardData
 
 from dataset_webperson.files import replacing
 
+from ..evaluation.benchmarks import INCOMPLETE
 from ..evaluation.published_results import PAPER_BENCHMARKS, published
-from ..evaluation.tables import eval_result
+from ..evaluation.tables import eval_result, incomplete_notes
 from ..person_retrieval.ranking import DIRECTIONS, METRICS
 from .listings import PICTURES, PICTURES_OF_PERSONS, read_json, weight_counts
 from .run_facts import FACTS_FILE
@@ -67,20 +68,22 @@ def model_card(
     facts = read_json(folder, FACTS_FILE) or {}
     run = read_json(folder, "metrics.json") or {}
     arguments = run.get("arguments", {})
-    data = data or describe_data(facts, arguments)
-    if data is None:
+    described = described_data(data, folder) if data else describe_data(facts, arguments, folder)
+    if described is None:
         raise ValueError(f"{folder}: its training data is not recorded; describe it with --data")
     base_model = base_model or arguments.get("model_name_or_path")
     if evaluation is None:
-        measured = measured_by_run(facts, run)
+        measured = measured_by_run(facts, run, folder)
     else:
         measured = measured_by_evaluation(evaluation, os.path.basename(os.path.abspath(folder)))
     carbon = emissions(folder)
+    names = (data, arguments.get("dataset_name"))
+    trained_on = [name for name in names if name is not None and is_hub_id(name, folder)][:1]
     drawn = "synthetic" in f"{arguments.get('dataset_name')} {facts.get('training_data')}"
     title = repository.split("/")[-1]
     weights, counted = weight_counts(folder)
     values = {
-        "metadata": f"---\n{metadata(title, licence, base_model, measured, carbon)}\n---",
+        "metadata": f"---\n{metadata(title, licence, base_model, trained_on, measured, carbon, folder)}\n---",
         "title": title,
         "repository": repository,
         "height": height,
@@ -89,7 +92,7 @@ def model_card(
         "parameters": f"{counted:,}",
         "decoder": f", and {weights - counted:,} for pre-training alone" if weights > counted else "",
         "pictures": show_pictures(pictures_folder or folder, drawn or pictures_of_persons),
-        "training": describe_training(facts, run, data, base_model),
+        "training": describe_training(facts, run, described, base_model and linked(base_model, folder)),
         "results": describe_results(measured, run.get("warning")),
         "published": describe_published(),
         "first_answer": describe_first_answer(measured),
@@ -115,25 +118,55 @@ def input_sizes(folder: str, config: dict) -> tuple[int, int, int]:
         raise ValueError(f"{folder}/config.json: is not that of a GA-DMS; give the folder of a saved GA-DMS") from None
 
 
-def metadata(title: str, licence: str, base_model: str | None, measured: list[dict], carbon: dict | None) -> str:
+def is_hub_id(name: str | None, folder: str) -> bool:
+    """Whether `name` is an id `org/name` on the Hub, and no folder here or about the model's `folder`."""
+    if name is None or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        return False
+    place, about = os.path.abspath(folder), [os.getcwd()]
+    while place != (place := os.path.dirname(place)):
+        about.append(place)
+    return not any(os.path.exists(os.path.join(where, name)) for where in about)
+
+
+def linked(name: str, folder: str, kind: str = "") -> str:
+    """A link to what lies on the Hub, with `kind` "datasets/" for data; of a path only the last part, for a reader has
+    no use for the publisher's folders."""
+    if is_hub_id(name, folder):
+        return f"[`{name}`](https://huggingface.co/{kind}{name})"
+    return f"`{short(name)}`" + (", not on the Hub" if short(name) != name else "")
+
+
+def short(name: str) -> str:
+    """The last part of a path; any other name as it is."""
+    return os.path.basename(os.path.normpath(name)) if os.sep in name else name
+
+
+def metadata(
+    title: str,
+    licence: str,
+    base_model: str | None,
+    trained_on: list[str],
+    measured: list[dict],
+    carbon: dict | None,
+    folder: str,
+) -> str:
     """The YAML head: what the Hub indexes."""
     results = [
         eval_result(
             row["direction"], row["dataset_type"], row["dataset"], row["split"], row["scoring"], name, value[0]
         )
         for row in measured
+        if not row["incomplete"]
         for name, value in row["metrics"].items()
     ]
-    on_the_hub = (
-        base_model is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", base_model) and not os.path.exists(base_model)
-    )
     return ModelCardData(
         language="en",
         license=licence,
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
-        tags=["gadms", "person-retrieval", "text-to-image-retrieval", "clip"],
-        base_model=base_model if on_the_hub else None,
+        tags=["gadms", "person-retrieval", "text-to-image-retrieval", "clip", "sentence-transformers"],
+        base_model=base_model if is_hub_id(base_model, folder) else None,
+        datasets=trained_on or None,
         model_name=title if results else None,
         eval_results=results or None,
         co2_eq_emissions={"emissions": carbon["grams"], "source": "codecarbon", "training_type": "pre-training"}
@@ -145,8 +178,12 @@ def metadata(title: str, licence: str, base_model: str | None, measured: list[di
 # ---- what was measured
 
 
-def measured_by_run(facts: dict, run: dict) -> list[dict]:
-    """Rows `{dataset, dataset_type, split, images, direction, scoring, metrics: {name: (value, low, high)}}`."""
+def measured_by_run(facts: dict, run: dict, folder: str) -> list[dict]:
+    """Rows `{dataset, dataset_type, split, images, incomplete, direction, scoring, metrics}`.
+
+    `metrics` is `{name: (value, low, high)}`; `incomplete` says why the figures are not those of the set that they are
+    named after, and is None where they are.
+    """
     if "metrics" in run:
         found = {"": run["metrics"]["after"]}
     else:
@@ -155,15 +192,24 @@ def measured_by_run(facts: dict, run: dict) -> list[dict]:
     rows = []
     for name, metrics in found.items():
         dataset = name or facts.get("test_data") or arguments.get("dataset_name") or "held-out rows"
+        on_the_hub = is_hub_id(dataset, folder)
+        dataset = dataset if on_the_hub else short(dataset)
+        intervals = run.get("intervals", {}) if "metrics" in run else {}
         for direction in DIRECTIONS:
-            values = {m: (metrics[f"{direction}_{m}"], None, None) for m in METRICS if f"{direction}_{m}" in metrics}
+            values = {
+                m: (metrics[key], *intervals.get(key, (None, None)))
+                for m in METRICS
+                if (key := f"{direction}_{m}") in metrics
+            }
             if values:
                 rows.append(
                     {
                         "dataset": dataset,
-                        "dataset_type": re.sub(r"[^\w.-]+", "-", dataset),
+                        "dataset_type": dataset if on_the_hub else re.sub(r"[^\w.-]+", "-", dataset),
                         "split": run.get("splits", {}).get("test", "test"),
                         "images": run.get("test_images") or facts.get("test_images"),
+                        "captions": run.get("test_captions"),
+                        "incomplete": run.get("incomplete"),
                         "direction": direction,
                         "scoring": "cosine",
                         "metrics": values,
@@ -192,6 +238,8 @@ def measured_by_evaluation(folder: str, model: str) -> list[dict]:
                     "dataset_type": result["dataset_type"],
                     "split": result["split"],
                     "images": result.get("images"),
+                    "captions": result.get("captions"),
+                    "incomplete": result.get("incomplete"),
                     "direction": direction,
                     "scoring": result["scoring"],
                     "metrics": {name: (m["mean"], m["low"], m["high"]) for name, m in metrics.items()},
@@ -222,7 +270,12 @@ def emissions(folder: str) -> dict | None:
 # ---- words
 
 
-def describe_data(facts: dict, arguments: dict) -> str | None:
+def described_data(words: str, folder: str) -> str:
+    """What a publisher says of the data, with a link where it is an id alone."""
+    return linked(words, folder, "datasets/") if is_hub_id(words, folder) else words
+
+
+def describe_data(facts: dict, arguments: dict, folder: str) -> str | None:
     name = arguments.get("dataset_name") or facts.get("training_data")
     if name is None:
         return None
@@ -230,7 +283,7 @@ def describe_data(facts: dict, arguments: dict) -> str | None:
         noise = arguments.get("noise_rate")
         false = f", {100 * noise:.0f} % of the attributes in training captions are false" if noise else ""
         return f"drawings of pedestrians with generated captions (`synthetic` of WebPerson{false}); no photographs"
-    return f"`{name}`"
+    return linked(name, folder, "datasets/")
 
 
 def describe_training(facts: dict, run: dict, data: str, base_model: str | None) -> str:
@@ -242,7 +295,7 @@ def describe_training(facts: dict, run: dict, data: str, base_model: str | None)
     known = {
         "data": data,
         "items per epoch": facts.get("training_items") and f"{facts['training_items']:,}",
-        "started from": base_model and f"`{base_model}`",
+        "started from": base_model,
         "optimiser steps": facts.get("steps")
         and f"{facts['steps']:,}" + ("" if finished else f" of {facts['max_steps']:,}: **training is in progress**"),
         "epochs": facts.get("epochs") and f"{facts['epochs']:.2f}".rstrip("0").rstrip("."),
@@ -266,14 +319,27 @@ def describe_results(measured: list[dict], warning: str | None) -> str:
     lines = ["Measured on this checkpoint, 0-100; ties count against the model.", ""]
     lines += [f"**{warning[0].upper()}{warning[1:]}.**", ""] if warning else []
     lines += [
-        "| test set | images | direction | scoring | " + " | ".join(METRICS) + " |",
-        "|---|---:|---|---|" + "---:|" * 5,
+        "| test set | images | captions | direction | scoring | " + " | ".join(METRICS) + " |",
+        "|---|---:|---:|---|---|" + "---:|" * 5,
     ]
     for row in measured:
         cells = [format_figure(*row["metrics"][name]) if name in row["metrics"] else "-" for name in METRICS]
-        images = f"{row['images']:,}" if row["images"] else "-"
-        head = [f"{row['dataset']}, {row['split']}", images, DIRECTIONS[row["direction"]], row["scoring"]]
+        sizes = [f"{row[kind]:,}" if row[kind] else "-" for kind in ("images", "captions")]
+        name = row["dataset"]
+        if row["incomplete"] and INCOMPLETE not in name:
+            name = f"{name} ({INCOMPLETE})"
+        head = [f"{name}, {row['split']}", *sizes, DIRECTIONS[row["direction"]], row["scoring"]]
         lines.append("| " + " | ".join(head + cells) + " |")
+    bounds = any(value[1] is not None for row in measured for value in row["metrics"].values())
+    lines += [
+        "",
+        "The gallery of text to image is all the images, of image to text all the captions. R@k: share of queries "
+        "with a match among the first k. mAP: mean average precision. mINP: mean over queries of the number of "
+        "matches divided by the rank of the last one, so of how deep one must look to find them all."
+        + (" In brackets: 95 % intervals over persons drawn anew." if bounds else " Intervals were not computed."),
+    ]
+    for note in incomplete_notes([{**row, "benchmark": row["dataset"]} for row in measured]):
+        lines += ["", note]
     return "\n".join(lines)
 
 
@@ -299,7 +365,12 @@ def describe_published() -> str:
 
 def describe_first_answer(measured: list[dict]) -> str:
     rows = [
-        row for row in measured if row["direction"] == "t2i" and row["scoring"] == "cosine" and "R@1" in row["metrics"]
+        row
+        for row in measured
+        if row["direction"] == "t2i"
+        and row["scoring"] == "cosine"
+        and "R@1" in row["metrics"]
+        and not row["incomplete"]
     ]
     if not rows:
         return ""

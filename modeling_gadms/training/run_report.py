@@ -13,6 +13,7 @@ from dataset_webperson.files import replacing
 from dataset_webperson.images import to_rgb
 
 from ..evaluation.encoding import RetrievalSet
+from ..evaluation.metrics import evaluate_embeddings
 from ..modeling_gadms import GADMSModel
 from ..person_retrieval.ranking import METRICS
 from ..processing_gadms import GADMSProcessor
@@ -32,27 +33,58 @@ def metrics_table(columns: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def save_curve(log_history: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Draw losses by step above retrieval on the test set, from a `Trainer`'s log history."""
+def gallery_facts(measured: RetrievalSet, seed: int = 0) -> dict[str, Any]:
+    """What figures need beside them: `test_images`, `test_captions`, and `intervals`, `{"t2i_R@1": [low, high], ...}`.
+
+    The intervals are of 95 % and draw persons anew, as those of `evaluation`.
+    """
+    found = evaluate_embeddings(measured, seed=seed).metrics
+    intervals = {f"{way}_{name}": [i.low, i.high] for way, metrics in found.items() for name, i in metrics.items()}
+    sizes = {"test_images": len(measured.image_embeds), "test_captions": len(measured.text_embeds)}
+    return {**sizes, "intervals": intervals}
+
+
+def save_curve(
+    log_history: list[dict[str, Any]], path: str | os.PathLike[str], before: dict[str, float] | None = None
+) -> None:
+    """Draw losses by step above retrieval on the test set, from a `Trainer`'s log history.
+
+    Args:
+        before: retrieval at step 0, where the history lacks it: `{"t2i_R@1": ...}`. Of losses and retrieval, what was
+            never logged has no panel; where nothing was, no file is written.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (above, below) = pyplot.subplots(2, sharex=True, figsize=(7, 6), layout="constrained")
-    for key, label in (("sdm_loss", "SDM"), ("mtp_loss", "MTP")):
-        points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
-        if points:
-            above.plot(*zip(*points, strict=True), label=label)
-    for key, label in (("eval_t2i_R@1", "text->image R@1"), ("eval_i2t_R@1", "image->text R@1")):
-        points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
-        below.plot(*zip(*points, strict=True), marker="o", label=label)
-    above.set_ylabel("loss")
-    below.set(xlabel="step", ylabel="%", ylim=(0, None))
-    for axes in (above, below):
+    history = list(log_history)
+    if before and not any(entry["step"] == 0 and "eval_t2i_R@1" in entry for entry in history):
+        history.insert(0, {"step": 0} | {f"eval_{name}": value for name, value in before.items()})
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for key, label, unit in (
+        ("sdm_loss", "SDM", "loss"),
+        ("mtp_loss", "MTP", "loss"),
+        ("eval_t2i_R@1", "text->image R@1", "%"),
+        ("eval_i2t_R@1", "image->text R@1", "%"),
+    ):
+        if points := [(entry["step"], entry[key]) for entry in history if key in entry]:
+            panels.setdefault(unit, {})[label] = points
+    if not panels:
+        return
+    height = 3 * len(panels)
+    figure, all_axes = pyplot.subplots(
+        len(panels), sharex=True, squeeze=False, figsize=(7, height), layout="constrained"
+    )
+    for axes, (unit, lines) in zip(all_axes[:, 0], panels.items(), strict=True):
+        for label, points in lines.items():
+            few = len(points) < 20  # a single point has no line
+            axes.plot(*zip(*points, strict=True), marker="o" if few else None, label=label)
+        axes.set(ylabel=unit, ylim=(0, None) if unit == "%" else None)
         axes.grid(alpha=0.3)
         if axes.lines:  # a run of few steps may have logged none
             axes.legend()
+    all_axes[-1, 0].set_xlabel("step")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)

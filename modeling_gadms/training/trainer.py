@@ -297,6 +297,7 @@ class GADMSTrainer(HubPushes):
             eval_dataset,
             batch_size=self.args.per_device_eval_batch_size,
             progress=not self.args.disable_tqdm and self.is_world_process_zero(),
+            num_workers=self.args.dataloader_num_workers,
         )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measured.metrics().items()}
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(eval_dataset))

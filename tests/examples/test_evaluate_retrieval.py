@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import datasets
@@ -32,9 +33,11 @@ from transformers import (
 )
 
 from dataset_webperson import DataError
+from dataset_webperson.readers.benchmark_copy import Counts, KnownCopy
+from dataset_webperson.readers.benchmarks import benchmark_class
 from modeling_gadms import GADMSProcessor
 from modeling_gadms.evaluation import embedding_cache
-from modeling_gadms.evaluation.benchmarks import load_evaluation_set
+from modeling_gadms.evaluation.benchmarks import load_evaluation_set, load_with_fault
 from modeling_gadms.evaluation.embedding_cache import cached_retrieval_set, data_hash, model_hash
 from modeling_gadms.evaluation.encoding import encode_retrieval_set
 from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings
@@ -307,6 +310,24 @@ def test_every_benchmark_is_measured_on_its_test_split(style, benchmark, gadms, 
     assert evaluate_embeddings(encoded, num_resamples=10).metrics["t2i"]["R@10"].mean == 100
 
 
+def test_images_of_equal_base_names_are_images_of_their_own(gadms, tmp_path):
+    rows = tiny_rows(20).remove_columns(["person_id", "image_path"])
+    files = []
+    for number, row in enumerate(rows):  # two cameras' folders, of which parquet keeps `0.jpg` and `1.jpg`
+        buffer = BytesIO()
+        row["image"].save(buffer, format="png")
+        files.append({"bytes": buffer.getvalue(), "path": f"{number % 2}.png"})
+    rows = rows.remove_columns("image").add_column("image", files).cast_column("image", datasets.Image())
+    rows.to_parquet(tmp_path / "test.parquet")
+    dataset = load_evaluation_set(str(tmp_path))
+    assert len(set(dataset["image_path"])) == 20 and dataset["image_path"][3] == "1.png, row 3"
+    encoded = encode_retrieval_set(*load_retriever(gadms), dataset, progress=False)
+    assert len(encoded.image_person_ids.unique()) == 20
+    assert torch.equal(encoded.text_person_ids, encoded.image_person_ids[encoded.text_image_index])
+    own = retrieval_metrics(encoded.text_embeds, encoded.image_embeds, encoded.text_image_index, torch.arange(20))
+    assert encoded.metrics()["t2i_mAP"] == pytest.approx(own["mAP"])
+
+
 def test_data_that_cannot_be_measured_on_is_named_with_a_cure(tmp_path, folder):
     for benchmark, message in (
         ("cuhk-pedes", "--data_root is missing"),
@@ -452,6 +473,85 @@ def test_the_command_leaves_a_table_json_model_index_and_pages(gadms, other, fol
         gap = expected["mAP"] - first["metrics"]["t2i"]["mAP"]["mean"]
         assert difference["differences"]["t2i"]["mAP"]["mean"] == pytest.approx(gap)
         assert f"mAP ({RESCORINGS[name]})" in (tmp_path / "out-2" / "model-index.yaml").read_text()
+
+
+@pytest.fixture
+def two_copies(tmp_path):
+    """Made-up copies of two benchmarks, tiny and so not whole; an image of the first one's test set is missing."""
+    for style in ("cuhk", "icfg"):
+        name, write = BENCHMARK_WRITERS[style]
+        write(tmp_path / "copies" / name)
+    rows = json.loads((tmp_path / "copies" / "CUHK-PEDES" / "reid_raw.json").read_text())
+    lost = next(row["file_path"] for row in rows if row["split"] == "test")
+    (tmp_path / "copies" / "CUHK-PEDES" / "imgs" / lost).unlink()
+    return tmp_path / "copies"
+
+
+def test_an_incomplete_copy_is_marked_wherever_it_stands_and_never_compared(gadms, two_copies, tmp_path, capsys):
+    out = tmp_path / "out"
+    copies = ["--benchmark", "cuhk-pedes", "icfg-pedes", "--data_root", two_copies, "--on_count_mismatch", "warn"]
+    options = ["--model", gadms, "--output_dir", out, "--cache_dir", tmp_path / "cache", "--use_cpu", "True"]
+    assert run_example(*copies, *options) == 2
+    assert "on_missing_images" in capsys.readouterr().err and not out.exists()
+    options += ["--on_missing_images", "skip", "--protocol", "direct-transfer", "--rescore", "phrasings"]
+    with pytest.warns(UserWarning):
+        assert not run_example(*copies, *options)
+    text = (out / "results.md").read_text()
+    retrieval, protocol = text.split("## Protocol")[0], text.split("## Protocol")[1].split("## Differences")[0]
+    assert "| CUHK-PEDES |" not in text and retrieval.count("| CUHK-PEDES (incomplete copy) |") == 3
+    assert (
+        "**CUHK-PEDES (incomplete copy): not figures of the benchmark.** Of this copy, test has 2 ids, 3 images"
+        in text
+    )
+    assert "official: 1,000 ids, 3,074 images, 6,156 captions" in text
+    assert "**measured here** |" not in protocol and "Left out: gadms on ICFG-PEDES (incomplete copy)" in protocol
+    results = json.loads((out / "results.json").read_text())["results"]
+    assert all("official" in result["incomplete"] for result in results)
+    assert yaml.safe_load((out / "model-index.yaml").read_text()) == {"model-index": []}
+    for page in out.glob("*.html"):
+        assert "(incomplete copy)" in page.read_text() and "Not the benchmark: test has" in page.read_text()
+    # one caption an image: that re-scoring is left out by name, and the other benchmark keeps its figures
+    scorings = [(result["benchmark"][:4], result["scoring"]) for result in results]
+    assert scorings == [("CUHK", "cosine"), ("CUHK", RESCORINGS["phrasings"]), ("ICFG", "cosine")]
+    assert results[2]["not_rescored"] == [
+        "re-scoring by phrasings needs images with two captions or more; here each has one"
+    ]
+
+
+def test_a_whole_split_is_not_marked_and_old_splits_are(tmp_path, monkeypatch):
+    kind = benchmark_class("rstpreid")
+    BENCHMARK_WRITERS["rstp"][1](tmp_path / "RSTPReid")
+    counts = {split: Counts(2, 4, 8) for split in ("validation", "test")}
+    monkeypatch.setattr(kind, "official", {"train": Counts(6, 12, 24), **counts})
+    with pytest.warns(UserWarning):  # train lacks a person, which is nothing to the test set
+        assert load_with_fault("rstpreid", str(tmp_path), on_count_mismatch="warn")[1] is None
+    monkeypatch.setattr(kind, "official", {"test": Counts(4, 8, 16)})
+    monkeypatch.setattr(kind, "known_copies", (KnownCopy({"train": 5, "validation": 2, "test": 2}, "an old json"),))
+    with pytest.warns(UserWarning):
+        fault = load_with_fault("rstpreid", str(tmp_path), on_count_mismatch="warn")[1]
+    assert fault == "test has 2 ids, 4 images, 8 captions; official: 4 ids, 8 images, 16 captions; an old json"
+    BENCHMARK_WRITERS["ufine"][1](tmp_path / "UFine6926")  # of which only the whole is known
+    with pytest.warns(UserWarning):
+        fault = load_with_fault("ufine6926", str(tmp_path), on_count_mismatch="warn")[1]
+    assert fault.startswith("the whole has 7 ids, 14 images")
+
+
+def test_figures_of_one_benchmark_outlast_a_fault_of_the_next(gadms, folder, tmp_path, capsys):
+    rows = load_evaluation_set(folder)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for row in rows.cast_column("image", datasets.Image(decode=False)):
+        (broken / row["image_path"]).write_bytes(b"no image")
+    (broken / "metadata.jsonl").write_text((Path(folder) / "metadata.jsonl").read_text())
+    options = ["--output_dir", tmp_path / "out", "--cache_dir", tmp_path / "cache", "--use_cpu", "True"]
+    assert run_example("--model", gadms, "--benchmark", folder, broken, *options) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    (result,) = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert result["benchmark"] == "data"
+    # what is not there at all is found before anything is encoded
+    options[1] = tmp_path / "none"
+    assert run_example("--model", gadms, "--benchmark", folder, "market", *options) == 2
+    assert not (tmp_path / "none").exists()
 
 
 def test_two_processes_give_the_numbers_of_one(gadms, folder, tmp_path):

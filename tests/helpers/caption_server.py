@@ -17,7 +17,8 @@ class CaptionServer:
     Attributes:
         reply: conversation -> text of the answer.
         faults: what happens to the next requests, one each, in the place of an answer: a status (429, 500, ...),
-            "html", "half", "drop", "hang", "dribble", "empty", "null", "length". `None` is an answer.
+            "html", "half", "drop", "hang", "dribble", "empty", "null", "length", or fields of the answer's message and
+            `finish_reason`. `None` is an answer.
         always: a fault for all requests.
         fault_of: conversation -> a fault or `None`.
         requests: conversations, in order of arrival.
@@ -83,7 +84,11 @@ class _Handler(BaseHTTPRequestHandler):
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         answer = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice]}
         answer["usage"] = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-        if isinstance(fault, int):
+        if isinstance(fault, dict):
+            choice["finish_reason"] = fault.get("finish_reason", "stop")
+            message |= {name: value for name, value in fault.items() if name != "finish_reason"}
+            self.send(200, json.dumps(answer))
+        elif isinstance(fault, int):
             self.send(fault, json.dumps({"error": {"message": f"fault {fault}"}}))
         elif fault == "html":
             self.send(200, "<html><body>Gateway</body></html>", "text/html")

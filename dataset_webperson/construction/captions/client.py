@@ -4,7 +4,8 @@
 |---|---|
 | cannot be reached, 429, 503 | wait, as long as `Retry-After` says, up to `patience_s` since its last good answer |
 | hangs or dribbles past `timeout_s`, 500, HTML, half an answer | `max_attempts` times, then this request fails |
-| 400, 413, 422 | this request fails at once: the server will not have this image |
+| 400, 413, 422, a content filter | this request fails at once: the server will not have this image |
+| thinks until its tokens are spent | this request fails at once: there is no caption in the answer |
 | 401, 403, 404 | everything stops: key, model or address are wrong |
 | `max_failures` requests in a row fail | everything stops: it is not the images |
 
@@ -22,8 +23,12 @@ from typing import Any
 
 from ..shards import CHANGEABLE
 from .cache import Answer
+from .markup import text_of, without_markup
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+# reasons to finish, as servers spell them: the answer is not whole, or not to be shown
+CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "token_limit"})
+_FILTERED = frozenset({"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "image_safety"})
 _BUSY = (429, 503)
 _REFUSED = (400, 413, 422)
 _MISCONFIGURED = (401, 403, 404)
@@ -104,13 +109,14 @@ class ServerClient:
 
     Attributes:
         waiting (`str`): what the client waits for; "" when all is well.
+        last_failure (`str`): why the last request that failed did so.
         on_wait: called when a wait begins.
         prompt_tokens, completion_tokens, answered, failed (`int`): so far.
     """
 
     def __init__(self, captioner: Captioner):
         self.captioner = captioner
-        self.waiting = ""
+        self.waiting = self.last_failure = ""
         self.on_wait: Callable[[], None] = lambda: None
         self.prompt_tokens = self.completion_tokens = self.answered = self.failed = 0
         self._openai = load_openai()
@@ -150,6 +156,8 @@ class ServerClient:
                 try:
                     answer = await self._attempt(messages)
                     break
+                except _Empty as error:  # the same seed would spend as many tokens on the same nothing
+                    raise self._failed("no-answer", str(error)) from error
                 except _Busy as error:
                     away = time.monotonic() - max(self._good_until, started)
                     if away > self.captioner.patience_s:
@@ -165,12 +173,11 @@ class ServerClient:
                 pause = min(2 * pause, LONGEST_PAUSE_S)
         self.waiting, self._failures_in_a_row, self._good_until = "", 0, time.monotonic()
         self.answered += 1
-        self.prompt_tokens += answer.prompt_tokens
-        self.completion_tokens += answer.completion_tokens
         return answer
 
     def _failed(self, problem: str, message: str) -> Exception:
         self.failed += 1
+        self.last_failure = message
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= self.captioner.max_failures:
             return self._stopped(f"{self._failures_in_a_row} requests in a row failed, the last: {message}")
@@ -205,7 +212,20 @@ class ServerClient:
             raise _Broken(f"the answer broke off ({type(cause).__name__})") from error
         except (openai.APIError, json.JSONDecodeError, ValueError) as error:
             raise _Broken(f"the answer is no json ({type(error).__name__})") from error
-        return _read(reply)
+        usage = getattr(reply, "usage", None)
+        counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+        spent = [count if isinstance(count, int) else 0 for count in counts]
+        self.prompt_tokens += spent[0]  # also of an answer that is of no use
+        self.completion_tokens += spent[1]
+        text, reason, thought = _read(reply)
+        if reason in _FILTERED:
+            raise self._failed("refused", f"a filter ended the answer (finish_reason {reason!r})")
+        if not without_markup(text) and (thought or text.strip() or reason in CUT_OFF):
+            raise _Empty(
+                f"no caption within max_tokens={captioner.max_tokens}, only thinking: raise max_tokens, or serve the "
+                "model with thinking off"
+            )
+        return Answer(text, reason in CUT_OFF, *spent)
 
     def _by_status(self, error: Any) -> Exception:
         status = error.status_code
@@ -230,18 +250,24 @@ class _Broken(Exception):
     pass
 
 
-def _read(reply: Any) -> Answer:
-    """The answer in a reply. Raises `_Broken` for one that is not of the API's form, a page of HTML for instance."""
+class _Empty(Exception):
+    pass
+
+
+def _read(reply: Any) -> tuple[str, str, bool]:
+    """The text of a reply, why it ended, and whether thoughts came beside it.
+
+    Raises `_Broken` for a reply that is not of the API's form, a page of HTML for instance.
+    """
     try:
         choice = reply.choices[0]
-        text, cut_off = choice.message.content, choice.finish_reason == "length"
-        usage = reply.usage
+        text, reason = text_of(choice.message.content), str(choice.finish_reason or "").lower()
+        thought = any(getattr(choice.message, name, None) for name in ("reasoning_content", "reasoning"))
     except (AttributeError, IndexError, TypeError) as error:
         raise _Broken(f"not an answer of this API: {str(reply)[:60]!r}") from error
-    if not isinstance(text, str):
+    if text is None and not (thought or reason in CUT_OFF or reason in _FILTERED):
         raise _Broken("an answer without text")
-    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    return Answer(text, cut_off, *(count if isinstance(count, int) else 0 for count in counts))
+    return text or "", reason, thought
 
 
 def _in_short(error: Any) -> str:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from ...caption_checks import foreign_characters, has_code
 from ...rows.cleaning import is_unicode, repair_caption, shows_template
+from .markup import without_markup
 from .words import find_attributes
 
 PROBLEMS = (
@@ -179,16 +180,15 @@ _OTHER_LANGUAGES = frozenset(
     "een het en van met draagt vrouw op zijn".split()
 )
 MAX_CHARACTERS = 4000  # of an answer that are read; no caption is so long
-_THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _LIST = re.compile(r"^\s*(?:[-*•#]|\d+[.)])\s|\*\*|__|```|^\s*#{1,6}\s", re.MULTILINE)
 
 
 def tidy_caption(answer: str) -> str:
-    """The caption in a captioner's answer: without `<think>` block, preamble, quotes and doubled spaces.
+    """The caption in a captioner's answer: without thoughts, marks of the server, preamble, quotes, doubled spaces.
 
     A sentence that shows its template stays, so that `broken_rules` sees it.
     """
-    answer = _THINKING.sub(" ", answer.strip()).strip()[:MAX_CHARACTERS]
+    answer = without_markup(answer)[:MAX_CHARACTERS]
     cleaned, repairs = repair_caption(answer)
     if "dropped" in repairs or "template-sentence" in repairs:
         return " ".join(answer.split())
@@ -204,7 +204,7 @@ def broken_rules(caption: str, rules: CaptionRules, cut_off: bool = False) -> li
     Args:
         caption: made by `tidy_caption`.
         rules: limits.
-        cut_off: the captioner reported that it ran out of tokens (`finish_reason` "length").
+        cut_off: the captioner reported that it ran out of tokens (`client.CUT_OFF`).
     """
     if not caption.strip():
         return ["empty"]

@@ -114,11 +114,13 @@ async def _caption_rows(
             shard.write(row)
         work.show(refresh=True)
         for client in clients:
-            if client.failed and not work.usable[id(client)]:
+            if total and not work.usable[id(client)]:
+                why = f" (the last: {client.last_failure})" if client.last_failure else ", every caption is empty"
                 raise CaptionServerError(
-                    f"{client.captioner.base_url} ({client.captioner.model}): answered none of {client.failed} "
-                    f"requests for {source}. Repair the server and run the same command again. Pictures that it will "
-                    f"never answer go by lines in the file `opt_out`, the first of these by `sha256:{first_image}`."
+                    f"{client.captioner.base_url} ({client.captioner.model}): answered none of "
+                    f"{client.failed or total} requests for {source} with a caption{why}. Repair the server and run "
+                    "the same command again. Pictures that it will never answer go by lines in the file `opt_out`, "
+                    f"the first of these by `sha256:{first_image}`."
                 )
 
 
@@ -174,12 +176,14 @@ class _Work:
         try:
             answer = await self._answer(client, image_sha256, template, [], messages)
             made.text, made.problems = _checked(answer, rules)
+            self.usable[id(client)] += bool(made.text)
             if made.problems:
                 made.asked_again = True
                 self.asked_again += 1
                 again = ask_again(messages, made.text, made.problems)
                 answer = await self._answer(client, image_sha256, template, made.problems, again)
                 text, problems = _checked(answer, rules)
+                self.usable[id(client)] += bool(text)
                 if len(problems) < len(made.problems):
                     made.text, made.problems = text, problems
         except RequestFailed as error:
@@ -214,7 +218,6 @@ class _Work:
         if answer is None:
             answer = await client.ask(messages)
             self.cache.put(key, answer)
-        self.usable[id(client)] += 1
         return answer
 
     def show(self, refresh: bool = False) -> None:

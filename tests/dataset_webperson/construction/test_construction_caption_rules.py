@@ -80,6 +80,21 @@ def test_problems_come_in_the_order_of_the_table():
         (f'"{FINE[0]}"', FINE[0]),
         (f"Here is the caption: {FINE[0]}", FINE[0]),
         (f"<think>He wears\na coat?</think>\n\n{FINE[0]}", FINE[0]),
+        (f"He wears\na coat?</think>\n\n{FINE[0]}", FINE[0]),
+        (f"<thinking>A coat?</thinking>{FINE[0]}", FINE[0]),
+        (f"◁think▷A coat?◁/think▷{FINE[0]}", FINE[0]),
+        (f"{FINE[0]}<|im_end|>", FINE[0]),
+        (f"<|im_start|>assistant\n{FINE[0]}<|im_end|>\n<|im_start|>user\nAnd now?", FINE[0]),
+        (f"<start_of_turn>model\n{FINE[0]}<end_of_turn>\n", FINE[0]),
+        (f"<|start_header_id|>assistant<|end_header_id|>\n\n{FINE[0]}<|eot_id|>", FINE[0]),
+        (f"<s> {FINE[0]}</s>", FINE[0]),
+        (f"<think>A box.</think><answer><|begin_of_box|>{FINE[0]}<|end_of_box|></answer>", FINE[0]),
+        (
+            f"<|channel|>analysis<|message|>A coat?<|end|><|start|>assistant<|channel|>final<|message|>{FINE[0]}",
+            FINE[0],
+        ),
+        ("<think>He wears a coat, or is it", ""),
+        ("<|channel|>analysis<|message|>He wears a coat, or", ""),
         (FINE[0].replace(" grey", "\n  grey"), FINE[0]),
         ("A man. He wears a [colored top] today.", "A man. He wears a [colored top] today."),
     ],
@@ -96,7 +111,13 @@ def test_limits_that_leave_nothing_are_refused(limits):
 
 def test_long_answers_are_checked_fast():
     # Patterns that backtrack would take hours for this.
-    for text in ("a " * 20_000, "in a " + "very-" * 20_000, "[" * 50_000, "A man on a " + "big " * 20_000):
+    for text in (
+        "a " * 20_000,
+        "in a " + "very-" * 20_000,
+        "[" * 50_000,
+        "A man on a " + "big " * 20_000,
+        "<think>" * 20_000,
+    ):
         broken_rules(tidy_caption(text), RULES)
 
 

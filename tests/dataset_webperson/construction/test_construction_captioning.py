@@ -245,6 +245,59 @@ def test_a_caption_that_ran_out_of_tokens_is_marked(server, folders):
     assert read(target)[0]["caption1_problems"] == ["cut-off"]
 
 
+@pytest.mark.parametrize("reason", ["max_tokens", "MAX_TOKENS", "model_length"])
+def test_a_caption_cut_by_a_reason_spelt_otherwise_is_marked_too(server, folders, reason):
+    source, target = folders
+    server.always = {"finish_reason": reason}
+    assert caption_shard(source, target, options(server))["rows_fine"] == 0
+    assert read(target)[0]["caption1_problems"] == ["cut-off"]
+
+
+def test_a_caption_that_a_filter_cut_is_refused_and_never_shown(server, folders):
+    source, target = folders
+    poison = read(source)[2]["image"]["bytes"]
+    server.fault_of = lambda messages: {"finish_reason": "content_filter"} if image_of(messages) == poison else None
+    counts = caption_shard(source, target, options(server))
+    row = read(target)[2]
+    assert row["caption1"] == "" and row["caption1_problems"] == ["refused"] and counts["rows_fine"] == 5
+    assert len(server.requests) == 12  # the same picture is not sent again
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None, "reasoning_content": "He wears"},
+        {"content": "", "reasoning": "He wears"},
+        {"content": "<think>He wears a coat, or is it"},
+        {"content": ""},
+    ],
+)
+def test_a_model_that_spends_its_tokens_on_thinking_ends_the_run_with_the_cure(server, folders, message):
+    source, target = folders
+    server.always = {"finish_reason": "length", **message}
+    for limit in (3, 100):  # in a row, and of a whole shard
+        with pytest.raises(CaptionServerError, match="max_tokens=200, only thinking: raise max_tokens, or") as stopped:
+            caption_shard(source, target, options(server, max_failures=limit))
+        assert "\n" not in str(stopped.value) and not os.path.exists(target)
+    assert len(server.requests) <= 3 * 8 + 12  # each picture once a captioner: thinking is paid for
+
+
+def test_a_shard_of_empty_captions_is_no_success(server, folders):
+    source, target = folders
+    server.reply = lambda messages: "  "
+    with pytest.raises(CaptionServerError, match="answered none of 6 requests .* every caption is empty"):
+        caption_shard(source, target, options(server))
+    assert not os.path.exists(target)
+
+
+def test_a_list_of_content_parts_is_one_caption(server, folders):
+    source, target = folders
+    parts = [{"type": "thinking", "text": "A coat?"}, {"type": "text", "text": GOOD[:20]}]
+    server.always = {"content": [*parts, {"type": "text", "text": GOOD[20:]}]}
+    assert caption_shard(source, target, options(server))["rows_fine"] == 6
+    assert read(target)[0]["caption1"] == GOOD
+
+
 def test_no_more_requests_than_allowed_are_under_way(server, folders):
     source, target = folders
     server.delay = 0.05

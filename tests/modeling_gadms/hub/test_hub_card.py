@@ -1,17 +1,22 @@
 """The model card: filled from what was written down, silent about the rest, and the paper's figures marked as such."""
 
+import ast
 import json
 import re
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
+from places import REPO
 from tiny import tiny_model, tiny_processor
 
 from modeling_gadms.evaluation.published_results import published
+from modeling_gadms.hub.listings import METRIC
 from modeling_gadms.hub.model_card import model_card
 from modeling_gadms.hub.run_facts import metrics_of_weights
 
 NAMES = ("R@1", "R@5", "R@10", "mAP", "mINP")
+METRIC_FOLDER = REPO / "modeling_gadms" / "person_retrieval"
 UNFILLED = re.compile(r"\$|TODO|To be filled|More Information Needed|\bNone\b|\bnan\b|\{\w+\}\}", re.IGNORECASE)
 
 
@@ -66,6 +71,24 @@ def test_figures_of_an_evaluation_come_with_intervals_and_go_into_the_model_inde
         model_card(str(folder), "org/gadms", data="x", evaluation=str(tmp_path))
 
 
+def test_figures_of_an_incomplete_copy_are_marked_and_never_indexed(folder, tmp_path):
+    why = "test has 2 ids; official: 200 ids"
+    whole, part = results_of("gadms", 44.0), {**results_of("gadms", 99.0), "incomplete": why}
+    part["benchmark"] = "CUHK-PEDES (incomplete copy)"
+    (tmp_path / "results.json").write_text(json.dumps({"results": [whole, part]}))
+    text = model_card(str(folder), "org/gadms", data="x", evaluation=str(tmp_path))
+    entries = head_of(text)["model-index"][0]["results"]
+    assert {entry["dataset"]["name"] for entry in entries} == {"RSTPReid"}
+    assert text.count("| CUHK-PEDES (incomplete copy), test |") == 2
+    assert f"**CUHK-PEDES (incomplete copy): not figures of the benchmark.** Of this copy, {why}." in text
+    metrics = {f"{way}_{name}": 50.0 for way in ("t2i", "i2t") for name in NAMES}
+    run = {"metrics": {"before": metrics, "after": metrics}, "arguments": {"dataset_name": "rstpreid"}}
+    (folder / "metrics.json").write_text(json.dumps({**run, "incomplete": why}))
+    text = model_card(str(folder), "org/gadms")
+    assert "model-index" not in head_of(text) and "| rstpreid (incomplete copy), test |" in text and why in text
+    assert "somebody else for" not in text
+
+
 def test_the_paper_s_figures_are_marked_and_never_indexed(folder, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"results": [results_of("gadms", 44.44)]}))
     text = model_card(str(folder), "org/gadms", data="x", evaluation=str(tmp_path))
@@ -104,6 +127,58 @@ def test_a_checkpoint_chosen_on_the_test_set_says_so(folder):
     (folder / "metrics.json").write_text(json.dumps({**run, "warning": "the best epoch was chosen on the test set"}))
     text = model_card(str(folder), "org/gadms")
     assert "**The best epoch was chosen on the test set.**" in text and not UNFILLED.search(text)
+
+
+def test_what_lies_on_the_hub_is_linked_and_no_path_of_the_publisher_is_shown(folder):
+    run = {"arguments": {"dataset_name": "org/webperson", "model_name_or_path": "openai/clip-vit-base-patch16"}}
+    (folder / "metrics.json").write_text(json.dumps({**run, "metrics": {"after": {"t2i_R@1": 50.0}}}))
+    text = model_card(str(folder), "org/gadms")
+    head = ModelCard(text, ignore_metadata_errors=False).data
+    assert head.datasets == ["org/webperson"] and head.base_model == "openai/clip-vit-base-patch16"
+    assert "sentence-transformers" in head.tags and '`SentenceTransformer("org/gadms"' in text
+    assert "[`org/webperson`](https://huggingface.co/datasets/org/webperson)" in text
+    assert "[`openai/clip-vit-base-patch16`](https://huggingface.co/openai/clip-vit-base-patch16)" in text
+
+    data, base = folder.parent / "secret" / "pictures", folder.parent / "runs" / "small_clip"
+    base.mkdir(parents=True)
+    for name in (str(base), "runs/small_clip"):  # a relative path looks like an id
+        run = {"arguments": {"dataset_name": str(data), "model_name_or_path": name}}
+        (folder / "metrics.json").write_text(json.dumps({**run, "metrics": {"after": {"t2i_R@1": 50.0}}}))
+        text = model_card(str(folder), "org/gadms")
+        head = head_of(text)
+        assert "datasets" not in head and "base_model" not in head
+        assert "| started from | `small_clip`, not on the Hub |" in text and "`pictures`, not on the Hub" in text
+        assert "secret" not in text and "runs/" not in text and str(folder.parent) not in text
+    # the publisher knows better
+    text = model_card(str(folder), "org/gadms", data="org/other", base_model="openai/clip-vit-base-patch16")
+    assert head_of(text)["datasets"] == ["org/other"] and head_of(text)["base_model"].startswith("openai/")
+
+
+def test_a_run_s_figures_stand_with_intervals_gallery_and_what_they_mean(folder):
+    run = {"metrics": {"after": {"t2i_R@1": 50.0, "t2i_mINP": 20.0}}, "arguments": {"dataset_name": "synthetic"}}
+    run |= {"test_images": 800, "test_captions": 1600, "intervals": {"t2i_R@1": [48.0, 52.0]}}
+    (folder / "metrics.json").write_text(json.dumps(run))
+    text = model_card(str(folder), "org/gadms")
+    line = "| synthetic, test | 800 | 1,600 | text to image | cosine | 50.00 [48.0, 52.0] | - | - | - | 20.00 |"
+    assert line in text and "mINP: mean over queries of the number of matches divided by the rank" in text
+    assert "In brackets: 95 % intervals" in text and not UNFILLED.search(text)
+
+
+def test_the_snippet_of_the_card_defines_what_it_uses(folder):
+    text = model_card(str(folder), "org/gadms", data="x")
+    tree = ast.parse(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    defined = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    defined |= {alias.asname or alias.name for node in tree.body if hasattr(node, "names") for alias in node.names}
+    assert {node.id for node in names if isinstance(node.ctx, ast.Load)} <= defined
+
+
+def test_the_space_of_the_metric_has_a_page():
+    page = (METRIC_FOLDER / "index.html").read_text()
+    assert (
+        "index.html" in METRIC.files(str(METRIC_FOLDER)) and "sdk: static" in (METRIC_FOLDER / "README.md").read_text()
+    )
+    assert page.count('evaluate.load("./modeling_gadms/person_retrieval")') == 1  # becomes the Space's id
 
 
 def test_figures_of_other_weights_are_not_claimed():

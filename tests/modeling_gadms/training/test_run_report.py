@@ -3,18 +3,20 @@
 import json
 import os
 
+import matplotlib.axes
 import pytest
 import torch
 from PIL import Image
 from tiny import tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson.files import replacing, write_json
-from modeling_gadms.evaluation.encoding import RetrievalSet
+from modeling_gadms.evaluation.encoding import RetrievalSet, encode_retrieval_set
 from modeling_gadms.training.run_report import (
     AGAINST,
     FOR,
     RIGHT,
     WRONG,
+    gallery_facts,
     metrics_table,
     save_curve,
     save_retrievals,
@@ -82,3 +84,34 @@ def test_the_curve_is_a_picture_of_losses_and_retrieval(tmp_path):
     log = [{"step": step, "sdm_loss": 1 / step, "mtp_loss": 2.0} for step in range(1, 5)]
     save_curve(log + [{"step": 4, "eval_t2i_R@1": 50.0}], tmp_path / "curve.png")
     assert Image.open(tmp_path / "curve.png").size[0] > 500
+
+
+def test_the_curve_begins_before_training_and_has_no_panel_of_nothing(tmp_path, monkeypatch):
+    drawn = []
+    plot = matplotlib.axes.Axes.plot
+    monkeypatch.setattr(
+        matplotlib.axes.Axes,
+        "plot",
+        lambda self, *points, **how: [drawn.append(points), plot(self, *points, **how)][1],
+    )
+    before = {"t2i_R@1": 10.0, "i2t_R@1": 12.0}
+    end = {"step": 4, "eval_t2i_R@1": 50.0, "eval_i2t_R@1": 52.0}
+    save_curve([{"step": 2, "sdm_loss": 1.0}, end], tmp_path / "whole.png", before)
+    assert drawn == [((2,), (1.0,)), ((0, 4), (10.0, 50.0)), ((0, 4), (12.0, 52.0))]
+    save_curve([end], tmp_path / "short.png", before)  # a run shorter than its first logging
+    heights = [Image.open(tmp_path / f"{name}.png").size[1] for name in ("whole", "short")]
+    assert heights[1] * 2 == heights[0]
+    save_curve([end | {"step": 0}, end], tmp_path / "measured.png", before)
+    assert drawn[-1] == ((0, 4), (52.0, 52.0)), "what was measured at step 0 stands"
+    save_curve([], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_a_run_s_figures_have_the_intervals_of_an_evaluation():
+    rows, processor = tiny_rows(12), tiny_processor()
+    model = tiny_model(vocab_size=len(processor.tokenizer)).gadms
+    encoded = encode_retrieval_set(model, processor, rows, progress=False)
+    facts = gallery_facts(encoded)
+    assert (facts["test_images"], facts["test_captions"]) == (12, 24) and len(facts["intervals"]) == 10
+    for key, (low, high) in facts["intervals"].items():
+        assert low <= encoded.metrics()[key] <= high

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from tiny import tiny_model, tiny_processor, tiny_rows
 from train_tiny import train
 
+import modeling_gadms.training.trainer as trainer_module
+from modeling_gadms.evaluation.encoding import encode_retrieval_set
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.trainer import GADMSTrainer, warmup_then_cosine
 
@@ -263,3 +265,15 @@ def test_training_arguments_default_to_the_papers_recipe(tmp_path):
     assert (args.learning_rate, args.adam_epsilon, args.weight_decay) == (1e-4, 1e-3, 4e-5)
     assert (args.num_train_epochs, args.warmup_epochs, args.warmup_factor, args.mtp_weight) == (30, 5, 0.1, 0.4)
     assert (args.crop_padding, args.flip_probability, args.erasing_probability) == (10, 0.5, 0.5)
+
+
+def test_evaluation_prepares_images_in_the_workers_of_the_loader(tmp_path, monkeypatch):
+    asked = []
+
+    def encode(*arguments, **options):
+        asked.append(options["num_workers"])
+        return encode_retrieval_set(*arguments, **{**options, "num_workers": 0})
+
+    monkeypatch.setattr(trainer_module, "encode_retrieval_set", encode)
+    tiny_trainer(tmp_path, dataloader_num_workers=2).evaluate()
+    assert asked == [2]

@@ -1,0 +1,60 @@
+"""What `examples/evaluate_retrieval.py` is told."""
+
+import os
+from dataclasses import dataclass, field
+
+from .embedding_cache import DEFAULT_FOLDER, DEFAULT_LIMIT
+from .published_results import PROTOCOLS
+from .rescoring import RESCORINGS
+
+
+@dataclass
+class EvaluationArguments:
+    model: list[str] = field(
+        metadata={"help": "Folder or Hub id: one for all benchmarks, or one per benchmark in order."}
+    )
+    benchmark: list[str] = field(metadata={"help": "Names of benchmarks, `synthetic`, or folders."})
+    data_root: str | None = field(default=None, metadata={"help": "Folder that holds the benchmarks."})
+    split: str = field(default="test", metadata={"help": "Which part of each benchmark."})
+    annotations: list[str] = field(
+        default_factory=list, metadata={"help": "Its json (or one for each benchmark), if not below --data_root."}
+    )
+    image_root: list[str] = field(
+        default_factory=list, metadata={"help": "Where its images lie (or of each), if not below --data_root."}
+    )
+    on_count_mismatch: str = field(
+        default="error",
+        metadata={"help": "A copy with other counts than the official ones.", "choices": ["error", "warn"]},
+    )
+    on_missing_images: str = field(
+        default="error", metadata={"help": "`skip` leaves out images that are missing.", "choices": ["error", "skip"]}
+    )
+    image_size: list[int] = field(default_factory=lambda: [128, 64], metadata={"help": "Synthetic: height, width."})
+    num_persons: int = field(default=400, metadata={"help": "Synthetic: persons of the split."})
+    views_per_person: int = field(default=2, metadata={"help": "Synthetic: images of each person."})
+    compare: list[str] = field(default_factory=list, metadata={"help": "Another model (or one for each benchmark)."})
+    protocol: str | None = field(default=None, metadata={"help": "A table to lay out.", "choices": PROTOCOLS})
+    trained_on: list[str] = field(default_factory=list, metadata={"help": "cross-domain: what `model` has seen."})
+    rescore: list[str] = field(
+        default_factory=list, metadata={"help": "Score anew as well.", "choices": list(RESCORINGS)}
+    )
+    robustness: bool = field(default=False, metadata={"help": "Measure on damaged captions and images too."})
+    output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})
+    cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Where embeddings are kept."})
+    cache_limit: float = field(
+        default=DEFAULT_LIMIT, metadata={"help": "GB they may take; the least recently used are deleted."}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Images, and captions, at a time."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that prepare images ahead."})
+    bf16: bool = field(default=False, metadata={"help": "Encode in bfloat16."})
+    use_cpu: bool = field(default=False, metadata={"help": "Even where there is a GPU."})
+    seed: int = field(default=0, metadata={"help": "Decides intervals, tests, damaged inputs and synthetic persons."})
+
+    def of_each_benchmark(self, name: str) -> list:
+        """The values of an option, one per benchmark."""
+        values = getattr(self, name) or [None]
+        if len(values) not in (1, len(self.benchmark)):
+            raise ValueError(
+                f"--{name}: {len(values)} values for {len(self.benchmark)} benchmarks; give one or as many"
+            )
+        return values * len(self.benchmark) if len(values) == 1 else values
