@@ -75,7 +75,7 @@ def model_card(
     else:
         measured = measured_by_evaluation(evaluation, os.path.basename(os.path.abspath(folder)))
     carbon = emissions(folder)
-    trained_on = [name for name in (data, arguments.get("dataset_name")) if is_hub_id(name, folder)][:1]
+    trained_on = [name for name in (data, arguments.get("dataset_name")) if name and is_hub_id(name, folder)][:1]
     drawn = "synthetic" in f"{arguments.get('dataset_name')} {facts.get('training_data')}"
     title = repository.split("/")[-1]
     weights, counted = weight_counts(folder)
