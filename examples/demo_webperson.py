@@ -4,8 +4,7 @@
 
 Photographs and drawn pedestrians are cropped, cleared of near-duplicates, captioned by a server that this command
 starts, checked, scored and released; then `examples/pretrain.py` takes a few steps on the release. A model with random
-weights captions the photographs, with nonsense, as the checks say; two others, one of them careless, the drawings.
-An interrupted run continues.
+weights captions the photographs, with nonsense; two others, one careless, the drawings. Interrupted, it continues.
 """
 
 import os
