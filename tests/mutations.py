@@ -400,6 +400,18 @@ mutants(
         "pass",
         f"{EPOCHS}::test_streamed_rows_are_shuffled_again_in_each_epoch",
     ),
+    (
+        "a stream's part of a batch kept",
+        "list(itertools.islice(rows, self.rows_per_step))) == self.rows_per_step:",
+        "list(itertools.islice(rows, self.rows_per_step))):",
+        f"{EPOCHS}::test_every_step_has_all_its_chunks_and_the_rest_of_a_pass_is_dropped",
+    ),
+    (
+        "passes over a stream alike",
+        "self.stream.set_epoch(epoch)",
+        "self.stream.set_epoch(0)",
+        f"{EPOCHS}::test_two_passes_over_a_stream_show_every_row_once_each_in_another_order",
+    ),
     ("a stream's rows of the first epoch", "self.epoch.fill_(epoch)", "pass", COLLATOR),
 )
 
@@ -424,12 +436,6 @@ mutants(
         "with self.accelerator.autocast():",
         "with nullcontext():",
         f"{STEPS}::test_a_chunk_is_embedded_under_the_autocast_that_it_is_trained_under",
-    ),
-    (
-        "a stream's part of a batch kept",
-        "if len(self._chunks) < num_batches:",
-        "if False:",
-        f"{EPOCHS}::test_every_step_has_all_its_chunks_and_the_rest_of_a_pass_is_dropped",
     ),
     (
         "parts of the loss not cleared",
@@ -566,7 +572,7 @@ mutants(
     ("at the limit is above", "limit.contiguous(), right=True", "limit.contiguous(), right=False", RANKING),
     (
         "excluded pairs ranked",
-        "scores.masked_fill_(self.exclude(rows, self.gallery.order[cols]), -torch.inf)",
+        "scores.masked_fill_(self.exclude(queries, self.gallery.order[cols]), -torch.inf)",
         "pass",
         RANKING,
     ),
@@ -575,7 +581,7 @@ mutants(
 mutants(
     "evaluation/metrics.py",
     ("intervals of single queries", "groups=person_ids[way], ", "", PERSONS),
-    ("differences of single queries", '"groups": a.person_ids[way], ', "", PERSONS),
+    ("differences of single queries", "groups=persons, seed=seed", "seed=seed", PERSONS),
     ("b - a", "paired_difference(of_a[name], of_b[name]", "paired_difference(of_b[name], of_a[name]", PERSONS),
     ("hits below k", "ranks.first_match_rank <= int", "ranks.first_match_rank < int", PERSONS),
     ("mINP for mAP", "100.0 * ranks.average_precision", "100.0 * ranks.inverse_negative_penalty", PERSONS),
