@@ -78,9 +78,11 @@ def plan_replays(model: GADMSForPreTraining, chunks: list[dict[str, Any]], maski
 
     # SDM of the whole batch, and its gradient with respect to every embedding
     all_images, all_texts = torch.cat(images).requires_grad_(), torch.cat(texts).requires_grad_()
-    loss = model.joint_sdm_loss(all_images, all_texts, torch.cat([chunk["person_ids"] for chunk in chunks]))
-    # times the number of chunks, since their losses are averaged
-    image_gradient, text_gradient = torch.autograd.grad(len(chunks) * loss, (all_images, all_texts))
+    person_ids = torch.cat([chunk["person_ids"] for chunk in chunks])
+    with torch.autocast(device.type, enabled=False):  # which would reach into the backward pass too
+        loss = model.joint_sdm_loss(all_images, all_texts, person_ids)
+        # times the number of chunks, since their losses are averaged
+        image_gradient, text_gradient = torch.autograd.grad(len(chunks) * loss, (all_images, all_texts))
 
     sizes = [len(image) for image in images]
     num_rows = sum(sizes) / len(sizes)
