@@ -123,7 +123,7 @@ def _release(config: BuildConfig, options: ReleaseSection, folder: str, shards: 
                 shutil.rmtree(out + ending, ignore_errors=True)
         elif os.path.lexists(out):
             raise DataError(
-                f"{out}: is there already, and not made by {config.work}; delete it, or change `release.out`"
+                f"{out}: exists already and was not made by {config.work}; delete it, or change `release.out`"
             )
         write_json(record, state)
 

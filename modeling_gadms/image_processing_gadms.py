@@ -3,7 +3,7 @@
 from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
 
 # isort: split
-import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ class GADMSImageProcessor(CLIPImageProcessorPil):
 
 def _opened(image: Any) -> Any:
     """A path as the image in the file, a grey array `(H, W)` as `(H, W, 1)`, a tensor as `(1, H, W)`; others as is."""
-    if isinstance(image, str) and os.path.isfile(image):
+    if isinstance(image, str) and Path(image).is_file():
         # not by transformers, whose conversion to RGB loses transparency and the tones of 16 bits
         try:
             with PIL.Image.open(image) as opened:

@@ -100,7 +100,7 @@ def cached_retrieval_set(
         ValueError: `limit` is negative or NaN; also the errors of `encode_retrieval_set`.
     """
     if not limit >= 0:
-        raise ValueError(f"the limit of the embeddings kept in {folder} is a number of GB from 0, not {limit}")
+        raise ValueError(f"{folder}: the limit for cached embeddings must be 0 GB or more, not {limit}")
     found: list[Any] = [None, None]  # known to the first process, then sent to all
     if _is_main():
         keys = {"model_hash": model_hash(model, processor), "data_hash": data_hash(dataset, progress)}

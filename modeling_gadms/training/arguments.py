@@ -87,11 +87,7 @@ class GADMSTrainingArguments(TrainingArguments):
             "num_train_epochs": "",
             "max_steps": "Steps to train for, in place of num_train_epochs; -1 for none.",
             "warmup_epochs": "",
-            "warmup_steps": "Steps of warm-up (or, below 1, their share of all steps), in place of warmup_epochs.",
             "warmup_factor": "",
-            "lr_scheduler_type": "",
-            "lr_scheduler_kwargs": "Arguments of the schedule, as JSON.",
-            "optim": "",
             "per_device_train_batch_size": "",
             "gradient_accumulation_steps": "Chunks per step, each of per_device_train_batch_size pairs; the loss is "
             "that of the whole batch.",
@@ -99,6 +95,12 @@ class GADMSTrainingArguments(TrainingArguments):
             "weight_decay": "",
             "max_grad_norm": "",
             "mtp_weight": "",
+        },
+        "optimiser and schedule in place of the recipe's": {
+            "warmup_steps": "Steps of warm-up (or, below 1, their share of all steps), in place of warmup_epochs.",
+            "lr_scheduler_type": "",
+            "lr_scheduler_kwargs": "Arguments of the schedule, as JSON.",
+            "optim": "",
         },
         "masks": {
             "masking": "",

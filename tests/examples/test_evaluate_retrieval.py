@@ -320,7 +320,7 @@ def test_images_of_equal_base_names_are_images_of_their_own(gadms, tmp_path):
     rows = rows.remove_columns("image").add_column("image", files).cast_column("image", datasets.Image())
     rows.to_parquet(tmp_path / "test.parquet")
     dataset = load_evaluation_set(str(tmp_path))
-    assert len(set(dataset["image_path"])) == 20 and dataset["image_path"][3] == "1.png, row 3"
+    assert len(set(dataset["image_path"])) == 20 and dataset["image_path"][3] == "row 3, 1.png"
     encoded = encode_retrieval_set(*load_retriever(gadms), dataset, progress=False)
     assert len(encoded.image_person_ids.unique()) == 20
     assert torch.equal(encoded.text_person_ids, encoded.image_person_ids[encoded.text_image_index])
@@ -333,7 +333,7 @@ def test_data_that_cannot_be_measured_on_is_named_with_a_cure(tmp_path, folder):
         ("cuhk-pedes", "--data_root is missing"),
         ("market", "neither a benchmark .* nor a folder that exists"),
         (str(tmp_path / "empty"), "cannot be read as a data set"),
-        (str(tmp_path / "bare"), "the columns are image, text; needed are"),
+        (str(tmp_path / "bare"), "the columns are image, text; rename them"),
         (str(tmp_path / "holes"), "row 1 has no person_id"),
     ):
         if benchmark.startswith(str(tmp_path)):

@@ -216,7 +216,7 @@ print(json.dumps(metric.compute(predictions=[[1.0, 0.0], [0.0, 1.0]], references
     with running_hub() as hub:
         publish(hub, tmp_path / "cache", ["metric", "org/person_retrieval"])
         tree = hub["spaces/org/person_retrieval"].tree()
-        assert set(tree) == {".gitattributes", "README.md", "person_retrieval.py", "ranking.py"}
+        assert set(tree) == {".gitattributes", "README.md", "index.html", "person_retrieval.py", "ranking.py"}
         assert b"./modeling_gadms" not in b"".join(tree.values())
         found = run(hub, tmp_path / "evaluate", code)
         assert found == {"R@1": 50.0, "R@5": 100.0, "R@10": 100.0, "mAP": 75.0, "mINP": 75.0}
