@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--busy", action="store_true", help="measure beside two processes that keep a core busy each")
     parser.add_argument("--worker", choices=(*METHODS, "slice"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
+    if args.repeats < 1:
+        parser.error(f"--repeats must be at least 1; got {args.repeats}")
     pair, part = SIZES[args.size]
     if args.worker:
         print(json.dumps(measure(args.worker, *(part if args.worker == "slice" else pair), args.repeats)))
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(comparison(results))
     hours = piece["one"][0] * (WHOLE[0] / part[0]) * (WHOLE[1] / part[1]) / 3600
     print(f"float16, {part[0]:,} x {part[1]:,}: {piece['one'][0]:.2f} s, {piece['gigabytes']:.2f} GB above them;")
-    print(f"{WHOLE[0]:,} x {WHOLE[1]:,} would take {hours:.2f} h and as much memory.")
+    print(f"{WHOLE[0]:,} x {WHOLE[1]:,} would take {hours:.2f} h by proportion; this was not measured.")
 
 
 @contextlib.contextmanager

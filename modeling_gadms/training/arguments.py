@@ -185,6 +185,9 @@ class GADMSTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         wanted = self.optim
+        if wanted not in (ADAM, *OptimizerNames):
+            names = ", ".join([ADAM, *(each.value for each in OptimizerNames)])
+            raise ValueError(f"optim={wanted} is no optimiser; choose one of {names}")
         if wanted == ADAM:  # the parent takes names of its own only
             self.optim = OptimizerNames.ADAMW_TORCH
         super().__post_init__()
