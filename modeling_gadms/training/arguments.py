@@ -6,6 +6,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import SchedulerType, TrainerState, TrainingArguments
+from transformers.hf_argparser import string_to_bool
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
@@ -198,6 +200,7 @@ class GADMSTrainingArguments(TrainingArguments):
         if self.resume_from_checkpoint is not None:
             self.resume_from_checkpoint = self._checkpoint_to_resume(self.resume_from_checkpoint)
         self.masks()  # refuses constants outside their range
+        self._refuse_divided_layers()
         if self.masking == "none" and self.hidden_spans is not None:
             raise ValueError(f"hidden_spans={self.hidden_spans} hides words, and masking=none hides none: choose one")
         for name in ("flip_probability", "erasing_probability"):
@@ -217,6 +220,26 @@ class GADMSTrainingArguments(TrainingArguments):
         if self.remove_unused_columns or self.logging_nan_inf_filter:
             name = "remove_unused_columns" if self.remove_unused_columns else "logging_nan_inf_filter"
             raise ValueError(f"{name} must stay False: {self.__dataclass_fields__[name].metadata['help']}")
+
+    def _refuse_divided_layers(self) -> None:
+        """Refuse layers divided among processes, by the arguments or by the launcher, where they are used whole."""
+        if is_deepspeed_zero3_enabled():
+            divider = "DeepSpeed ZeRO-3"
+        elif self.fsdp or string_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
+            divider = "FSDP"
+        else:
+            return
+        masking = self.masks()
+        needed_by = ""
+        if masking is not None and masking.uses_scores:
+            needed_by = f"the scores of masking={self.masking}"
+        elif self.gradient_accumulation_steps > 1:
+            needed_by = f"chunks of gradient_accumulation_steps={self.gradient_accumulation_steps}"
+        if needed_by:
+            raise ValueError(
+                f"{divider} divides layers, and {needed_by} need them whole: leave it out, and save memory by "
+                "activation_checkpointing"
+            )
 
     def _checkpoint_to_resume(self, wanted: str | bool) -> str:
         """Folder of the checkpoint that `resume_from_checkpoint` stands for."""

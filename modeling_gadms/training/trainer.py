@@ -54,7 +54,7 @@ class GADMSTrainer(HubPushes):
         kwargs: passed to [`Trainer`].
 
     Raises:
-        ValueError: there are fewer rows than one batch, or several GPUs in one process.
+        ValueError: there are fewer rows than one batch, several GPUs in one process, or a model on several devices.
         DataError: a column is missing.
         FloatingPointError: in training, the loss is not finite; names the step and the images of the batch.
     """
@@ -79,6 +79,12 @@ class GADMSTrainer(HubPushes):
             raise ValueError(
                 f"{args.n_gpu} GPUs in one process would split the batch of the loss: start one process for each with "
                 "`accelerate launch`, or choose one by CUDA_VISIBLE_DEVICES"
+            )
+        places = sorted({str(parameter.device) for parameter in model.parameters()})
+        if len(places) > 1:  # by `device_map`; what is not on any device yet is on `meta`
+            raise ValueError(
+                f"the model is spread over {', '.join(places)}, and training needs it on one device: load it without "
+                "device_map"
             )
         collator = PairCollator(
             processing_class,

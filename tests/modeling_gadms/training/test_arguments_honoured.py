@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 import torch
 from test_trainer import tiny_trainer
+from tiny import tiny_model, tiny_processor
 from transformers import TrainingArguments, get_scheduler
 
+from modeling_gadms.finetuning.arguments import GADMSFineTuningArguments
 from modeling_gadms.training.arguments import WITHOUT_EFFECT, GADMSTrainingArguments
 
 
@@ -92,3 +94,25 @@ def test_an_argument_without_effect_is_refused(tmp_path, name):
 
 def test_the_list_names_arguments_of_the_installed_parent():
     assert set(WITHOUT_EFFECT) <= {field.name for field in dataclasses.fields(TrainingArguments)}
+
+
+def test_divided_layers_are_refused_where_scores_or_chunks_need_them_whole(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="^FSDP divides layers, and the scores of masking=gradient_attention need"):
+        arguments(tmp_path, fsdp=True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` does
+    with pytest.raises(ValueError, match="^FSDP divides layers, and the scores"):
+        arguments(tmp_path)
+    with pytest.raises(ValueError, match="^FSDP divides layers, and chunks of gradient_accumulation_steps=2 need"):
+        arguments(tmp_path, masking="none", gradient_accumulation_steps=2)
+    arguments(tmp_path, masking="none")
+    GADMSFineTuningArguments(output_dir=str(tmp_path), use_cpu=True, masking="random")
+    monkeypatch.setattr("modeling_gadms.training.arguments.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="^DeepSpeed ZeRO-3 divides layers"):
+        arguments(tmp_path)
+
+
+def test_a_model_on_several_devices_is_refused(tmp_path):
+    model = tiny_model(vocab_size=len(tiny_processor().tokenizer))
+    model.decoder.to("meta")  # as the weights that `device_map` keeps elsewhere
+    with pytest.raises(ValueError, match="spread over cpu, meta, .* load it without device_map"):
+        tiny_trainer(tmp_path, model=model)
