@@ -51,7 +51,7 @@ class PretrainArguments:
     )
     dataset_name: str = field(default="synthetic", metadata={"help": "`synthetic`, a folder or a Hub id."})
     streaming: bool = field(default=False, metadata={"help": "Stream the training split from its parquet files."})
-    num_test_images: int = field(default=1000, metadata={"help": "Images held out where there is no test split."})
+    num_test_images: int = field(default=1000, metadata={"help": "Images held out where only train exists."})
     image_size: list[int] = field(default_factory=lambda: [384, 128], metadata={"help": "Height and width in pixels."})
     num_persons: int = field(default=4000, metadata={"help": "Synthetic: persons to draw, two images each."})
     noise_rate: float = field(default=0.3, metadata={"help": "Synthetic: share of false attributes in training."})
