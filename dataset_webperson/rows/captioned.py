@@ -38,7 +38,7 @@ def load_captioned(name: str, num_test_images: int, seed: int, streaming: bool =
         `DataError`: there is no such data set, it cannot be read, or it does not hold captioned images.
     """
     try:
-        splits = _by_role(_read(name, streaming), name)
+        splits = _by_role(stored_splits(name, streaming), name)
         train, validation, test = _parts(splits, name, num_test_images, seed, streaming)
     except DataError:
         raise
@@ -66,8 +66,12 @@ def _usable(rows: datasets.Dataset, name: str) -> datasets.Dataset:
     return rows
 
 
-def _read(name: str, streaming: bool) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
-    """All splits under the names that they have."""
+def stored_splits(name: str, streaming: bool = False) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
+    """All splits of a folder or a Hub id, under the names that they have.
+
+    Raises:
+        `DataError`: it cannot be streamed, or captions beside its images were not read.
+    """
     if any(os.path.isfile(os.path.join(name, file)) for file in SAVED):
         if streaming:
             raise DataError(f"{name}: written by save_to_disk, without parquet files to stream; leave streaming out")

@@ -8,6 +8,7 @@ from tiny import tiny_rows
 
 from dataset_webperson import DataError
 from dataset_webperson.rows.captioned import load_captioned
+from modeling_gadms.evaluation.benchmarks import load_evaluation_set
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,6 +69,7 @@ def test_a_saved_data_set_is_loaded_with_its_splits_whatever_their_words(tmp_pat
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "splits")
     train, validation, test = load_captioned(str(tmp_path / "splits"), 2, 0)
     assert (paths(train), validation, paths(test)) == (paths(parts["training"]), None, paths(parts["dev"]))
+    assert load_evaluation_set(str(tmp_path / "splits"), split="dev")["image_path"][:] == paths(parts["dev"])
     with pytest.raises(DataError, match="written by save_to_disk, .*; leave streaming out"):
         load_captioned(str(tmp_path / "bare"), 2, 0, streaming=True)
 
@@ -93,8 +95,9 @@ def write_images(folder, rows):
 
 def test_metadata_that_names_of_images_keep_from_being_read_is_said_to_be_unread(tmp_path, rows):
     write_images(tmp_path / "flat", rows)
-    with pytest.raises(DataError, match="metadata.jsonl was not read.* a folder of its name, train or test"):
-        load_captioned(str(tmp_path / "flat"), 2, 0)
+    for load in (lambda folder: load_captioned(folder, 2, 0), load_evaluation_set):
+        with pytest.raises(DataError, match="metadata.jsonl was not read.* a folder of its name, train or test"):
+            load(str(tmp_path / "flat"))
     write_images(tmp_path / "cured" / "train", rows.select(range(8)))
     write_images(tmp_path / "cured" / "test", rows.select(range(8, 12)))
     train, _, test = load_captioned(str(tmp_path / "cured"), 2, 0)
