@@ -10,7 +10,7 @@ r"""Find the caption words that speak against their image, and write a data set 
 
 Patch evidence (`modeling_gadms/noise/patch_evidence.py`) learns which words go with which patches from the captions as
 they are. Tokens that make their image much less likely are then listed in `caption1_hidden_spans`, ... The data set is
-written to OUTPUT_DIR as parquet, its test split unchanged; OUTPUT_DIR-report.json sums up what was hidden, and
+written to OUTPUT_DIR as parquet, its galleries unchanged; OUTPUT_DIR-report.json sums up what was hidden, and
 OUTPUT_DIR-evidence.safetensors holds what was learnt. An interrupted run, started again, keeps finished files and, if
 learning had finished, what was learnt.
 """
@@ -94,12 +94,8 @@ def begin(work: str, settings: dict[str, Any]) -> None:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    source, args = parse_arguments(
-        (PretrainArguments, HideWordsArguments),
-        arguments,
-        description=__doc__,
-        renamed={"--out": "--output_dir"},
-    )
+    kinds, renamed = (PretrainArguments, HideWordsArguments), {"--out": "--output_dir"}
+    source, args = parse_arguments(kinds, arguments, description=__doc__, renamed=renamed)
     out = os.path.abspath(args.output_dir)
     work = out + ".partial"
     refuse_taken(out)
@@ -108,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise DataError("this runs as one process: start it with `python`, not with a launcher")
 
-    train, test = load_pairs(source, args.seed)
+    train, validation, test = load_pairs(source, args.seed)
     assert not isinstance(train, ShuffledParquet)  # a stream was refused above
     refuse_unfit(train)
     set_seed(args.seed)
@@ -119,9 +115,10 @@ def main(arguments: list[str] | None = None) -> None:
     begin(work, {name: value for name, value in settings.items() if name not in free})
 
     folder, kept = os.path.join(work, "main", "data"), os.path.join(work, "evidence.safetensors")
-    test_file = os.path.join(folder, "test-00000-of-00001.parquet")
-    if not os.path.exists(test_file):  # first, so that a missing image is reported before anything is learnt
-        write_parquet(test, test_file)
+    for split, rows in (("validation", validation), ("test", test)):
+        file = os.path.join(folder, f"{split}-00000-of-00001.parquet")
+        if rows is not None and not os.path.exists(file):  # first, so that a missing image is reported now
+            write_parquet(rows, file)
     evidence = kept_evidence(
         gadms,
         processor,

@@ -25,7 +25,7 @@ from transformers import set_seed
 from dataset_webperson import WebPerson
 from dataset_webperson.command_line import command
 from dataset_webperson.files import replacing, write_json
-from dataset_webperson.rows.captioned import TrainingSet, load_captioned
+from dataset_webperson.rows.captioned import CaptionedSplits, TrainingSet, load_captioned
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.command_line import free_folder, parse_arguments, refuse_used_folder
 from modeling_gadms.training.run_report import (
@@ -51,7 +51,7 @@ class PretrainArguments:
     )
     dataset_name: str = field(default="synthetic", metadata={"help": "`synthetic`, a folder or a Hub id."})
     streaming: bool = field(default=False, metadata={"help": "Stream the training split from its parquet files."})
-    num_test_images: int = field(default=1000, metadata={"help": "Images held out where there is no test split."})
+    num_test_images: int = field(default=1000, metadata={"help": "Images held out where only train exists."})
     image_size: list[int] = field(default_factory=lambda: [384, 128], metadata={"help": "Height and width in pixels."})
     num_persons: int = field(default=4000, metadata={"help": "Synthetic: persons to draw, two images each."})
     noise_rate: float = field(default=0.3, metadata={"help": "Synthetic: share of false attributes in training."})
@@ -61,8 +61,8 @@ class PretrainArguments:
             raise ValueError(f"image_size is a height and a width in pixels, as 384 128; got {self.image_size}")
 
 
-def load_pairs(args: PretrainArguments, seed: int) -> tuple[TrainingSet, datasets.Dataset]:
-    """Training rows, and a test gallery with its captions."""
+def load_pairs(args: PretrainArguments, seed: int) -> CaptionedSplits:
+    """Training rows, and galleries with their captions."""
     if args.dataset_name != "synthetic":
         return load_captioned(args.dataset_name, args.num_test_images, seed, args.streaming)
     builder = WebPerson(
@@ -73,7 +73,7 @@ def load_pairs(args: PretrainArguments, seed: int) -> tuple[TrainingSet, dataset
         seed=seed,
     )
     builder.download_and_prepare()
-    return builder.as_dataset(split="train"), builder.as_dataset(split="test")
+    return CaptionedSplits(builder.as_dataset(split="train"), None, builder.as_dataset(split="test"))
 
 
 def report(
@@ -92,7 +92,8 @@ def report(
     assert trainer.measured is not None  # by the evaluation that ended the run
     results = {"metrics": metrics, **gallery_facts(trainer.measured), "seconds": seconds, **arguments}
     write_json(f"{folder}/metrics.json", results)
-    save_curve(trainer.state.log_history, f"{folder}/curve.png", metrics["before"])
+    before = metrics["before"] if trainer.eval_dataset is test else None  # not of the curve's own gallery
+    save_curve(trainer.state.log_history, f"{folder}/curve.png", before)
     save_retrievals(test, trainer.measured, f"{folder}/retrievals.png")
 
     # the most instructive of a few captions: the one with the most false words, where the data knows them
@@ -122,14 +123,15 @@ def main(arguments: list[str] | None = None) -> None:
     if is_demo:
         training.output_dir = free_folder(os.path.join("runs", "demo"))
     refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
-    train, test = load_pairs(args, training.seed)
+    train, validation, test = load_pairs(args, training.seed)
     set_seed(training.seed)
     model, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
 
-    trainer = GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=test)
-    metrics = {"before": trainer.evaluate()}
+    during = test if validation is None else validation
+    trainer = GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=during)
+    metrics = {"before": trainer.evaluate(test)}
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    metrics["after"] = trainer.evaluate()
+    metrics["after"] = trainer.evaluate(test)
     trainer.save_model()
     for when, found in metrics.items():
         metrics[when] = {key.removeprefix("eval_"): value for key, value in found.items() if "2" in key}

@@ -53,6 +53,8 @@ def draw_people(count: int = 10) -> list[tuple[str, Image.Image]]:
 
 def read_folder(folder: str) -> list[tuple[str, Image.Image]]:
     """Names and images of a folder, upright and RGB."""
+    if not os.path.isdir(folder):
+        raise DataError(f"{folder}: no such folder; give the one that holds the images")
     names = sorted(name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES))
     if not names:
         raise DataError(f"{folder}: no images ({', '.join(SUFFIXES)}); give the folder that holds them")

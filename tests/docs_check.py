@@ -5,6 +5,7 @@
   the Makefile.
 - A block of Python is run here, with SMALL replacing what a reader has and this machine does not.
 - A link to a file of the repository must lead to one.
+- The figures of a study, in README.md and in examples/studies/README.md, must be those of its stored result.
 
 Anything else fails: a new command needs a test and a line in PROVEN. With `--fast`, miniatures and blocks of Python
 are not run, and everything else is checked.
@@ -350,6 +351,11 @@ def main(arguments: list[str] | None = None) -> int:
                 if problem := check_command(command, helps, fast):
                     problems.append(f"{path.relative_to(REPO)}: {command}\n    {problem}")
         os.chdir(REPO)
+    from stored_figures import unfounded_claims
+
+    studies = REPO / "examples" / "studies"
+    pages = [path.read_text(encoding="utf-8") for path in (REPO / "README.md", studies / "README.md")]
+    problems += unfounded_claims(*pages, studies / "results")
     sys.stdout.write("".join(f"{problem}\n" for problem in problems))
     sys.stdout.write(f"{seen} commands and blocks checked, {len(problems)} problems\n")
     return int(bool(problems))

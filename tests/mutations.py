@@ -430,6 +430,16 @@ mutants(
 )
 
 mutants(
+    "noise/patch_evidence.py",
+    (
+        "keys of the references with dropout",
+        "    evidence.eval()  #",
+        "    pass  #",
+        "noise/test_patch_evidence.py::test_the_keys_of_the_reference_images_carry_no_dropout",
+    ),
+)
+
+mutants(
     "training/trainer.py",
     (
         "replays planned without autocast",
@@ -441,6 +451,12 @@ mutants(
         "parts of the loss not cleared",
         "self._loss_parts.clear()",
         "pass",
+        f"{STEPS}::test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it",
+    ),
+    (
+        "parts of the loss over all chunks",
+        "            self._summed_chunks = 0\n",
+        "",
         f"{STEPS}::test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it",
     ),
     (

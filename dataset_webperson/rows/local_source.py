@@ -43,7 +43,7 @@ _PEEK_ROWS = 200  # rows of the first shard that tell which further columns ther
 _BATCH_ROWS = 64  # rows of a parquet in memory
 _HELD_STEMS = 32  # files `a.*.jpg` that wait for an `a.jpg` before each is taken for a row of its own
 # The words of `datasets.data_files`; between letters ("latest", "evaluated") they mean nothing.
-_SPLIT_WORDS = {
+SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
@@ -380,7 +380,7 @@ def by_split(files: Iterable[str]) -> Splits:
     splits: dict[str, list[str]] = {name: [] for name in SPLITS}
     for file in files:
         words = re.split(r"[^a-z]+", os.path.splitext(os.path.basename(file))[0].lower())
-        said = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS} or {"train"}
+        said = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS} or {"train"}
         if len(said) > 1:
             raise DataError(f"{file}: the name says {' and '.join(sorted(said))}; rename it after the split it holds")
         splits[said.pop()].append(file)

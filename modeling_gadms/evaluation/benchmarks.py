@@ -9,6 +9,7 @@ import datasets
 from dataset_webperson import DataError, WebPerson, load_benchmark
 from dataset_webperson.readers.benchmark_copy import Counts
 from dataset_webperson.readers.benchmarks import BENCHMARKS, benchmark_class
+from dataset_webperson.rows.captioned import stored_splits
 from dataset_webperson.rows.image_column import cast_images, with_image_paths
 
 INCOMPLETE = "incomplete copy"  # behind the name of a benchmark, wherever a figure of such a copy stands
@@ -122,7 +123,9 @@ def load_with_fault(
 
 def _load_folder(folder: str, split: str) -> datasets.Dataset:
     try:
-        splits = datasets.load_dataset(folder)
+        splits = stored_splits(folder)
+    except DataError:
+        raise
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(
             f"{folder}: cannot be read as a data set ({' '.join(str(error).split()):.160}); put parquet files there, "
@@ -131,6 +134,7 @@ def _load_folder(folder: str, split: str) -> datasets.Dataset:
     if split not in splits and len(splits) > 1:
         raise DataError(f"{folder}: no split {split!r}; it has {', '.join(splits)}")
     rows = splits[split if split in splits else next(iter(splits))]
+    assert isinstance(rows, datasets.Dataset)  # not streamed
     names = rows.column_names
     if "image" not in names or not any(name == "captions" or name[:7] == "caption" for name in names):
         raise DataError(

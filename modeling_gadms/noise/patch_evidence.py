@@ -199,9 +199,10 @@ def train_patch_evidence(
                 nn.utils.clip_grad_norm_(group, 1.0)
             optimizer.step()
             schedule.step()
+    evidence.eval()  # first: the keys of the reference images carry no dropout
     with torch.no_grad():
         evidence.reference_keys = evidence.keys(references)
-    return evidence.eval()
+    return evidence
 
 
 def _batch_loss(evidence: PatchEvidence, batch: dict[str, Any], device: torch.device) -> torch.Tensor:

@@ -1,11 +1,14 @@
 """Training arguments of GA-DMS; the defaults are the paper's pre-training recipe."""
 
 import glob
+import json
 import os
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import SchedulerType, TrainerState, TrainingArguments
+from transformers.hf_argparser import string_to_bool
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
@@ -14,6 +17,10 @@ from ..hub.upload import download_last_checkpoint
 from ..masking_gadms import DualMasking, Masking
 
 ADAM = "adam"  # torch's Adam with L2 weight decay, which `OptimizerNames` does not have
+
+ARGUMENTS_FILE = "training_args.json"  # in a checkpoint
+OPTIMISATION = "optimiser and schedule in place of the recipe's"
+DECISIVE = ("recipe", OPTIMISATION, "masks", "images")  # groups of arguments that decide the result
 
 # arguments of the parent that have no effect on this training: another value than the parent's default is refused
 WITHOUT_EFFECT = (
@@ -96,7 +103,7 @@ class GADMSTrainingArguments(TrainingArguments):
             "max_grad_norm": "",
             "mtp_weight": "",
         },
-        "optimiser and schedule in place of the recipe's": {
+        OPTIMISATION: {
             "warmup_steps": "Steps of warm-up (or, below 1, their share of all steps), in place of warmup_epochs.",
             "lr_scheduler_type": "",
             "lr_scheduler_kwargs": "Arguments of the schedule, as JSON.",
@@ -193,11 +200,13 @@ class GADMSTrainingArguments(TrainingArguments):
         super().__post_init__()
         self.optim = wanted if wanted == ADAM else self.optim
         self._refuse_what_has_no_effect()
+        self._refuse_missing_loggers()
         if self.device.type == "cpu":  # nothing to pin memory for: torch would warn of it in every epoch
             self.dataloader_pin_memory = False
         if self.resume_from_checkpoint is not None:
             self.resume_from_checkpoint = self._checkpoint_to_resume(self.resume_from_checkpoint)
         self.masks()  # refuses constants outside their range
+        self._refuse_divided_layers()
         if self.masking == "none" and self.hidden_spans is not None:
             raise ValueError(f"hidden_spans={self.hidden_spans} hides words, and masking=none hides none: choose one")
         for name in ("flip_probability", "erasing_probability"):
@@ -217,6 +226,43 @@ class GADMSTrainingArguments(TrainingArguments):
         if self.remove_unused_columns or self.logging_nan_inf_filter:
             name = "remove_unused_columns" if self.remove_unused_columns else "logging_nan_inf_filter"
             raise ValueError(f"{name} must stay False: {self.__dataclass_fields__[name].metadata['help']}")
+
+    def _refuse_missing_loggers(self) -> None:
+        """Refuse a logger that does not exist or is not installed; the Trainer would, when all else is loaded."""
+        if not self.report_to:
+            return
+        # here, since it imports whatever can log
+        from transformers.integrations.integration_utils import (
+            INTEGRATION_TO_CALLBACK,
+            get_available_reporting_integrations,
+        )
+
+        installed = [*get_available_reporting_integrations(), "flyte"]  # which is not looked for there
+        for name in self.report_to:
+            if name not in INTEGRATION_TO_CALLBACK:
+                raise ValueError(f"report_to={name}: no such logger; take one of {', '.join(INTEGRATION_TO_CALLBACK)}")
+            if name not in installed:
+                raise ValueError(f"report_to={name} is not installed: install it, or leave report_to out")
+
+    def _refuse_divided_layers(self) -> None:
+        """Refuse layers divided among processes, by the arguments or by the launcher, where they are used whole."""
+        if is_deepspeed_zero3_enabled():
+            divider = "DeepSpeed ZeRO-3"
+        elif self.fsdp or string_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
+            divider = "FSDP"
+        else:
+            return
+        masking = self.masks()
+        needed_by = ""
+        if masking is not None and masking.uses_scores:
+            needed_by = f"the scores of masking={self.masking}"
+        elif self.gradient_accumulation_steps > 1:
+            needed_by = f"chunks of gradient_accumulation_steps={self.gradient_accumulation_steps}"
+        if needed_by:
+            raise ValueError(
+                f"{divider} divides layers, and {needed_by} need them whole: leave it out, and save memory by "
+                "activation_checkpointing"
+            )
 
     def _checkpoint_to_resume(self, wanted: str | bool) -> str:
         """Folder of the checkpoint that `resume_from_checkpoint` stands for."""
@@ -240,6 +286,21 @@ class GADMSTrainingArguments(TrainingArguments):
         steps = {int(step): folder for folder in folders if (step := folder.rpartition("-")[2]).isdigit()}
         newest_first = (steps[step] for step in sorted(steps, reverse=True))
         return next(filter(_has_state, newest_first), None)
+
+    def changes_since(self, checkpoint: str) -> list[str]:
+        """What of the recipe was otherwise when the checkpoint was written, as `seed=1 (before: 0)`."""
+        file = os.path.join(checkpoint, ARGUMENTS_FILE)
+        if not os.path.isfile(file):
+            return []
+        with open(file, encoding="utf-8") as stream:
+            before = json.load(stream)
+        now = json.loads(json.dumps(self.to_dict()))
+        names = [name for group in DECISIVE for name in self.HELP_GROUPS[group]] + ["seed", "data_seed"]
+        return [
+            f"{name}={now[name]} (before: {before[name]})"
+            for name in names
+            if name in before and before[name] != now[name]
+        ]
 
     def checkpoint_of_hub(self) -> str:
         """Download into `output_dir` the checkpoint that `hub_strategy="checkpoint"` pushed; return its folder."""

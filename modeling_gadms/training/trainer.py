@@ -14,7 +14,8 @@ from datasets.distributed import split_dataset_by_node
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import SchedulerType, get_scheduler
-from transformers.trainer_utils import speed_metrics
+from transformers.trainer_utils import TrainOutput, speed_metrics
+from transformers.utils import logging
 
 from dataset_webperson import DataError
 from dataset_webperson.files import write_json
@@ -27,9 +28,11 @@ from ..modeling_gadms import GADMSModel, GADMSPreTrainedModel
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
 from .accumulation import Replay, plan_replays
-from .arguments import ADAM, GADMSTrainingArguments
+from .arguments import ADAM, ARGUMENTS_FILE, GADMSTrainingArguments
 from .collator import PairCollator
 from .samplers import EpochSampler, KeySampler, ParquetRows, RepeatedRows, StreamedRows, TrainingRows
+
+logger = logging.get_logger(__name__)
 
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset | ShuffledParquet
 
@@ -54,7 +57,7 @@ class GADMSTrainer(HubPushes):
         kwargs: passed to [`Trainer`].
 
     Raises:
-        ValueError: there are fewer rows than one batch, or several GPUs in one process.
+        ValueError: there are fewer rows than one batch, several GPUs in one process, or a model on several devices.
         DataError: a column is missing.
         FloatingPointError: in training, the loss is not finite; names the step and the images of the batch.
     """
@@ -80,6 +83,12 @@ class GADMSTrainer(HubPushes):
                 f"{args.n_gpu} GPUs in one process would split the batch of the loss: start one process for each with "
                 "`accelerate launch`, or choose one by CUDA_VISIBLE_DEVICES"
             )
+        places = sorted({str(parameter.device) for parameter in model.parameters()})
+        if len(places) > 1:  # by `device_map`; what is not on any device yet is on `meta`
+            raise ValueError(
+                f"the model is spread over {', '.join(places)}, and training needs it on one device: load it without "
+                "device_map"
+            )
         collator = PairCollator(
             processing_class,
             seed=args.seed if args.data_seed is None else args.data_seed,
@@ -98,10 +107,19 @@ class GADMSTrainer(HubPushes):
             processing_class=processing_class,
             **kwargs,
         )
-        self._loss_parts: list[dict[str, torch.Tensor]] = []
+        self._loss_parts: dict[str, torch.Tensor] = {}  # sums over the chunks since the last log
+        self._summed_chunks = 0
         self._chunks: list[dict[str, Any]] = []
         self._replays: list[Replay] = []
         self.measured: RetrievalSet | None = None  # embeddings of the last evaluation
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As the parent; warns where the run to resume had another seed, masking or recipe."""
+        folder = self.args.last_checkpoint() if resume_from_checkpoint is True else resume_from_checkpoint
+        changes = self.args.changes_since(folder) if folder else []
+        if changes and self.is_world_process_zero():
+            logger.warning(f"{folder} was written by a run with other arguments; going on with {', '.join(changes)}")
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     # ---- data
 
@@ -235,7 +253,10 @@ class GADMSTrainer(HubPushes):
         with randomness:
             outputs = model(**inputs, **options)
         self._refuse_not_finite(outputs.loss, image_paths)
-        self._loss_parts.append({name: outputs[name].detach().float() for name in LOSS_PARTS if name in outputs})
+        for name in LOSS_PARTS:
+            if name in outputs:
+                self._loss_parts[name] = outputs[name].detach().float() + self._loss_parts.get(name, 0.0)
+        self._summed_chunks += 1
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _plan_replays(self) -> list[Replay]:
@@ -258,11 +279,11 @@ class GADMSTrainer(HubPushes):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._loss_parts:
             # the parts of the loss, averaged over the steps since the last log and over processes
-            names = list(self._loss_parts[0])
-            steps = [torch.stack([parts[name] for name in names]) for parts in self._loss_parts]
-            means = self.accelerator.reduce(torch.stack(steps).mean(dim=0), reduction="mean")
-            logs |= dict(zip(names, means.tolist(), strict=True))
+            means = torch.stack(list(self._loss_parts.values())) / self._summed_chunks
+            means = self.accelerator.reduce(means, reduction="mean")
+            logs |= dict(zip(self._loss_parts, means.tolist(), strict=True))
             self._loss_parts.clear()
+            self._summed_chunks = 0
         super().log(logs, start_time)
 
     # ---- evaluation
@@ -316,7 +337,7 @@ class GADMSTrainer(HubPushes):
 
     def save_arguments(self, folder: str) -> None:
         """Write the arguments as JSON; the parent would pickle them, and a pickle runs code when it is read."""
-        write_json(os.path.join(folder, "training_args.json"), self.args.to_dict())
+        write_json(os.path.join(folder, ARGUMENTS_FILE), self.args.to_dict())
         write_json(os.path.join(folder, FACTS_FILE), facts_of_run(self))
 
 

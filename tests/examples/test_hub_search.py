@@ -61,7 +61,7 @@ def test_a_mistake_ends_in_one_line_and_code_2(checkpoint, tmp_path, capsys, mon
     (broken / "model.safetensors").write_bytes(b"no weights")
     for arguments, words in (
         ([checkpoint, "--images", "empty"], "empty: no images"),
-        ([checkpoint, "--images", "nowhere"], "nowhere"),
+        ([checkpoint, "--images", "nowhere"], "nowhere: no such folder; give"),
         ([checkpoint, "--images", "cut/whole.jpg"], "whole.jpg"),
         ([checkpoint, "--images", "cut"], "cut/cut.jpg: cannot be decoded"),
         ([checkpoint, "--output_file", "found"], "the name of a picture ends in"),

@@ -8,6 +8,7 @@ from PIL import Image
 
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSImageProcessor, GADMSProcessor
 from modeling_gadms.hub.listings import write_sentence_transformers
+from modeling_gadms.masking_gadms import draw_uniforms
 from modeling_gadms.training.tokenizers import train_tokenizer
 
 COLOURS = ["red", "green", "blue", "black", "white", "yellow"]
@@ -56,6 +57,15 @@ def tiny_captions(lengths, vocab_size=100, seed=0, width=None) -> torch.Tensor:
 
 def tiny_images(count, image_size=(32, 16), seed=0) -> torch.Tensor:
     return torch.randn(count, 3, *image_size, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_batch(lengths) -> dict[str, torch.Tensor]:
+    """An image and the draws of its masks for each caption of one of these lengths."""
+    return {
+        "pixel_values": tiny_images(len(lengths)),
+        "input_ids": tiny_captions(lengths),
+        "mask_uniforms": draw_uniforms(len(lengths), 32, torch.Generator().manual_seed(0)),
+    }
 
 
 def tiny_rows(count=24, seed=0) -> datasets.Dataset:

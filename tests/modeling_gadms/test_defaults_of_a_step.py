@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import tiny_captions, tiny_config, tiny_images, tiny_model
+from tiny import tiny_batch, tiny_captions, tiny_config, tiny_model
 
 from modeling_gadms import GADMSForPreTraining
 from modeling_gadms.losses_gadms import id_loss, mtp_loss, sdm_loss
-from modeling_gadms.masking_gadms import DualMasking, RandomMasking, draw_uniforms
+from modeling_gadms.masking_gadms import DualMasking, RandomMasking
 from modeling_gadms.token_scores_gadms import scored_layers
 
 LENGTHS = [12, 7, 3, 9]
@@ -15,11 +15,7 @@ LENGTHS = [12, 7, 3, 9]
 
 @pytest.fixture
 def batch():
-    return {
-        "pixel_values": tiny_images(len(LENGTHS)),
-        "input_ids": tiny_captions(LENGTHS),
-        "mask_uniforms": draw_uniforms(len(LENGTHS), 32, torch.Generator().manual_seed(0)),
-    }
+    return tiny_batch(LENGTHS)
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(3, 2), (6, 4), (9, 6), (12, 8), (24, 16)])

@@ -71,8 +71,8 @@ FORMS = ("binary", "large-binary", "struct", "struct-large", "struct-bytes", "st
 @pytest.mark.parametrize("form", FORMS)
 def test_every_way_to_write_an_image_gives_the_same_pictures(form, tmp_path):
     root = written(tmp_path / "source", form)
-    train, test = load_captioned(str(root), 2, seed=0)
-    stream, streamed_test = load_captioned(str(root), 2, seed=0, streaming=True)
+    train, _, test = load_captioned(str(root), 2, seed=0)
+    stream, _, streamed_test = load_captioned(str(root), 2, seed=0, streaming=True)
     evaluated = load_evaluation_set(str(root))
     made = WebPerson(config_name="local", data_dir=str(root), cache_dir=str(tmp_path / "cache"))
     made.download_and_prepare()
@@ -124,7 +124,7 @@ def test_equal_base_names_are_images_of_their_own(tmp_path):
     rows = load_evaluation_set(str(tmp_path))
     assert len(set(person_ids(rows))) == COUNT
     assert rows["image_path"][:][:3] == ["alone.jpg", "row 1", "row 2, 0.jpg"]
-    train, _ = load_captioned(str(tmp_path), 1, seed=0)
+    train, *_ = load_captioned(str(tmp_path), 1, seed=0)
     assert len(set(train["image_path"][:])) == COUNT - 1
     made = WebPerson(config_name="local", data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"))
     made.download_and_prepare()

@@ -1,5 +1,6 @@
 """Patch evidence estimates a likelihood ratio, finds false words, and training hides them."""
 
+import copy
 import itertools
 import json
 import math
@@ -288,3 +289,16 @@ def test_kept_evidence_is_read_again_and_a_broken_file_is_refused(pair, tmp_path
             DataError, match="evidence.safetensors: broken, or not the patch evidence of this model; delete"
         ):
             kept_evidence(*pair, tiny_rows(40), file, **options)
+
+
+def test_the_keys_of_the_reference_images_carry_no_dropout(pair):
+    gadms, processor = pair
+    model = copy.deepcopy(gadms).train()
+    for layer in model.vision_model.encoder.layers:
+        layer.self_attn.dropout = 0.5
+    rows = tiny_rows(8)  # each of them is a reference
+    evidence = train_patch_evidence(model, processor, rows, 1, 0.0, batch_size=8, progress=False)
+    with torch.no_grad():
+        keys = evidence.keys(processor(images=rows["image"][:], return_tensors="pt")["pixel_values"])
+    differences = (evidence.reference_keys[:, None] - keys).abs().amax(dim=(2, 3))
+    assert differences.amin(dim=1).max() < 1e-5

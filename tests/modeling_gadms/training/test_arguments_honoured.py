@@ -5,8 +5,11 @@ import dataclasses
 import pytest
 import torch
 from test_trainer import tiny_trainer
-from transformers import TrainingArguments, get_scheduler
+from tiny import tiny_model, tiny_processor
+from transformers import TrainerState, TrainingArguments, get_scheduler
 
+from dataset_webperson.files import write_json
+from modeling_gadms.finetuning.arguments import GADMSFineTuningArguments
 from modeling_gadms.training.arguments import WITHOUT_EFFECT, GADMSTrainingArguments
 
 
@@ -92,3 +95,66 @@ def test_an_argument_without_effect_is_refused(tmp_path, name):
 
 def test_the_list_names_arguments_of_the_installed_parent():
     assert set(WITHOUT_EFFECT) <= {field.name for field in dataclasses.fields(TrainingArguments)}
+
+
+def test_divided_layers_are_refused_where_scores_or_chunks_need_them_whole(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="^FSDP divides layers, and the scores of masking=gradient_attention need"):
+        arguments(tmp_path, fsdp=True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` does
+    with pytest.raises(ValueError, match="^FSDP divides layers, and the scores"):
+        arguments(tmp_path)
+    with pytest.raises(ValueError, match="^FSDP divides layers, and chunks of gradient_accumulation_steps=2 need"):
+        arguments(tmp_path, masking="none", gradient_accumulation_steps=2)
+    arguments(tmp_path, masking="none")
+    GADMSFineTuningArguments(output_dir=str(tmp_path), use_cpu=True, masking="random")
+    monkeypatch.setattr("modeling_gadms.training.arguments.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="^DeepSpeed ZeRO-3 divides layers"):
+        arguments(tmp_path)
+
+
+def test_a_model_on_several_devices_is_refused(tmp_path):
+    model = tiny_model(vocab_size=len(tiny_processor().tokenizer))
+    model.decoder.to("meta")  # as the weights that `device_map` keeps elsewhere
+    with pytest.raises(ValueError, match="spread over cpu, meta, .* load it without device_map"):
+        tiny_trainer(tmp_path, model=model)
+
+
+@pytest.mark.parametrize(("name", "message"), [("wandb", "is not installed: install it"), ("wand", "no such logger")])
+def test_a_logger_that_cannot_log_is_refused(tmp_path, monkeypatch, name, message):
+    found = "transformers.integrations.integration_utils.get_available_reporting_integrations"
+    monkeypatch.setattr(found, lambda: ["tensorboard"])
+    with pytest.raises(ValueError, match=f"^report_to={name}.*{message}"):
+        arguments(tmp_path, report_to=["tensorboard", name])
+    assert arguments(tmp_path, report_to="tensorboard").report_to == ["tensorboard"]
+
+
+@pytest.mark.parametrize("kind", [GADMSTrainingArguments, GADMSFineTuningArguments])
+def test_what_a_resumed_run_changes_is_named(tmp_path, kind):
+    before = kind(output_dir=str(tmp_path), use_cpu=True, lr_scheduler_type="linear")
+    write_json(tmp_path / "training_args.json", before.to_dict())
+    same = {"output_dir": str(tmp_path / "other"), "use_cpu": True, "lr_scheduler_type": "linear", "logging_steps": 3}
+    assert kind(**same).changes_since(str(tmp_path)) == []
+    changed = kind(**same, seed=7, masking="none", erasing_probability=0.1)
+    assert changed.changes_since(str(tmp_path)) == [
+        f"masking=none (before: {before.masking})",
+        "erasing_probability=0.1 (before: 0.5)",
+        "seed=7 (before: 42)",
+    ]
+    assert kind(**same, seed=7).changes_since(str(tmp_path / "older")) == []
+
+
+def test_a_run_resumed_with_another_seed_is_warned(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("modeling_gadms.training.trainer.logger.warning", said.append)
+    monkeypatch.setattr("transformers.Trainer.train", lambda *_, **__: None)
+    checkpoint = tmp_path / "checkpoint-3"
+    checkpoint.mkdir()
+    tiny_trainer(tmp_path).save_arguments(str(checkpoint))
+    TrainerState().save_to_json(str(checkpoint / "trainer_state.json"))
+    tiny_trainer(tmp_path).train(resume_from_checkpoint=True)
+    tiny_trainer(tmp_path, seed=5).train()
+    assert said == []
+    for wanted in (True, str(checkpoint)):
+        tiny_trainer(tmp_path, seed=5).train(resume_from_checkpoint=wanted)
+        expected = "was written by a run with other arguments; going on with seed=5 (before: 42)"
+        assert said.pop() == f"{checkpoint} {expected}" and not said

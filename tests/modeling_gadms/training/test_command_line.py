@@ -141,7 +141,9 @@ def test_old_spellings_are_taken_on_the_command_line_and_in_a_file(tmp_path, cap
     assert capsys.readouterr().err.count("is now --") == 3
 
 
-def test_types_of_a_file_are_those_of_the_command_line(tmp_path):
+def test_types_of_a_file_are_those_of_the_command_line(tmp_path, monkeypatch):
+    installed = "transformers.integrations.integration_utils.get_available_reporting_integrations"
+    monkeypatch.setattr(installed, lambda: ["tensorboard"])
     file = tmp_path / "recipe.yaml"
     file.write_text(
         "data_root: 2024\nimage_size: [64, '32']\nfast: false\nuse_cpu: true\nsave_total_limit: null\n"

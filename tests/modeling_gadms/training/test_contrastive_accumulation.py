@@ -11,7 +11,7 @@ import torch
 from places import HELPERS
 from replayed_batches import assert_equal_to, by_replays, loss_and_gradients, make_batch, split
 from safetensors.torch import load_file
-from tiny import tiny_model, tiny_rows
+from tiny import tiny_model
 from train_tiny import train
 
 from modeling_gadms.finetuning.model import GADMSForFineTuning
@@ -124,15 +124,3 @@ def test_a_resumed_run_in_chunks_equals_one_never_interrupted(tmp_path):
         tmp_path / "resumed", *common, "--resume_from_checkpoint", str(tmp_path / "whole" / "checkpoint-4")
     )
     assert all(torch.equal(resumed[name], weight) for name, weight in weights.items())
-
-
-def test_a_stream_drops_rows_that_do_not_fill_a_batch_of_chunks(tmp_path):
-    from test_trainer import tiny_trainer
-
-    options = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2, "max_steps": 2}
-    trainer = tiny_trainer(tmp_path, rows=tiny_rows().to_iterable_dataset(), **options)
-    steps = []
-    backward = trainer.training_step
-    trainer.training_step = lambda *args: steps.append(trainer.state.global_step) or backward(*args)
-    trainer.train()
-    assert steps == [0, 0, 1, 1] and trainer.state.global_step == 2

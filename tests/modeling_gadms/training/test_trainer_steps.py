@@ -54,6 +54,14 @@ def test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it(tmp_path, lo
     assert len({round(entry["sdm_loss"], 3) for entry in entries}) == len(entries), "the steps differ"
 
 
+def test_a_run_without_logs_keeps_nothing_of_each_step(tmp_path):
+    trainer = tiny_trainer(tmp_path, logging_strategy="no", max_steps=3)
+    trainer.train()
+    kept = trainer._loss_parts
+    assert all(isinstance(part, torch.Tensor) and part.dim() == 0 for part in kept.values())
+    assert set(kept) == {"sdm_loss", "mtp_loss", "hidden_rate", "prediction_rate", "no_valid_tokens"}
+
+
 def test_rows_draw_from_the_seed_of_the_run_or_of_its_data(tmp_path):
     assert tiny_trainer(tmp_path, seed=7).data_collator.seed == 7
     assert tiny_trainer(tmp_path, seed=7, data_seed=3).data_collator.seed == 3
