@@ -94,12 +94,8 @@ def _open_string(source: str) -> PIL.Image.Image:
     name = source if len(source) <= 200 else f"{source[:60]}..."  # base64 is long
     file: str | io.BytesIO
     if source.startswith(("http://", "https://")):
-        # spaces and letters that an address cannot hold are quoted; many servers refuse Python's own agent
-        address = urllib.parse.quote(source, safe="%/:=&?~#+!$,;'@()*[]")
-        request = urllib.request.Request(address, headers={"User-Agent": "GADMSImageProcessor"})
         try:
-            with urllib.request.urlopen(request, timeout=FETCH_SECONDS) as answer:
-                file = io.BytesIO(answer.read())
+            file = _fetched(source)
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ValueError(f"{name}: cannot be fetched ({error}); check the address") from error
         cure = "give the address of an image"
@@ -118,6 +114,14 @@ def _open_string(source: str) -> PIL.Image.Image:
             return opened
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises these on broken files
         raise ValueError(f"{name}: cannot be decoded ({error}); {cure}") from error
+
+
+def _fetched(address: str) -> io.BytesIO:
+    # spaces and letters that an address cannot hold are quoted; many servers refuse Python's own agent
+    quoted = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]")
+    request = urllib.request.Request(quoted, headers={"User-Agent": "GADMSImageProcessor"})
+    with urllib.request.urlopen(request, timeout=FETCH_SECONDS) as answer:
+        return io.BytesIO(answer.read())
 
 
 def _upright_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
