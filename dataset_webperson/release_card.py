@@ -169,7 +169,7 @@ def card_texts(
         "first_split": next(iter(splits)),
         "splits": _split_sentence(splits),
         "columns": _column_table(features, facts),
-        "captions": _captions(facts) + _streaming(splits),
+        "captions": _captions(facts),
         "source": _SOURCES[about["format"]],
         "changes": _changes(summary, about, rows),
         "contents": _contents(splits, facts),
@@ -297,16 +297,6 @@ def _contents(splits: dict[str, SplitFacts], facts: Facts) -> str:
         "Faces were not blurred, and no near-duplicates or images of benchmarks searched for, by this release."
     )
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _streaming(splits: dict[str, SplitFacts]) -> str:
-    if all(len(held.names) == 1 for held in splits.values()):
-        return ""
-    return (
-        "\n\nA shuffled stream of several files rests for 5 seconds at the end of every pass, in every loader worker, "
-        "while `datasets` waits for its\nreading threads to end. `datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0` "
-        "before the loop takes the rest away."
-    )
 
 
 def _files_in_words(splits: dict[str, SplitFacts], row_group_rows: int) -> str:

@@ -258,7 +258,9 @@ def test_the_card_counts_persons_missing_values_and_repairs(tmp_path):
     assert "No column names the person" not in body and not [claim for claim in CLAIMS if claim in body]
 
 
-@pytest.mark.parametrize("suffix, told", [("png", "- 3 images re-encoded as JPEG at quality 95.\n- EXIF"), ("jpg", "All")])
+@pytest.mark.parametrize(
+    "suffix, told", [("png", "- 3 images re-encoded as JPEG at quality 95.\n- EXIF"), ("jpg", "All")]
+)
 def test_the_card_speaks_of_other_images_where_there_are_any(tmp_path, suffix, told):
     (tmp_path / "source").mkdir()
     entries = {}
