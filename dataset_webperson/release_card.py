@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.parquet as pq
-from datasets import Features
+from datasets import Features, LargeList, List, Value
 from huggingface_hub import DatasetCardData
 
 from .files import file_size
@@ -65,12 +65,15 @@ class ColumnFacts:
     greatest: Any = None
     values: Counter[Any] = field(default_factory=Counter)  # of text and truth values
     overflow: bool = False
+    is_list: bool = False  # whose lengths are counted, not what is in them
 
     def add(self, values: Iterable[Any]) -> None:
         for value in values:
             if value is None:
                 self.nulls += 1
                 continue
+            if isinstance(value, list):
+                self.is_list, value = True, len(value)
             if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
                 self.least = value if self.least is None else min(self.least, value)
                 self.greatest = value if self.greatest is None else max(self.greatest, value)
@@ -91,7 +94,10 @@ class ColumnFacts:
             shown = (f"`{_cell(str(value))}` {count:,}" for value, count in self.values.most_common())
             parts.append(", ".join(shown))
         elif self.least is not None:
-            parts.append(f"{self.least:,.6g} to {self.greatest:,.6g}")
+            least, greatest = (f"{v:,}" if isinstance(v, int) else f"{v:,.4g}" for v in (self.least, self.greatest))
+            parts.append(least if least == greatest else f"{least} to {greatest}")
+            if self.is_list:
+                parts[-1] += " in a row"
         elif self.values:
             parts.append(f"{self.different} different texts")
         if self.nulls:
@@ -163,9 +169,9 @@ def card_texts(
         "first_split": next(iter(splits)),
         "splits": _split_sentence(splits),
         "columns": _column_table(features, facts),
-        "captions": _captions(facts) + _streaming(splits),
+        "captions": _captions(facts),
         "source": _SOURCES[about["format"]],
-        "changes": _changes(summary, about),
+        "changes": _changes(summary, about, rows),
         "contents": _contents(splits, facts),
         "files_in_words": _files_in_words(splits, about["row_group_rows"]),
         "sha256": _digest(main, splits),
@@ -233,9 +239,17 @@ def _column_table(features: Features, facts: Facts) -> str:
     }
     lines = ["| column | type | values |", "|---|---|---|"]
     for name, feature in features.items():
-        kind = "Image" if name == "image" else getattr(feature, "dtype", type(feature).__name__)
-        lines.append(f"| `{_cell(name)}` | {kind} | {meaning.get(name) or facts.columns[name].describe()} |")
+        lines.append(f"| `{_cell(name)}` | {_kind(feature)} | {meaning.get(name) or facts.columns[name].describe()} |")
     return "\n".join(lines)
+
+
+def _kind(feature: Any) -> str:
+    """The type of a column, in words."""
+    if isinstance(feature, List | LargeList):
+        return f"list of {_kind(feature.feature)}"
+    if isinstance(feature, dict):
+        return f"({', '.join(f'{_cell(name)}: {_kind(inner)}' for name, inner in feature.items())})"
+    return feature.dtype if isinstance(feature, Value) else type(feature).__name__
 
 
 def _captions(facts: Facts) -> str:
@@ -245,7 +259,7 @@ def _captions(facts: Facts) -> str:
     return text
 
 
-def _changes(summary: dict[str, Any], about: dict[str, Any]) -> str:
+def _changes(summary: dict[str, Any], about: dict[str, Any], rows: int) -> str:
     """What was done to this release's rows; what was possible and not done is not named."""
     converted = summary["rows"].get("converted", 0)
     told = {**summary, "rows": {**summary["rows"], "converted": 0}}
@@ -258,8 +272,11 @@ def _changes(summary: dict[str, Any], about: dict[str, Any]) -> str:
         lines.append("No row was left out.")
     if converted:
         lines.append(f"{_number(converted, 'image')} re-encoded as JPEG at quality 95.")
-    untouched = "All other images keep" if converted else "All images keep"
-    lines.append(f"{untouched} their compressed pixels; EXIF, XMP, IPTC and comments were removed.")
+    if converted == rows:
+        lines.append("EXIF, XMP, IPTC and comments were removed.")
+    else:
+        untouched = "All other images keep" if converted else "All images keep"
+        lines.append(f"{untouched} their compressed pixels; EXIF, XMP, IPTC and comments were removed.")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -280,16 +297,6 @@ def _contents(splits: dict[str, SplitFacts], facts: Facts) -> str:
         "Faces were not blurred, and no near-duplicates or images of benchmarks searched for, by this release."
     )
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _streaming(splits: dict[str, SplitFacts]) -> str:
-    if all(len(held.names) == 1 for held in splits.values()):
-        return ""
-    return (
-        "\n\nA shuffled stream of several files rests for 5 seconds at the end of every pass, in every loader worker, "
-        "while `datasets` waits for its\nreading threads to end. `datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0` "
-        "before the loop takes the rest away."
-    )
 
 
 def _files_in_words(splits: dict[str, SplitFacts], row_group_rows: int) -> str:

@@ -20,7 +20,7 @@ from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms import GADMSForPreTraining
 from modeling_gadms.evaluation.benchmarks import load_evaluation_set
 from modeling_gadms.evaluation.encoding import RetrievalSet, encode_retrieval_set
-from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings, evaluate_ranks
+from modeling_gadms.evaluation.metrics import Evaluation, compare, evaluate_embeddings, evaluate_ranks
 from modeling_gadms.evaluation.models import load_retriever
 from modeling_gadms.evaluation.rescoring import RESCORINGS, rank_scores, rescore
 from modeling_gadms.person_retrieval.ranking import QueryRanks
@@ -69,7 +69,7 @@ def load(args: argparse.Namespace, views: int, split: str) -> datasets.Dataset:
     return load_evaluation_set("synthetic", split=split, synthetic_options=options)
 
 
-def report(views, name, ranks, start, plain, encoded):
+def report(views: int, name: str, ranks: QueryRanks, start: float, plain: Evaluation, encoded: RetrievalSet) -> None:
     """The gain or loss of the step, with its p-value."""
     seconds = time.perf_counter()
     found = evaluate_ranks({"t2i": ranks}, plain.person_ids, num_resamples=1)

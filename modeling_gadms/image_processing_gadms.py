@@ -3,7 +3,13 @@
 from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
 
 # isort: split
-from pathlib import Path
+import base64
+import binascii
+import http.client
+import io
+import os
+import urllib.parse
+import urllib.request
 from typing import Any
 
 import numpy as np
@@ -14,23 +20,25 @@ import torch
 from transformers import CLIPImageProcessorPil
 from transformers.image_utils import ChannelDimension
 
+FETCH_SECONDS = 60  # an address that does not answer for so long is refused
+
 
 class GADMSImageProcessor(CLIPImageProcessorPil):
     """
     CLIP's Pillow image processor for pedestrians: bicubic to `size` (default 384 high, 128 wide), no crop.
 
-    Takes PIL images of any mode, paths of image files in strings, numpy arrays, `(H, W, C)` or `(H, W)`, and torch
-    tensors, `(C, H, W)` or `(H, W)`, alone or in a list, with 1, 3 or 4 channels; an array of the other layout is
-    recognised if it is unambiguous. PIL images and files become the same upright RGB: EXIF rotation is applied,
-    transparent pixels become white, 16-bit greys are reduced to 8 bits. Float arrays are read as [0, 1]. Addresses and
-    base64 are decoded by transformers, which shows what hides below transparency: open such images yourself.
+    Takes PIL images of any mode, strings, numpy arrays, `(H, W, C)` or `(H, W)`, and torch tensors, `(C, H, W)` or
+    `(H, W)`, alone or in a list, with 1, 3 or 4 channels; an array of the other layout is recognised if it is
+    unambiguous. A string is the path of an image file, an address, `http://` or `https://`, or an image in base64,
+    with or without `data:image/...;base64,`. PIL images and strings become the same upright RGB: EXIF rotation is
+    applied, transparent pixels become white, 16-bit greys are reduced to 8 bits. Float arrays are read as [0, 1].
 
     Returns `pixel_values` (`torch.FloatTensor` of shape `(batch_size, 3, height, width)` with `return_tensors="pt"`).
 
     Raises:
         TypeError: an item of a list is not an image; the message gives its index.
-        ValueError: an array has no pixels, another shape, or values that are neither 0 to 255 nor [0, 1]; a file
-            cannot be decoded, and the message names it.
+        ValueError: an array has no pixels, another shape, or values that are neither 0 to 255 nor [0, 1]; a string
+            names no image, or one that cannot be fetched or decoded, and the message names it.
     """
 
     size = {"height": 384, "width": 128}
@@ -44,9 +52,7 @@ class GADMSImageProcessor(CLIPImageProcessorPil):
             return super().fetch_images(_opened(images))
         for index, image in enumerate(images):
             if not isinstance(image, PIL.Image.Image | np.ndarray | torch.Tensor | str | list | tuple):
-                raise TypeError(
-                    f"Image {index} is {image!r}: expected a PIL image, an array, a tensor or a path in a string"
-                )
+                raise TypeError(f"Image {index} is {image!r}: expected a PIL image, an array, a tensor or a string")
         return super().fetch_images([_opened(image) for image in images])
 
     def process_image(
@@ -72,18 +78,50 @@ class GADMSImageProcessor(CLIPImageProcessorPil):
 
 
 def _opened(image: Any) -> Any:
-    """A path as the image in the file, a grey array `(H, W)` as `(H, W, 1)`, a tensor as `(1, H, W)`; others as is."""
-    if isinstance(image, str) and Path(image).is_file():
-        # not by transformers, whose conversion to RGB loses transparency and the tones of 16 bits
-        try:
-            with PIL.Image.open(image) as opened:
-                opened.load()
-                return opened
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises these on broken files
-            raise ValueError(f"{image}: cannot be decoded ({error}); copy the file again") from error
+    """A string as the image it names, a grey array `(H, W)` as `(H, W, 1)`, a tensor as `(1, H, W)`; others as is."""
+    if isinstance(image, str):
+        return _open_string(image)
     if isinstance(image, np.ndarray) and image.ndim == 2:
         return image[..., None]
     return image[None] if isinstance(image, torch.Tensor) and image.ndim == 2 else image
+
+
+def _open_string(source: str) -> PIL.Image.Image:
+    """The image of a path, an address or a base64 string, in its own mode.
+
+    Not by transformers' `load_image`, whose conversion to RGB loses transparency and the tones of 16 bits.
+    """
+    name = source if len(source) <= 200 else f"{source[:60]}..."  # base64 is long
+    file: str | io.BytesIO
+    if source.startswith(("http://", "https://")):
+        try:
+            file = _fetched(source)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise ValueError(f"{name}: cannot be fetched ({error}); check the address") from error
+        cure = "give the address of an image"
+    elif os.path.isfile(source):
+        file, cure = source, "copy the file again"
+    else:
+        encoded = source.partition(",")[2] if source.startswith("data:image/") else source
+        try:
+            file = io.BytesIO(base64.b64decode("".join(encoded.split()), validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"{name}: no such file, and no base64; check the path") from error
+        cure = "check the path, or the base64"
+    try:
+        with PIL.Image.open(file) as opened:
+            opened.load()
+            return opened
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises these on broken files
+        raise ValueError(f"{name}: cannot be decoded ({error}); {cure}") from error
+
+
+def _fetched(address: str) -> io.BytesIO:
+    # spaces and letters that an address cannot hold are quoted; many servers refuse Python's own agent
+    quoted = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]")
+    request = urllib.request.Request(quoted, headers={"User-Agent": "GADMSImageProcessor"})
+    with urllib.request.urlopen(request, timeout=FETCH_SECONDS) as answer:
+        return io.BytesIO(answer.read())
 
 
 def _upright_rgb(image: PIL.Image.Image) -> PIL.Image.Image:

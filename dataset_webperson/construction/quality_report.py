@@ -41,7 +41,7 @@ _GROUPS: dict[str, str | set[str]] = {
 }
 # The counts of a crop shard that are about its boxes; the others are about its images.
 _OF_BOXES = {"box_score", "box_side", "box_ratio", "keypoints_few", "hips_hidden", "head_hidden", "rows_out"}
-_DOUBTFUL = 0.1  # a word that scores less contributed next to nothing to the match
+_STRONG = 0.1  # a drop of the cosine that is shown in full colour
 
 
 Scored = tuple[float, str, int, dict[str, Any]]  # score, path of the image, which caption of the row, the row
@@ -301,18 +301,18 @@ def _histograms(scores: Mapping[str, list[float]]) -> list[_Histogram]:
 
 @dataclass(frozen=True)
 class _WordKind:
-    """The token scores of one kind of attribute word."""
+    """The contributions of one kind of attribute word; `against` of the words speak against their image."""
 
     name: str
     words: int
     mean: float
-    doubtful: int
+    against: int
 
 
 def _word_kinds(word_scores: Mapping[str, list[float]]) -> list[_WordKind]:
     """The kinds of attribute words, in ascending order of their mean score."""
     kinds = [
-        _WordKind(name, len(found), float(np.mean(found)), sum(score < _DOUBTFUL for score in found))
+        _WordKind(name, len(found), float(np.mean(found)), sum(score < 0 for score in found))
         for name, found in word_scores.items()
     ]
     return sorted(kinds, key=lambda kind: kind.mean)
@@ -326,11 +326,16 @@ def _variety(figures: list[dict[str, str]]) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A stretch of a caption: an attribute word with its score, or the text between two of them."""
+    """A stretch of a caption: an attribute word with its contribution, or the text between two of them."""
 
     text: str
     is_word: bool = False
     score: float | None = None
+
+    @property
+    def shade(self) -> float:
+        """How strongly the word is coloured, 0 to 1."""
+        return min(abs(self.score or 0) / _STRONG, 1)
 
 
 @dataclass(frozen=True)

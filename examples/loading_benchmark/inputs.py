@@ -1,8 +1,10 @@
-"""Inputs of the loading benchmarks: made-up pictures, as a source and as a release."""
+"""Inputs of the loading benchmarks: made-up pictures, as a source and as a release, and streams of them."""
 
 import json
 import os
+from collections.abc import Iterator
 
+import datasets
 import numpy as np
 from PIL import Image
 
@@ -32,3 +34,12 @@ def make_source(folder: str, rows: int) -> str:
 def make_release(source: str, out: str, layout: Layout) -> str:
     release(source, out, ReleaseSettings(contact="benchmark@example.org", layout=layout))
     return out
+
+
+def restless(rows: datasets.IterableDataset) -> Iterator[dict]:
+    """Rows without the rest at the end of the files, which the card of a release tells how to take away."""
+    rest, datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN, 0
+    try:
+        yield from rows
+    finally:
+        datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = rest

@@ -3,9 +3,13 @@
 import base64
 import json
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
-def web_graph(path: str):
+def web_graph(path: str) -> "tf.compat.v1.GraphDef":
     """The graph of a TensorFlow.js model: weights put in, fused layers taken apart into plain ones."""
     import numpy as np
     import tensorflow as tf

@@ -36,8 +36,7 @@ def calls_of_quality(shards: list[str], options: QualityOptions, folder: str) ->
     for shard in shards:
         rows = read_rows(shard)
         while batch := read_batch(rows, scorer, options.batch_size):
-            pixels, ids, _ = batch.prepared
-            calls.append(partial(scorer.forward, pixels, ids, [place // 2 for place in batch.captioned]))
+            calls.append(partial(scorer.forward, batch.inputs))
             images += len(batch.rows)
     calls[0]()
     return images, calls

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from dataset_webperson.construction.captions.client import load_openai
+from dataset_webperson.construction.captions.words import find_attributes
 from dataset_webperson.construction.persons.detectors import open_models
 from dataset_webperson.construction.shards import Stage, run_stage, shard_counts
 from dataset_webperson.construction.stages.captioning import CaptionOptions
@@ -67,5 +68,4 @@ def open_for_crop(options: CropOptions) -> None:
 
 def open_for_quality(options: QualityOptions) -> None:
     scorer = open_scorer(options.model)
-    pixels, ids, _ = scorer.prepare([Image.new("RGB", (64, 128))], [CAPTION])
-    scorer.forward(pixels, ids, [0])
+    scorer.forward(scorer.prepare([Image.new("RGB", (64, 128))], [CAPTION], [0], [find_attributes(CAPTION)]))

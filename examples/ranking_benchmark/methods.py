@@ -49,7 +49,7 @@ def measure(worker: str, num_queries: int, num_gallery: int, repeats: int) -> di
     return {"one": seconds[0], "both": seconds[-1], "gigabytes": gigabytes, "metrics": metrics}
 
 
-def matrix_product(queries, gallery, *_) -> None:
+def matrix_product(queries: torch.Tensor, gallery: torch.Tensor, *_: torch.Tensor) -> None:
     """The scores alone, in the blocks of the ranking."""
     out = torch.empty(1024, 2048)
     for rows in queries.split(1024):
@@ -61,7 +61,9 @@ def peak_kilobytes() -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1))
 
 
-def full_sort(queries, gallery, query_ids, gallery_ids) -> dict[str, float]:
+def full_sort(
+    queries: torch.Tensor, gallery: torch.Tensor, query_ids: torch.Tensor, gallery_ids: torch.Tensor
+) -> dict[str, float]:
     """The plain way: all scores, every row sorted, cumulative sums of the matches."""
     queries, gallery = (torch.nn.functional.normalize(x, dim=1) for x in (queries, gallery))
     order = (queries @ gallery.T).argsort(dim=1, descending=True)

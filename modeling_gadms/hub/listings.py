@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from dataset_webperson.files import write_json
 
 PICTURES = {
-    "curve.png": "Losses and retrieval metrics over the run",
+    "curve.png": "The run: R@1 of the test set, and losses where they were logged",
     "retrievals.png": "Descriptions and the images ranked first for them; correct ones are framed in green",
     "word_contributions.png": "What each word of a caption does to its match: how far masking it lowers the cosine",
 }

@@ -79,11 +79,13 @@ def model_card(
     carbon = emissions(folder)
     names = (data, arguments.get("dataset_name"))
     trained_on = [name for name in names if name is not None and is_hub_id(name, folder)][:1]
-    drawn = "synthetic" in f"{arguments.get('dataset_name')} {facts.get('training_data')}"
+    drawn = data is None and is_drawn(arguments.get("dataset_name") or facts.get("training_data"))
     title = repository.split("/")[-1]
     weights, counted = weight_counts(folder)
+    kind = "fine-tuning" if "id_weight" in facts.get("recipe", {}) else "pre-training"
+    co2 = carbon and {"emissions": carbon["grams"], "source": "codecarbon", "training_type": kind}
     values = {
-        "metadata": f"---\n{metadata(title, licence, base_model, trained_on, measured, carbon, folder)}\n---",
+        "metadata": f"---\n{metadata(title, licence, base_model, trained_on, measured, co2, folder)}\n---",
         "title": title,
         "repository": repository,
         "height": height,
@@ -97,8 +99,9 @@ def model_card(
         "published": describe_published(),
         "first_answer": describe_first_answer(measured),
         "carbon": describe_carbon(carbon, facts),
-        "licence": f"The weights: `{licence}`. The code beside them: `apache-2.0`. The rights in the pictures that a "
-        "model was trained on remain with their owners and with the persons shown.",
+        "limits_of_data": describe_limits(drawn),
+        "licence": f"The weights: `{licence}`. The code beside them: `apache-2.0`."
+        + ("" if drawn else " The rights in training images remain with their owners and with the persons shown."),
     }
     with open(TEMPLATE, encoding="utf-8") as file:
         text = Template(file.read()).substitute(values)
@@ -133,7 +136,7 @@ def linked(name: str, folder: str, kind: str = "") -> str:
     no use for the publisher's folders."""
     if is_hub_id(name, folder):
         return f"[`{name}`](https://huggingface.co/{kind}{name})"
-    return f"`{short(name)}`" + (", not on the Hub" if short(name) != name else "")
+    return f"`{short(name)}`" + (", not on the Hub" if short(name) != name or os.path.isdir(name) else "")
 
 
 def short(name: str) -> str:
@@ -147,7 +150,7 @@ def metadata(
     base_model: str | None,
     trained_on: list[str],
     measured: list[dict],
-    carbon: dict | None,
+    co2: dict | None,
     folder: str,
 ) -> str:
     """The YAML head: what the Hub indexes."""
@@ -169,9 +172,7 @@ def metadata(
         datasets=trained_on or None,
         model_name=title if results else None,
         eval_results=results or None,
-        co2_eq_emissions={"emissions": carbon["grams"], "source": "codecarbon", "training_type": "pre-training"}
-        if carbon
-        else None,
+        co2_eq_emissions=co2,
     ).to_yaml()
 
 
@@ -275,11 +276,32 @@ def described_data(words: str, folder: str) -> str:
     return linked(words, folder, "datasets/") if is_hub_id(words, folder) else words
 
 
+def is_drawn(name: str | None) -> bool:
+    """Whether a run's data is named as the drawings of this package are, by its arguments or by the builder."""
+    return name in ("synthetic", "webperson synthetic")
+
+
+def describe_limits(drawn: bool) -> str:
+    """What follows from the training data."""
+    if drawn:
+        return (
+            "- The data of this run are drawings of pedestrians with captions from templates; figures on drawings say "
+            "nothing about photographs."
+        )
+    return (
+        "- Machine-written captions and detector-filtered data sets carry the biases of the models that made them: "
+        "who is detected, and which words describe whom. Expect results to vary with skin tone, age, gender "
+        "presentation, clothing and disability. This was not measured.\n"
+        "- Training data may contain people who never agreed to be in it; to have an image removed, ask those who "
+        "publish the data."
+    )
+
+
 def describe_data(facts: dict, arguments: dict, folder: str) -> str | None:
     name = arguments.get("dataset_name") or facts.get("training_data")
     if name is None:
         return None
-    if "synthetic" in name:
+    if is_drawn(name):
         noise = arguments.get("noise_rate")
         false = f", {100 * noise:.0f} % of the attributes in training captions are false" if noise else ""
         return f"drawings of pedestrians with generated captions (`synthetic` of WebPerson{false}); no photographs"
@@ -306,11 +328,17 @@ def describe_training(facts: dict, run: dict, data: str, base_model: str | None)
             for name, value in recipe.items()
         },
         "hardware": facts.get("hardware") and f"{processes} x {facts['hardware']}" if facts else None,
-        "time": seconds and f"{seconds / 3600:.2f} hours, including evaluation" if run else None,
+        "kept": run.get("best", {}).get("step")
+        and f"the weights of step {run['best']['step']:,}, the best on {run['best_epoch_chosen_on']}",
+        "time": seconds and f"{duration(seconds)}, including evaluation" if run else None,
         "software": facts.get("software") and ", ".join(f"{name} {v}" for name, v in facts["software"].items()),
     }
     lines = [f"| {name} | {value} |" for name, value in known.items() if value not in (None, "", 0)]
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
 def describe_results(measured: list[dict], warning: str | None) -> str:

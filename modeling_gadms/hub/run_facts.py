@@ -9,6 +9,9 @@ import datasets
 import torch
 import transformers
 
+from ..masking_gadms import DualMasking
+from ..training.arguments import GADMSTrainingArguments
+
 FACTS_FILE = "run_facts.json"
 RECIPE = (
     "learning_rate",
@@ -18,9 +21,13 @@ RECIPE = (
     "seed",
     "masking",
     "mtp_weight",
+    "id_weight",
+    "mask_probability",
     "alpha_noise",
     "alpha_info",
 )
+# settings that a run of other masks ignores, and so does not record
+_OF_SCORES, _OF_CHANCE = {"alpha_noise", "alpha_info"}, {"mask_probability"}
 _MEASURED = re.compile(r"(eval|test)_(?:(.+)_)?(t2i|i2t)_(R@1|R@5|R@10|mAP|mINP)")
 
 
@@ -30,19 +37,14 @@ def facts_of_run(trainer: Any) -> dict:
     They say nothing about the environment, folders or accounts.
     """
     args, state = trainer.args, trainer.state
-    values = args.to_dict()
-    precision = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
     seconds = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
-    recipe = {name: values[name] for name in RECIPE if name in values} | {"precision": precision}
-    if args.hidden_spans is not None:  # these are hidden instead of words chosen by their scores
-        recipe |= {"hidden_spans": args.hidden_spans, "alpha_noise": 0.0}
     return {
         "parameters": sum(parameter.numel() for parameter in trainer.retriever().parameters()),
         "training_data": data_name(trainer.train_dataset and trainer.train_dataset.dataset),
         "training_items": length(trainer.train_dataset),
         "test_data": data_name(trainer.eval_dataset),
         "test_images": length(trainer.eval_dataset),
-        "recipe": recipe,
+        "recipe": recipe_of(args),
         "pairs_a_step": args.joint_batch_size(),
         "epochs": state.epoch,
         "steps": state.global_step,
@@ -53,6 +55,21 @@ def facts_of_run(trainer: Any) -> dict:
         "software": {"torch": torch.__version__, "transformers": transformers.__version__},
         "metrics": metrics_of_weights(state.log_history, state.global_step, args.load_best_model_at_end),
     }
+
+
+def recipe_of(args: GADMSTrainingArguments) -> dict[str, Any]:
+    """The settings of `RECIPE` that the run uses, and its precision."""
+    values = args.to_dict()
+    masks = args.masks()
+    if masks is None:
+        ignored = _OF_SCORES | _OF_CHANCE | {"mtp_weight"}
+    else:
+        ignored = _OF_CHANCE if isinstance(masks, DualMasking) else _OF_SCORES
+    recipe = {name: values[name] for name in RECIPE if name in values and name not in ignored}
+    recipe["precision"] = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
+    if args.hidden_spans is not None:  # these are hidden instead of words chosen by their scores
+        recipe |= {"hidden_spans": args.hidden_spans, "alpha_noise": 0.0}
+    return recipe
 
 
 def metrics_of_weights(log_history: list[dict], step: int, best_at_end: bool) -> dict[str, dict[str, float]]:

@@ -80,10 +80,10 @@ def save_curve(
         for label, points in lines.items():
             few = len(points) < 20  # a single point has no line
             axes.plot(*zip(*points, strict=True), marker="o" if few else None, label=label)
-        axes.set(ylabel=unit, ylim=(0, None) if unit == "%" else None)
+        axes.set(ylabel=unit, ylim=(0, 100) if unit == "%" else None)
         axes.grid(alpha=0.3)
         if axes.lines:  # a run of few steps may have logged none
-            axes.legend()
+            axes.legend(loc="best" if unit == "loss" else "lower right")
     all_axes[-1, 0].set_xlabel("step")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

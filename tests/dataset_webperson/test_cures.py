@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+import time
 from pathlib import Path
 
 import datasets
@@ -114,7 +115,16 @@ def test_modules_and_attributes_that_are_advised_exist():
     assert {"dataset_webperson.release", "dataset_webperson.images.open_image"} <= advised
 
 
-def test_what_the_card_advises_against_waiting_exists_and_is_what_waits():
-    assert datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN > 0
-    source = inspect.getsource(importlib.import_module("datasets.iterable_dataset"))
-    assert "time.sleep(config.SLEEP_TIME_ON_THREADS_SHUTDOWN)" in source
+def test_what_the_card_advises_against_waiting_takes_the_rest_of_a_shuffled_stream_away(tmp_path, monkeypatch):
+    card = (REPO / "dataset_webperson" / "release_files" / "dataset_card.md").read_text()
+    assert "datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0" in card and "rests for 5 seconds" in card
+    assert datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN == 5
+    datasets.Dataset.from_dict({"number": [1, 2, 3]}).to_parquet(str(tmp_path / "train.parquet"))
+    rests: list[float] = []
+    monkeypatch.setattr(time, "sleep", rests.append)
+    for seconds, shuffled, expected in ((5, True, [5]), (5, False, []), (0, True, [0])):
+        monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", seconds)
+        rows = datasets.load_dataset(str(tmp_path), split="train", streaming=True)
+        rests.clear()
+        assert len(list(rows.shuffle(seed=0) if shuffled else rows)) == 3
+        assert [rest for rest in rests if rest in (0, 5)] == expected

@@ -228,13 +228,15 @@ def test_the_card_counts_persons_missing_values_and_repairs(tmp_path):
                 "image_path": f"{number}.jpg",
                 "caption1": f"Uma pessoa número {number} caminha.",
                 "caption2": f"Ela usa chapéu./nPessoa {number}.",
-                "person_id": None if number == 3 else number // 2,
+                "person_id": None if number == 3 else 100_000_000 * (number // 2),
+                "words": [{"start": 0, "score": 0.5}] * (number % 4),
                 "camera": "north|1" if number % 2 else "south",
             }
         )
     features = Features(
         image=Image_(), image_path=text, caption1=text, caption2=text, person_id=Value("int64"), camera=text
     )
+    features["words"] = List({"start": Value("int32"), "score": Value("float32")})
     (tmp_path / "source").mkdir()
     for split, part in (("train", rows[:7]), ("test", rows[7:])):
         Dataset.from_list(part, features=features).to_parquet(str(tmp_path / "source" / f"{split}.parquet"))
@@ -244,7 +246,8 @@ def test_the_card_counts_persons_missing_values_and_repairs(tmp_path):
     for told in (
         "12 images with 24 captions of 6 persons, by the column `person_id`",
         "Splits: `train` (7 rows), `test` (5 rows).",
-        "| `person_id` | int64 | 0 to 5; none in 1 row |",
+        "| `person_id` | int64 | 0 to 500,000,000; none in 1 row |",
+        "| `words` | list of (start: int32, score: float32) | 0 to 3 in a row |",
         "`south` 6, `north/1` 6",
         "Captions cleaned, of 24: line-break 12.",
         "`person_id` is missing in 1 row.",
@@ -253,6 +256,21 @@ def test_the_card_counts_persons_missing_values_and_repairs(tmp_path):
     ):
         assert told in body, told
     assert "No column names the person" not in body and not [claim for claim in CLAIMS if claim in body]
+
+
+@pytest.mark.parametrize(
+    "suffix, told", [("png", "- 3 images re-encoded as JPEG at quality 95.\n- EXIF"), ("jpg", "All")]
+)
+def test_the_card_speaks_of_other_images_where_there_are_any(tmp_path, suffix, told):
+    (tmp_path / "source").mkdir()
+    entries = {}
+    for number in range(3):
+        Image.new("RGB", (60, 120), (number, 0, 0)).save(tmp_path / "source" / f"{number}.{suffix}")
+        entries[f"{number}.{suffix}"] = {"caption1": "A man walks.", "caption2": "He has a bag."}
+    (tmp_path / "source" / "list.json").write_text(json.dumps([entries]))
+    write(tmp_path / "source", tmp_path / "out")
+    body = card_of(tmp_path / "out")[1]
+    assert told in body and "other images" not in body
 
 
 def test_a_provenance_is_printed_as_it_is_and_the_paper_s_is_at_hand(tmp_path):

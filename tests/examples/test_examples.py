@@ -1,5 +1,6 @@
 """The examples as a user runs them, made small enough for a minute each."""
 
+import ast
 import json
 import os
 import re
@@ -183,3 +184,12 @@ def test_the_small_clip_that_is_shipped_is_one_that_its_script_makes(tmp_path):
 def test_examples_stay_short():
     for path in (REPO / "examples").glob("*.py"):
         assert len(path.read_text().splitlines()) <= 150, path
+
+
+def test_examples_annotate_every_argument_and_return():
+    for path in (REPO / "examples").rglob("*.py"):
+        for function in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)):
+            found = function.args
+            taken = [*found.posonlyargs, *found.args, *found.kwonlyargs, found.vararg, found.kwarg]
+            bare = [each.arg for each in taken if each and each.annotation is None and each.arg not in ("self", "cls")]
+            assert function.returns is not None and not bare, f"{path}: {function.name} {bare}"

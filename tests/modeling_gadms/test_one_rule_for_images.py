@@ -1,7 +1,11 @@
-"""The same pixels whichever way an image comes in: a path, a PIL image, search, a data reader."""
+"""The same pixels whichever way an image comes in: a path, an address, base64, a PIL image, search, a data reader."""
 
+import base64
+import functools
+import http.server
 import importlib.util
 import io
+import threading
 
 import datasets
 import numpy as np
@@ -47,12 +51,29 @@ def pictures():
     yield "CMYK", rgb.convert("CMYK"), ".tif", {}
 
 
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A folder, and the address at which this machine serves it."""
+    folder = tmp_path_factory.mktemp("served")
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.mark.parametrize("name, image, suffix, options", list(pictures()), ids=[each[0] for each in pictures()])
-def test_every_way_in_gives_the_same_pixel_values(tmp_path, name, image, suffix, options):
+def test_every_way_in_gives_the_same_pixel_values(tmp_path, served, name, image, suffix, options):
     path = str(tmp_path / f"picture{suffix}")
     image.save(path, **options)
     with open(path, "rb") as file:
         data = file.read()
+    (served[0] / f"picture{suffix}").write_bytes(data)
     processor = GADMSImageProcessor(size={"height": 32, "width": 16})
     expected = processor(to_rgb(Image.open(path)), return_tensors="pt")["pixel_values"]
 
@@ -63,6 +84,11 @@ def test_every_way_in_gives_the_same_pixel_values(tmp_path, name, image, suffix,
     ways = {
         "the path": path,
         "the path in a list": [path],
+        "an address": f"{served[1]}/picture{suffix}",
+        "addresses in a list": [f"{served[1]}/picture{suffix}"],
+        "base64": base64.b64encode(data).decode(),
+        "base64 in lines": base64.encodebytes(data).decode(),
+        "a data URI": f"data:image/{suffix[1:]};base64,{base64.b64encode(data).decode()}",
         "the opened file": Image.open(path),
         "the decoded bytes": Image.open(io.BytesIO(data)),
         "search": dict(search.read_folder(str(tmp_path)))["picture" + suffix]
@@ -85,13 +111,15 @@ def test_the_rule_lays_transparency_on_white_keeps_tones_and_turns_upright(tmp_p
     assert open_image(tmp_path / "turned.jpg").size == (HEIGHT, WIDTH)
 
 
-def test_the_whole_processor_reads_files_by_the_same_rule(tmp_path):
+def test_the_whole_processor_reads_strings_by_the_same_rule(served):
     processor = tiny_processor()
     for name, image, suffix, options in list(pictures())[1:3]:
-        image.save(tmp_path / f"{name}{suffix}", **options)
-        path = str(tmp_path / f"{name}{suffix}")
+        image.save(served[0] / f"{name}{suffix}", **options)
+        path = str(served[0] / f"{name}{suffix}")
+        (served[0] / "ä b.png").write_bytes((served[0] / f"{name}{suffix}").read_bytes())
+        uri = "data:image/png;base64," + base64.b64encode((served[0] / f"{name}{suffix}").read_bytes()).decode()
         expected = processor(images=open_image(path), text="a man")["pixel_values"]
-        for images in (path, [path], Image.open(path)):
+        for images in (path, [path], uri, [uri], f"{served[1]}/{name}{suffix}", f"{served[1]}/ä b.png"):
             assert torch.equal(processor(images=images, text="a man")["pixel_values"], expected), name
 
 
@@ -101,3 +129,19 @@ def test_a_file_that_is_cut_off_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-900])
     with pytest.raises(ValueError, match="cut.png: cannot be decoded .* copy the file again"):
         tiny_processor()(images=str(path))
+
+
+def test_a_string_that_names_no_image_is_refused_with_the_cure(served):
+    processor = tiny_processor()
+    (served[0] / "page.html").write_text("<p>no image</p>")
+    for text, message in {
+        f"{served[1]}/missing.png": r"/missing\.png: cannot be fetched \(HTTP Error 404.*; check the address",
+        f"{served[1]}/page.html": "page.html: cannot be decoded .*; give the address of an image",
+        "http://127.0.0.1:1/a.png": "1/a.png: cannot be fetched .*; check the address",
+        "no/such/file.png": "no/such/file.png: no such file, and no base64; check the path",
+        "data:image/png;base64,AAAA": "AAAA: cannot be decoded .*; check the path, or the base64",
+        "A" * 10000: r"A{60}\.\.\.: cannot be decoded",
+    }.items():
+        for images in (text, [text]):
+            with pytest.raises(ValueError, match=message):
+                processor(images=images)

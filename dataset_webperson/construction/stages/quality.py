@@ -1,15 +1,13 @@
 """Stage `quality`: a GA-DMS model estimates which captions and words are made up.
 
-Two figures per caption. `caption1_score` is the cosine of image and caption. `caption1_word_score` comes from the
-gradient-attention scores of tokens, which say how much a word contributed to the match of image and caption: an
-attribute word (`attribute_words`) has the highest score of its tokens and is doubtful below `doubtful_below`, 0.1 by
-default, where the method masks it as noise with at least half of its highest probability. The caption's figure is
-the share of its attribute words that are not doubtful.
+Two figures per caption. `caption1_score` is the cosine of image and caption. `caption1_word_score` comes from its
+attribute words (`find_attributes`), each of which has the drop of that cosine when the word is masked, as
+`model.word_contributions` computes it: a word is doubtful below `doubtful_below`, by default 0, where the caption
+matches its image better without it. The caption's figure is the share of its attribute words that are not doubtful.
+Each attribute word costs a pass of its caption through the text tower.
 
-How well either detects false captions depends on the model; `auc` measures it where the truth is known. With the
-small CLIP of the examples and 150 drawn pedestrians, a true caption had a higher cosine than one with false words
-with probability 0.85, and a higher share of sure words with probability 0.53. So rows are judged by the cosine, and
-the words are only shown.
+How well either detects false captions depends on the model; `auc` measures it where the truth is known, and
+`examples/demo_webperson.py` prints it for drawn pedestrians. Rows are judged by the cosine; the words are only shown.
 """
 
 from collections import Counter
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from ...findings import DataError
 from ...images import decode_rgb
@@ -34,6 +33,7 @@ if TYPE_CHECKING:  # the other stages need not wait for this import
 
 MARKED = ("keep", "drop")
 LOW_SCORE = "low-score"
+TEXTS = 256  # in one pass of the text tower
 _WORD = pa.struct({"start": pa.int32(), "end": pa.int32(), "kind": pa.string(), "score": pa.float32()})
 NEW_COLUMNS = {
     "caption1_score": pa.float32(),
@@ -51,7 +51,7 @@ class QualityOptions:
 
     Args:
         model: folder or Hub id of a GA-DMS model with its processor; "" leaves scores null.
-        doubtful_below: score in [0, 1] below which a word is doubtful.
+        doubtful_below: a word is doubtful if masking it lowers the cosine by less.
         min_score: captions with a lower cosine are marked `low-score`; by default none are. The scale depends on the
             model: look at the report first.
         marked: "keep" leaves every row and caption. "drop" replaces a marked caption by the row's other one, and
@@ -63,15 +63,15 @@ class QualityOptions:
     """
 
     model: str = ""
-    doubtful_below: float = 0.1
+    doubtful_below: float = 0.0
     min_score: float | None = None
     marked: str = "drop"
     batch_size: int = field(default=32, metadata=CHANGEABLE)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.doubtful_below <= 1 or not -1 <= (self.min_score or 0) <= 1:
+        if not -2 <= self.doubtful_below <= 2 or not -1 <= (self.min_score or 0) <= 1:
             raise ValueError(
-                f"doubtful_below must be in 0..1, min_score in -1..1, not {self.doubtful_below} and {self.min_score}"
+                f"doubtful_below must be in -2..2, min_score in -1..1, not {self.doubtful_below} and {self.min_score}"
             )
         if self.marked not in MARKED:
             raise ValueError(f"marked must be one of {', '.join(MARKED)}, not {self.marked!r}")
@@ -81,27 +81,22 @@ class QualityOptions:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
 
 
-def word_scores(
-    spans: list[tuple[int, int]], scores: list[float], words: list[tuple[str, str, int, int]]
-) -> list[float]:
-    """The highest score of the tokens that touch each word; NaN for a word that the model did not read.
+def tokens_of_words(spans: list[list[int]], words: list[tuple[str, str, int, int]]) -> np.ndarray:
+    """Which tokens touch each word: bool of shape `(words, tokens)`, no token for a word that was cut off.
 
     Args:
         spans: start and end of each token in the caption; equal if the token is not text.
-        scores: the tokens' scores.
         words: as `find_attributes` returns them.
     """
-    touching = [
-        [score for (low, high), score in zip(spans, scores, strict=True) if low < high and low < end and start < high]
-        for _, _, start, end in words
-    ]
-    return [max(found) if found else float("nan") for found in touching]
+    low, high = np.array(spans).T
+    start, end = np.array([word[2:] for word in words], dtype=int).reshape(-1, 2, 1).transpose(1, 0, 2)
+    return (low < high) & (low < end) & (start < high)
 
 
 def share_of_sure_words(scores: list[float], doubtful_below: float) -> float:
     """The share of attribute words that are not doubtful, among those that the model read; 0 if there are none.
 
-    >>> share_of_sure_words([0.9, 0.05, 0.3, float("nan")], 0.1)
+    >>> share_of_sure_words([0.09, -0.05, 0.0, float("nan")], 0.0)
     0.6666666666666666
     """
     read = [score for score in scores if score == score]
@@ -122,7 +117,25 @@ def auc(false_scores: np.ndarray, true_scores: np.ndarray) -> float:
     return float((below + equal / 2).mean() / len(ordered))
 
 
-class TokenScorer:
+@dataclass(frozen=True)
+class Inputs:
+    """What the model is given for some images and their captions.
+
+    Attributes:
+        pixels: `(images, 3, height, width)`.
+        ids: int64 of shape `(captions, tokens)`.
+        image_of_caption, caption_of_word: index of each caption's image, of each attribute word's caption.
+        hidden: bool of shape `(words, tokens)`, the tokens that are masked with a word.
+    """
+
+    pixels: "torch.Tensor"
+    ids: "torch.Tensor"
+    image_of_caption: list[int]
+    caption_of_word: list[int]
+    hidden: "torch.Tensor"
+
+
+class CaptionScorer:
     """A GA-DMS model that scores captions and their words.
 
     Args:
@@ -138,61 +151,70 @@ class TokenScorer:
         self._model = GADMSModel.from_pretrained(path).eval().to(self._device)
         self._processor = GADMSProcessor.from_pretrained(path)
 
-    def prepare(self, images: list, captions: list[str]) -> tuple[Any, Any, list[list[list[int]]]]:
+    def prepare(
+        self, images: list[Image.Image], captions: list[str], image_of_caption: list[int], words: list[list]
+    ) -> Inputs:
         """The model's inputs; may be made in any thread.
 
         Args:
             images: RGB pictures.
             captions: texts.
-
-        Returns:
-            Pixels, token ids of the captions, and the start and end of each token in its caption.
+            image_of_caption: index of each caption's image.
+            words: attribute words of each caption, as `find_attributes` returns them.
         """
+        import torch
+
         pixels = self._processor(images=images, return_tensors="pt")["pixel_values"]
         tokens = self._processor.tokenizer(
             captions, padding=True, truncation=True, return_offsets_mapping=True, return_tensors="pt"
         )
-        return pixels, tokens["input_ids"], tokens["offset_mapping"].tolist()
+        hidden = map(tokens_of_words, tokens["offset_mapping"].tolist(), words)
+        return Inputs(
+            pixels,
+            tokens["input_ids"],
+            image_of_caption,
+            [caption for caption, found in enumerate(words) for _ in found],
+            torch.from_numpy(np.concatenate(list(hidden))),
+        )
 
-    def __call__(
-        self, prepared: tuple[Any, Any, list], image_of_caption: list[int], words: list[list]
-    ) -> tuple[list[list[float]], list[float]]:
-        """Score captions against images, each of which is encoded once.
-
-        Args:
-            prepared: the result of `prepare`.
-            image_of_caption: index of each caption's image.
-            words: attribute words of each caption.
-
-        Returns:
-            Word scores of each caption (see `word_scores`), and its cosine with its image.
-        """
-        pixels, ids, spans = prepared
-        scores, cosines = self.forward(pixels.to(self._device), ids.to(self._device), image_of_caption)
-        found = [
-            word_scores(of_caption, row, words_of_caption)
-            for of_caption, row, words_of_caption in zip(spans, scores.tolist(), words, strict=True)
-        ]
+    def __call__(self, inputs: Inputs) -> tuple[list[list[float]], list[float]]:
+        """Each caption's word contributions, NaN for a word that was cut off, and its cosine with its image."""
+        drops, cosines = self.forward(inputs)
+        drops[~inputs.hidden.any(dim=1)] = float("nan")
+        found: list[list[float]] = [[] for _ in inputs.ids]
+        for caption, drop in zip(inputs.caption_of_word, drops.tolist(), strict=True):
+            found[caption].append(drop)
         return found, cosines.tolist()
 
-    def forward(
-        self, pixels: "torch.Tensor", ids: "torch.Tensor", image_of_caption: list[int]
-    ) -> "tuple[torch.Tensor, torch.Tensor]":
-        """The model alone: token scores `(captions, length)` and cosines `(captions,)`, float32."""
+    def forward(self, inputs: Inputs) -> "tuple[torch.Tensor, torch.Tensor]":
+        """The model alone: how far the cosine drops without each word, `(words,)`, and the cosines, `(captions,)`.
+
+        As `model.word_contributions`, but for attribute words only, and without encoding an image for each of its
+        captions.
+        """
         import torch
 
-        from modeling_gadms.token_scores_gadms import gradient_attention_scores
-
-        model = self._model
+        model, ids = self._model, inputs.ids
+        masked = ids[inputs.caption_of_word].masked_fill(inputs.hidden, model.config.mask_token_id)
+        image_of_row = torch.tensor(inputs.image_of_caption)
+        image_of_row = torch.cat([image_of_row, image_of_row[inputs.caption_of_word]])
         with torch.no_grad():
-            image_embeds = model.get_image_features(pixels).pooler_output[image_of_caption]
-            text_embeds = model.get_text_features(ids).pooler_output
-            cosines = torch.nn.functional.cosine_similarity(image_embeds, text_embeds)
-        # As `model.token_scores`, but without encoding an image again for each of its captions.
-        return gradient_attention_scores(model.text_model, model.text_projection, image_embeds, ids), cosines
+            images = model.get_image_features(inputs.pixels.to(self._device)).pooler_output.float()
+            cosines = torch.cat(
+                [
+                    torch.nn.functional.cosine_similarity(
+                        model.get_text_features(texts.to(self._device)).pooler_output.float(), images[image]
+                    ).cpu()
+                    for texts, image in zip(
+                        torch.cat([ids, masked]).split(TEXTS), image_of_row.split(TEXTS), strict=True
+                    )
+                ]
+            )
+        whole, without = cosines[: len(ids)], cosines[len(ids) :]
+        return whole[inputs.caption_of_word] - without, whole
 
 
-open_scorer = lru_cache(maxsize=1)(TokenScorer)  # a process opens its model once, however many shards it works on
+open_scorer = lru_cache(maxsize=1)(CaptionScorer)  # a process opens its model once, however many shards it works on
 
 
 @dataclass
@@ -202,14 +224,14 @@ class Batch:
     rows: list[dict[str, Any]]
     words: list[list]  # attribute words, of each row's first and second caption
     captioned: list[int]  # places in `words` of captions that are not empty
-    prepared: Any = None
+    inputs: Inputs | None = None
 
 
 def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str, int]:
     """Score both captions of every row, and leave out rows as the options say.
 
     Adds these columns for both captions: `caption1_score` and `caption1_word_score` (see above; null without a model
-    or a caption), and `caption1_words`: attribute words with their places, kinds and scores.
+    or a caption), and `caption1_words`: attribute words with their places, kinds and scores, their contributions.
 
     Counts, beside `rows_in` and `rows_out`: `captions_scored`, `captions_low-score`, `captions_replaced` (by the row's
     other one), `both_captions_marked` (rows left out).
@@ -234,7 +256,7 @@ def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str,
     return dict(shard.counts)
 
 
-def read_batch(rows: Iterator[dict[str, Any]], scorer: TokenScorer | None, size: int) -> Batch | None:
+def read_batch(rows: Iterator[dict[str, Any]], scorer: CaptionScorer | None, size: int) -> Batch | None:
     """Up to `size` rows, ready for the model; `None` at the end."""
     chunk = list(islice(rows, size))
     if not chunk:
@@ -244,21 +266,21 @@ def read_batch(rows: Iterator[dict[str, Any]], scorer: TokenScorer | None, size:
     batch = Batch(chunk, list(map(find_attributes, captions)), captioned)
     if scorer and captioned:
         images = [decode_rgb(row["image"]["bytes"], row["image_path"]) for row in chunk]
-        batch.prepared = scorer.prepare(images, [captions[place] for place in captioned])
+        texts, words = [captions[place] for place in captioned], [batch.words[place] for place in captioned]
+        # each image has two captions
+        batch.inputs = scorer.prepare(images, texts, [place // 2 for place in captioned], words)
     return batch
 
 
-def _assess(batch: Batch, scorer: TokenScorer | None, options: QualityOptions, counts: Counter[str]) -> None:
+def _assess(batch: Batch, scorer: CaptionScorer | None, options: QualityOptions, counts: Counter[str]) -> None:
     """Add `NEW_COLUMNS` to the rows of a batch, and mark captions below `min_score`."""
     captions = [(row, f"caption{number}") for row in batch.rows for number in (1, 2)]
 
     # Captions that are empty, or that no model has read, keep NaN.
     scores: list[list[float]] = [[float("nan")] * len(words) for words in batch.words]
     cosines = [float("nan")] * len(captions)
-    if scorer and batch.prepared:
-        images = [place // 2 for place in batch.captioned]  # each image has two captions
-        words = [batch.words[place] for place in batch.captioned]
-        found_words, found_cosines = scorer(batch.prepared, images, words)
+    if scorer and batch.inputs:
+        found_words, found_cosines = scorer(batch.inputs)
         for place, found, cosine in zip(batch.captioned, found_words, found_cosines, strict=True):
             scores[place] = found
             cosines[place] = cosine

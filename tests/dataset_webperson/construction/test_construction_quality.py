@@ -16,12 +16,12 @@ from dataset_webperson.construction.quality_report import Diversity, main, stage
 from dataset_webperson.construction.shards import shard_counts, shard_writer
 from dataset_webperson.construction.stages.captioning import NEW_COLUMNS as CAPTION_COLUMNS
 from dataset_webperson.construction.stages.quality import (
+    CaptionScorer,
     QualityOptions,
-    TokenScorer,
     assess_shard,
     auc,
     share_of_sure_words,
-    word_scores,
+    tokens_of_words,
 )
 
 SCHEMA = pa.schema(
@@ -64,28 +64,18 @@ def read(path) -> list[dict]:
     return pq.read_table(path).to_pylist()
 
 
-def test_a_word_has_the_highest_score_of_the_tokens_that_touch_it():
+def test_the_tokens_of_a_word_are_those_that_share_a_character_with_it():
     rng = np.random.default_rng(0)
     text = "a woman in a red coat and navy-blue trousers"
     words = find_attributes(text)
     for _ in range(50):
-        cuts = np.sort(rng.choice(np.arange(1, len(text)), rng.integers(3, 12), replace=False)).tolist()
-        spans = [(0, 0), *zip([0, *cuts], [*cuts, len(text)], strict=True), (0, 0)]
-        scores = rng.random(len(spans)).tolist()
+        cuts = np.sort(rng.choice(np.arange(1, len(text) - 3), rng.integers(3, 12), replace=False)).tolist()
+        spans = [(0, 0), *zip([0, *cuts[:-1]], cuts, strict=True), (0, 0)]  # the text's end was cut off
         slow = [
-            max(
-                score
-                for (low, high), score in zip(spans, scores, strict=True)
-                if set(range(low, high)) & set(range(start, end))
-            )
-            for _, _, start, end in words
+            [bool(set(range(low, high)) & set(range(start, end))) for low, high in spans] for _, _, start, end in words
         ]
-        assert word_scores(spans, scores, words) == slow
-
-
-def test_a_word_that_the_model_did_not_read_has_no_score():
-    (score,) = word_scores([(0, 0), (0, 4), (0, 0)], [0.0, 0.7, 0.0], [("color", "red", 10, 13)])
-    assert np.isnan(score)
+        assert tokens_of_words(spans, words).tolist() == slow
+    assert tokens_of_words(spans, []).shape == (0, len(spans))
 
 
 def test_a_caption_s_word_score_is_the_share_of_words_that_are_not_doubtful():
@@ -108,26 +98,32 @@ def test_scores_are_those_of_the_model_whatever_the_batch(model, tmp_path):
         options = QualityOptions(model, marked="keep", batch_size=size)
         assess_shard(source, str(tmp_path / f"{size}.parquet"), options)
     one, four = read(tmp_path / "1.parquet"), read(tmp_path / "4.parquet")
-    scorer = TokenScorer(model)
+    scorer = CaptionScorer(model)
     for row, other in zip(one, four, strict=True):
         for number in (1, 2):
             caption, words = row[f"caption{number}"], row[f"caption{number}_words"]
             inputs = scorer._processor(
                 images=[Image.open(io.BytesIO(row["image"]["bytes"]))], text=[caption], return_tensors="pt"
             )
-            with torch.no_grad():
-                scores = scorer._model.token_scores(**inputs)[0].tolist()
             spans = scorer._processor.tokenizer(caption, return_offsets_mapping=True)["offset_mapping"]
             found = find_attributes(caption)
             assert [(word["kind"], word["start"], word["end"]) for word in words] == [
                 (kind, start, end) for kind, _, start, end in found
             ]
-            expected = word_scores(spans, scores[: len(spans)], found)
+            # the model's own words, where they are the attribute words
+            ids = torch.arange(len(spans))[None] + len(found)
+            for place, (_, _, start, end) in enumerate(found):
+                for token, (low, high) in enumerate(spans):
+                    if low < high and low < end and start < high:
+                        ids[0, token] = place
+            drops = scorer._model.word_contributions(**inputs, word_ids=ids)[0]
+            expected = [drops[ids[0] == place][0].item() for place in range(len(found))]
             assert [word["score"] for word in words] == pytest.approx(expected, abs=1e-5)
+            assert any(abs(drop) > 1e-4 for drop in expected)
             assert [word["score"] for word in words] == pytest.approx(
                 [word["score"] for word in other[f"caption{number}_words"]], abs=1e-5
             )
-            assert row[f"caption{number}_word_score"] == pytest.approx(share_of_sure_words(expected, 0.1), abs=1e-6)
+            assert row[f"caption{number}_word_score"] == pytest.approx(share_of_sure_words(expected, 0.0), abs=1e-6)
             with torch.no_grad():
                 outputs = scorer._model(**inputs)
             cosine = (
@@ -136,6 +132,14 @@ def test_scores_are_those_of_the_model_whatever_the_batch(model, tmp_path):
             )
             assert row[f"caption{number}_score"] == pytest.approx(cosine.item(), abs=1e-5)
     assert len({row["caption1_score"] for row in one} | {row["caption2_score"] for row in one}) > 1
+
+
+def test_a_word_that_was_cut_off_has_no_score_and_the_others_keep_theirs(model):
+    scorer, image = CaptionScorer(model), tiny_rows(1)[0]["image"]
+    long, short = "a red coat" + " and" * 100 + " a bag", "a red coat"
+    inputs = scorer.prepare([image], [long, short, "nobody"], [0, 0, 0], list(map(find_attributes, (long, short, ""))))
+    cut, whole, nothing = scorer(inputs)[0]
+    assert np.isnan(cut).tolist() == [False, False, True] and not np.isnan(whole).any() and nothing == []
 
 
 def test_without_a_model_scores_are_null_and_words_stay(tmp_path):
@@ -185,7 +189,7 @@ def test_captions_below_the_least_score_are_marked(model, tmp_path):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"doubtful_below": 1.5},
+        {"doubtful_below": 2.5},
         {"min_score": 0.5},
         {"min_score": 2.0, "model": "m"},
         {"marked": "burn"},

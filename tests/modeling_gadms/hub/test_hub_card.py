@@ -11,9 +11,11 @@ from places import REPO
 from tiny import tiny_model, tiny_processor
 
 from modeling_gadms.evaluation.published_results import published
+from modeling_gadms.finetuning.arguments import GADMSFineTuningArguments
 from modeling_gadms.hub.listings import METRIC
 from modeling_gadms.hub.model_card import model_card
-from modeling_gadms.hub.run_facts import metrics_of_weights
+from modeling_gadms.hub.run_facts import metrics_of_weights, recipe_of
+from modeling_gadms.training.arguments import GADMSTrainingArguments
 
 NAMES = ("R@1", "R@5", "R@10", "mAP", "mINP")
 METRIC_FOLDER = REPO / "modeling_gadms" / "person_retrieval"
@@ -127,6 +129,48 @@ def test_a_checkpoint_chosen_on_the_test_set_says_so(folder):
     (folder / "metrics.json").write_text(json.dumps({**run, "warning": "the best epoch was chosen on the test set"}))
     text = model_card(str(folder), "org/gadms")
     assert "**The best epoch was chosen on the test set.**" in text and not UNFILLED.search(text)
+
+
+def test_what_is_said_of_the_data_follows_from_its_name(folder):
+    run = {"metrics": {"after": {"t2i_R@1": 50.0}}}
+    for name, drawn in (("synthetic", True), ("org/synthetic-people", False), ("cuhk-pedes", False)):
+        (folder / "metrics.json").write_text(json.dumps({**run, "arguments": {"dataset_name": name}}))
+        text = model_card(str(folder), "org/gadms")
+        said = "data of this run are drawings", "generated captions", "no photographs"
+        assert all((words in text) == drawn for words in said), name
+        assert all(
+            (words in text) != drawn for words in ("the persons shown", "never agreed to be in it", "skin tone")
+        )
+
+
+def test_fine_tuning_is_called_so_and_says_which_weights_were_kept(folder):
+    (folder / "emissions.csv").write_text("emissions,energy_consumed\n0.001,0.002\n")
+    run = {"metrics": {"after": {"t2i_R@1": 50.0}}, "arguments": {"dataset_name": "synthetic"}, "seconds": 90.0}
+    run |= {"best": {"step": 4000}, "best_epoch_chosen_on": "validation"}
+    (folder / "metrics.json").write_text(json.dumps(run))
+    facts = {"recipe": {"masking": "random", "id_weight": 1.0}}
+    (folder / "run_facts.json").write_text(json.dumps(facts))
+    text = model_card(str(folder), "org/gadms")
+    assert head_of(text)["co2_eq_emissions"]["training_type"] == "fine-tuning"
+    assert "| kept | the weights of step 4,000, the best on validation |" in text
+    assert "| time | 1.5 minutes, including evaluation |" in text
+    (folder / "run_facts.json").write_text(json.dumps({"recipe": {"masking": "gradient_attention"}}))
+    assert head_of(model_card(str(folder), "org/gadms"))["co2_eq_emissions"]["training_type"] == "pre-training"
+
+
+@pytest.mark.parametrize(
+    "kind, options, masks",
+    [
+        (GADMSTrainingArguments, {}, {"alpha_noise", "alpha_info", "mtp_weight"}),
+        (GADMSTrainingArguments, {"masking": "none"}, set()),
+        (GADMSFineTuningArguments, {}, {"mask_probability", "mtp_weight"}),
+        (GADMSFineTuningArguments, {"masking": "gradient_attention"}, {"alpha_noise", "alpha_info", "mtp_weight"}),
+    ],
+)
+def test_a_run_records_the_settings_that_it_uses(kind, options, masks, tmp_path):
+    recipe = recipe_of(kind(output_dir=str(tmp_path), **options))
+    assert recipe.keys() & {"alpha_noise", "alpha_info", "mask_probability", "mtp_weight"} == masks
+    assert ("id_weight" in recipe) == (kind is GADMSFineTuningArguments) and recipe["precision"] == "float32"
 
 
 def test_what_lies_on_the_hub_is_linked_and_no_path_of_the_publisher_is_shown(folder):
