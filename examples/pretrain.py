@@ -6,6 +6,7 @@ r"""Pre-train GA-DMS on captioned person images, and measure retrieval before an
     accelerate launch examples/pretrain.py my_recipe.yaml --learning_rate 1e-5
 
 The data set is `synthetic`, or a folder or Hub id with the columns of WebPerson: image, image_path, caption1, ...
+On drawings it also measures the starting point in the shape that it was trained on, where it may be at its best.
 Beside the checkpoint it writes metrics.json, curve.png, retrievals.png and word_contributions.png.
 """
 
@@ -14,18 +15,19 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import datasets
 import torch
 from safetensors.torch import save_file
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from dataset_webperson import WebPerson
 from dataset_webperson.command_line import command
 from dataset_webperson.files import replacing, write_json
 from dataset_webperson.rows.captioned import TrainingSet, load_captioned
+from modeling_gadms.evaluation.encoding import RetrievalSet, encode_retrieval_set
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.command_line import free_folder, parse_arguments, refuse_used_folder
 from modeling_gadms.training.run_report import (
@@ -35,7 +37,7 @@ from modeling_gadms.training.run_report import (
     save_retrievals,
     save_word_contributions,
 )
-from modeling_gadms.training.starting_points import load_starting_point
+from modeling_gadms.training.starting_points import load_starting_point, own_image_size
 from modeling_gadms.training.trainer import GADMSTrainer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -65,15 +67,17 @@ def load_pairs(args: PretrainArguments, seed: int) -> tuple[TrainingSet, dataset
     """Training rows, and a test gallery with its captions."""
     if args.dataset_name != "synthetic":
         return load_captioned(args.dataset_name, args.num_test_images, seed, args.streaming)
-    builder = WebPerson(
-        config_name="synthetic",
-        image_size=tuple(args.image_size),
-        num_train_persons=args.num_persons,
-        noise_rate=args.noise_rate,
-        seed=seed,
-    )
+    persons = {"num_train_persons": args.num_persons, "noise_rate": args.noise_rate}
+    builder = WebPerson(config_name="synthetic", image_size=tuple(args.image_size), seed=seed, **persons)
     builder.download_and_prepare()
     return builder.as_dataset(split="train"), builder.as_dataset(split="test")
+
+
+def encode_as_trained(args: PretrainArguments, size: tuple[int, int], training: TrainingArguments) -> RetrievalSet:
+    """The test drawings in the shape that the starting point was trained on, encoded by it."""
+    _, test = load_pairs(replace(args, image_size=list(size), num_persons=2), training.seed)
+    model, processor = load_starting_point(args.model_name_or_path, size)
+    return encode_retrieval_set(model.gadms.to(training.device).eval(), processor, test, progress=False)
 
 
 def report(
@@ -125,9 +129,11 @@ def main(arguments: list[str] | None = None) -> None:
     train, test = load_pairs(args, training.seed)
     set_seed(training.seed)
     model, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
-
+    own, metrics = own_image_size(args.model_name_or_path), {}
+    if args.dataset_name == "synthetic" and own != tuple(args.image_size):
+        metrics[f"base, {own[0]}x{own[1]}"] = encode_as_trained(args, own, training).metrics()
     trainer = GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=test)
-    metrics = {"before": trainer.evaluate()}
+    metrics["before"] = trainer.evaluate()
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     metrics["after"] = trainer.evaluate()
     trainer.save_model()
