@@ -1,6 +1,6 @@
 """Measure text-to-person retrieval: a table with confidence intervals beside published figures, and report pages.
 
-    python examples/evaluate_retrieval.py --model runs/demo --benchmark synthetic --image_size 64 32
+    python examples/evaluate_retrieval.py --model runs/demo --benchmark synthetic --image_size 64 32 --seed 42
     python examples/evaluate_retrieval.py --model runs/webperson --benchmark cuhk-pedes icfg-pedes rstpreid \
         --data_root data --protocol direct-transfer --compare openai/clip-vit-base-patch16 --robustness True
     torchrun --nproc_per_node 2 examples/evaluate_retrieval.py --model runs/webperson --benchmark my/folder --bf16 True

@@ -5,9 +5,9 @@ r"""Pre-train GA-DMS on captioned person images, and measure retrieval before an
         --dataset_name org/webperson --streaming True --max_steps 100000 --bf16 True --output_dir runs/webperson
     accelerate launch examples/pretrain.py my_recipe.yaml --learning_rate 1e-5
 
-Any argument takes the place of the demo. The demo, pushed: `examples/pretrain_demo.yaml --output_dir runs/demo
---push_to_hub True`.
+Any argument replaces the demo; pushed, it is `examples/pretrain_demo.yaml --output_dir runs/demo --push_to_hub True`.
 The data set is `synthetic`, or a folder or Hub id with the columns of WebPerson: image, image_path, caption1, ...
+On drawings it also measures the starting point in the shape that it was trained on, where it may be at its best.
 Beside the checkpoint it writes metrics.json, curve.png, retrievals.png and word_contributions.png.
 """
 
@@ -16,28 +16,23 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import datasets
 import torch
 from safetensors.torch import save_file
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from dataset_webperson import WebPerson
 from dataset_webperson.command_line import command
 from dataset_webperson.files import replacing, write_json
 from dataset_webperson.rows.captioned import CaptionedSplits, TrainingSet, load_captioned
+from modeling_gadms.evaluation.encoding import RetrievalSet, encode_retrieval_set
+from modeling_gadms.training import run_report
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.command_line import free_folder, parse_arguments, refuse_used_folder
-from modeling_gadms.training.run_report import (
-    gallery_facts,
-    metrics_table,
-    save_curve,
-    save_retrievals,
-    save_word_contributions,
-)
-from modeling_gadms.training.starting_points import load_starting_point
+from modeling_gadms.training.starting_points import load_starting_point, own_image_size
 from modeling_gadms.training.trainer import GADMSTrainer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -67,15 +62,17 @@ def load_pairs(args: PretrainArguments, seed: int) -> CaptionedSplits:
     """Training rows, and galleries with their captions."""
     if args.dataset_name != "synthetic":
         return load_captioned(args.dataset_name, args.num_test_images, seed, args.streaming)
-    builder = WebPerson(
-        config_name="synthetic",
-        image_size=tuple(args.image_size),
-        num_train_persons=args.num_persons,
-        noise_rate=args.noise_rate,
-        seed=seed,
-    )
+    persons = {"num_train_persons": args.num_persons, "noise_rate": args.noise_rate}
+    builder = WebPerson(config_name="synthetic", image_size=tuple(args.image_size), seed=seed, **persons)
     builder.download_and_prepare()
     return CaptionedSplits(builder.as_dataset(split="train"), None, builder.as_dataset(split="test"))
+
+
+def encode_as_trained(args: PretrainArguments, size: tuple[int, int], training: TrainingArguments) -> RetrievalSet:
+    """The test drawings in the shape that the starting point was trained on, encoded by it."""
+    test = load_pairs(replace(args, image_size=list(size), num_persons=2), training.seed).test
+    model, processor = load_starting_point(args.model_name_or_path, size)
+    return encode_retrieval_set(model.gadms.to(training.device).eval(), processor, test, progress=False)
 
 
 def report(
@@ -92,15 +89,15 @@ def report(
     folder = trainer.args.output_dir
     model, processor = trainer.accelerator.unwrap_model(trainer.model).gadms, trainer.processing_class
     assert trainer.measured is not None  # by the evaluation that ended the run
-    results = {"metrics": metrics, **gallery_facts(trainer.measured), "seconds": seconds, **arguments}
+    results = {"metrics": metrics, **run_report.gallery_facts(trainer.measured), "seconds": seconds, **arguments}
     write_json(f"{folder}/metrics.json", results)
     before = metrics["before"] if trainer.eval_dataset is test else None  # not of the curve's own gallery
-    save_curve(trainer.state.log_history, f"{folder}/curve.png", before)
-    save_retrievals(test, trainer.measured, f"{folder}/retrievals.png")
+    run_report.save_curve(trainer.state.log_history, f"{folder}/curve.png", before)
+    run_report.save_retrievals(test, trainer.measured, f"{folder}/retrievals.png")
 
     # the most instructive of a few captions: the one with the most false words, where the data knows them
     row = max(train.take(64), key=lambda row: len(row.get("caption1_false_spans") or []))
-    save_word_contributions(model, processor, row, f"{folder}/word_contributions.png")
+    run_report.save_word_contributions(model, processor, row, f"{folder}/word_contributions.png")
 
     pair = processor(images=[test[0]["image"]], text=[test[0]["caption1"]]).to(model.device)
     with torch.no_grad():
@@ -108,7 +105,7 @@ def report(
     kept = {**pair, "image_embeds": outputs.image_embeds, "text_embeds": outputs.text_embeds}
     with replacing(f"{folder}/reload_check.safetensors") as temporary:
         save_file({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, temporary)
-    print(f"\n{len(test)} test images\n{metrics_table(metrics)}\n", flush=True)
+    print(f"\n{len(test)} test images\n{run_report.metrics_table(metrics)}\n", flush=True)
     print(f"{seconds:.0f} s; checkpoint and pictures in {folder}", flush=True)
     subprocess.run([sys.executable, "-I", os.path.join(HERE, "reload.py"), folder], check=True)
 
@@ -128,10 +125,12 @@ def main(arguments: list[str] | None = None) -> None:
     train, validation, test = load_pairs(args, training.seed)
     set_seed(training.seed)
     model, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
+    own, metrics = own_image_size(args.model_name_or_path), {}
+    if args.dataset_name == "synthetic" and own != tuple(args.image_size):
+        metrics[f"base, {own[0]}x{own[1]}"] = encode_as_trained(args, own, training).metrics()
 
-    during = test if validation is None else validation
-    trainer = GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=during)
-    metrics = {"before": trainer.evaluate(test)}
+    trainer = GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=validation or test)
+    metrics["before"] = trainer.evaluate(test)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     metrics["after"] = trainer.evaluate(test)
     trainer.save_model()

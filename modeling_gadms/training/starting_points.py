@@ -32,6 +32,12 @@ def load_starting_point(name_or_path: str, image_size: tuple[int, int]) -> tuple
         raise DataError(f"{name_or_path}: cannot be loaded as a GA-DMS or a CLIP: {reason}") from error
 
 
+def own_image_size(name_or_path: str) -> tuple[int, int]:
+    """Height and width in pixels of the images that a CLIP or a GA-DMS was trained on."""
+    size = AutoConfig.from_pretrained(name_or_path).vision_config.image_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
 def _load(name_or_path: str, image_size: tuple[int, int]) -> tuple[GADMSForPreTraining, GADMSProcessor]:
     config = AutoConfig.from_pretrained(name_or_path)
     if config.model_type != "gadms":

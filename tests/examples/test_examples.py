@@ -62,7 +62,8 @@ def test_the_demo_prints_its_table_and_leaves_its_files(demo):
     for name in ("curve.png", "retrievals.png", "word_contributions.png"):
         Image.open(folder / name).verify()
     kept = json.loads((folder / "metrics.json").read_text())
-    for when in ("before", "after"):
+    assert "| base, 48x48 " in result.stdout and list(kept["metrics"]) == ["base, 48x48", "before", "after"]
+    for when in kept["metrics"]:
         assert set(kept["metrics"][when]) == {
             f"{way}_{name}" for way in ("t2i", "i2t") for name in ("R@1", "R@5", "R@10", "mAP", "mINP")
         }

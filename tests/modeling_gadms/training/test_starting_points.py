@@ -9,7 +9,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from dataset_webperson.command_line import command
 from modeling_gadms import GADMSForPreTraining, GADMSModel
-from modeling_gadms.training.starting_points import load_starting_point
+from modeling_gadms.training.starting_points import load_starting_point, own_image_size
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +89,9 @@ def test_training_starts_in_float32_whatever_is_stored(published, tmp_path, dtyp
     assert GADMSForPreTraining.from_pretrained(folder).dtype == dtype, "stored so"
     model, _ = load_starting_point(str(folder), (32, 16))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_model_knows_the_shape_it_was_trained_on(published, tmp_path):
+    assert own_image_size(str(published)) == GADMSModel.from_pretrained(published).config.vision_config.image_size
+    CLIPConfig(vision_config={"image_size": 48}).save_pretrained(tmp_path)
+    assert own_image_size(str(tmp_path)) == (48, 48)
