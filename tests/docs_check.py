@@ -50,6 +50,7 @@ PROVEN = {
     "examples/publish.py": "test_hub_publish.py::test_a_data_set_continues_after_a_break_and_sends_nothing_twice",
     "examples/export_onnx.py": "test_stranger.py::test_both_towers_give_the_same_embeddings_by_onnx_runtime",
     "examples/search.py": "test_hub_search.py::test_ten_drawings_are_searched_and_shown",
+    "modeling_gadms.gallery": "test_gallery_command.py::test_a_gallery_is_made_asked_and_changed_by_commands",
     "examples/benchmark_loading.py": "test_streaming.py::test_the_benchmarks_print_their_tables",
     "examples/benchmark_layouts.py": "test_streaming.py::test_the_benchmarks_print_their_tables",
     "modeling_gadms.convert_gadms_to_hf": "test_conversion.py::"
@@ -81,6 +82,8 @@ PROVEN = {
     "examples/studies/cost.py": "test_studies.py::"
     "test_the_cost_study_counts_every_row_and_holds_the_step_against_its_aim",
 }
+
+WITH_KINDS = ("examples/publish.py", "modeling_gadms.gallery")  # they have a parser for each kind
 
 # no test runs these, because they measure time
 MINIATURES = {
@@ -168,7 +171,7 @@ def check_command(command: str, helps: dict[tuple[str, str], str], fast: bool) -
     place = words.index(program)
     options = [word.split("=")[0] for word in words[place + 1 :] if re.match(r"--\w", word)]
     if options:
-        kind = words[place + 1] if program == "examples/publish.py" else ""  # it has a parser for each kind
+        kind = words[place + 1] if program in WITH_KINDS else ""
         if (program, kind) not in helps:
             helps[program, kind] = help_of(program, kind)
         known = set(re.findall(r"--[\w-]+", helps[program, kind])) | {"--help"}
