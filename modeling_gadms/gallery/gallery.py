@@ -21,7 +21,7 @@ from .columns import as_given, column_name, infer_kinds
 from .filters import any_of, equals, to_sql
 from .items import Source, open_items
 from .locks import writing
-from .models import Encoder, refuse_other
+from .models import Encoder, as_encoder, refuse_other
 from .opt_out import OptOut, extend_opt_out
 from .reports import Report
 from .rows import Rows, vector_array
@@ -54,7 +54,7 @@ class Gallery:
         self._rows_held: Rows | None = None
         settings = read_settings(self.path)
         if model is not None:
-            encoder = Encoder(model)
+            encoder = as_encoder(model)
             refuse_other(settings["model"], encoder.facts, self.path)
             self._encoder = encoder
 
@@ -64,7 +64,7 @@ class Gallery:
 
         Args:
             path (`str`): a folder that does not exist, or is empty.
-            model: folder or Hub id of a model, or `(model, processor)`.
+            model: folder or Hub id of a model, `(model, processor)`, or an [`Encoder`].
             dtype (`str`): of the vectors on disk, `"float16"` or `"float32"`.
 
         Raises:
@@ -76,7 +76,7 @@ class Gallery:
             raise DataError(f"{path}: holds a gallery already; open it, or choose another folder")
         if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
             raise DataError(f"{path}: exists and is not empty; choose a folder of its own for the gallery")
-        encoder = Encoder(model)
+        encoder = as_encoder(model)
         os.makedirs(path, exist_ok=True)
         Rows.create(path, "rows", encoder.dimension, dtype)
         settings = {"table": "rows", "model": {**encoder.facts, "dtype": dtype}, "audit": False, "threshold": 0.5}
@@ -303,7 +303,7 @@ class Gallery:
         Raises:
             DataError: the model cannot be loaded, or a rebuild by a third model was interrupted.
         """
-        encoder = Encoder(model)
+        encoder = as_encoder(model)
         with writing(self.path):
             settings = read_settings(self.path)
             name = f"rows_{encoder.facts['weights_sha256'][:12]}"

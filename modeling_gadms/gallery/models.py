@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from dataset_webperson import DataError
 
@@ -45,8 +46,9 @@ class Encoder:
                 self.model, self.processor = load_retriever(self.name, device=device)
             except DataError:
                 raise
-            except (OSError, ValueError) as error:
-                raise DataError(" ".join(str(error).split())) from error
+            except (OSError, ValueError, SafetensorError) as error:
+                reason = " ".join(str(error).split())
+                raise DataError(reason if reason.startswith(self.name) else f"{self.name}: {reason}") from error
         if os.path.isdir(self.name):
             self.name = os.path.abspath(self.name)
         self.model.eval()
@@ -91,6 +93,11 @@ class Encoder:
         """Why an image matches; see [`explain`]."""
         with self._lock:
             return explain(self.model, self.processor, list(texts), image, self.name)
+
+
+def as_encoder(model: Any) -> Encoder:
+    """An [`Encoder`] of what a gallery is given: one, a folder or Hub id, or `(model, processor)`."""
+    return model if isinstance(model, Encoder) else Encoder(model)
 
 
 def refuse_other(recorded: dict[str, Any], found: dict[str, Any], path: str | os.PathLike) -> None:

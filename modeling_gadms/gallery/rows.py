@@ -152,16 +152,12 @@ class Rows:
 
     def make_index(self) -> None:
         """Index the vectors, and the ids, by which rows are fetched and replaced."""
+        from lancedb.index import BTree, HnswSq
+
         partitions = max(1, self.count() // PARTITION_ROWS)
-        self.table.create_index(
-            vector_column_name="vector",
-            index_type="IVF_HNSW_SQ",
-            metric="cosine",
-            num_partitions=partitions,
-            m=GRAPH_LINKS,
-            ef_construction=GRAPH_WIDTH,
-        )
-        self.table.create_scalar_index("id", replace=True)
+        graphs = HnswSq("cosine", num_partitions=partitions, m=GRAPH_LINKS, ef_construction=GRAPH_WIDTH)
+        self.table.create_index("vector", config=graphs)
+        self.table.create_index("id", config=BTree())
 
     def purge(self) -> None:
         """Rewrite what holds removed rows, and delete the older versions that still have them."""
