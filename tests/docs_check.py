@@ -88,6 +88,7 @@ WITH_KINDS = ("examples/publish.py", "modeling_gadms.gallery")  # they have a pa
 # no test runs these, because they measure time
 MINIATURES = {
     "examples/benchmark_ranking.py": ["--size", "small"],
+    "examples/benchmark_gallery.py": ["--rows", "200", "--images", "20", "--num_built", "1", "--num_queries", "20"],
     "examples/benchmark_step.py": ["--batch_size", "2", "--caption_length", "16", "--repeats", "1"],
 }
 
@@ -144,7 +145,7 @@ def docstring_commands(path: Path) -> list[str]:
 
 def program_of(words: list[str]) -> str:
     """The script, the module, or else the first word of a command."""
-    if words[0] == "python" and "-m" in words:
+    if words[0] in ("python", "accelerate") and "-m" in words:
         return words[words.index("-m") + 1]
     return next((word for word in words if word.endswith(".py")), words[0])
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import torch
 from PIL import Image
 
 from dataset_webperson import WebPerson
+from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
 from modeling_gadms.gallery.models import Encoder
 from modeling_gadms.training.starting_points import load_starting_point
 
@@ -34,6 +36,12 @@ def small_model() -> Encoder:
     """The small CLIP that the demo starts from, made a GA-DMS: embeddings of 128 numbers."""
     model, processor = load_starting_point(SMALL_CLIP, (128, 64))
     return Encoder((model, processor))
+
+
+def paper_size_model() -> Encoder:
+    """A GA-DMS of the paper's size, 384 x 128 pixels, with random weights: only its speed counts."""
+    torch.manual_seed(0)
+    return Encoder((GADMSModel(GADMSConfig()).eval(), GADMSProcessor.from_clip_pretrained(SMALL_CLIP, (384, 128))))
 
 
 def widened(vectors: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from accelerate import PartialState
 
 from dataset_webperson import DataError
@@ -54,11 +56,11 @@ def _rebuild(args: argparse.Namespace) -> None:
 def _reported(args: argparse.Namespace, change: Callable[[Gallery, dict[str, Any]], Report]) -> None:
     """Run what may take hours, in all processes, and let the first say what came of it."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        PartialState()  # joins the processes of the launcher
+        PartialState(cpu=not torch.cuda.is_available())  # joins the processes of the launcher
     options = {"batch_size": args.batch_size, "num_workers": args.num_workers, "progress": sys.stderr.isatty()}
     gallery = Gallery.open(args.gallery)
     report = change(gallery, options)
-    if num_processes() == 1 or PartialState().is_main_process:
+    if num_processes() == 1 or dist.get_rank() == 0:
         for uri, reason in report.skipped[:20]:
             _say(f"skipped {uri}: {reason}")
         if len(report.skipped) > 20:

@@ -96,7 +96,7 @@ def test_words_that_patch_evidence_doubts_are_named(folder, monkeypatch):
         scores = evidence.score(keys, ids)[0]
     file = folder / "model" / EVIDENCE
     save_file({name: value.contiguous() for name, value in evidence.state_dict().items()}, file)
-    bound = float(scores[1:8].median())  # an untrained head doubts little
+    bound = -0.1  # an untrained head doubts little
     monkeypatch.setattr(explaining, "AGAINST", bound)
     found = gallery.explain(text, hit.id).against
     lowest = {}  # of the tokens of each word
