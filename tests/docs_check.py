@@ -69,6 +69,10 @@ PROVEN = {
     "examples/demo_webperson.py": "test_construction_demo.py::test_the_demonstration_pretrains_on_what_it_released",
     "examples/serve_captions.py": "test_construction_demo.py::"
     "test_the_demonstration_releases_every_drawing_with_the_captions_of_its_captioners",
+    "examples/demo_search.py": "test_gallery_examples.py::"
+    "test_the_demonstration_builds_a_gallery_and_opens_it_again_at_once",
+    "examples/space/app.py": "test_gallery_examples.py::test_the_space_is_pushed_whole_and_runs_by_itself",
+    "examples/benchmark_gallery_server.py": "test_gallery_examples.py::test_many_clients_are_served_without_an_error",
     "examples/benchmark_rescoring.py": "test_rescoring.py::"
     "test_likelihood_of_a_caption_is_that_of_its_words_one_at_a_time",
     "examples/studies/noise_detection.py": "test_studies.py::"
