@@ -471,14 +471,14 @@ class Gallery:
                 return places
             return [places[place] for place in first_of_each_group([records[place] for place in places], collapse)]
 
+        sql = self._sql(rows, where)
         try:
-            return find(rows, query, k, where=self._sql(rows, where), exact=exact, keep=keep)
+            return find(rows, query, k, where=sql, exact=exact, keep=keep)
         except (OSError, RuntimeError, ValueError):
-            current = self._rows()
-            if current.name == rows.name:
-                raise
-            # `rebuild` has put another table in its place; the query is the old model's, and of no use there
-            raise DataError(f"{self.path}: was rebuilt by another model just now; ask again") from None
+            if self._rows().name != rows.name:  # the query is the old model's, and of no use in the new table
+                raise DataError(f"{self.path}: was rebuilt by another model just now; ask again") from None
+            # another process has purged the version that was being read: once more, from the present one
+            return find(rows, query, k, where=sql, exact=exact, keep=keep)
 
     def _sql(self, rows: Rows, where: str | None) -> str | None:
         return to_sql(where, {**rows.kinds, **_BUILT_IN}) if where and where.strip() else None

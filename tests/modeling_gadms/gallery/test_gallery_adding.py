@@ -124,7 +124,7 @@ def test_lists_data_sets_parquet_and_tars_are_sources(gallery, images, tmp_path)
     }  # the second of two copies is new
     assert np.array_equal(gallery.image(gallery.search("a coat", where="camera = 2")[0].id), images[2])
     images[5].save(tmp_path / "one.png")
-    assert counts(gallery.add([tmp_path / "one.png"])) == {"added": 1}
+    assert counts(gallery.add([tmp_path / "one.png"] * 2)) == {"added": 1, "unchanged": 1}
     rows = tiny_rows(6)
     assert counts(gallery.add(rows)) == {"added": 6}
     assert counts(gallery.add(rows.select([5, 0]))) == {"unchanged": 2}

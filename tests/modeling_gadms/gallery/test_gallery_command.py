@@ -1,6 +1,7 @@
 """`python -m modeling_gadms.gallery`: every command, and mistakes in one line."""
 
 import json
+import sys
 
 import pytest
 from tiny import save_published, tiny_rows
@@ -98,6 +99,10 @@ def test_a_mistake_ends_in_one_line(place, tmp_path, monkeypatch, capsys):
         lines = capsys.readouterr().err.splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
         assert len(errors) == 1 and expected in errors[0] and not errors[0].endswith("."), (words, lines)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "lancedb", None)
+        assert main(["stats", "people"]) == 2
+        assert "lancedb, which is not installed; pip install gadms[gallery]" in capsys.readouterr().err
     assert main(["audit", "people", "--switch", "on"]) == 0
     assert main(["search", "people", "a coat"]) == 2
     assert "say what the search is for" in capsys.readouterr().err

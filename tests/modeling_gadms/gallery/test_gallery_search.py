@@ -9,6 +9,7 @@ from tiny import tiny_model, tiny_processor, tiny_rows
 from dataset_webperson import DataError
 from dataset_webperson.near_duplicates import perceptual_hash
 from modeling_gadms.gallery import Gallery
+from modeling_gadms.gallery import gallery as gallery_module
 from modeling_gadms.gallery import rows as table_rows
 from modeling_gadms.gallery.rows import Rows, vector_array
 from modeling_gadms.gallery.searching import find
@@ -183,6 +184,19 @@ def test_threads_get_the_answers_of_one(gallery):
         assert list(pool.map(lambda text: gallery.search(text, k=5), texts)) == expected
         words = [gallery.explain(text, expected[0][0].id).words for text in texts]
         assert list(pool.map(lambda text: gallery.explain(text, expected[0][0].id).words, texts)) == words
+
+
+def test_a_version_that_another_process_purges_is_read_anew(gallery, monkeypatch):
+    expected, calls = gallery.search("a red coat"), []
+
+    def purged_once(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("lance error: Not found")
+        return find(*arguments, **options)
+
+    monkeypatch.setattr(gallery_module, "find", purged_once)
+    assert gallery.search("a red coat") == expected and len(calls) == 2
 
 
 def test_queries_that_cannot_be_answered_end_in_one_line(gallery):
