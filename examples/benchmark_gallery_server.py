@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
         report(times, early + late, time.monotonic() - start, sizes, args)
     finally:
         server.terminate()
-        server.wait()
+        server.communicate()  # waits, and closes what it printed
     return int(bool(early + late))
 
 

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from dataset_webperson import DataError
 
 from ..explaining import Explanation
-from ..gallery import Gallery
+from ..gallery import MAX_TEXT, Gallery
 from ..searching import Hit
 from .limits import Workers
-from .queries import MAX_TEXT, Query, read_query, search
+from .queries import Query, read_query, search
 
 LARGEST, SMALLEST = 1024, 16  # pixels of the longer side of an image that is sent
 _KEPT = 600  # seconds that a browser may keep an image: one that is removed is to vanish from pages too

@@ -15,13 +15,13 @@ from starlette.exceptions import HTTPException
 from dataset_webperson import DataError
 from dataset_webperson.pages import render
 
-from ..gallery import Gallery
+from ..gallery import MAX_TEXT, Gallery
 from .api import results_of, who_asks
 from .errors import explain_error
 from .filters import FILTER, where_of
 from .guard import LOGIN, Door
 from .limits import MAX_UPLOAD, Workers
-from .queries import MAX_TEXT, Query, Text, decode_upload, query_of_form, search
+from .queries import Query, Text, decode_upload, query_of_form, search
 
 _KEPT_SIDE = 448  # pixels of an uploaded image as the page keeps it for the next search
 _REFUSED = (DataError, ValidationError, HTTPException)

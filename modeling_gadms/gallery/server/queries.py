@@ -15,11 +15,10 @@ from starlette.requests import Request
 from dataset_webperson import DataError
 from dataset_webperson.images import decode_rgb
 
-from ..gallery import Gallery
+from ..gallery import MAX_TEXT, Gallery
 from ..searching import Hit
 from .limits import MAX_UPLOAD
 
-MAX_TEXT = 1000  # characters of a description; models read some fifty words
 MAX_RESULTS = 500
 MAX_PIXELS = 40_000_000  # of an uploaded image: a small file can unpack to gigabytes
 
