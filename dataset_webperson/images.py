@@ -6,7 +6,7 @@ import os
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .findings import DataError
 
@@ -70,7 +70,9 @@ def _decode(source: str | os.PathLike | io.BytesIO, size: int, name: str) -> Ima
 
 
 def _not_decoded(error: Exception, name: str) -> ImageError:
-    reason = " ".join(str(error).replace(name, "").split())[:120]
+    # Pillow's own words would show the address of a buffer in memory
+    unknown = isinstance(error, UnidentifiedImageError)
+    reason = "no known image format" if unknown else " ".join(str(error).replace(name, "").split())[:120]
     return ImageError(f"{name}: cannot be decoded ({reason}). Copy the file again.", "image-unreadable")
 
 

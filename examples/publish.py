@@ -1,10 +1,11 @@
-"""Publish on the Hugging Face Hub: a model with its code and card, a data set, or the metric.
+"""Publish on the Hugging Face Hub: a model with its code and card, a data set, the metric, or a gallery's Space.
 
     python examples/publish.py model runs/webperson org/gadms --tag v1.0 --base_model openai/clip-vit-base-patch16 \
         --evaluation runs/evaluation
     python examples/publish.py model runs/webperson org/gadms --training_state runs/webperson/checkpoint-100000
     python examples/publish.py dataset release/webperson org/webperson --tag v1.0
     python examples/publish.py metric org/person_retrieval
+    python examples/publish.py space examples/space org/gallery
 
 Log in first (`hf auth login`, or HF_TOKEN). The card of a model is filled with the facts its run recorded
 (run_facts.json, metrics.json, emissions.csv) and with --evaluation from the figures of examples/evaluate_retrieval.py.
@@ -32,9 +33,11 @@ from modeling_gadms.hub.listings import (
     write_sentence_transformers,
 )
 from modeling_gadms.hub.model_card import DEFAULT_LICENCE, write_card
+from modeling_gadms.hub.spaces import APP, gather_space
 from modeling_gadms.hub.upload import LAST_CHECKPOINT, upload
 
-METRIC_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "modeling_gadms", "person_retrieval")
+HERE = os.path.dirname(os.path.abspath(__file__))
+METRIC_FOLDER = os.path.join(HERE, "..", "modeling_gadms", "person_retrieval")
 SHARDS_PER_COMMIT = 25  # of 200 MB: a break costs a few GB at most
 
 
@@ -52,14 +55,11 @@ def publish_model(args: argparse.Namespace, api: HfApi) -> str:
     listing.files(args.folder)  # a missing file is found before anything is created
     begin(args, api, "model")
     if args.training_state:
-        message, where = (
-            f"Training state of {os.path.basename(args.training_state)}",
-            {"path_in_repo": LAST_CHECKPOINT},
-        )
-        upload(args.training_state, args.repository, TRAINING_STATE, message, revision=args.branch, **where)
-    return upload(
-        args.folder, args.repository, listing, args.message or "Model, processor, code and card", revision=args.branch
-    )
+        message = f"Training state of {os.path.basename(args.training_state)}"
+        where = {"path_in_repo": LAST_CHECKPOINT, "revision": args.branch}
+        upload(args.training_state, args.repository, TRAINING_STATE, message, **where)
+    message = args.message or "Model, processor, code and card"
+    return upload(args.folder, args.repository, listing, message, revision=args.branch)
 
 
 def publish_dataset(args: argparse.Namespace, api: HfApi) -> str:
@@ -82,7 +82,7 @@ def publish_dataset(args: argparse.Namespace, api: HfApi) -> str:
 def publish_metric(args: argparse.Namespace, api: HfApi) -> str:
     if args.repository.split("/")[-1] != "person_retrieval":
         raise ValueError(f"{args.repository}: `evaluate` finds the metric only in a Space named person_retrieval")
-    begin(args, api, "space")
+    begin(args, api, "space", "static")
     with tempfile.TemporaryDirectory() as folder:
         for name in METRIC.files(METRIC_FOLDER):
             with open(os.path.join(METRIC_FOLDER, name), encoding="utf-8") as file:
@@ -93,8 +93,15 @@ def publish_metric(args: argparse.Namespace, api: HfApi) -> str:
         return upload(folder, args.repository, METRIC, args.message or "Metric and its card", **where)
 
 
-def begin(args: argparse.Namespace, api: HfApi, repo_type: str) -> None:
-    sdk = "static" if repo_type == "space" else None
+def publish_space(args: argparse.Namespace, api: HfApi) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        gather_space(args.folder, os.path.join(HERE, "small_clip"), folder)
+        begin(args, api, "space", "docker")
+        where = {"repo_type": "space", "revision": args.branch}
+        return upload(folder, args.repository, APP, args.message or "Page, code and model", **where)
+
+
+def begin(args: argparse.Namespace, api: HfApi, repo_type: str, sdk: str | None = None) -> None:
     api.create_repo(args.repository, repo_type=repo_type, private=args.private, exist_ok=True, space_sdk=sdk)
     if args.branch:
         api.create_branch(args.repository, branch=args.branch, repo_type=repo_type, exist_ok=True)
@@ -107,10 +114,11 @@ def begin(args: argparse.Namespace, api: HfApi, repo_type: str) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    model, dataset, metric = (kinds.add_parser(kind) for kind in ("model", "dataset", "metric"))
-    for kind, folder in ((model, "folder of a saved model"), (dataset, "folder that dataset_webperson.release wrote")):
-        kind.add_argument("folder", help=folder)
-    for kind in (model, dataset, metric):
+    model, dataset, metric, space = map(kinds.add_parser, ("model", "dataset", "metric", "space"))
+    model.add_argument("folder", help="folder of a saved model")
+    dataset.add_argument("folder", help="folder that dataset_webperson.release wrote")
+    space.add_argument("folder", help="folder of the Space's own files: app.py, Dockerfile, README.md")
+    for kind in (model, dataset, metric, space):
         kind.add_argument("repository", help="ORG/NAME on the Hub; created if it is not there")
         kind.add_argument("--branch", help="branch instead of main; created if it is not there")
         kind.add_argument("--tag", help="name for the revision that this publishes")
@@ -123,20 +131,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     model.add_argument("--pictures_of_persons", action="store_true", help="show retrievals that are not drawings")
     model.add_argument("--card", help="publish this file as the card, in place of the filled template")
     model.add_argument("--training_state", help="folder of a checkpoint, so that others can continue training")
-    dataset.add_argument(
-        "--shards_per_commit", type=int, default=SHARDS_PER_COMMIT, help="files per commit (default: %(default)s)"
-    )
+    dataset.add_argument("--shards_per_commit", type=int, default=SHARDS_PER_COMMIT, help="(default: %(default)s)")
     return parser.parse_args(arguments)
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
     args, api = parse(arguments), HfApi()
-    publish, repo_type = {
-        "model": (publish_model, "model"),
-        "dataset": (publish_dataset, "dataset"),
-        "metric": (publish_metric, "space"),
-    }[args.kind]
+    kinds = {"model": publish_model, "dataset": publish_dataset, "metric": publish_metric, "space": publish_space}
+    publish, repo_type = kinds[args.kind], args.kind if args.kind in ("model", "dataset") else "space"
     commit = publish(args, api)
     if args.tag:
         api.create_tag(args.repository, tag=args.tag, revision=commit, repo_type=repo_type)

@@ -51,6 +51,7 @@ PROVEN = {
     "examples/publish.py": "test_hub_publish.py::test_a_data_set_continues_after_a_break_and_sends_nothing_twice",
     "examples/export_onnx.py": "test_stranger.py::test_both_towers_give_the_same_embeddings_by_onnx_runtime",
     "examples/search.py": "test_hub_search.py::test_ten_drawings_are_searched_and_shown",
+    "modeling_gadms.gallery": "test_gallery_command.py::test_a_gallery_is_made_asked_and_changed_by_commands",
     "examples/benchmark_loading.py": "test_streaming.py::test_the_benchmarks_print_their_tables",
     "examples/benchmark_layouts.py": "test_streaming.py::test_the_benchmarks_print_their_tables",
     "modeling_gadms.convert_gadms_to_hf": "test_conversion.py::"
@@ -69,6 +70,10 @@ PROVEN = {
     "examples/demo_webperson.py": "test_construction_demo.py::test_the_demonstration_pretrains_on_what_it_released",
     "examples/serve_captions.py": "test_construction_demo.py::"
     "test_the_demonstration_releases_every_drawing_with_the_captions_of_its_captioners",
+    "examples/demo_search.py": "test_gallery_examples.py::"
+    "test_the_demonstration_builds_a_gallery_and_opens_it_again_at_once",
+    "examples/space/app.py": "test_gallery_examples.py::test_the_space_is_pushed_whole_and_runs_by_itself",
+    "examples/benchmark_gallery_server.py": "test_gallery_examples.py::test_many_clients_are_served_without_an_error",
     "examples/benchmark_rescoring.py": "test_rescoring.py::"
     "test_likelihood_of_a_caption_is_that_of_its_words_one_at_a_time",
     "examples/studies/noise_detection.py": "test_studies.py::"
@@ -83,9 +88,12 @@ PROVEN = {
     "test_the_cost_study_counts_every_row_and_holds_the_step_against_its_aim",
 }
 
+WITH_KINDS = ("examples/publish.py", "modeling_gadms.gallery")  # they have a parser for each kind
+
 # no test runs these, because they measure time
 MINIATURES = {
     "examples/benchmark_ranking.py": ["--size", "small"],
+    "examples/benchmark_gallery.py": ["--rows", "200", "--images", "20", "--num_built", "1", "--num_queries", "20"],
     "examples/benchmark_step.py": ["--batch_size", "2", "--caption_length", "16", "--repeats", "1"],
 }
 
@@ -142,7 +150,7 @@ def docstring_commands(path: Path) -> list[str]:
 
 def program_of(words: list[str]) -> str:
     """The script, the module, or else the first word of a command."""
-    if words[0] == "python" and "-m" in words:
+    if words[0] in ("python", "accelerate") and "-m" in words:
         return words[words.index("-m") + 1]
     return next((word for word in words if word.endswith(".py")), words[0])
 
@@ -169,7 +177,7 @@ def check_command(command: str, helps: dict[tuple[str, str], str], fast: bool) -
     place = words.index(program)
     options = [word.split("=")[0] for word in words[place + 1 :] if re.match(r"--\w", word)]
     if options:
-        kind = words[place + 1] if program == "examples/publish.py" else ""  # it has a parser for each kind
+        kind = words[place + 1] if program in WITH_KINDS else ""
         if (program, kind) not in helps:
             helps[program, kind] = help_of(program, kind)
         known = set(re.findall(r"--[\w-]+", helps[program, kind])) | {"--help"}

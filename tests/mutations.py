@@ -67,6 +67,14 @@ DROPOUT = (
 )
 RANKING, PERSONS = "person_retrieval/test_ranking.py", "evaluation/test_persons_as_groups.py"
 SIGNIFICANCE, ENCODING = "evaluation/test_significance.py", "evaluation/test_encoding.py"
+EXACT = "gallery/test_gallery_search.py::test_exact_search_is_plain_arithmetic_ties_included"
+GROUPS, FILTERS = "gallery/test_gallery_search.py::test_one_of_each_group_is_shown", "gallery/test_gallery_filters.py"
+PATCHES = "gallery/test_gallery_explaining.py::test_a_patch_contributes_what_the_cosine_falls_without_it"
+SOURCES = "gallery/test_gallery_adding.py::test_lists_data_sets_parquet_and_tars_are_sources"
+KNOWN = "gallery/test_gallery_adding.py::test_ids_that_end_in_zeros_are_known"
+NO_ZEROS = "np.array([np.bytes_(bytes.fromhex(number)[:-1])])"
+Z = "gallery/test_gallery_calibration.py::test_a_cosine_is_standardised_by_those_of_all_images"
+HALVES = "gallery/test_gallery_calibration.py::test_a_half_is_judged_by_the_curve_of_the_other"
 MODES, ROBUSTNESS = "evaluation/test_encoding_modes.py", "evaluation/test_robustness.py"
 
 mutants(
@@ -673,8 +681,8 @@ mutants(
     ("put in training mode", "model.train(was_training)", "model.train()", MODES),
     (
         "lengths kept",
-        "torch.nn.functional.normalize(encode(batch).float(), dim=-1)",
-        "encode(batch).float()",
+        "torch.nn.functional.normalize(embeds.float(), dim=-1)",
+        "embeds.float()",
         ENCODING,
     ),
     (
@@ -683,6 +691,37 @@ mutants(
         "image_person_ids[text_image_index.flip(0)]",
         ENCODING,
     ),
+)
+
+mutants(
+    "gallery/searching.py",
+    ("the engine's order believed", "ENGINE_ERROR = 1e-3", "ENGINE_ERROR = -1.0", EXACT),
+    ("ties as they come", "np.lexsort((ids.astype(str), -cosines))", "np.argsort(-cosines)", EXACT),
+    ("near-duplicates of the last one only", "hashes[kept] ^", "hashes[kept[-1:]] ^", GROUPS),
+)
+
+mutants(
+    "gallery/filters.py",
+    ("at least as more than", '">=": ">="', '">=": ">"', FILTERS),
+    ("a quote ends a text", 'text.replace("\'", "\'\'")', "text", FILTERS),
+)
+
+mutants(
+    "gallery/explaining.py",
+    ("the patch before", "torch.eye(1 + count)[1:]", "torch.eye(1 + count)[:-1]", PATCHES),
+    ("the cosine without the patch", "(cosines[0] - cosines[1:])", "cosines[1:]", PATCHES),
+)
+
+mutants(
+    "gallery/adding.py",
+    ("an image twice", "items.folder is None and item.id in offered", "False", SOURCES),
+    ("zeros at the end of an id", 'np.frombuffer(bytes.fromhex(number), dtype="S16")', NO_ZEROS, KNOWN),
+)
+
+mutants(
+    "gallery/calibration.py",
+    ("a spread of squares", "np.sqrt(max(float(query @ covariance @ query), 1e-12))", "query @ covariance @ query", Z),
+    ("judged by its own half", "fit_curve(z[~own], is_true[~own])", "fit_curve(z[own], is_true[own])", HALVES),
 )
 
 

@@ -40,23 +40,29 @@
   });
   for (const box of document.querySelectorAll(".scroll")) watcher.observe(box);
 
-  // A picture opens larger; the arrows lead to its neighbours.
+  // A picture opens larger; the arrows lead to its neighbours. Pages may add and remove pictures.
   const viewer = document.querySelector("dialog.viewer");
-  const pictures = [...document.querySelectorAll("button.picture")];
+  const pictures = () => [...document.querySelectorAll("button.picture")];
   let opened = 0;
 
   const show = (number) => {
-    opened = (number + pictures.length) % pictures.length;
-    const image = pictures[opened].querySelector("img").cloneNode();
+    const all = pictures();
+    opened = (number + all.length) % all.length;
+    const small = all[opened].querySelector("img");
+    const image = small.cloneNode();
+    image.width = 2 * (small.getAttribute("width") ?? small.width);
+    if (all[opened].dataset.large) image.src = all[opened].dataset.large;
     image.removeAttribute("title");
-    image.width *= 2;
     image.removeAttribute("height");
     viewer.querySelector("figure").replaceChildren(image);
     viewer.querySelector(".name").textContent = image.alt;
     if (!viewer.open) viewer.showModal();
   };
 
-  pictures.forEach((picture, number) => picture.addEventListener("click", () => show(number)));
+  document.addEventListener("click", ({ target }) => {
+    const picture = target.closest("button.picture");
+    if (picture) show(pictures().indexOf(picture));
+  });
   viewer.querySelector(".previous").addEventListener("click", () => show(opened - 1));
   viewer.querySelector(".next").addEventListener("click", () => show(opened + 1));
   viewer.addEventListener("keydown", (event) => {
@@ -66,5 +72,5 @@
   viewer.addEventListener("click", (event) => {
     if (event.target === viewer) viewer.close();
   });
-  viewer.addEventListener("close", () => pictures[opened].focus());
+  viewer.addEventListener("close", () => pictures()[opened]?.focus());
 }

@@ -1,6 +1,7 @@
 """Embeddings of the images and captions of a data set, and how well they find each other."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import datasets
@@ -101,13 +102,17 @@ def encode_images(
         change (`Callable`, *optional*): `(row with its decoded image, index) -> image` to encode in its place.
     """
     batches = _ImageBatches(processor, dataset, batch_size, change)
-
-    def encode(inputs: BatchFeature) -> torch.Tensor:
-        for name, tensor in inputs.items():
-            inputs[name] = tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
-        return model.get_image_features(**inputs).pooler_output
-
+    encode = functools.partial(embed_images, model)
     return _encode(model, batches, encode, "Encoding images", progress, num_workers)
+
+
+def embed_images(model: Retriever, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Embeddings `(B, D)` of one batch of prepared images, float32, unit norm, on the CPU."""
+    placed = {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in inputs.items()
+    }
+    return _unit(model.get_image_features(**placed).pooler_output)
 
 
 def encode_captions(
@@ -116,7 +121,7 @@ def encode_captions(
     """Embeddings `(M, D)` of captions, float32, unit norm, on the CPU, whole in every process."""
 
     def encode(inputs: BatchFeature) -> torch.Tensor:
-        return model.get_text_features(**inputs.to(model.device)).pooler_output
+        return _unit(model.get_text_features(**inputs.to(model.device)).pooler_output)
 
     batches = _CaptionBatches(processor, captions, batch_size, model.config)
     return _encode(model, batches, encode, "Encoding captions", progress, 0)
@@ -162,6 +167,10 @@ class _CaptionBatches(Dataset):
         return self.processor(text=self.captions[first : first + self.batch_size], **self.options)
 
 
+def _unit(embeds: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(embeds.float(), dim=-1).cpu()
+
+
 @torch.no_grad()
 def _encode(
     model: Retriever,
@@ -178,7 +187,7 @@ def _encode(
     was_training = model.training
     model.eval()
     bar = tqdm(loader, desc=words, disable=not progress, leave=False)
-    parts = [torch.nn.functional.normalize(encode(batch).float(), dim=-1).cpu() for batch in bar]
+    parts = [encode(batch) for batch in bar]
     model.train(was_training)
     if world > 1:
         gathered: list[list[torch.Tensor]] = [[] for _ in range(world)]

@@ -49,7 +49,7 @@ def kept_evidence(
         DataError: the file is broken, or of another model.
     """
     if os.path.exists(file):
-        return _load_evidence(model, file)
+        return load_evidence(model, file)
     evidence = train_patch_evidence(
         model,
         processor,
@@ -65,7 +65,12 @@ def kept_evidence(
     return evidence
 
 
-def _load_evidence(model: GADMSModel, file: str) -> PatchEvidence:
+def load_evidence(model: GADMSModel, file: str) -> PatchEvidence:
+    """Patch evidence from its safetensors file, on the model's device.
+
+    Raises:
+        DataError: the file is broken, or of another model.
+    """
     evidence = PatchEvidence(model)
     try:
         found = load_file(file)

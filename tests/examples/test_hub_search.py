@@ -12,7 +12,19 @@ from tiny import tiny_model, tiny_processor
 sys.path.insert(0, str(EXAMPLES))
 from search import main  # noqa: E402
 
+from modeling_gadms.gallery.models import Encoder  # noqa: E402
+
 SCRIPT = EXAMPLES / "search.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Galleries are kept in a folder of these tests, by processes that they start too."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.CACHE", str(folder / "gadms-galleries"))
+        patch.setenv("HF_HOME", str(folder))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +61,27 @@ def test_a_folder_is_searched_whatever_the_size_of_its_images(checkpoint, tmp_pa
     assert len(process.stdout.splitlines()) == 3 and (tmp_path / "found.png").exists()
 
 
+def test_a_second_question_encodes_only_what_is_new(checkpoint, tmp_path, capsys, monkeypatch):
+    folder, encoded = tmp_path / "photos" / "below", []
+    folder.mkdir(parents=True)
+    for colour in ("red", "blue", "white"):
+        Image.new("RGB", (20, 50), colour).save(folder / f"{colour}.png")
+    (folder / "cut.jpg").write_bytes(b"cut")
+    pixels = Encoder.pixels
+    monkeypatch.setattr(Encoder, "pixels", lambda self, batch: encoded.append(len(batch)) or pixels(self, batch))
+    command = [str(checkpoint), "a coat", "--images", str(tmp_path / "photos")]
+    command += ["--output_file", str(tmp_path / "found.png"), "--gallery", str(tmp_path / "kept")]
+    assert main(command) == 0 and encoded == [3]
+    output = capsys.readouterr()
+    assert "below/red.png" in output.out and "left out: below/cut.jpg: cannot be decoded" in output.err
+    assert main(command) == 0 and encoded == [3]
+    Image.new("RGB", (20, 50), "green").save(folder / "green.png")
+    (folder / "red.png").unlink()
+    capsys.readouterr()
+    assert main(command) == 0 and encoded == [3, 1]
+    assert "green.png" in (output := capsys.readouterr().out) and "red.png" not in output
+
+
 def test_a_mistake_ends_in_one_line_and_code_2(checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("empty", "cut", "not_a_model", "clip"):
@@ -63,13 +96,12 @@ def test_a_mistake_ends_in_one_line_and_code_2(checkpoint, tmp_path, capsys, mon
         ([checkpoint, "--images", "empty"], "empty: no images"),
         ([checkpoint, "--images", "nowhere"], "nowhere: no such folder; give"),
         ([checkpoint, "--images", "cut/whole.jpg"], "whole.jpg"),
-        ([checkpoint, "--images", "cut"], "cut/cut.jpg: cannot be decoded"),
         ([checkpoint, "--output_file", "found"], "the name of a picture ends in"),
         ([checkpoint, "--output_file", "nowhere/found.png"], "cannot be written"),
-        ([tmp_path / "nowhere"], "nowhere: not a whole GA-DMS"),
-        ([tmp_path / "not_a_model"], "not_a_model: not a whole GA-DMS"),
-        ([broken], "broken: not a whole GA-DMS"),
-        ([tmp_path / "clip"], "clip: not a whole GA-DMS"),
+        ([tmp_path / "nowhere"], "nowhere: no model can be read there"),
+        ([tmp_path / "not_a_model"], "not_a_model: no model can be read there"),
+        ([broken], "broken: "),
+        ([tmp_path / "clip"], "clip: "),
     ):
         model, *options = map(str, arguments)
         assert main([model, "a coat", *options]) == 2, arguments

@@ -1,9 +1,8 @@
-"""The same pixels whichever way an image comes in: a path, an address, base64, a PIL image, search, a data reader."""
+"""The same pixels whichever way an image comes in: a path, an address, base64, a PIL image, a file, a data reader."""
 
 import base64
 import functools
 import http.server
-import importlib.util
 import io
 import threading
 
@@ -12,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from places import REPO
 from tiny import tiny_processor
 
 from dataset_webperson.images import decode_rgb, open_image, to_rgb
 from modeling_gadms import GADMSImageProcessor
+from modeling_gadms.gallery.items import Item
+from modeling_gadms.gallery.preparing import prepared_batches
 
 HEIGHT, WIDTH = 40, 20
 
@@ -77,9 +77,6 @@ def test_every_way_in_gives_the_same_pixel_values(tmp_path, served, name, image,
     processor = GADMSImageProcessor(size={"height": 32, "width": 16})
     expected = processor(to_rgb(Image.open(path)), return_tensors="pt")["pixel_values"]
 
-    spec = importlib.util.spec_from_file_location("search", REPO / "examples" / "search.py")
-    search = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(search)
     images = datasets.Dataset.from_dict({"image": [{"bytes": data, "path": None}]})
     ways = {
         "the path": path,
@@ -91,12 +88,12 @@ def test_every_way_in_gives_the_same_pixel_values(tmp_path, served, name, image,
         "a data URI": f"data:image/{suffix[1:]};base64,{base64.b64encode(data).decode()}",
         "the opened file": Image.open(path),
         "the decoded bytes": Image.open(io.BytesIO(data)),
-        "search": dict(search.read_folder(str(tmp_path)))["picture" + suffix]
-        if suffix != ".tif"
-        else open_image(path),
+        "a file": open_image(path),
         "a reader": decode_rgb(data, "picture"),
         "a data set": images.cast_column("image", datasets.Image())[0]["image"],
     }
+    (batch,) = prepared_batches([Item("", "", "picture", file=path)], {}, processor, 1, 0)
+    assert torch.equal(batch.pixel_values, expected), "a gallery"
     for way, given in ways.items():
         found = processor(given, return_tensors="pt")["pixel_values"]
         assert torch.equal(found, expected), f"{way}: {(found - expected).abs().max()}"

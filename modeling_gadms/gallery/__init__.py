@@ -1,0 +1,8 @@
+"""A gallery of images that is built once, kept on disk, and asked by sentences: the other half of the retriever."""
+
+from .explaining import Explanation
+from .gallery import Gallery
+from .reports import Report
+from .searching import Hit
+
+__all__ = ["Explanation", "Gallery", "Hit", "Report"]

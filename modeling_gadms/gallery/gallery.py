@@ -1,0 +1,666 @@
+"""A gallery on disk: made once, extended, asked by sentences and images, and explained."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dataset_webperson import DataError
+from dataset_webperson.files import file_size, write_json, write_text
+from dataset_webperson.images import decode_rgb, open_image, to_rgb
+
+from . import adding, calibration, explaining, exporting, measuring
+from .audit import Audit
+from .captions import read_captions
+from .columns import as_given, column_name, infer_kinds
+from .filters import any_of, equals, to_sql
+from .items import Source, open_items
+from .locks import writing
+from .models import Encoder, as_encoder, refuse_other
+from .opt_out import OptOut, extend_opt_out
+from .reports import Report
+from .rows import Rows, vector_array
+from .searching import Found, Hit, find, first_of_each_group, unit
+from .settings import FILE, FORMAT, change_settings, read_settings
+
+MAX_TEXT = 1000  # characters of one phrasing; the model reads 77 tokens, some 300 characters
+MAX_RESULTS = 10_000
+UNLIKE = 0.5  # weight of "not this" beside the query, as in Rocchio's relevance feedback
+MOMENT_ROWS = 100_000  # rows that tell how a sentence scores on the gallery
+_BUILT_IN = {"id": "text", "uri": "text", "source": "text"}  # columns that filters know in every gallery
+
+
+class Gallery:
+    """Images with their vectors and metadata in a folder, and the model that made them.
+
+    Made by [`Gallery.create`] or [`Gallery.open`]. All methods are safe to call from several threads, and several
+    processes may read one gallery while one writes.
+
+    Attributes:
+        path (`Path`): the folder.
+        audit ([`Audit`]): the record of queries, off unless the owner switched it on.
+    """
+
+    def __init__(self, path: str | os.PathLike, model: Any = None) -> None:
+        self.path = Path(path)
+        self.audit = Audit(self.path)
+        self._lock = threading.RLock()
+        self._encoder: Encoder | None = None
+        self._rows_held: Rows | None = None
+        settings = read_settings(self.path)
+        if model is not None:
+            encoder = as_encoder(model)
+            refuse_other(settings["model"], encoder.facts, self.path)
+            self._encoder = encoder
+
+    @classmethod
+    def create(cls, path: str | os.PathLike, model: Any, *, dtype: str = "float16") -> "Gallery":
+        """Make an empty gallery.
+
+        Args:
+            path (`str`): a folder that does not exist, or is empty.
+            model: folder or Hub id of a model, `(model, processor)`, or an [`Encoder`].
+            dtype (`str`): of the vectors on disk, `"float16"` or `"float32"`.
+
+        Raises:
+            DataError: there is something already, or the model cannot be loaded.
+        """
+        if dtype not in ("float16", "float32"):
+            raise DataError(f"vectors are kept in float16 or float32, not {dtype}")
+        if os.path.exists(os.path.join(path, FILE)):
+            raise DataError(f"{path}: holds a gallery already; open it, or choose another folder")
+        if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
+            raise DataError(f"{path}: exists and is not empty; choose a folder of its own for the gallery")
+        encoder = as_encoder(model)
+        os.makedirs(path, exist_ok=True)
+        Rows.create(path, "rows", encoder.dimension, dtype)
+        settings = {"table": "rows", "model": {**encoder.facts, "dtype": dtype}, "audit": False, "threshold": 0.5}
+        # last: without this file the folder is no gallery
+        write_json(os.path.join(path, FILE), {"format": FORMAT, **settings, "calibration": None})
+        gallery = cls(path)
+        gallery._encoder = encoder
+        return gallery
+
+    @classmethod
+    def open(cls, path: str | os.PathLike, model: Any = None) -> "Gallery":
+        """Open a gallery.
+
+        Args:
+            path (`str`): its folder.
+            model: `None` loads the recorded one at its first use; else a folder, a Hub id, or `(model, processor)`.
+
+        Raises:
+            DataError: no gallery there, or it was made by another model.
+        """
+        return cls(path, model)
+
+    # what it is
+
+    def __len__(self) -> int:
+        return self._rows().count()
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return len(self)
+
+    @property
+    def model_facts(self) -> dict[str, Any]:
+        """`id`, `revision`, `weights_sha256`, `image_size`, `normalisation` and `dtype` of the model that made it."""
+        return read_settings(self.path)["model"]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The metadata columns and what they hold: `"text"`, `"number"`, `"time"` or `"bool"`."""
+        return self._rows().kinds
+
+    @property
+    def threshold(self) -> float:
+        """The calibrated share under which a result is said not to fit."""
+        return float(read_settings(self.path)["threshold"])
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """`(uri, reason)` of each image that could not be read when it was last offered."""
+        path = self.path / "skipped.tsv"
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [(uri, reason) for uri, _, reason in (line.partition("\t") for line in lines)]
+
+    def _rows(self) -> Rows:
+        """The table that is current, which `rebuild` replaces."""
+        name = read_settings(self.path)["table"]
+        with self._lock:
+            if self._rows_held is None or self._rows_held.name != name:
+                self._rows_held = Rows(self.path, name)
+            return self._rows_held
+
+    def encoder(self) -> Encoder:
+        """The model, loaded at the first use, checked against the recorded one.
+
+        Raises:
+            DataError: it cannot be loaded, or is another than made the gallery.
+        """
+        recorded = self.model_facts
+        with self._lock:
+            if self._encoder is None or self._encoder.facts["weights_sha256"] != recorded["weights_sha256"]:
+                if not recorded["id"]:
+                    raise DataError(f"{self.path}: made by a model of no name; pass it as `model`")
+                self._encoder = Encoder(recorded["id"])
+            refuse_other(recorded, self._encoder.facts, self.path)
+            return self._encoder
+
+    # what is in it
+
+    def add(
+        self,
+        source: Source,
+        metadata: Any = None,
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool = False,
+    ) -> Report:
+        """Add images; what is there already is not encoded again, so an interrupted call is simply repeated.
+
+        Args:
+            source: a folder with all its sub-folders, a list of paths and PIL images, a `datasets.Dataset` with an
+                image column, `.parquet` or `.tar` (WebDataset) files or a folder of them, or the Hub id of a data set.
+                Images that are no files of their own are kept in the gallery.
+            metadata: a csv, jsonl or parquet file with a column `uri`, a dictionary `{uri: {column: value}}`, or, for
+                a list, a list of dictionaries.
+            batch_size (`int`): images encoded at a time.
+            num_workers (`int`): processes that read images ahead.
+            progress (`bool`): show a bar with rate and time left.
+
+        Returns:
+            [`Report`]: images that cannot be read are left out and listed there.
+
+        Raises:
+            DataError: no such source, metadata that does not fit, or another process is writing.
+        """
+        with writing(self.path):
+            items = open_items(source, metadata)
+            options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+            report = adding.take_in(self._rows(), self.encoder(), items, OptOut(self.path), **options)
+            self._finish(report)
+        return report
+
+    def sync(
+        self, folder: str | os.PathLike, *, batch_size: int = 32, num_workers: int = 0, progress: bool = False
+    ) -> Report:
+        """Bring the gallery to the state of a folder: add new images, encode changed ones again, remove vanished ones.
+
+        A file is changed if its size or time differs and its content too. The opt-out list is applied to all rows.
+
+        Args:
+            folder (`str`): as it was added.
+            batch_size, num_workers, progress: as in [`add`].
+
+        Raises:
+            DataError: no such folder, or it is empty while the gallery has images from it.
+        """
+        if not os.path.isdir(folder):
+            raise DataError(f"{folder}: no such folder; to remove its images use `remove`")
+        with writing(self.path):
+            rows, items = self._rows(), open_items(folder)
+            if items.folder is None:
+                raise DataError(f"{folder}: holds shards, not images; add them with `add`")
+            gone = adding.vanished(rows, items)
+            if gone and len(gone) == rows.count(equals("source", items.folder)):
+                raise DataError(
+                    f"{folder}: none of its {len(gone)} images is there any more; is it mounted? To remove them use "
+                    "`remove`"
+                )
+            options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+            report = adding.take_in(rows, self.encoder(), items, OptOut(self.path), **options)
+            with _one_process() as is_first:
+                if is_first:
+                    report.removed = self._delete(gone)
+                    report.opted_out += self._delete(self._opted_out())
+            self._finish(report)
+        return report
+
+    def remove(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
+        """Remove rows, from the disk too.
+
+        Args:
+            ids (`Sequence[str]`, *optional*): of rows.
+            where (`str`, *optional*): a filter, as in [`search`]; with `ids` too, both must hold.
+
+        Returns:
+            how many there were.
+
+        Raises:
+            DataError: neither is given, or the filter cannot be understood.
+        """
+        if ids is None and where is None:
+            raise DataError("nothing says what to remove; give ids or a filter")
+        with writing(self.path):
+            rows = self._rows()
+            sql = self._sql(rows, where)
+            if ids is None:
+                removed = rows.delete(str(sql))
+            else:
+                removed = self._delete(list(ids), sql)
+            if removed:
+                rows.purge()
+        return removed
+
+    def update(self, ids: Sequence[str], metadata: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> int:
+        """Change metadata of rows; columns that are not named stay.
+
+        Args:
+            ids (`Sequence[str]`): of rows.
+            metadata: a dictionary for all of them, or one for each.
+
+        Returns:
+            how many of the ids there are.
+
+        Raises:
+            DataError: a value does not fit its column, or the numbers differ.
+        """
+        values = [metadata] * len(ids) if isinstance(metadata, Mapping) else list(metadata)
+        if len(values) != len(ids):
+            raise DataError(f"{len(values)} rows of metadata for {len(ids)} ids; give one for each, or one for all")
+        named = [{column_name(name): value for name, value in row.items()} for row in values]
+        with writing(self.path):
+            rows = self._rows()
+            rows.add_columns(infer_kinds(named))
+            return adding.set_metadata(rows, dict(zip(ids, named, strict=True)))
+
+    def opt_out(self, entries: Sequence[str]) -> tuple[int, int]:
+        """Put entries on the opt-out list and remove what they name.
+
+        Args:
+            entries (`Sequence[str]`): `sha256:DIGITS`, `uri:PATTERN` or `phash:DIGITS`.
+
+        Returns:
+            how many entries are new, and how many rows were removed.
+        """
+        with writing(self.path):
+            added = extend_opt_out(self.path, entries)
+            removed = self._delete(self._opted_out())
+            if removed:
+                self._rows().purge()
+        return added, removed
+
+    def rebuild(self, model: Any, *, batch_size: int = 32, num_workers: int = 0, progress: bool = False) -> Report:
+        """Encode every image again by another model; the gallery answers by the old one until the new one is whole.
+
+        An interrupted call goes on where it stopped. Calibration is lost.
+
+        Args:
+            model: folder or Hub id, or `(model, processor)`.
+            batch_size, num_workers, progress: as in [`add`].
+
+        Raises:
+            DataError: the model cannot be loaded, or a rebuild by a third model was interrupted.
+        """
+        encoder = as_encoder(model)
+        with writing(self.path):
+            settings = read_settings(self.path)
+            name = f"rows_{encoder.facts['weights_sha256'][:12]}"
+            if name == settings["table"] or encoder.facts["weights_sha256"] == settings["model"]["weights_sha256"]:
+                raise DataError(f"{self.path}: made by this model already; nothing to rebuild")
+            old = self._rows()
+            with _one_process() as is_first:
+                if is_first and not os.path.exists(self.path / f"{name}.lance"):
+                    Rows.create(self.path, name, encoder.dimension, settings["model"]["dtype"])
+            new = Rows(self.path, name)
+            options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+            report = adding.take_in(new, encoder, adding.kept_items(old), OptOut(self.path), **options)
+            with _one_process() as is_first:
+                if is_first:
+                    new.tidy()
+                    facts = {**encoder.facts, "dtype": settings["model"]["dtype"]}
+                    change_settings(self.path, table=name, model=facts, calibration=None)
+                    old.drop()
+            with self._lock:
+                self._encoder = encoder
+            self._list_skipped(report)
+        return report
+
+    def _finish(self, report: Report) -> None:
+        """What follows rows that were written, done by one process."""
+        with _one_process() as is_first:
+            if is_first:
+                self._rows().tidy()
+                if report.removed or report.opted_out:
+                    self._rows().purge()
+                self._list_skipped(report)
+
+    def _list_skipped(self, report: Report) -> None:
+        lines = [f"{uri}\t{reason}\n".replace("\r", " ") for uri, reason in report.skipped]
+        write_text(self.path / "skipped.tsv", "".join(lines))
+
+    def _delete(self, ids: Sequence[str], sql: str | None = None) -> int:
+        rows, removed = self._rows(), 0
+        for first in range(0, len(ids), 1000):
+            condition = any_of("id", list(ids[first : first + 1000]))
+            removed += rows.delete(f"{condition} and ({sql})" if sql else condition)
+        return removed
+
+    def _opted_out(self) -> list[str]:
+        opt_out = OptOut(self.path)
+        if not len(opt_out):
+            return []
+        found = []
+        for batch in self._rows().batches(["id", "uri", "sha256", "phash"]):
+            for row in batch.to_pylist():
+                if opt_out.excludes(row["uri"], row["sha256"], row["phash"]):
+                    found.append(row["id"])
+        return found
+
+    # asking it
+
+    def search(
+        self,
+        texts: str | Sequence[str] = (),
+        images: Sequence[Any] = (),
+        *,
+        text_weights: Sequence[float] | None = None,
+        image_weights: Sequence[float] | None = None,
+        k: int = 10,
+        where: str | None = None,
+        exact: bool = False,
+        unlike: Sequence[str] = (),
+        collapse: str | None = None,
+    ) -> list[Hit]:
+        """The images that fit best.
+
+        Args:
+            texts (`str` or `Sequence[str]`): a description, or several phrasings of one, which are averaged.
+            images (`Sequence`): PIL images, paths, or rows as `"id:<id>"` for "more like this"; a row that is asked
+                for is not among the results.
+            text_weights, image_weights (`Sequence[float]`, *optional*): weights of the queries, 1 each by default.
+            k (`int`): number of results.
+            where (`str`, *optional*): a filter on metadata, as `"camera = 3 and time > '2024-01-01'"`, applied before
+                the search; see [`to_sql`].
+            exact (`bool`): compare every row. Without an index, which large galleries have, every search is exact.
+            unlike (`Sequence[str]`): ids of rows to move away from; they are not among the results.
+            collapse (`str`, *optional*): `"phash"` shows one of near-duplicates, a column one of each of its values.
+
+        Returns:
+            `list[Hit]`: the best first; equal scores in the order of their ids.
+
+        Raises:
+            DataError: nothing is asked, a query or filter cannot be used, or the gallery was made by another model.
+        """
+        phrasings = [texts] if isinstance(texts, str) else list(texts)
+        if not 1 <= k <= MAX_RESULTS:
+            raise DataError(f"k = {k}: ask for 1 to {MAX_RESULTS:,} results")
+        weights = _weights(phrasings, text_weights, "texts"), _weights(images, image_weights, "images")
+        if not sum(map(sum, weights)):
+            raise DataError("nothing is asked; give a description or an image")
+        _refuse_texts(phrasings)
+        encoder = self.encoder()
+        sentence = np.array(weights[0]) @ encoder.texts(phrasings) if sum(weights[0]) else None
+        left_out = {image.removeprefix("id:") for image in images if isinstance(image, str) and image[:3] == "id:"}
+        parts = [weight * self._image_vector(image) for image, weight in zip(images, weights[1], strict=True)]
+        query: np.ndarray = np.sum([*parts, *([] if sentence is None else [sentence])], axis=0)
+        query = query / sum(map(sum, weights))
+        if unlike:
+            query = query - UNLIKE * np.mean([self._row_vector(number) for number in unlike], axis=0)
+        if not np.any(np.abs(query) > 1e-6):
+            raise DataError("the queries cancel each other; change their weights")
+        return self._hits(query, sentence, k, where, exact, {*left_out, *unlike}, collapse)
+
+    def search_batch(
+        self, texts: Sequence[str], *, k: int = 10, where: str | None = None, exact: bool = False
+    ) -> list[list[Hit]]:
+        """The results of several descriptions, each by itself; as [`search`] gives them one at a time."""
+        _refuse_texts(texts)
+        if not texts:
+            return []
+        return [self._hits(query, query, k, where, exact, set(), None) for query in self.encoder().texts(texts)]
+
+    def _hits(
+        self,
+        query: np.ndarray,
+        sentence: np.ndarray | None,
+        k: int,
+        where: str | None,
+        exact: bool,
+        left_out: set[str],
+        collapse: str | None,
+    ) -> list[Hit]:
+        found = self._find(query, k, where, exact, left_out, collapse)
+        kinds, length = self.columns, float(np.linalg.norm(query))
+        shares: Any = [None] * len(found.rows)
+        if sentence is not None and found.rows and read_settings(self.path)["calibration"] is not None:
+            direction = unit(sentence)
+            shares = calibration.Calibration.load(self.path).probabilities(direction, unit(found.vectors) @ direction)
+        return [
+            Hit(
+                row["id"],
+                row["uri"],
+                float(length * cosine),
+                None if share is None else float(share),
+                {name: as_given(row.get(name)) for name in kinds},
+            )
+            for row, cosine, share in zip(found.rows, found.cosines, shares, strict=True)
+        ]
+
+    def _find(
+        self,
+        query: np.ndarray,
+        k: int,
+        where: str | None,
+        exact: bool,
+        left_out: set[str],
+        collapse: str | None = None,
+    ) -> Found:
+        rows, opt_out = self._rows(), OptOut(self.path)
+        if collapse is not None and collapse not in ("phash", "sha256", *rows.kinds):
+            raise DataError(f"no column {collapse!r} to collapse by, only {', '.join(sorted(['phash', *rows.kinds]))}")
+
+        def keep(records: list[dict[str, Any]]) -> list[int]:
+            places = [
+                place
+                for place, row in enumerate(records)
+                if row["id"] not in left_out and not opt_out.excludes(row["uri"], row["sha256"], row["phash"])
+            ]
+            if collapse is None:
+                return places
+            return [places[place] for place in first_of_each_group([records[place] for place in places], collapse)]
+
+        sql = self._sql(rows, where)
+        try:
+            return find(rows, query, k, where=sql, exact=exact, keep=keep)
+        except (OSError, RuntimeError, ValueError):
+            if self._rows().name != rows.name:  # the query is the old model's, and of no use in the new table
+                raise DataError(f"{self.path}: was rebuilt by another model just now; ask again") from None
+            # another process has purged the version that was being read: once more, from the present one
+            return find(rows, query, k, where=sql, exact=exact, keep=keep)
+
+    def _sql(self, rows: Rows, where: str | None) -> str | None:
+        return to_sql(where, {**rows.kinds, **_BUILT_IN}) if where and where.strip() else None
+
+    def _image_vector(self, image: Any) -> np.ndarray:
+        if isinstance(image, str) and image.startswith("id:"):
+            return self._row_vector(image.removeprefix("id:"))
+        if isinstance(image, Image.Image):
+            return self.encoder().images([to_rgb(image)])[0]
+        return self.encoder().images([open_image(image)])[0]
+
+    def _row_vector(self, number: str) -> np.ndarray:
+        found = self._row(number, ["vector"])
+        return unit(vector_array(found["vector"]))[0]
+
+    def _row(self, number: str, columns: list[str]) -> Any:
+        found = self._rows().read(columns, equals("id", number))
+        if not len(found):
+            raise DataError(f"no image with the id {number[:40]!r} in this gallery; it may have been removed")
+        return found
+
+    def image(self, id: str) -> Image.Image:
+        """The picture of a row, upright and RGB.
+
+        Raises:
+            DataError: no such row, an opted-out one, or its file has vanished or cannot be read.
+        """
+        (row,) = self._row(id, ["uri", "source", "sha256", "phash", "picture"]).to_pylist()
+        if OptOut(self.path).excludes(row["uri"], row["sha256"], row["phash"]):
+            raise DataError(f"no image with the id {id[:40]!r} in this gallery; it may have been removed")
+        if row["picture"] is not None:
+            return decode_rgb(row["picture"], row["uri"])
+        return open_image(adding.file_of(row["source"], row["uri"]))
+
+    def explain(self, query: str | Sequence[str], id: str) -> explaining.Explanation:
+        """Why an image fits a description: word by word, patch by patch.
+
+        Args:
+            query (`str` or `Sequence[str]`): a description, or several phrasings.
+            id (`str`): of the row.
+
+        Raises:
+            DataError: no such row, no description, or a model that is no GA-DMS.
+        """
+        texts = [query] if isinstance(query, str) else list(query)
+        _refuse_texts(texts)
+        if not texts:
+            raise DataError("nothing to explain; give a description")
+        picture, encoder = self.image(id), self.encoder()
+        return encoder.explain(texts, picture)
+
+    # how good it is
+
+    def calibrate(
+        self,
+        captions: str | os.PathLike | Sequence[tuple[str, str]],
+        *,
+        same: str | None = None,
+        threshold: float = 0.5,
+    ) -> dict[str, float]:
+        """Learn from captions of the gallery's images how likely a match of a given score is true.
+
+        Args:
+            captions: a file, see [`read_captions`], or pairs `(uri, caption)`.
+            same (`str`, *optional*): a column, such as `person_id`, whose value tells images of which the same
+                captions are true.
+            threshold (`float`): the share under which a result is said not to fit.
+
+        Returns:
+            `{"captions", "true_share", "error", "error_low", "error_high"}`: the expected calibration error, measured
+            on captions that the curve was not fitted on, with its 95 % interval.
+
+        Raises:
+            DataError: captions that name no image of the gallery, or that tell nothing apart.
+        """
+        if not 0 < threshold < 1:
+            raise DataError(f"a threshold of {threshold}: it is a share between 0 and 1")
+        pairs = read_captions(captions) if isinstance(captions, str | os.PathLike) else list(captions)
+        with writing(self.path):
+            known = measuring.known_images(self._rows(), pairs, same)
+            mean, covariance = calibration.moments(measuring.sampled_vectors(self._rows(), MOMENT_ROWS))
+            z, is_true, groups = measuring.judged_results(self._find_exact, self.encoder(), known, mean, covariance)
+            intercept, slope = calibration.fit_curve(z, is_true)
+            shares = calibration.fitted_apart(z, is_true, groups)
+            error, low, high = calibration.error_with_interval(shares, is_true, groups)
+            facts = {
+                "captions": len(np.unique(groups)),
+                "true_share": float(is_true.mean()),
+                "error": error,
+                "error_low": low,
+                "error_high": high,
+            }
+            calibration.Calibration(mean, covariance, intercept, slope).save(self.path)
+            change_settings(self.path, calibration=facts, threshold=threshold)
+        return facts
+
+    def _find_exact(self, query: np.ndarray, k: int) -> Found:
+        return self._find(query, k, None, True, set())
+
+    def check(
+        self, captions: str | os.PathLike | Sequence[str], *, sample: int = 200, seed: int = 0
+    ) -> dict[str, Any]:
+        """How many of the ten best images the ordinary search finds, for captions and for the gallery's own vectors.
+
+        Args:
+            captions: a file, see [`read_captions`], or texts; they need not belong to images of the gallery.
+            sample (`int`): queries of each kind.
+            seed (`int`): of the choice.
+
+        Returns:
+            `{"text_recall", "vector_recall", "indexed"}`: recall@10 in 0-1; 1 where there is no index.
+        """
+        texts = [text for _, text in read_captions(captions)] if isinstance(captions, str | os.PathLike) else captions
+        queries = self.encoder().texts(measuring.sampled(list(texts), sample, seed))
+
+        def ids(query: np.ndarray, exact: bool) -> list[str]:
+            return [row["id"] for row in self._find(query, 10, None, exact, set()).rows]
+
+        vectors = np.concatenate([*measuring.sampled_vectors(self._rows(), sample, seed)] or [queries[:0]])
+        return {
+            "text_recall": measuring.recall(ids, queries),
+            "vector_recall": measuring.recall(ids, vectors),
+            "indexed": (self._rows().index_facts() or {}).get("indexed", 0),
+        }
+
+    def export(self, kind: str, target: Any, **options: Any) -> int:
+        """Copy the rows to `"faiss"` (an index beside its ids), `"parquet"`, or `"qdrant"`; returns how many.
+
+        See [`exporting`] for targets and options.
+
+        Raises:
+            DataError: another kind, a target that exists, or a package that is not installed.
+        """
+        if kind not in exporting.EXPORTS:
+            raise DataError(f"export to {', '.join(exporting.EXPORTS)}, not to {kind!r}")
+        return exporting.EXPORTS[kind](self._rows(), target, **options)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, sizes and settings, as `python -m modeling_gadms.gallery stats` prints them."""
+        rows, settings = self._rows(), read_settings(self.path)
+        count = rows.count()
+        size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return {
+            "images": count,
+            "dimension": rows.dimension,
+            "disk": file_size(size),
+            "disk_per_million": file_size(round(size / count * 1e6)) if count else None,
+            "index": rows.index_facts(),
+            "columns": rows.kinds,
+            "model": settings["model"],
+            "calibration": settings["calibration"],
+            "threshold": settings["threshold"],
+            "audit": settings["audit"],
+            "opt_out": len(OptOut(self.path)),
+            "skipped": len(self.skipped),
+        }
+
+
+def _weights(queries: Sequence[Any], weights: Sequence[float] | None, name: str) -> list[float]:
+    values = [1.0] * len(queries) if weights is None else [float(weight) for weight in weights]
+    if len(values) != len(queries):
+        raise DataError(f"{len(values)} weights for {len(queries)} {name}; give one for each")
+    if any(not 0 <= value < np.inf for value in values):
+        raise DataError(f"weights of {name} are {values}; they are at least 0")
+    return values
+
+
+def _refuse_texts(texts: Sequence[str]) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise DataError(f"a description is text, not {text!r:.60}")
+        if not text.strip():
+            raise DataError("the description is empty; say whom to look for")
+        if len(text) > MAX_TEXT:
+            raise DataError(f"a description of {len(text):,} characters; shorten it to {MAX_TEXT:,}")
+
+
+@contextlib.contextmanager
+def _one_process() -> Iterator[bool]:
+    """Whether this is the process that does what only one may do; the others wait for its end."""
+    if adding.num_processes() == 1:
+        yield True
+        return
+    yield adding.dist.get_rank() == 0
+    adding.dist.barrier()

@@ -1,0 +1,101 @@
+"""What calibration and checks need: captions matched to rows, samples of vectors, and results judged true or false."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from dataset_webperson import DataError
+
+from .calibration import HITS, standardise
+from .models import Encoder
+from .rows import Rows, vector_array
+from .searching import Found, unit
+
+_PART = 8192  # vectors in memory at a time
+
+
+def sampled(values: list[Any], count: int, seed: int) -> list[Any]:
+    """At most `count` of some values, in their order."""
+    return [values[place] for place in _places(len(values), count, seed)]
+
+
+def _places(total: int, count: int, seed: int) -> list[int]:
+    return sorted(random.Random(seed).sample(range(total), min(count, total)))
+
+
+def sampled_vectors(rows: Rows, count: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Vectors of at most `count` rows, in parts `(rows, dimension)` of unit length, float64."""
+    total = rows.count()
+    places = _places(total, count, seed)
+    for first in range(0, len(places), _PART):
+        yield unit(vector_array(rows.take(places[first : first + _PART], ["vector"])["vector"]))
+
+
+def recall(ids: Callable[[np.ndarray, bool], list[str]], queries: np.ndarray) -> float:
+    """Mean share of the exact results that the ordinary search finds.
+
+    Args:
+        ids (`Callable`): `(query, exact) -> ids of the results`.
+        queries (`np.ndarray` of shape `(queries, dimension)`): at least one.
+    """
+    shares = []
+    for query in queries:
+        right = set(ids(query, True))
+        shares.append(len(right & set(ids(query, False))) / max(len(right), 1))
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def known_images(rows: Rows, pairs: Sequence[tuple[str, str]], same: str | None) -> list[tuple[str, set[str]]]:
+    """`(caption, ids of the images it is true of)` of the captions whose image is in the gallery.
+
+    A caption is true of every image that it is given for, and of those that share its image's value in column `same`.
+
+    Raises:
+        DataError: no such column, or no caption names an image of the gallery.
+    """
+    if same is not None and same not in rows.kinds:
+        raise DataError(
+            f"no column {same!r} that tells the same person, only {', '.join(sorted(rows.kinds)) or 'none'}"
+        )
+    found = rows.read(["id", "uri", *([same] if same else [])]).to_pylist()
+    by_uri: dict[str, set[str]] = {}
+    by_value: dict[Any, set[str]] = {}
+    value_of: dict[str, Any] = {}
+    for row in found:
+        by_uri.setdefault(row["uri"], set()).add(row["id"])
+        if same and row[same] is not None:
+            by_value.setdefault(row[same], set()).add(row["id"])
+            value_of[row["id"]] = row[same]
+    true: dict[str, set[str]] = {}
+    for uri, caption in pairs:
+        for number in by_uri.get(uri, ()):
+            true.setdefault(caption, set()).update({number}, by_value.get(value_of.get(number), ()))
+    if not true:
+        raise DataError(
+            f"none of the {len(pairs):,} captions names an image of this gallery; names are those of its rows"
+        )
+    return list(true.items())
+
+
+def judged_results(
+    find: Callable[[np.ndarray, int], Found],
+    encoder: Encoder,
+    captions: list[tuple[str, set[str]]],
+    mean: np.ndarray,
+    covariance: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the ten best images of each caption: standardised cosine, whether the caption is true, number of the caption.
+
+    Returns:
+        three arrays `(pairs,)`: float64, bool, int64.
+    """
+    z, is_true, groups = [], [], []
+    queries = unit(encoder.texts([caption for caption, _ in captions]))
+    for number, ((_, ids), query) in enumerate(zip(captions, queries, strict=True)):
+        found = find(query, HITS)
+        z.append(standardise(query, found.cosines, mean, covariance))
+        is_true += [row["id"] in ids for row in found.rows]
+        groups += [number] * len(found.rows)
+    return np.concatenate(z), np.array(is_true, dtype=bool), np.array(groups)
