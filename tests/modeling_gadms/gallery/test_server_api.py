@@ -96,7 +96,7 @@ def test_an_uploaded_image_finds_itself_by_form_and_by_json(client, gallery):
         (RED | {"collapse": "no_such"}, 400, ["no_such"]),
         (RED | {"limit": 3}, 422, ["limit"]),
         ({"images": ["../../etc/passwd"]}, 400, ["etc/passwd"]),
-        ({"images": [str(EXAMPLES / "pictures" / "search.png")]}, 400, ["no image with the id"]),
+        ({"images": [str(EXAMPLES / "pictures" / "gallery.png")]}, 400, ["no image with the id"]),
         (RED | {"unlike": ["nobody"]}, 400, ["nobody"]),
         ({"uploads": [base64.b64encode(b"no image").decode()]}, 400, ["uploaded image"]),
         ({"uploads": ["not base64!"]}, 422, ["uploads.0"]),
