@@ -20,7 +20,8 @@ import os
 import sys
 
 import numpy as np
-from masking_cells import CELLS, kept_cell, train_cell
+from cell_masks import CELLS
+from masking_cells import kept_cell, train_cell
 from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
 
 from dataset_webperson.command_line import CommandParser, command

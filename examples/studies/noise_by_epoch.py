@@ -3,8 +3,7 @@
     python examples/studies/noise_by_epoch.py                                  # 15 minutes on one core
 
 The demo's recipe, with the paper's masks, from the small CLIP. Before training and after each epoch, held-out captions
-as false as those of training are scored. The decoder's surprise is also kept for captions of the training set, and
-averaged over the epochs so far.
+as false as those of training are scored; on training captions the decoder's surprise is averaged over the epochs too.
 """
 
 import argparse
@@ -14,7 +13,8 @@ from typing import Any
 
 import numpy as np
 from masking_cells import DATA_SEED, demo_trainer
-from noise_detection import quality, shown
+from noise_detection import quality
+from noise_report import shown
 from scored_words import load_rows, score_tokens
 from study_report import RESULTS, pyplot, save_study, table
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

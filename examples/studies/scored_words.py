@@ -5,15 +5,9 @@ import io
 import numpy as np
 import torch
 import torch.nn.functional as F
+from masked_scores import barred_differences, masked_differences
 from PIL import Image
-from scores import (
-    barred_differences,
-    contrast_direction,
-    decoder_surprise,
-    gradient_parts,
-    masked_differences,
-    patch_cosine,
-)
+from scores import contrast_direction, decoder_surprise, gradient_parts, patch_cosine
 from tqdm import tqdm
 
 from dataset_webperson import WebPerson

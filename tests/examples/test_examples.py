@@ -183,7 +183,7 @@ def test_the_small_clip_that_is_shipped_is_one_that_its_script_makes(tmp_path):
 
 
 def test_examples_stay_short():
-    for path in (REPO / "examples").glob("*.py"):
+    for path in (REPO / "examples").rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 150, path
 
 

@@ -23,8 +23,10 @@ from modeling_gadms.training.collator import PairCollator
 
 sys.path.insert(0, str(EXAMPLES / "studies"))
 
+import cell_masks  # noqa: E402
 import cost  # noqa: E402
 import detection_quality  # noqa: E402
+import masked_scores  # noqa: E402
 import masking_cells  # noqa: E402
 import masking_table  # noqa: E402
 import noise_by_epoch  # noqa: E402
@@ -170,7 +172,7 @@ def test_evidence_against_other_images_is_the_difference_of_evidence(pairs):
 
 def test_masked_differences_are_those_of_one_forward_for_each_token(pairs):
     model, input_ids, _ = pairs
-    found = scores.masked_differences(model.gadms, input_ids)
+    found = masked_scores.masked_differences(model.gadms, input_ids)
     for row, ids in enumerate(input_ids):
         end = int(ids.argmax())
         whole = F.normalize(model.gadms.get_text_features(ids[None, : end + 1]).pooler_output[0], dim=0)
@@ -187,7 +189,7 @@ def test_masked_differences_are_those_of_one_forward_for_each_token(pairs):
 def test_barred_differences_are_those_of_one_walk_of_eos_for_each_token(pairs, num_layers):
     model, input_ids, _ = pairs
     tower, projection = model.gadms.text_model, model.gadms.text_projection
-    found = scores.barred_differences(tower, projection, input_ids, num_layers)
+    found = masked_scores.barred_differences(tower, projection, input_ids, num_layers)
 
     def embed(ids, barred):
         """A whole causal pass in which EOS alone does not read `barred` in the last layers."""
@@ -305,7 +307,7 @@ def test_noise_detection_reports_every_score_by_what_the_word_speaks_of(small_cl
 
 def test_the_oracle_hides_every_false_word_and_nothing_else(small_clip):
     model, processor = small_clip
-    masks = masking_cells.StudyArguments(
+    masks = cell_masks.StudyArguments(
         output_dir="unused", cell="oracle SDM", hidden_spans="false_spans", use_cpu=True
     ).masks()
     rows = [
@@ -324,10 +326,10 @@ def test_the_oracle_hides_every_false_word_and_nothing_else(small_clip):
 def test_every_cell_masks_in_the_losses_that_it_names():
     input_ids = tiny_captions([32] * 64)
     uniforms, gass = draw_uniforms(64, 32, torch.Generator().manual_seed(0)), torch.rand(64, 32)
-    for cell in masking_cells.CELLS:
+    for cell in cell_masks.CELLS:
         hidden_spans = "false_spans" if cell.startswith(("oracle", "evidence")) else None
         options = {"output_dir": "unused", "cell": cell, "hidden_spans": hidden_spans, "use_cpu": True}
-        masks = masking_cells.StudyArguments(**options).masks()
+        masks = cell_masks.StudyArguments(**options).masks()
         if cell == "none":
             assert masks is None
             continue
@@ -335,7 +337,7 @@ def test_every_cell_masks_in_the_losses_that_it_names():
         share = views.noise_mask.sum() / valid_tokens(input_ids).sum()
         assert (share == 0) == (cell.endswith("MTP") or cell.startswith(("oracle", "evidence"))), cell
         if cell.startswith("random") and share:
-            assert abs(share - masking_cells.RATES[0]) < 0.03
+            assert abs(share - cell_masks.RATES[0]) < 0.03
 
 
 def finished_cell(gain):
@@ -450,7 +452,7 @@ def test_what_speaks_against_its_image_is_found_once_for_all_seeds(monkeypatch, 
 def test_the_model_masks_by_the_scores_of_the_cell(pairs):
     model, input_ids, image_tokens = pairs
     gadms, image_embeds = model.gadms, image_tokens[:, 0]
-    found = masking_cells.cosine_scores(gadms.text_model, gadms.text_projection, image_embeds, input_ids)
+    found = cell_masks.cosine_scores(gadms.text_model, gadms.text_projection, image_embeds, input_ids)
     for row, ids in enumerate(input_ids):
         end = int(ids.argmax())
         tokens = gadms.text_projection(gadms.text_model(ids[None, : end + 1]).last_hidden_state)[0, 1:end]
@@ -465,9 +467,9 @@ def test_the_model_masks_by_the_scores_of_the_cell(pairs):
     for cell, num_layers, expected in (
         ("gass both", None, gradient_attention_scores(*towers, image, input_ids)),
         ("gass both", 1, gradient_attention_scores(*towers, image, input_ids, num_layers=1)),
-        ("cosine both", None, masking_cells.cosine_scores(*towers, image, input_ids)),
+        ("cosine both", None, cell_masks.cosine_scores(*towers, image, input_ids)),
     ):
-        masking_cells.use_score(model, cell, num_layers)
+        cell_masks.use_score(model, cell, num_layers)
         scored = model.encode_pairs(pixel_values, input_ids).token_scores
         torch.testing.assert_close(scored, expected)
 
