@@ -66,7 +66,7 @@ PROVEN = {
     "dataset_webperson.construction.quality_report": "test_construction_quality.py::"
     "test_the_report_shows_survivors_scores_shares_and_pictures",
     "dataset_webperson.construction.boxes_sheet": "test_construction_photos.py::"
-    "test_with_a_lower_least_side_walking_persons_are_found_and_their_feet_lie_below_their_heads",
+    "test_with_a_lower_minimum_side_walking_persons_are_found_feet_below_heads",
     "examples/demo_webperson.py": "test_construction_demo.py::test_the_demonstration_pretrains_on_what_it_released",
     "examples/serve_captions.py": "test_construction_demo.py::"
     "test_the_demonstration_releases_every_drawing_with_the_captions_of_its_captioners",

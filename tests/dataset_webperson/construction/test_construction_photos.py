@@ -62,7 +62,7 @@ def test_the_papers_rule_keeps_the_players_in_the_foreground_and_no_one_else(tmp
     )
 
 
-def test_with_a_lower_least_side_walking_persons_are_found_and_their_feet_lie_below_their_heads(tmp_path):
+def test_with_a_lower_minimum_side_walking_persons_are_found_feet_below_heads(tmp_path):
     rows, _ = cropped(tmp_path, options(min_side=30))
     film = [row for row in rows if row["source_id"].startswith("vtest")]
     assert len(film) > 20

@@ -84,7 +84,7 @@ def test_a_caption_s_word_score_is_the_share_of_words_that_are_not_doubtful():
 
 
 @pytest.mark.parametrize("levels", [2, 5, 1000])
-def test_auc_counts_pairs_and_ties_for_half(levels):
+def test_auc_is_the_share_of_ordered_pairs_with_ties_as_half(levels):
     rng = np.random.default_rng(levels)
     false, true = rng.integers(0, levels, 40) / levels, rng.integers(0, levels, 60) / levels
     slow = np.mean([1.0 if t > f else 0.5 if t == f else 0.0 for t in true for f in false])

@@ -65,7 +65,7 @@ def test_each_rule_states_its_survivors_and_faceless_pictures_keep_their_quota(b
     assert counts == {"rows_in": 600, "rows_out": len(kept), "faceless_over_quota": over, **expected}
 
 
-def test_all_faceless_pictures_stay_below_the_quota_and_none_at_nought(tmp_path):
+def test_faceless_pictures_all_stay_below_the_quota_and_none_at_quota_zero(tmp_path):
     rows = coyo(tmp_path / "coyo" / "a.parquet", 300, seed=1)
     source = str(tmp_path / "coyo" / "a.parquet")
     assert "faceless_over_quota" not in select_shard(source, str(tmp_path / "b"), SelectOptions(faceless_share=0.9))

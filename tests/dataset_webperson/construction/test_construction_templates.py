@@ -61,12 +61,12 @@ def test_the_templates_that_ship_are_many_different_and_valid():
         (GOOD[:-1] + ", and appears to be [action].", "leads to speculation"),
     ],
 )
-def test_what_is_no_template_is_named(text, problem):
+def test_a_sentence_that_is_not_a_template_is_named(text, problem):
     assert problem in template_problems(text)
 
 
 @pytest.mark.parametrize("text", [GOOD, OTHER])
-def test_templates_have_no_problems(text):
+def test_good_templates_pass_the_checks(text):
     assert template_problems(text) == []
 
 
@@ -232,7 +232,7 @@ def writer_of(server):
     return Captioner(server.url, "writer", max_tokens=600, timeout_s=5.0)
 
 
-def test_the_whole_way_counts_what_it_drops_and_asks_for_nothing_twice(tmp_path):
+def test_writing_templates_counts_what_it_drops_and_asks_for_nothing_twice(tmp_path):
     pytest.importorskip("sklearn")
     captions = [f"A person number {number}" for number in range(12)]
     with serve(CaptionServer()) as server:

@@ -166,7 +166,7 @@ def test_groups_of_unequal_size_weigh_by_their_queries():
     assert (difference.mean, difference.low, difference.high, difference.p_value) == (25, 0, 100, 1)
 
 
-def test_an_interval_is_narrower_the_less_sure_it_need_be():
+def test_a_lower_confidence_gives_a_narrower_interval():
     values = 100.0 * (np.arange(400) % 2)
     wide, narrow = (bootstrap_interval(values, confidence=confidence) for confidence in (0.95, 0.5))
     half_width = 1.96 * 50 / 400**0.5

@@ -177,7 +177,7 @@ def test_likelihood_of_a_caption_is_that_of_its_words_one_at_a_time():
         assert found[row, column].item() == pytest.approx(sum(scores) / len(scores), abs=1e-5)
 
 
-def test_an_unknown_re_scoring_is_refused_with_the_choices():
+def test_an_unknown_rescoring_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="no re-scoring 'magic'; choose from phrasings, k-reciprocal"):
         rescore("magic", clustered_set())
     assert set(RESCORINGS) == {"phrasings", "k-reciprocal"}

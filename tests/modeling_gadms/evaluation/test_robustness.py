@@ -139,7 +139,7 @@ def test_every_figure_is_that_of_the_changed_set_encoded_as_a_whole(setting):
         assert result["loss"].mean == pytest.approx((values - plain).mean()), (name, strength)
 
 
-def test_the_same_seed_spoils_alike_and_another_does_not(setting):
+def test_the_same_seed_gives_the_same_changes_and_another_does_not(setting):
     model, processor, rows, encoded = setting
     seen = []
     for seed in (0, 0, 1):
