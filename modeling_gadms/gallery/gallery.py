@@ -513,6 +513,14 @@ class Gallery:
             return decode_rgb(row["picture"], row["uri"])
         return open_image(adding.file_of(row["source"], row["uri"]))
 
+    def uri(self, id: str) -> str:
+        """The name of a row's image.
+
+        Raises:
+            DataError: no such row.
+        """
+        return self._row(id, ["uri"])["uri"][0].as_py()
+
     def explain(self, query: str | Sequence[str], id: str) -> explaining.Explanation:
         """Why an image fits a description: word by word, patch by patch.
 

@@ -100,6 +100,12 @@ def as_encoder(model: Any) -> Encoder:
     return model if isinstance(model, Encoder) else Encoder(model)
 
 
+def public_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts as strangers may see them: of a folder on this machine, its last name alone."""
+    name = facts["id"]
+    return {**facts, "id": os.path.basename(name) if os.path.isabs(name) else name}
+
+
 def refuse_other(recorded: dict[str, Any], found: dict[str, Any], path: str | os.PathLike) -> None:
     """Stop where a gallery would be asked by another model than made it.
 
