@@ -31,9 +31,10 @@ class Encoder:
 
     Args:
         model: folder or Hub id, or `(model, processor)`.
+        revision (`str`, *optional*): of a Hub model, a commit, branch or tag; `main` by default.
     """
 
-    def __init__(self, model: str | os.PathLike | tuple[Any, Any]) -> None:
+    def __init__(self, model: str | os.PathLike | tuple[Any, Any], revision: str | None = None) -> None:
         if isinstance(model, tuple):
             self.model, self.processor = model
             if isinstance(self.model, GADMSForPreTraining):
@@ -43,7 +44,7 @@ class Encoder:
             self.name = os.fspath(model)
             device = "cuda" if torch.cuda.is_available() else "cpu"
             try:
-                self.model, self.processor = load_retriever(self.name, device=device)
+                self.model, self.processor = load_retriever(self.name, revision=revision, device=device)
             except DataError:
                 raise
             except (OSError, ValueError, SafetensorError) as error:
