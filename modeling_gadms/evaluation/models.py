@@ -32,13 +32,14 @@ class Retriever(Protocol):
 
 
 def load_retriever(
-    name_or_path: str, *, bf16: bool = False, device: str | torch.device = "cpu"
+    name_or_path: str, *, revision: str | None = None, bf16: bool = False, device: str | torch.device = "cpu"
 ) -> tuple[Any, ProcessorMixin]:
     """A model with `get_image_features` and `get_text_features`, and the processor saved with it.
 
     Args:
         name_or_path (`str`): folder or Hub id of a GA-DMS (a pre-training checkpoint loads without its decoder), or of
             a CLIP, SigLIP or similar model.
+        revision (`str`, *optional*): of a Hub model, a commit, branch or tag; `main` by default.
         bf16 (`bool`): hold the weights and compute in bfloat16; embeddings are normalised and compared in float32.
         device: where to put the model.
 
@@ -50,14 +51,16 @@ def load_retriever(
         ValueError: not a model of images and captions, or not all of its weights.
     """
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision or "main")
     except (OSError, ValueError) as error:
         raise OSError(
             f"{name_or_path}: no model can be read there ({' '.join(str(error).split()):.160}). Give the folder of "
             "a saved model (with config.json), or its id on the Hub"
         ) from error
     dtype = torch.bfloat16 if bf16 else torch.float32
-    model, report = AutoModel.from_pretrained(name_or_path, config=config, dtype=dtype, output_loading_info=True)
+    model, report = AutoModel.from_pretrained(
+        name_or_path, config=config, revision=revision or "main", dtype=dtype, output_loading_info=True
+    )
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(
             f"{name_or_path} is a {type(model).__name__}, which does not embed images and captions in one space: give "
@@ -69,7 +72,7 @@ def load_retriever(
             "would stand in for them is random. Save the whole model there"
         )
     try:
-        processor = AutoProcessor.from_pretrained(name_or_path)
+        processor = AutoProcessor.from_pretrained(name_or_path, revision=revision or "main")
         whole = hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")
     except (OSError, ValueError) as error:
         raise OSError(

@@ -30,6 +30,7 @@ from ..distributed_gadms import num_processes
 from .exporting import EXPORTS
 from .gallery import Gallery
 from .reports import Report
+from .searching import Hit
 
 
 def _say(text: str) -> None:
@@ -100,6 +101,19 @@ def _search(args: argparse.Namespace) -> None:
         _say("no image satisfies the filter" if args.where else "the gallery is empty")
     elif hits[0].probability is not None and hits[0].probability < gallery.threshold:
         _say(f"nobody here fits: the best match is true in {hits[0].probability:.0%} of such cases")
+
+
+def _explain(args: argparse.Namespace) -> None:
+    gallery = Gallery.open(args.gallery)
+    gallery.audit.refuse_without_purpose(args.purpose)
+    found = gallery.explain(args.texts, args.id)
+    hit = Hit(args.id, gallery.uri(args.id), found.score, None, {})
+    gallery.audit.record(getpass.getuser(), f"explain {' | '.join(args.texts)}", args.purpose or "", [hit])
+    _say(f"{found.score:.3f}  {hit.id}  {hit.uri}")
+    for word, fall in found.words:
+        _say(f"{fall:+.3f}  {word}")
+    for word, nats in found.against or ():
+        _say(f"the image speaks against {word!r} ({nats:.2f})")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -200,6 +214,11 @@ def _parser() -> CommandParser:
     search.add_argument("--exact", action="store_true", help="compare every row")
     search.add_argument("--purpose", help="what the search is for, where queries are recorded")
     search.add_argument("--json", action="store_true", help="print the results as JSON")
+
+    explain = kind("explain", _explain, "how far the match falls without each word")
+    explain.add_argument("id", help="of the row, as a search names it")
+    explain.add_argument("texts", nargs="+", help="a description, or several phrasings of one")
+    explain.add_argument("--purpose", help="what it is for, where queries are recorded")
 
     check = kind("check", _check, "how many of the ten best images the approximate search finds")
     check.add_argument("--captions", required=True, metavar="FILE", help="csv, jsonl or parquet: uri and caption")

@@ -92,7 +92,8 @@ class Gallery:
 
         Args:
             path (`str`): its folder.
-            model: `None` loads the recorded one at its first use; else a folder, a Hub id, or `(model, processor)`.
+            model: `None` loads the recorded one, at its recorded revision, at its first use; else a folder, a Hub id,
+                or `(model, processor)`.
 
         Raises:
             DataError: no gallery there, or it was made by another model.
@@ -152,7 +153,7 @@ class Gallery:
             if self._encoder is None or self._encoder.facts["weights_sha256"] != recorded["weights_sha256"]:
                 if not recorded["id"]:
                     raise DataError(f"{self.path}: made by a model of no name; pass it as `model`")
-                self._encoder = Encoder(recorded["id"])
+                self._encoder = Encoder(recorded["id"], recorded["revision"])
             refuse_other(recorded, self._encoder.facts, self.path)
             return self._encoder
 
@@ -512,6 +513,14 @@ class Gallery:
         if row["picture"] is not None:
             return decode_rgb(row["picture"], row["uri"])
         return open_image(adding.file_of(row["source"], row["uri"]))
+
+    def uri(self, id: str) -> str:
+        """The name of a row's image.
+
+        Raises:
+            DataError: no such row.
+        """
+        return self._row(id, ["uri"])["uri"][0].as_py()
 
     def explain(self, query: str | Sequence[str], id: str) -> explaining.Explanation:
         """Why an image fits a description: word by word, patch by patch.

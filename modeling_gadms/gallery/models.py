@@ -31,9 +31,10 @@ class Encoder:
 
     Args:
         model: folder or Hub id, or `(model, processor)`.
+        revision (`str`, *optional*): of a Hub model, a commit, branch or tag; `main` by default.
     """
 
-    def __init__(self, model: str | os.PathLike | tuple[Any, Any]) -> None:
+    def __init__(self, model: str | os.PathLike | tuple[Any, Any], revision: str | None = None) -> None:
         if isinstance(model, tuple):
             self.model, self.processor = model
             if isinstance(self.model, GADMSForPreTraining):
@@ -43,7 +44,7 @@ class Encoder:
             self.name = os.fspath(model)
             device = "cuda" if torch.cuda.is_available() else "cpu"
             try:
-                self.model, self.processor = load_retriever(self.name, device=device)
+                self.model, self.processor = load_retriever(self.name, revision=revision, device=device)
             except DataError:
                 raise
             except (OSError, ValueError, SafetensorError) as error:
@@ -98,6 +99,12 @@ class Encoder:
 def as_encoder(model: Any) -> Encoder:
     """An [`Encoder`] of what a gallery is given: one, a folder or Hub id, or `(model, processor)`."""
     return model if isinstance(model, Encoder) else Encoder(model)
+
+
+def public_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts as strangers may see them: of a folder on this machine, its last name alone."""
+    name = facts["id"]
+    return {**facts, "id": os.path.basename(name) if os.path.isabs(name) else name}
 
 
 def refuse_other(recorded: dict[str, Any], found: dict[str, Any], path: str | os.PathLike) -> None:

@@ -13,9 +13,10 @@ from dataset_webperson import DataError
 
 from ..explaining import Explanation
 from ..gallery import MAX_TEXT, Gallery
+from ..models import public_facts
 from ..searching import Hit
 from .limits import Workers
-from .queries import Query, read_query, search
+from .queries import MAX_PURPOSE, Query, explain, read_query, search
 
 LARGEST, SMALLEST = 1024, 16  # pixels of the longer side of an image that is sent
 _KEPT = 600  # seconds that a browser may keep an image: one that is removed is to vanish from pages too
@@ -64,12 +65,16 @@ def api_router(gallery: Gallery, workers: Workers) -> APIRouter:
         return results_of(gallery, await workers.run(search, gallery, query, who_asks(request)))
 
     @router.get("/explain", response_model=Why)
-    async def explain(
+    async def explain_match(
+        request: Request,
         text: Annotated[str, Parameter(min_length=1, max_length=MAX_TEXT, description="The description.")],
         id: Annotated[str, Parameter(min_length=1, max_length=200, description="The image, as a search names it.")],
+        purpose: Annotated[
+            str, Parameter(max_length=MAX_PURPOSE, description="Why; needed where queries are recorded.")
+        ] = "",
     ) -> Why:
         """Why an image of the gallery matches a description."""
-        return why_of(await workers.run(gallery.explain, text, id))
+        return why_of(await workers.run(explain, gallery, text, id, purpose, who_asks(request)))
 
     @router.get("/images/{id}", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})
     async def image(
@@ -95,7 +100,8 @@ def api_router(gallery: Gallery, workers: Workers) -> APIRouter:
     @router.get("/stats")
     async def stats() -> dict[str, Any]:
         """What the gallery holds, and the model that encoded it."""
-        return {**await workers.run(gallery.stats), "model": gallery.model_facts, "threshold": gallery.threshold}
+        found = await workers.run(gallery.stats)
+        return {**found, "model": public_facts(found["model"])}
 
     return router
 

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -15,13 +14,15 @@ from starlette.exceptions import HTTPException
 from dataset_webperson import DataError
 from dataset_webperson.pages import render
 
+from ..explaining import Explanation
 from ..gallery import MAX_TEXT, Gallery
+from ..models import public_facts
 from .api import results_of, who_asks
 from .errors import explain_error
 from .filters import FILTER, where_of
 from .guard import LOGIN, Door
 from .limits import MAX_UPLOAD, Workers
-from .queries import Query, Text, decode_upload, query_of_form, search
+from .queries import MAX_PURPOSE, Query, Text, decode_upload, explain, query_of_form, search
 
 _KEPT_SIDE = 448  # pixels of an uploaded image as the page keeps it for the next search
 _REFUSED = (DataError, ValidationError, HTTPException)
@@ -37,7 +38,7 @@ def page_router(gallery: Gallery, workers: Workers) -> APIRouter:
             "gallery.html",
             title=gallery.path.resolve().name,
             num_images=len(gallery),
-            model=os.path.basename(gallery.model_facts["id"]) or "a model",
+            model=public_facts(gallery.model_facts)["id"] or "a model",
             columns=gallery.columns,
             needs_purpose=gallery.audit.enabled,
             max_text=MAX_TEXT,
@@ -70,11 +71,15 @@ def page_router(gallery: Gallery, workers: Workers) -> APIRouter:
 
     @router.get("/why")
     async def why_page(
-        text: Annotated[list[Text], Parameter(max_length=10)], id: Annotated[str, Parameter(max_length=200)]
+        request: Request,
+        text: Annotated[list[Text], Parameter(max_length=10)],
+        id: Annotated[str, Parameter(max_length=200)],
+        purpose: Annotated[str, Parameter(max_length=MAX_PURPOSE)] = "",
     ) -> HTMLResponse:
         shown: dict[str, Any] = {"title": "Why it matches", "id": id, "problem": None, "cases": []}
         try:
-            shown["cases"] = [await workers.run(_case, gallery, part, id) for part in text]
+            who = who_asks(request)
+            shown["cases"] = [_case(await workers.run(explain, gallery, part, id, purpose, who)) for part in text]
         except _REFUSED as error:
             status, problem = explain_error(error)
             return HTMLResponse(render("why.html", **shown | {"problem": problem}), status)
@@ -103,9 +108,8 @@ def login_router(door: Door) -> APIRouter:
     return router
 
 
-def _case(gallery: Gallery, text: str, row: str) -> dict[str, Any]:
+def _case(found: Explanation) -> dict[str, Any]:
     """An explanation as the page draws it, with `share`s from -1 to 1 of the largest."""
-    found = gallery.explain(text, row)
     most = max((abs(value) for _, value in found.words), default=0.0) or 1.0
     words = [{"text": word, "value": value, "share": value / most} for word, value in found.words]
     patches = found.patches / (abs(found.patches).max(initial=0.0) or 1.0)

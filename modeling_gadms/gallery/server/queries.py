@@ -15,11 +15,13 @@ from starlette.requests import Request
 from dataset_webperson import DataError
 from dataset_webperson.images import decode_rgb
 
+from ..explaining import Explanation
 from ..gallery import MAX_TEXT, Gallery
 from ..searching import Hit
 from .limits import MAX_UPLOAD
 
 MAX_RESULTS = 500
+MAX_PURPOSE = 500  # characters
 MAX_PIXELS = 40_000_000  # of an uploaded image: a small file can unpack to gigabytes
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
@@ -55,7 +57,7 @@ class Query(BaseModel):
     )
     collapse: str | None = Field(default=None, max_length=200, description="Column of which each value is shown once.")
     purpose: str | None = Field(
-        default=None, max_length=500, description="Why this is asked; needed where queries are recorded."
+        default=None, max_length=MAX_PURPOSE, description="Why this is asked; needed where queries are recorded."
     )
 
 
@@ -132,6 +134,19 @@ def search(gallery: Gallery, query: Query, who: str) -> list[Hit]:
     )
     gallery.audit.record(who, _in_words(query), purpose, hits)
     return hits
+
+
+def explain(gallery: Gallery, text: str, row: str, purpose: str, who: str) -> Explanation:
+    """Why a row matches, written to the audit log as a search is.
+
+    Raises:
+        DataError: the gallery cannot explain it, or the log needs a purpose.
+    """
+    gallery.audit.refuse_without_purpose(purpose)
+    found = gallery.explain(text, row)
+    words = json.dumps({"explain": text}, ensure_ascii=False)
+    gallery.audit.record(who, words, purpose, [Hit(row, gallery.uri(row), found.score, None, {})])
+    return found
 
 
 def _in_words(query: Query) -> str:

@@ -6,7 +6,6 @@ import sys
 import pytest
 from tiny import save_published, tiny_rows
 
-from modeling_gadms.gallery import Gallery
 from modeling_gadms.gallery.__main__ import main
 
 
@@ -46,21 +45,28 @@ def test_a_gallery_is_made_asked_and_changed_by_commands(place, monkeypatch, cap
     number = found[0]["id"]
     assert "no image satisfies" in run("search", "people", "a coat", "--where", "camera > 7")
     assert number not in run("search", "people", "--image", f"id:{number}", "--unlike", found[1]["id"], "--exact")
+    assert [line.split()[-1] for line in run("explain", "people", number, "a red coat").splitlines()[1:]] == [
+        *("a", "red", "coat")
+    ]
     assert "1 updated" in run("update", "people", "--ids", number, "--values", '{"camera": 9}')
     assert len(run("search", "people", "a coat", "--where", "camera = 9").splitlines()) == 1
     assert "recall@10 1.000 for captions, 1.000" in run("check", "people", "--captions", "captions.csv")
     assert "calibrated on" in run("calibrate", "people", "--captions", "captions.csv", "--threshold", "0.99")
     assert "nobody here fits" in run("search", "people", "a coat")
     assert "12 rows" in run("export", "people", "--to", "parquet", "--target", "rows.parquet")
+    assert "not recorded" in run("audit", "people")
+    assert "recorded in" in run("audit", "people", "--switch", "on")
+    run("search", "people", "a coat", "--purpose", "a lost child")
+    run("explain", "people", number, "a coat", "--purpose", "a lost dog")
+    searched, explained = map(json.loads, (place / "people" / "audit.jsonl").read_text().splitlines())
+    assert (searched["query"], searched["purpose"]) == ("a coat", "a lost child")
+    assert (explained["query"], explained["purpose"]) == ("explain a coat", "a lost dog")
+    assert [hit["id"] for hit in explained["hits"]] == [number]
     (place / "photos" / "day" / "01.png").unlink()
     assert "1 removed" in run("sync", "people", "photos")
     assert "1 removed; 10 images" in run("remove", "people", "--where", "uri = 'night/00.png'")
     assert "1 new entries on the opt-out list, 5 images" in run("opt_out", "people", "--uri", "day/*")
     assert "5 opted out" in run("add", "people", "photos")
-    assert "not recorded" in run("audit", "people")
-    assert "recorded in" in run("audit", "people", "--switch", "on")
-    run("search", "people", "a coat", "--purpose", "a lost child")
-    assert Gallery.open("people").audit.enabled and "a lost child" in (place / "people" / "audit.jsonl").read_text()
 
 
 def test_a_mistake_ends_in_one_line(place, tmp_path, monkeypatch, capsys):
@@ -105,4 +111,6 @@ def test_a_mistake_ends_in_one_line(place, tmp_path, monkeypatch, capsys):
         assert "lancedb, which is not installed; pip install gadms[gallery]" in capsys.readouterr().err
     assert main(["audit", "people", "--switch", "on"]) == 0
     assert main(["search", "people", "a coat"]) == 2
+    assert "say what the search is for" in capsys.readouterr().err
+    assert main(["explain", "people", "none", "a coat"]) == 2
     assert "say what the search is for" in capsys.readouterr().err

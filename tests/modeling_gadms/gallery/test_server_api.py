@@ -16,6 +16,7 @@ from dataset_webperson import DataError
 from modeling_gadms.gallery.server import create_app
 from modeling_gadms.gallery.server.filters import where_of
 from modeling_gadms.gallery.server.limits import MAX_UPLOAD
+from modeling_gadms.gallery.settings import change_settings
 
 HERE = "http://127.0.0.1"
 RED = {"texts": ["a person in a red coat"]}
@@ -174,7 +175,16 @@ def test_columns_and_figures_are_those_of_the_gallery(client, gallery):
     assert client.get("/api/columns").json() == gallery.columns
     stats = client.get("/api/stats").json()
     assert stats["model"]["weights_sha256"] == gallery.model_facts["weights_sha256"]
-    assert stats["threshold"] == gallery.threshold
+    assert stats["threshold"] == gallery.threshold and stats["images"] == len(gallery)
+
+
+@pytest.mark.parametrize("name, shown", [("/home/anna/runs/demo", "demo"), ("org/person-search", "org/person-search")])
+def test_a_folder_of_this_machine_is_not_published(tmp_path, name, shown):
+    gallery = tiny_gallery(tmp_path, count=2)
+    change_settings(gallery.path, model={**gallery.model_facts, "id": name})
+    client = TestClient(create_app(gallery), base_url=HERE)
+    assert client.get("/api/stats").json()["model"] == {**gallery.model_facts, "id": shown}
+    assert "/home/anna" not in client.get("/").text
 
 
 def test_the_documentation_is_whole_without_a_network(client):
@@ -221,6 +231,19 @@ def test_a_logged_gallery_asks_for_a_purpose_and_keeps_it(tmp_path):
     (line,) = [json.loads(line) for line in open(gallery.audit.path, encoding="utf-8")]
     assert line["purpose"] == "a lost child" and "red coat" in line["query"] and line["who"] == "testclient"
     assert [hit["id"] for hit in line["hits"]] == [hit["id"] for hit in found]
+    asked = {"text": "a green coat", "id": found[1]["id"]}
+    refused(client.get("/api/explain", params=asked), 400, "purpose")
+    assert "purpose" in client.get("/why", params=asked).text
+    explained = client.get("/api/explain", params=asked | {"purpose": "case 7"}).json()
+    assert client.get("/why", params=asked | {"purpose": "case 8"}).status_code == 200
+    _, *lines = [json.loads(line) for line in open(gallery.audit.path, encoding="utf-8")]
+    assert [line["purpose"] for line in lines] == ["case 7", "case 8"]
+    for line in lines:
+        assert json.loads(line["query"]) == {"explain": "a green coat"} and line["who"] == "testclient"
+        hit = {"id": found[1]["id"], "uri": found[1]["uri"], "score": round(explained["score"], 4)}
+        assert line["hits"] == [hit]
+    page = client.post("/", data={"texts": "red", "purpose": "case 9"}).text
+    assert "&amp;purpose=case%209" in page
 
 
 def test_filters_of_the_page_become_one_filter():
