@@ -25,6 +25,7 @@ from .construction.stages.crop import crop_shard
 from .construction.stages.duplicates import dedup_shard, find_duplicates
 from .construction.stages.quality import assess_shard
 from .construction.stages.select_urls import select_shard, unique_urls
+from .construction.work_lock import work_lock
 from .files import write_json
 from .findings import DataError
 from .release import release
@@ -43,9 +44,13 @@ def build(config: BuildConfig) -> dict[str, dict[str, int]]:
         The counts of each stage, by the stage's name; also written to `work/counts.json`.
 
     Raises:
-        `DataError`: an input or an option that cannot be used. Finished shards stay.
+        `DataError`: an input or an option that cannot be used, or another build in `work`. Finished shards stay.
     """
-    config = config.resolved()
+    with work_lock(config.work):
+        return _run_stages(config.resolved())
+
+
+def _run_stages(config: BuildConfig) -> dict[str, dict[str, int]]:
     opt_out = OptOut.from_file(config.opt_out) if config.opt_out else OptOut()
     counts: dict[str, dict[str, int]] = {}
 

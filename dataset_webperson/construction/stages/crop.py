@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ class CropOptions:
 @dataclass(slots=True)
 class _Decoded:
     source: SourceImage
+    name: str
     image: Image.Image
     sha256: str
 
@@ -81,7 +83,7 @@ def crop_shard(source: str, target: str, options: CropOptions) -> dict[str, int]
     detector, pose = open_models(options.detector, options.pose)
     opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
     with shard_writer(target, SCHEMA) as shard, ThreadPoolExecutor(1) as thread:
-        images = read_images(source)
+        images = _named(source)
         batch = thread.submit(_decode_batch, images, options.batch_size, opt_out)
         while (result := batch.result()) is not None:
             # The next images are read and decoded while the models work on these.
@@ -92,8 +94,19 @@ def crop_shard(source: str, target: str, options: CropOptions) -> dict[str, int]
     return dict(shard.counts)
 
 
+def _named(shard: str) -> Iterator[tuple[str, SourceImage]]:
+    """The images of a shard, each with a name that no other image of the construction has.
+
+    Files may share one (`b.jpg` and `b.png`, `x/y.jpg` and `x_y.jpg`, one name in two tars), so it is made from the
+    shard and the image's place in it, and stays the same when a run goes on and when rows are opted out.
+    """
+    stem = os.path.splitext(os.path.basename(shard))[0]
+    for place, image in enumerate(read_images(shard)):
+        yield f"{stem}_{place:06d}", image
+
+
 def _decode_batch(
-    images: Iterator[SourceImage], size: int, opt_out: OptOut
+    images: Iterator[tuple[str, SourceImage]], size: int, opt_out: OptOut
 ) -> tuple[list[_Decoded], dict[str, int]] | None:
     """Up to `size` images, decoded, and the counts so far; `None` at the end."""
     chunk = list(itertools.islice(images, size))
@@ -101,10 +114,10 @@ def _decode_batch(
         return None
     decoded, counts = [], {"rows_in": len(chunk)}
 
-    def count(name: str) -> None:
-        counts[name] = counts.get(name, 0) + 1
+    def count(reason: str) -> None:
+        counts[reason] = counts.get(reason, 0) + 1
 
-    for source in chunk:
+    for name, source in chunk:
         if source.problem or source.data is None:
             count(source.problem)
             continue
@@ -117,7 +130,7 @@ def _decode_batch(
         except ImageError:
             count("image_unreadable")
             continue
-        decoded.append(_Decoded(source, image, sha256))
+        decoded.append(_Decoded(source, name, image, sha256))
     return decoded, counts
 
 
@@ -164,7 +177,7 @@ def _row(
     buffer = io.BytesIO()
     crop.save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
     data = buffer.getvalue()
-    path = f"{item.source.source_id}_{number}.jpg"
+    path = f"{item.name}_{number}.jpg"
     return {
         "image": {"bytes": data, "path": path},
         "image_path": path,

@@ -31,6 +31,7 @@ from dataset_webperson.construction.persons.rule import RuleOptions, box_problem
 from dataset_webperson.construction.shards import read_rows, shard_counts
 from dataset_webperson.construction.sources import find_shards, read_images
 from dataset_webperson.construction.stages.crop import CropOptions, crop_shard
+from dataset_webperson.construction.stages.duplicates import DedupOptions, dedup_shard, find_duplicates
 from dataset_webperson.findings import DataError
 from dataset_webperson.images import open_image
 
@@ -109,7 +110,7 @@ def test_every_image_and_every_box_is_a_row_or_counted_by_reason(tmp_path):
     }  # fmt: skip
     assert counts == shard_counts(target) == expected
     (row,) = read_rows(target)
-    assert row["image_path"] == row["image"]["path"] == "a_0.jpg" and row["source_id"] == "a"
+    assert row["image_path"] == row["image"]["path"] == "00000_000000_0.jpg" and row["source_id"] == "a"
     assert row["box"] == [40, 20, 140, 270] and row["box_score"] == pytest.approx(0.99)
     assert row["source_sha256"] == hashlib.sha256(members[0][1]).hexdigest()
     assert row["image_sha256"] == hashlib.sha256(row["image"]["bytes"]).hexdigest()
@@ -172,6 +173,31 @@ def test_tars_parquets_and_folders_give_the_same_images(tmp_path):
         assert [image.source_id for image in images] == [prefix + key for key in pictures]
         known = [url for number, url in enumerate(urls.values()) if kind != "files" or number != 2]
         assert [image.url for image in images if image.url] == known
+
+
+def test_files_that_share_a_name_keep_their_persons_apart(tmp_path):
+    """`b.jpg` goes as a double of `a.jpg`; `b.png`, `x/y.jpg`, `x_y.jpg` and the same name twice in tars stay."""
+    files, tars = tmp_path / "files", tmp_path / "tars"
+    (files / "x").mkdir(parents=True)
+    tars.mkdir()
+    named = {"a.jpg": 1, "b.jpg": 1, "b.png": 2, "x/y.jpg": 3, "x_y.jpg": 4}
+    for name, seed in named.items():
+        (files / name).write_bytes(picture(GOOD, seed=seed))
+    for number in (0, 1):
+        write_tar(tars / f"{number:05d}.tar", [("a.jpg", picture(GOOD, seed=5 + number))])
+    for folder, people, gone in ((files, 4, 1), (tars, 2, 0)):
+        shards, _ = find_shards(str(folder), str(tmp_path / "lists"))
+        crops = [str(tmp_path / f"crop_{folder.name}" / f"{number:05d}.parquet") for number in range(len(shards))]
+        for shard, crop in zip(shards, crops, strict=True):
+            stub_crop_shard(shard, crop, STUB_CROP)
+        options = DedupOptions(max_distance=0, plan=str(tmp_path / f"plan_{folder.name}"))
+        find_duplicates(crops, options)
+        rows = []
+        for number, crop in enumerate(crops):
+            target = str(tmp_path / f"dedup_{folder.name}" / f"{number:05d}.parquet")
+            assert dedup_shard(crop, target, options).get("duplicate_bytes", 0) == gone
+            rows += read_rows(target)
+        assert len({row["source_sha256"] for row in rows}) == len({row["image_path"] for row in rows}) == people
 
 
 def test_shards_that_are_still_being_downloaded_are_left_out_and_named(tmp_path):
