@@ -395,8 +395,33 @@ class GADMSModel(GADMSPreTrainedModel):
         is_first = valid & ~same_word.tril(-1).any(dim=-1)
         rows, firsts = is_first.nonzero(as_tuple=True)
         hidden = same_word[rows, firsts]
-        masked = input_ids[rows].masked_fill(hidden, self.config.mask_token_id)
+        drops = self.drops_without(image_embeds, input_ids, rows, hidden, batch_size)[0][:, None] * hidden
+        return drops.new_zeros(input_ids.shape).index_add_(0, rows, drops)
 
+    def drops_without(
+        self,
+        image_embeds: torch.Tensor,
+        input_ids: torch.Tensor,
+        rows: torch.Tensor,
+        hidden: torch.Tensor,
+        batch_size: int = 256,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """How far the cosine of an image and its caption drops when some tokens of the caption are masked.
+
+        What [`word_contributions`] computes, for tokens and images of the caller's choice: images that several
+        captions share are encoded once.
+
+        Args:
+            image_embeds (`torch.Tensor` of shape `(B, D)`): the image of each caption.
+            input_ids (`torch.Tensor` of shape `(B, T)`): captions.
+            rows (`torch.Tensor` of shape `(R,)`): int64, the caption of each drop.
+            hidden (`torch.Tensor` of shape `(R, T)`): bool, the tokens that are masked for it.
+            batch_size (`int`): text rows in one pass of the tower.
+
+        Returns:
+            the drops `(R,)` and the cosines of the whole captions `(B,)`, float32.
+        """
+        masked = input_ids[rows].masked_fill(hidden, self.config.mask_token_id)
         images = torch.cat([torch.arange(len(input_ids), device=input_ids.device), rows])
         captions = torch.cat([input_ids, masked])[:, : int(eos_positions(input_ids).max()) + 1]
         cosines = [
@@ -404,8 +429,7 @@ class GADMSModel(GADMSPreTrainedModel):
             for part, image in zip(captions.split(batch_size), images.split(batch_size), strict=True)
         ]
         whole, without = torch.cat(cosines).split([len(input_ids), len(rows)])
-        drops = (whole[rows] - without)[:, None] * hidden
-        return drops.new_zeros(input_ids.shape).index_add_(0, rows, drops)
+        return whole[rows] - without, whole
 
     def token_scores(
         self,

@@ -290,7 +290,7 @@ mutants(
         "if False else own_tokens",
         "released/test_conversion.py",
     ),
-    ("contributions of the other sign", "(whole[rows] - without)", "(without - whole[rows])", WORDS),
+    ("contributions of the other sign", "whole[rows] - without, whole", "without - whole[rows], whole", WORDS),
     (
         "tokens of a word masked apart",
         "same_word = (word_ids[:, :, None] ==",

@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # the other stages need not wait for this import
 
 MARKED = ("keep", "drop")
 LOW_SCORE = "low-score"
-TEXTS = 256  # in one pass of the text tower
 _WORD = pa.struct({"start": pa.int32(), "end": pa.int32(), "kind": pa.string(), "score": pa.float32()})
 NEW_COLUMNS = {
     "caption1_score": pa.float32(),
@@ -194,24 +193,14 @@ class CaptionScorer:
         """
         import torch
 
-        model, ids = self._model, inputs.ids
-        masked = ids[inputs.caption_of_word].masked_fill(inputs.hidden, model.config.mask_token_id)
-        image_of_row = torch.tensor(inputs.image_of_caption)
-        image_of_row = torch.cat([image_of_row, image_of_row[inputs.caption_of_word]])
+        where: dict[str, Any] = {"dtype": torch.long, "device": self._device}
+        image_of_caption = torch.tensor(inputs.image_of_caption, **where)
+        caption_of_word = torch.tensor(inputs.caption_of_word, **where)
+        ids, hidden = inputs.ids.to(self._device), inputs.hidden.to(self._device)
         with torch.no_grad():
-            images = model.get_image_features(inputs.pixels.to(self._device)).pooler_output.float()
-            cosines = torch.cat(
-                [
-                    torch.nn.functional.cosine_similarity(
-                        model.get_text_features(texts.to(self._device)).pooler_output.float(), images[image]
-                    ).cpu()
-                    for texts, image in zip(
-                        torch.cat([ids, masked]).split(TEXTS), image_of_row.split(TEXTS), strict=True
-                    )
-                ]
-            )
-        whole, without = cosines[: len(ids)], cosines[len(ids) :]
-        return whole[inputs.caption_of_word] - without, whole
+            images = self._model.get_image_features(inputs.pixels.to(self._device)).pooler_output.float()
+            drops, cosines = self._model.drops_without(images[image_of_caption], ids, caption_of_word, hidden)
+        return drops.cpu(), cosines.cpu()
 
 
 open_scorer = lru_cache(maxsize=1)(CaptionScorer)  # a process opens its model once, however many shards it works on
