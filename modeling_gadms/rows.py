@@ -36,6 +36,11 @@ def read_row(dataset: datasets.Dataset, index: int) -> dict[str, Any]:
         ) from error
 
 
+def is_caption_column(name: str) -> bool:
+    """Whether a column is `caption1`, `caption2`, ..."""
+    return name[:7] == "caption" and name[7:].isdigit()
+
+
 def caption_columns(row: Iterable[str]) -> list[str]:
     """Names of the caption columns, `caption1`, `caption2`, ..., in order.
 
@@ -45,7 +50,7 @@ def caption_columns(row: Iterable[str]) -> list[str]:
     Raises:
         DataError: there is none.
     """
-    columns = sorted((name for name in row if name[:7] == "caption" and name[7:].isdigit()), key=lambda n: int(n[7:]))
+    columns = sorted(filter(is_caption_column, row), key=lambda n: int(n[7:]))
     if not columns:
         raise DataError(
             f"no column caption1, caption2, ... among {sorted(row)}: rename the one that holds the captions"
@@ -77,8 +82,7 @@ def all_captions(dataset: datasets.Dataset) -> tuple[list[str], torch.Tensor]:
         DataError: there are no captions, or a row misses its image or a caption.
     """
     refuse_missing(dataset)
-    names = [name for name in dataset.column_names if name.startswith("caption")]
-    names = [name for name in names if name == "captions" or name[7:].isdigit()]
+    names = [name for name in dataset.column_names if name == "captions" or is_caption_column(name)]
     # the images are left out, or they would be decoded
     rows = dataset.select_columns(names) if names else [dict.fromkeys(dataset.column_names)]
     captions: list[str] = []

@@ -4,6 +4,7 @@ import os
 
 from dataset_webperson import DataError
 
+from ..rows import is_caption_column
 from .columns import KEYS, read_rows
 
 
@@ -19,9 +20,7 @@ def read_captions(path: str | os.PathLike) -> list[tuple[str, str]]:
     found = []
     for number, row in enumerate(read_rows(path), 1):
         key = next((name for name in KEYS if row.get(name)), None)
-        held = row.get("captions") or [
-            row[name] for name in row if name == "caption" or name[:7] == "caption" and name[7:].isdigit()
-        ]
+        held = row.get("captions") or [row[name] for name in row if name == "caption" or is_caption_column(name)]
         texts = [text for text in ([held] if isinstance(held, str) else held) if text]
         if key is None or not texts or not all(isinstance(text, str) for text in texts):
             raise DataError(f"{path} row {number}: needs `uri` and `caption`; it has {', '.join(map(str, row))}")
