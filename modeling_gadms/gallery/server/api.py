@@ -107,6 +107,7 @@ def api_router(gallery: Gallery, workers: Workers) -> APIRouter:
 
 
 def results_of(gallery: Gallery, hits: list[Hit]) -> Results:
+    threshold = gallery.threshold  # read from disk
     found = [
         Found(
             id=hit.id,
@@ -114,13 +115,13 @@ def results_of(gallery: Gallery, hits: list[Hit]) -> Results:
             image=f"/api/images/{hit.id}",
             score=hit.score,
             probability=hit.probability,
-            fits=None if hit.probability is None else hit.probability >= gallery.threshold,
+            fits=None if hit.probability is None else hit.probability >= threshold,
             metadata=hit.metadata,
         )
         for hit in hits
     ]
     nobody = bool(found) and all(hit.fits is False for hit in found)
-    return Results(hits=found, threshold=gallery.threshold, nobody_fits=nobody)
+    return Results(hits=found, threshold=threshold, nobody_fits=nobody)
 
 
 def why_of(explanation: Explanation) -> Why:
@@ -130,7 +131,7 @@ def why_of(explanation: Explanation) -> Why:
 
 def jpeg_of(gallery: Gallery, row: str, size: int) -> bytes:
     """An image of the gallery, scaled down to `size` where it is larger. Raises `DataError` where there is none."""
-    image = gallery.image(row).copy()
+    image = gallery.image(row)
     image.thumbnail((size, size))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)
