@@ -568,6 +568,8 @@ class Gallery:
         pairs = read_captions(captions) if isinstance(captions, str | os.PathLike) else list(captions)
         with writing(self.path):
             known = measuring.known_images(self._rows(), pairs, same)
+            if len(known) < 2:
+                raise DataError("1 caption: one half of them fits the curve and the other measures it; give hundreds")
             mean, covariance = calibration.moments(measuring.sampled_vectors(self._rows(), MOMENT_ROWS))
             z, is_true, groups = measuring.judged_results(self._find_exact, self.encoder(), known, mean, covariance)
             intercept, slope = calibration.fit_curve(z, is_true)

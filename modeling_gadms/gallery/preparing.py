@@ -58,7 +58,8 @@ class _Batches(Dataset):
                     continue
                 image = decode_rgb(data, item.uri)
             except (DataError, OSError) as error:
-                batch.bad.append((place, " ".join(str(error).split())))
+                reason = " ".join(str(error).split())
+                batch.bad.append((place, reason.removeprefix(f"{item.uri}: ")))
                 continue
             images.append(image)
             batch.places.append(place)

@@ -142,3 +142,5 @@ def test_captions_of_other_images_calibrate_nothing(drawn):
         drawn[0].calibrate(drawn[1], same="track")
     with pytest.raises(DataError, match="a share between 0 and 1"):
         drawn[0].calibrate(drawn[1], threshold=2)
+    with pytest.raises(DataError, match="1 caption: one half"):
+        drawn[0].calibrate(drawn[1][:1])

@@ -37,7 +37,7 @@ def test_a_gallery_is_made_asked_and_changed_by_commands(place, monkeypatch, cap
     assert "empty gallery" in run("create", "people", "--model", "model")
     assert "the gallery is empty" in run("search", "people", "a red coat")
     first = run("add", "people", "photos", "--metadata", "photos.csv", "--batch_size", "5")
-    assert "12 added, 1 skipped; 12 images" in first and "broken.jpg: cannot be decoded" in first
+    assert "12 added, 1 skipped; 12 images" in first and first.count("skipped broken.jpg: cannot be decoded") == 1
     assert "0 added, 12 unchanged" in run("add", "people", "photos")
     assert "broken.jpg" in run("stats", "people", "--skipped") and "images           12" in run("stats", "people")
     found = json.loads(run("search", "people", "a red coat", "red", "--where", "camera = 1", "--json"))
