@@ -232,6 +232,8 @@ def test_the_keyboard_leads_from_picture_to_picture_and_back_to_the_box(open_pag
     page.keyboard.press("Enter")
     page.wait_for_selector(".viewer[open] img[src*='/api/images/']")
     page.keyboard.press("Escape")
+    # the browser closes the viewer a moment later, and only then gives the focus back
+    page.wait_for_function("document.activeElement.matches('.hit .picture')")
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.name") == "texts"
 
