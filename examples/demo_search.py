@@ -56,6 +56,10 @@ def main(arguments: list[str] | None = None) -> None:
         gallery = folder_gallery(args.images, folder, model)
     else:
         gallery = drawn_gallery(folder, args.num_images, model)
+        if len(gallery) != args.num_images // 2 * 2:
+            print(f"{gallery.path}: has {len(gallery):,} drawings from an earlier call; for others give --output_dir")
+    if args.model:
+        Gallery.open(gallery.path, args.model)  # refuses another model than the one that made it
     if not args.no_browser:  # a machine without one takes no notice; it listens before the browser asks
         threading.Timer(1.0, webbrowser.open, [f"http://127.0.0.1:{args.port}"]).start()
     serve(gallery.path, port=args.port)

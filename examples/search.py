@@ -53,10 +53,8 @@ def kept_gallery(model: str, images: str, place: str | None) -> Gallery:
     place = place or os.path.join(CACHE, hashlib.sha256(key.encode()).hexdigest()[:16])
     made = (Gallery.open if os.path.exists(place) else Gallery.create)(place, encoder)
     report = made.sync(images, progress=sys.stderr.isatty())
-    for _, reason in report.skipped:
-        sys.stderr.write(f"left out: {reason}\n")
-    if not len(made):
-        raise DataError(f"{images}: no images ({', '.join(ENDINGS)}); give the folder that holds them")
+    for name, reason in report.skipped:
+        sys.stderr.write(f"left out: {name}: {reason}\n")
     return made
 
 
@@ -100,7 +98,10 @@ def main(arguments: list[str] | None = None) -> None:
     if not args.images:
         draw_people(images)
     gallery = kept_gallery(args.model, images, args.gallery)
-    hits = gallery.search(args.sentence, k=args.top)
+    source = os.path.realpath(images).replace("'", "''")  # --gallery may hold those of other folders too
+    hits = gallery.search(args.sentence, k=args.top, where=f"source = '{source}'")
+    if not hits:
+        raise DataError(f"{images}: no images ({', '.join(ENDINGS)}); give the folder that holds them")
     for place, hit in enumerate(hits, 1):
         print(f"{place:2}  {hit.score:.3f}  {hit.uri}")
     picture(args.sentence, [(hit.score, gallery.image(hit.id)) for hit in hits], args.output_file)

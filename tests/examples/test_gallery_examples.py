@@ -66,6 +66,11 @@ def test_the_demonstration_builds_a_gallery_and_opens_it_again_at_once(folder, m
     assert len(gallery.search("a man", k=60, collapse="person")) == 30
     assert demo_search.main(command) == 0
     assert capsys.readouterr().out == "" and served == [(folder / "drawings", 7000)] * 2
+    assert demo_search.main([*command, "--num_images", "80"]) == 0
+    assert "has 60 drawings from an earlier call" in capsys.readouterr().out
+    assert demo_search.main([*command, "--model", str(EXAMPLES / "small_clip")]) == 2  # not the one that made it
+    assert "small_clip has other weights; ask with the model" in capsys.readouterr().err.splitlines()[-1]
+    assert len(served) == 3
 
 
 def test_the_demonstration_shows_a_folder_as_it_is_now(folder, tmp_path, monkeypatch, capsys):

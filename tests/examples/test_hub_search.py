@@ -82,6 +82,17 @@ def test_a_second_question_encodes_only_what_is_new(checkpoint, tmp_path, capsys
     assert "green.png" in (output := capsys.readouterr().out) and "red.png" not in output
 
 
+def test_a_gallery_of_two_folders_answers_for_the_one_that_is_asked(checkpoint, tmp_path, capsys):
+    command = [str(checkpoint), "a coat", "--gallery", str(tmp_path / "kept")]
+    command += ["--output_file", str(tmp_path / "found.png")]
+    for name, colour in (("o'neill", "red"), ("shop", "blue")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (20, 50), colour).save(tmp_path / name / f"{colour}.png")
+        assert main([*command, "--images", str(tmp_path / name)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 2 and lines[0].endswith(f"{colour}.png")
+
+
 def test_a_mistake_ends_in_one_line_and_code_2(checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("empty", "cut", "not_a_model", "clip"):
