@@ -23,7 +23,7 @@ $(VENV)/.installed: .ci/constraints.txt pyproject.toml
 	@touch $@
 
 demo: setup ## pre-train a small GA-DMS offline and show what it learns (2 cores, under 10 minutes)
-	@$(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	@$(VENV)/bin/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $$($(RUN) -c 'import os; print(os.cpu_count())') examples/pretrain.py \
 		|| { echo "make: the demo failed; its message is above"; exit 1; }
 
