@@ -1,8 +1,11 @@
 """Figures in the README and in the page of studies are those of stored results."""
 
-import pytest
-from stored_figures import STUDY, unfounded, unfounded_claims
+from pathlib import Path
 
+import pytest
+from stored_figures import unfounded, unfounded_claims
+
+REPO = Path(__file__).resolve().parents[1]
 RESULT = "| GASS | 0.558 | 12,345 | 4.6e-07 |\n| none | 71.34 [70.1, 72.5] | 0.04 |"
 
 
@@ -20,15 +23,35 @@ def test_a_figure_is_founded_if_it_rounds_a_stored_number(prose, missing):
 
 
 def test_claims_and_studies_are_compared_with_their_own_result(tmp_path):
-    (tmp_path / "scores.md").write_text(RESULT)
-    row = "| It finds {} | AUROC {} | `python examples/studies/{}.py` |\n"
+    results = tmp_path / "examples" / "studies" / "results"
+    results.mkdir(parents=True)
+    (results / "scores.md").write_text(f"# Scores\n\n    python examples/studies/scores.py --seeds 0\n\n{RESULT}")
+    row = "| It finds {} | AUROC {} | [`python examples/studies/{}.py`](examples/studies/results/{}.md) |\n"
     section = "# Studies\n\nSix.\n\n## Which?\n\nR@1 {}.\n\n```\nrun 99\n```\n\n[Result](results/scores.md)\n"
-    right = row.format("few", "0.56", "scores")
-    assert STUDY.findall(right) == [("It finds few", "AUROC 0.56", "scores")]
+    head = "| claim | measured | command |\n|---|---|---|\n"
+    right = head + row.format("few", "0.56", "scores", "scores")
     assert unfounded_claims(right, section.format(71.3), tmp_path) == []
-    wrong = row.format("all", "0.99", "scores") + row.format("some", "0.56", "unmade")
+    wrong = head + row.format("all", "0.99", "scores", "scores") + row.format("some", "0.56", "scores", "unmade")
+    wrong += row.format("others", "0.56", "faces", "scores") + "| It is quick | 3 s | `make demo` |\n"
     assert unfounded_claims(wrong, section.format(88.8), tmp_path) == [
+        "It is quick\n    `make demo` does not link to a stored result",
         "It finds all\n    scores.md has no 0.99",
         "It finds some\n    there is no result unmade.md",
+        "It finds others\n    scores.md is not the result of python examples/studies/faces.py",
         "Which?\n    scores.md has no 88.8",
     ]
+
+
+def test_what_a_command_prints_is_kept_if_it_succeeds(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(REPO / "examples" / "studies")
+    import record
+
+    page = tmp_path / "results" / "sums.md"
+    assert not record.main([str(page), "python", "-c", "print('| 1 + 1 | 2 |')"])
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# sums\n\n    python -c ")
+    assert text.endswith("\n\n| 1 + 1 | 2 |\n") and "Commit " in text
+    assert record.main([str(page), "python", "-c", "print(3); raise SystemExit(4)"]) == 2
+    assert "ended with code 4" in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8") == text
+    assert record.main([str(page), "no-such-program"]) == 2

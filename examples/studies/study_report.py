@@ -16,21 +16,21 @@ from matplotlib import pyplot  # noqa: E402, F401 - for the studies, after the c
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RESULTS = os.path.join(HERE, "results")
-RESULTS_IN_CLONE = "examples/studies/results"
+UNCHANGING = [f":(exclude){folder}" for folder in ("examples/studies/results", "examples/results", "*.md")]
 
 
-def provenance() -> dict[str, str]:
-    """The command that runs, and the commit of the code; "-dirty" where more than results was changed since."""
+def provenance(command: list[str] | None = None) -> dict[str, str]:
+    """The command, which is by default the one that runs, and the commit; "-dirty" where code was changed since."""
     try:
         options = {"cwd": os.path.join(HERE, "..", ".."), "capture_output": True, "text": True, "check": True}
         commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **options).stdout.strip()
-        changes = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", f":(exclude){RESULTS_IN_CLONE}"]
+        changes = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", *UNCHANGING]
         commit += "-dirty" if subprocess.run(changes, **options).stdout else ""
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown: not a git clone"
-    script = os.path.relpath(sys.argv[0], os.path.join(HERE, "..", ".."))
-    command = shlex.join(["python", script, *sys.argv[1:]])
-    return {"command": command, "commit": commit, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    if not command:
+        command = ["python", os.path.relpath(sys.argv[0], os.path.join(HERE, "..", "..")), *sys.argv[1:]]
+    return {"command": shlex.join(command), "commit": commit, "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def table(head: list[str], rows: list[list]) -> str:

@@ -38,6 +38,7 @@ METRICS = ("R@1", "R@5", "R@10", "mAP", "mINP")
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 
 GRID = 2.0**26  # components of unit vectors are multiples of 1 / GRID: 2 * 26 + 1 bits fit float64's 53
+UNIT_ROWS = 512  # embeddings made unit vectors at a time
 GROUP_ROWS = 64  # queries whose matches are scored together
 SUPER_ROWS = 16384  # queries that share one reading of the gallery
 MAX_MATCHES = 1 << 21  # matches held at a time by one block of queries
@@ -201,7 +202,16 @@ def rank_queries(
     """
     with _threads(query_embeds) as pool:
         ranker = _ranker(
-            query_embeds, gallery_embeds, query_ids, gallery_ids, exclude, ties, on_missing, block_size, normalize
+            query_embeds,
+            gallery_embeds,
+            query_ids,
+            gallery_ids,
+            exclude,
+            ties,
+            on_missing,
+            block_size,
+            normalize,
+            pool,
         )
         # Queries with similar numbers of matches lie side by side (little padding), those of one id too (scored once).
         num_matches = ranker.right - ranker.left
@@ -245,7 +255,7 @@ def rank_both_ways(
     """
     sides = (text_embeds, image_embeds, text_ids, image_ids), (image_embeds, text_embeds, image_ids, text_ids)
     with _threads(text_embeds) as pool:
-        forward, backward = (_ranker(*side, None, ties, on_missing, block_size, True) for side in sides)
+        forward, backward = (_ranker(*side, None, ties, on_missing, block_size, True, pool) for side in sides)
         num_matches = [ranker.right - ranker.left for ranker in (forward, backward)]
         num_items = sum(map(len, num_matches))
         num_pairs = sum(len(counts) * counts.max() for counts in num_matches)
@@ -314,6 +324,7 @@ def _ranker(
     on_missing: str,
     block_size: tuple[int, int],
     normalize: bool,
+    pool: ThreadPoolExecutor,
 ) -> _Ranker:
     """Checks everything and finds each query's matches: the [`_Ranker`]."""
     if ties not in ("pessimistic", "optimistic"):
@@ -337,8 +348,8 @@ def _ranker(
         _check_missing(right == left, on_missing)
 
     return _Ranker(
-        queries=_Units(query_embeds, "query_embeds", normalize=True),  # a query's own length cannot change its ranking
-        gallery=_Units(gallery_embeds, "gallery_embeds", normalize=normalize, order=gallery_order),
+        queries=_Units(query_embeds, "query_embeds", True, pool),  # a query's own length cannot change its ranking
+        gallery=_Units(gallery_embeds, "gallery_embeds", normalize, pool, order=gallery_order),
         left=left,
         right=right,
         exclude=exclude,
@@ -372,19 +383,29 @@ def _super_blocks(order: np.ndarray, num_matches: np.ndarray, max_rows: int) -> 
 class _Units:
     """Embeddings as unit vectors on the grid, computed a few rows at a time."""
 
-    def __init__(self, embeds: torch.Tensor, name: str, normalize: bool, order: np.ndarray | None = None):
+    def __init__(
+        self,
+        embeds: torch.Tensor,
+        name: str,
+        normalize: bool,
+        pool: ThreadPoolExecutor,
+        order: np.ndarray | None = None,
+    ) -> None:
         self.embeds = embeds
         self.sorted = order is not None
         order = np.arange(len(embeds)) if order is None else order
         self.order = torch.from_numpy(order).to(embeds.device)
         peak = torch.empty(len(embeds), dtype=torch.float64, device=embeds.device)
         norm = torch.empty_like(peak)
-        for start in range(0, len(embeds), 4096):
-            part = embeds[start : start + 4096].double()
+
+        def measure(start: int) -> None:
+            part = embeds[start : start + UNIT_ROWS].double()
             # Divided by its largest component first, so that no square overflows or vanishes.
             top = part.abs().amax(dim=1)
-            peak[start : start + 4096] = top
-            norm[start : start + 4096] = (part / top[:, None]).square().sum(dim=1).sqrt()
+            peak[start : start + UNIT_ROWS] = top
+            norm[start : start + UNIT_ROWS] = (part / top[:, None]).square().sum(dim=1).sqrt()
+
+        list(pool.map(measure, range(0, len(embeds), UNIT_ROWS)))
         _check_values(peak, name)
         # Two factors: their product may leave the range of float64 where the values are extreme.
         self.norm = norm
@@ -448,7 +469,7 @@ class _Ranker:
         blocks = list(pool.map(self.start, parts))
         for start in range(0, self.num_gallery, self.max_cols):
             cols = torch.arange(start, min(start + self.max_cols, self.num_gallery), device=self.device)
-            units = self.gallery(cols).float()
+            units = torch.cat(list(pool.map(lambda part: self.gallery(part).float(), cols.split(UNIT_ROWS))))
 
             def compare(block: _Block, cols: torch.Tensor = cols, units: torch.Tensor = units) -> None:
                 scores, flags, _ = self.room(len(block.rows), len(cols))
@@ -464,8 +485,10 @@ class _Ranker:
         width = int((self.right - self.left)[rows].max())
         matches = torch.empty(len(rows), width, dtype=torch.float64, device=self.device)
         error = 0.0
+        units = self.queries(torch.from_numpy(rows).to(self.device))
         for start in range(0, len(rows), GROUP_ROWS):
-            part, part_error = self.score_matches(rows[start : start + GROUP_ROWS], width)
+            group = slice(start, start + GROUP_ROWS)
+            part, part_error = self.score_matches(rows[group], units[group], width)
             matches[start : start + GROUP_ROWS] = part
             error = max(error, part_error)
         matches = matches.sort(dim=1).values
@@ -475,7 +498,7 @@ class _Ranker:
         margin = torch.where(matches.isfinite(), margin, 0.0)
         return _Block(
             rows=rows,
-            units=self.queries(torch.from_numpy(rows).to(self.device)).float(),
+            units=units.float(),
             matches=matches,
             low=(matches - margin).float(),
             high=(matches + margin).float(),
@@ -483,8 +506,11 @@ class _Ranker:
             unsure=[],
         )
 
-    def score_matches(self, rows: np.ndarray, width: int) -> tuple[torch.Tensor, float]:
-        """Exact scores `(len(rows), width)` of the matches, +inf as padding, and the largest float32 error seen."""
+    def score_matches(self, rows: np.ndarray, query_units: torch.Tensor, width: int) -> tuple[torch.Tensor, float]:
+        """Exact scores `(len(rows), width)` of the matches, +inf as padding, and the largest float32 error seen.
+
+        `query_units` are those of `rows`, `(len(rows), D)` float64.
+        """
         starts, first, which = np.unique(self.left[rows], return_index=True, return_inverse=True)
         sizes = self.right[rows[first]] - starts
         offsets = np.cumsum(sizes) - sizes
@@ -496,7 +522,6 @@ class _Ranker:
         own = place < offset + size
         result = torch.full((len(rows), width), torch.inf, dtype=torch.float64, device=self.device)
         query_rows = torch.from_numpy(rows).to(self.device)
-        query_units = self.queries(query_rows)
         error = 0.0
         for start in range(0, len(cols), MAX_PAIRS):
             chunk = cols[start : start + MAX_PAIRS]

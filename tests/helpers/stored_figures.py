@@ -7,7 +7,8 @@ hundred times such a number, as a share of 0.558 is 56 %.
 import re
 from pathlib import Path
 
-STUDY = re.compile(r"\| (.+) \| (.+) \| `python examples/studies/(\w+)\.py`.* \|")
+CLAIM = re.compile(r"^\| (.+) \| (.+) \| (\[?`(?:python|make|accelerate) .+) \|$", re.MULTILINE)
+COMMAND = re.compile(r"\[`(.+)`\]\((\S+\.md)\)")  # a command that leads to its stored result
 RESULT = re.compile(r"results/(\w+)\.md")
 # not the 1 of R@1, nor the 7 of 5e-7
 _FIGURE = re.compile(r"(?<![\w@.,-])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
@@ -20,19 +21,30 @@ def unfounded(prose: str, result: str) -> list[str]:
     return [figure for figure in map(_plain, _FIGURE.findall(prose)) if not _is_stored(figure, stored)]
 
 
-def unfounded_claims(readme: str, studies: str, results: Path) -> list[str]:
-    """Problems of the README's rows of measured claims that name a study, and of the sections on each study."""
-    texts = [(claim, measured, stem) for claim, measured, stem in STUDY.findall(readme)]
+def unfounded_claims(readme: str, studies: str, repository: Path) -> list[str]:
+    """Problems of the README's rows of measured claims, and of the sections on each study.
+
+    The last cell of such a row is a command that links to its stored result, whose page names the same command.
+    """
+    problems, texts = [], []
+    for claim, measured, cell in CLAIM.findall(readme):
+        if linked := COMMAND.fullmatch(cell):
+            texts.append((claim, measured, repository / linked[2], linked[1]))
+        else:
+            problems.append(f"{claim}\n    {cell} does not link to a stored result")
     for section in re.split(r"^## ", studies, flags=re.MULTILINE)[1:]:
         prose = re.sub(r"```.*?```", "", section, flags=re.DOTALL)
-        texts += [(section.splitlines()[0], prose, stem) for stem in RESULT.findall(section)[:1]]
-    problems = []
-    for title, prose, stem in texts:
-        page = results / f"{stem}.md"
+        pages = [repository / "examples" / "studies" / "results" / f"{stem}.md" for stem in RESULT.findall(section)]
+        texts += [(section.splitlines()[0], prose, page, "") for page in pages[:1]]
+    for title, prose, page, command in texts:
         if not page.exists():
             problems.append(f"{title}\n    there is no result {page.name}")
-        elif missing := unfounded(prose, page.read_text(encoding="utf-8")):
+            continue
+        text = page.read_text(encoding="utf-8")
+        if missing := unfounded(prose, text):
             problems.append(f"{title}\n    {page.name} has no {', '.join(missing)}")
+        if f"\n    {command}" not in text:
+            problems.append(f"{title}\n    {page.name} is not the result of {command}")
     return problems
 
 
