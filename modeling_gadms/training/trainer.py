@@ -121,6 +121,13 @@ class GADMSTrainer(HubPushes):
             logger.warning(f"{folder} was written by a run with other arguments; going on with {', '.join(changes)}")
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As the parent, which counts steps only after one: a finished run that is resumed would take another."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     # ---- data
 
     def training_rows(self, dataset: Rows, args: GADMSTrainingArguments) -> TrainingRows | ParquetRows | StreamedRows:

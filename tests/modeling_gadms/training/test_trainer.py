@@ -87,6 +87,17 @@ def test_a_resumed_run_equals_one_never_interrupted(tmp_path, epoch_end):
         assert torch.equal(weights(tmp_path / "resumed")[name], weight), name
 
 
+def test_a_finished_run_that_is_resumed_takes_no_further_step(tmp_path):
+    arguments = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}  # of 6 in an epoch
+    tiny_trainer(tmp_path, **arguments).train()
+    again = tiny_trainer(tmp_path, **arguments)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert again.state.global_step == 2
+    stored = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    for name, weight in again.model.state_dict().items():
+        assert name not in stored or torch.equal(stored[name], weight), name
+
+
 def test_a_half_written_checkpoint_of_a_killed_run_is_skipped(tmp_path):
     tiny_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=3).train()
     folders = [tmp_path / f"checkpoint-{step}" for step in (1, 2, 3)]
