@@ -16,11 +16,13 @@ import sys
 from typing import Any
 
 from .command_line import CommandParser, command
+from .construction.captions.cache import TOKENS, tokens_spent
 from .construction.config import BuildConfig, ReleaseSection, read_config
 from .construction.opt_out import OptOut
+from .construction.run_card import describe_run
 from .construction.shards import Stage, run_stage, shard_counts
 from .construction.sources import find_shards
-from .construction.stages.captioning import caption_shard
+from .construction.stages.captioning import CaptionOptions, caption_shard
 from .construction.stages.crop import crop_shard
 from .construction.stages.duplicates import dedup_shard, find_duplicates
 from .construction.stages.quality import assess_shard
@@ -29,6 +31,7 @@ from .construction.work_lock import work_lock
 from .files import write_json
 from .findings import DataError
 from .release import release
+from .release_card import Made
 
 _DOWNLOAD = """The images are not there yet: {source}. Download them, then give this command again:
   pip install img2dataset
@@ -82,10 +85,13 @@ def _run_stages(config: BuildConfig) -> dict[str, dict[str, int]]:
     shards = run("2_dedup", dedup_shard, shards, config.dedup)
     if config.caption:
         shards = run("3_caption", caption_shard, shards, config.caption)
+        counts["3_caption"] |= _report_cost(config.caption, place("3_caption"))
+        write_json(place("counts.json"), counts)
     if config.quality:
         shards = run("4_quality", assess_shard, shards, config.quality)
     if config.release:
-        counts["release"] = _release(config, config.release, os.path.dirname(shards[0]), shards)
+        made = describe_run(config, counts, os.path.splitext(sources[0])[1])
+        counts["release"] = _release(config, config.release, shards, made)
         _report("release", counts["release"])
         write_json(place("counts.json"), counts)
     return counts
@@ -107,10 +113,25 @@ def _report(name: str, counts: dict[str, int]) -> None:
     sys.stdout.write(f"{name}: {counts['rows_in']:,} in, {counts['rows_out']:,} out{ending}\n")
 
 
-def _release(config: BuildConfig, options: ReleaseSection, folder: str, shards: list[str]) -> dict[str, int]:
+def _report_cost(options: CaptionOptions, folder: str) -> dict[str, int]:
+    """What the captions have cost over all runs."""
+    spent = tokens_spent(options.cache_folder(folder))
+    read, written = (sum(spent[f"{name}{number}"] for number in (1, 2)) for name in TOKENS)
+    cost = options.cost(spent)
+    dollars = f", ${cost:,.2f}" if cost else ""
+    sys.stdout.write(f"3_caption: {read:,} tokens read, {written:,} written{dollars}, over all runs\n")
+    return dict(spent)
+
+
+def _release(config: BuildConfig, options: ReleaseSection, shards: list[str], made: Made) -> dict[str, int]:
     """Release the assessed shards, once. A release that this work made earlier, from other rows, is replaced."""
     out = os.path.abspath(options.out)
-    state = {"out": out, "rows": _digest(shards), "options": dataclasses.asdict(options)}
+    state = {
+        "out": out,
+        "rows": _digest(shards),
+        "options": dataclasses.asdict(options),
+        "made": [made.text, *made.not_in_it],
+    }
 
     # The record says what this work released last, and where.
     record = os.path.join(config.work, "release.json")
@@ -136,7 +157,7 @@ def _release(config: BuildConfig, options: ReleaseSection, folder: str, shards: 
         # A release is moved here last, so it is whole; an interrupted run may have left its working folder behind.
         shutil.rmtree(out + ".partial", ignore_errors=True)
     else:
-        release(folder, out, options.settings(config.num_workers))
+        release(os.path.dirname(shards[0]), out, options.settings(config.num_workers, made))
 
     with open(os.path.join(out + "-report", "report.json"), encoding="utf-8") as file:
         report = json.load(file)

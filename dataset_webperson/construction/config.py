@@ -7,6 +7,7 @@ import yaml
 
 from ..findings import DataError
 from ..release import ROW_GROUP_ROWS, ROWS_PER_SHARD, Layout, ReleaseSettings
+from ..release_card import Made
 from ..rows.preparation import RowOptions
 from .stages.captioning import CaptionOptions
 from .stages.crop import CropOptions
@@ -28,7 +29,10 @@ class ReleaseSection:
     rows_per_shard: int = ROWS_PER_SHARD
     row_group_rows: int = ROW_GROUP_ROWS
 
-    def settings(self, num_workers: int) -> ReleaseSettings:
+    def __post_init__(self) -> None:
+        self.settings()  # a value that makes no sense is an error now, not after every caption
+
+    def settings(self, num_workers: int = 1, made: Made | None = None) -> ReleaseSettings:
         return ReleaseSettings(
             contact=self.contact,
             repository=self.repository,
@@ -38,6 +42,7 @@ class ReleaseSection:
             rows=RowOptions(on_bad_images="warn", only_jpeg=True),
             layout=Layout(self.rows_per_shard, self.row_group_rows),
             num_workers=num_workers,
+            made=made or Made(),
         )
 
 

@@ -18,6 +18,7 @@ from ..files import write_json
 from ..findings import DataError
 from ..rows.local_source import TarSource
 from ..safe_paths import SafeRoot, UnsafePathError
+from .public_names import public_name
 from .shards import read_rows
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -156,5 +157,6 @@ def _image_column(path: str) -> str:
 
 
 def _plain(key: str) -> str:
-    """The name of a source, made fit for a file name."""
+    """The name of a source, made fit for a file name. It is published, so of a path on a machine the end is left."""
+    key = public_name(key)
     return key.replace("\\", "/").strip("/").replace("/", "_")

@@ -19,6 +19,7 @@ from ...rows.images import JPEG_QUALITY
 from ..opt_out import OptOut
 from ..persons.detectors import DetectorOptions, PersonDetector, PoseModel, PoseOptions, open_models
 from ..persons.rule import RuleOptions, box_problem, crop_area, pose_problem
+from ..public_names import public_name, public_url
 from ..shards import CHANGEABLE, ShardWriter, shard_writer
 from ..sources import SourceImage, read_images
 
@@ -145,6 +146,7 @@ def _crop_batch(
     if not decoded:
         return
     candidates = []
+    name = public_name(options.detector.model)
     found = detector.persons([item.image for item in decoded])
     for item, boxes in zip(decoded, found, strict=True):
         limits = [item.image.width, item.image.height] * 2
@@ -164,7 +166,7 @@ def _crop_batch(
             if problem := pose_problem(keypoints, options.pose.min_score, options.rule):
                 shard.counts[problem] += 1
                 continue
-            row = _row(item, number, box, crop, keypoints + np.array([area[0], area[1], 0]), detector.name)
+            row = _row(item, number, box, crop, keypoints + np.array([area[0], area[1], 0]), name)
             if reason := opt_out.excludes(None, row["image_sha256"]):
                 shard.counts[f"opted_out_{reason}"] += 1
                 continue
@@ -181,7 +183,7 @@ def _row(
     return {
         "image": {"bytes": data, "path": path},
         "image_path": path,
-        "url": item.source.url,
+        "url": public_url(item.source.url),
         "source_id": item.source.source_id,
         "source_sha256": item.sha256,
         "image_sha256": hashlib.sha256(data).hexdigest(),

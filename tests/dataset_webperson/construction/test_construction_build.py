@@ -78,9 +78,10 @@ def test_one_file_goes_from_images_to_a_release_that_loads(stub, tmp_path, capsy
         }
         assert kept | {"template_id", "captioner1", "prompt_version", "caption1", "caption2"} <= row.keys()
         assert row["image"].size[1] > 200 and len(row["keypoints"]) == 17
-        before = digests(tmp_path / "out")
+        before, made = digests(tmp_path / "out"), (tmp_path / "out" / "README.md").stat().st_mtime_ns
         assert build.main([config]) == 0
         assert len(server.requests) == asked and digests(tmp_path / "out") == before
+        assert (tmp_path / "out" / "README.md").stat().st_mtime_ns == made  # not made again
 
 
 def test_who_opts_out_is_gone_from_every_stage_and_from_the_release(stub, tmp_path):
