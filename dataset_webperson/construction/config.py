@@ -9,6 +9,7 @@ from ..findings import DataError
 from ..release import ROW_GROUP_ROWS, ROWS_PER_SHARD, Layout, ReleaseSettings
 from ..release_card import Made
 from ..rows.preparation import RowOptions
+from .source_scan import ON_BAD_SHARD
 from .stages.captioning import CaptionOptions
 from .stages.crop import CropOptions
 from .stages.duplicates import DedupOptions
@@ -54,6 +55,9 @@ class BuildConfig:
         source: folder of images: the output of img2dataset, tars, or plain files.
         work: folder for the stages' shards; created if it does not exist.
         num_workers: number of processes.
+        on_bad_shard: what becomes of a cut or empty tar, and of files whose name or address is no text: "error" stops
+            before anything is paid for, "skip" leaves them out. Either way `work/rejected.parquet` lists every file
+            that is not taken, with its reason.
         opt_out: file with an opt-out list, used by every stage.
         select: rules for COYO's metadata; without them the images must already be in `source`.
         crop, dedup, caption, quality, release: the stages. Without `caption` the work ends after `dedup`; without
@@ -63,6 +67,7 @@ class BuildConfig:
     source: str
     work: str
     num_workers: int = 1
+    on_bad_shard: str = "error"
     opt_out: str | None = None
     select: SelectOptions | None = None
     crop: CropOptions = field(default_factory=CropOptions)
@@ -74,6 +79,8 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, not {self.num_workers}")
+        if self.on_bad_shard not in ON_BAD_SHARD:
+            raise ValueError(f"on_bad_shard is one of {', '.join(ON_BAD_SHARD)}, not {self.on_bad_shard!r}")
         for later, earlier in (("quality", "caption"), ("release", "quality")):
             if getattr(self, later) is not None and getattr(self, earlier) is None:
                 raise ValueError(f"a section `{later}` needs a section `{earlier}`")

@@ -6,7 +6,7 @@ import os
 import re
 from urllib.parse import urlsplit
 
-_PATH = re.compile(r"^(?:[/\\~.]|[A-Za-z]:[/\\]|file:)")
+_ABSOLUTE = re.compile(r"^(?:[/\\~]|[A-Za-z]:[/\\]|file:)")
 _HUB_CACHE = re.compile(r"[/\\]models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]")
 
 
@@ -18,10 +18,15 @@ def public_name(model: str) -> str:
     """
     if found := _HUB_CACHE.search(model + "/"):
         return f"{found[1]}/{found[2]}"
-    if _PATH.match(model) or os.path.exists(model):
-        # A served name is taken for a path only where it says so, or lies on this machine.
+    # A served name with slashes is taken for a path only where it says so, or lies on this machine.
+    if model.startswith(".") or os.path.exists(model):
         return re.split(r"[/\\]", model.rstrip("/\\"))[-1]
-    return model
+    return end_of_path(model)
+
+
+def end_of_path(name: str) -> str:
+    """The last part of an absolute path, and any other name as it is."""
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if _ABSOLUTE.match(name) else name
 
 
 def file_digest(model: str) -> str:

@@ -22,6 +22,7 @@ _OF_IMAGES = {
     "not_downloaded": "not downloaded",
     "image_missing": "missing",
     "image_unreadable": "unreadable",
+    "image_too_large": "with too many pixels",
     "images_without_person": "without a person",
 }
 _OF_BOXES = {

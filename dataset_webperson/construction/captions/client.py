@@ -109,6 +109,32 @@ def load_openai() -> Any:
     return openai
 
 
+def served_models(captioner: Captioner) -> list[str]:
+    """The names of the models that a server says it has; empty where it gives no list.
+
+    Raises:
+        CaptionServerError: it cannot be reached, or does not accept the key.
+    """
+    openai, key = load_openai(), os.environ.get(captioner.api_key_env) or "none"
+    with openai.OpenAI(base_url=captioner.base_url, api_key=key, max_retries=1, timeout=20.0) as client:
+        try:
+            return [str(model.id) for model in client.models.list()]
+        except openai.APIConnectionError as error:
+            raise CaptionServerError(
+                f"{captioner.base_url}: cannot be reached ({error.__cause__ or error}); start the server, or check "
+                "`base_url`"
+            ) from error
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 403):
+                raise CaptionServerError(
+                    f"{captioner.base_url}: status {error.status_code}, {_in_short(error)}; check the key in "
+                    f"${captioner.api_key_env}"
+                ) from error
+            return []  # not every server has a list; what else is wrong shows with the first request
+        except (openai.APIError, ValueError, TypeError, AttributeError):
+            return []
+
+
 class ServerClient:
     """Requests to one captioner, within a running event loop; use it in an `async with` block.
 
