@@ -17,6 +17,7 @@ from typing import Any
 
 from .command_line import CommandParser, command
 from .construction.captions.cache import TOKENS, tokens_spent
+from .construction.captions.repeated import find_repeated
 from .construction.config import BuildConfig, ReleaseSection, read_config
 from .construction.estimate import SAMPLE, StageEstimate, describe, estimate
 from .construction.opt_out import OptOut
@@ -110,6 +111,8 @@ def _run_stages(config: BuildConfig, dry_run: bool) -> dict[str, dict[str, int]]
         counts["3_caption"] |= _report_cost(config.caption, place("3_caption"))
         write_json(place("counts.json"), counts)
     if config.quality:
+        if config.quality.max_same_caption:
+            find_repeated(shards, config.quality.plan, config.quality.max_same_caption)
         shards = run("4_quality", assess_shard, shards, config.quality)
     if config.release:
         made = describe_run(config, counts, os.path.splitext(sources[0])[1])

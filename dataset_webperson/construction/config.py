@@ -86,12 +86,13 @@ class BuildConfig:
                 raise ValueError(f"a section `{later}` needs a section `{earlier}`")
 
     def resolved(self) -> "BuildConfig":
-        """A copy with every path that follows from another filled in: opt-out lists, and the plan of `dedup`."""
+        """A copy with the paths that follow from others filled in: opt-out lists, plans of `dedup` and `quality`."""
         select, crop = self.select, self.crop
         if self.opt_out:
             select, crop = select and replace(select, opt_out=self.opt_out), replace(crop, opt_out=self.opt_out)
         plan = os.path.join(self.work, "2_dedup", "plan")
-        return replace(self, select=select, crop=crop, dedup=replace(self.dedup, plan=plan))
+        quality = self.quality and replace(self.quality, plan=os.path.join(self.work, "4_quality", "plan"))
+        return replace(self, select=select, crop=crop, dedup=replace(self.dedup, plan=plan), quality=quality)
 
 
 def read_config(path: str | os.PathLike) -> BuildConfig:

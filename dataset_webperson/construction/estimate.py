@@ -101,7 +101,7 @@ def estimate(
             dollars = config.caption.cost(spent)
             found["3_caption"] = replace(found["3_caption"], tokens=sum(spent.values()), dollars=dollars)
             if config.quality and quality:
-                run("4_quality", quality, config.quality, path, rows)
+                run("4_quality", quality, replace(config.quality, plan=""), path, rows)
         for name, section in (("3_caption", config.caption), ("4_quality", config.quality)):
             if section and name not in found:
                 found[name] = StageEstimate(rows, rows, 0.0, size)

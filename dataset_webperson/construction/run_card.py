@@ -151,6 +151,8 @@ def _checks(options: QualityOptions, counts: Mapping[str, int]) -> str:
                 f"; {counts['captions_low-score']:,} lie below {options.min_score:g}, which counts as a broken rule"
             )
         text += "."
+    if repeated := counts.get("captions_repeated", 0):
+        text += f" {repeated:,} captions stood on more than {options.max_same_caption:,} images, which breaks a rule."
     if options.marked == "keep":
         return f"{text} Captions that break a rule were kept."
     return (
