@@ -67,7 +67,7 @@ def _run_stages(config: BuildConfig) -> dict[str, dict[str, int]]:
     if config.select:
         metadata = _parquets(config.select.metadata)
         selected = run("0_select", select_shard, metadata, config.select)
-        counts["0_urls"] = unique_urls(selected, place("0_urls"), config.select)
+        counts["0_urls"] = unique_urls(selected, place("0_urls"), config.select, config.num_workers)
         _report("0_urls", counts["0_urls"])
         write_json(place("counts.json"), counts)
         if not os.path.isdir(config.source):
