@@ -84,7 +84,7 @@ def _run_stages(config: BuildConfig, dry_run: bool) -> dict[str, dict[str, int]]
         if dry_run:
             raise DataError(f"{config.source}: not downloaded yet, so nothing can be estimated; run without --dry_run")
         selected = run("0_select", select_shard, metadata, config.select)
-        counts["0_urls"] = unique_urls(selected, place("0_urls"), config.select)
+        counts["0_urls"] = unique_urls(selected, place("0_urls"), config.select, config.num_workers)
         _report("0_urls", counts["0_urls"])
         write_json(place("counts.json"), counts)
         if not os.path.isdir(config.source):
