@@ -41,6 +41,7 @@ class ShardWriter:
         self.counts: Counter[str] = Counter(rows_in=0, rows_out=0)
         self._writer, self._schema = writer, schema
         self._rows: list[dict[str, Any]] = []
+        self._table = schema.empty_table()
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row; columns that it lacks are null."""
@@ -48,11 +49,25 @@ class ShardWriter:
         if len(self._rows) == GROUP_ROWS:
             self.flush()
 
+    def write_batch(self, batch: pa.RecordBatch | pa.Table) -> None:
+        """Add rows as they are, which copies no row by itself; a stage adds all its rows like this, or none."""
+        batch = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
+        self._table = pa.concat_tables([self._table, batch.cast(self._schema)])
+        whole = len(self._table) - len(self._table) % GROUP_ROWS
+        if whole:
+            self._write(self._table.slice(0, whole))
+            self._table = self._table.slice(whole)
+
     def flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-            self.counts["rows_out"] += len(self._rows)
+            self._write(pa.Table.from_pylist(self._rows, schema=self._schema))
             self._rows = []
+        if len(self._table):
+            self._write(self._table)
+
+    def _write(self, table: pa.Table) -> None:
+        self._writer.write_table(table, row_group_size=GROUP_ROWS)
+        self.counts["rows_out"] += len(table)
 
 
 @contextmanager
@@ -101,7 +116,29 @@ def read_rows(path: str, columns: list[str] | None = None) -> Iterator[dict[str,
             for batch in parquet.iter_batches(GROUP_ROWS, columns=columns):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a whole parquet file ({error}); delete it and run the stage again") from error
+        raise _not_whole(path, error) from error
+
+
+def read_batches(path: str) -> Iterator[pa.RecordBatch]:
+    """The rows of a shard as they lie in it, a row group at a time. Raises `DataError` for a broken file."""
+    try:
+        with pq.ParquetFile(path) as parquet:
+            yield from parquet.iter_batches(GROUP_ROWS)
+    except (pa.ArrowException, OSError) as error:
+        raise _not_whole(path, error) from error
+
+
+def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
+    """Columns of a whole shard. Raises `DataError` for a broken file."""
+    try:
+        with pq.ParquetFile(path) as parquet:
+            return parquet.read(columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _not_whole(path, error) from error
+
+
+def _not_whole(path: str, error: Exception) -> DataError:
+    return DataError(f"{path}: not a whole parquet file ({error}); delete it and run the stage again")
 
 
 def shard_counts(path: str) -> dict[str, int]:
@@ -233,7 +270,23 @@ def run_stage(
     return dict(total)
 
 
-def _finished(stage: Stage, pairs: list[tuple[str, str]], options: Any, num_workers: int) -> Iterator[str]:
+def run_missing(
+    part: Callable[[str, str, Any], Any], pairs: Iterable[tuple[str, str]], options: Any, num_workers: int, name: str
+) -> None:
+    """Call `part(source, target, options)` for each pair whose target is missing, which it writes whole.
+
+    Unlike the shards of a stage, targets may be files of any kind.
+    """
+    pairs = list(pairs)
+    missing = [(source, target) for source, target in pairs if not os.path.exists(target)]
+    with tqdm(total=len(pairs), initial=len(pairs) - len(missing), desc=name) as bar:
+        for _ in _finished(part, missing, options, min(num_workers, len(missing))):
+            bar.update()
+
+
+def _finished(
+    stage: Callable[[str, str, Any], Any], pairs: list[tuple[str, str]], options: Any, num_workers: int
+) -> Iterator[str]:
     """The targets, in the order in which they are finished."""
     if num_workers <= 1:
         for source, target in pairs:
@@ -263,7 +316,7 @@ def _finished(stage: Stage, pairs: list[tuple[str, str]], options: Any, num_work
             ) from error
 
 
-def _in_worker(stage: Stage, source: str, target: str, options: Any) -> None:
+def _in_worker(stage: Callable[[str, str, Any], Any], source: str, target: str, options: Any) -> None:
     """Run the stage; a user's mistake leaves the process as a `DataError`, which is reported in one line."""
     try:
         stage(source, target, options)

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..public_names import public_name
 from ..shards import CHANGEABLE
 from .cache import Answer
 from .markup import text_of, without_markup
@@ -89,10 +90,14 @@ class Captioner:
         if self.timeout_s <= 0 or self.patience_s < 0:
             raise ValueError(f"timeout_s={self.timeout_s} is above 0, patience_s={self.patience_s} not below it")
 
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Dollars."""
+        return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1e6
+
     @property
     def name(self) -> str:
-        """The model, for provenance."""
-        return self.model
+        """The model, as a release may name it."""
+        return public_name(self.model)
 
 
 def load_openai() -> Any:
@@ -104,6 +109,32 @@ def load_openai() -> Any:
     return openai
 
 
+def served_models(captioner: Captioner) -> list[str]:
+    """The names of the models that a server says it has; empty where it gives no list.
+
+    Raises:
+        CaptionServerError: it cannot be reached, or does not accept the key.
+    """
+    openai, key = load_openai(), os.environ.get(captioner.api_key_env) or "none"
+    with openai.OpenAI(base_url=captioner.base_url, api_key=key, max_retries=1, timeout=20.0) as client:
+        try:
+            return [str(model.id) for model in client.models.list()]
+        except openai.APIConnectionError as error:
+            raise CaptionServerError(
+                f"{captioner.base_url}: cannot be reached ({error.__cause__ or error}); start the server, or check "
+                "`base_url`"
+            ) from error
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 403):
+                raise CaptionServerError(
+                    f"{captioner.base_url}: status {error.status_code}, {_in_short(error)}; check the key in "
+                    f"${captioner.api_key_env}"
+                ) from error
+            return []  # not every server has a list; what else is wrong shows with the first request
+        except (openai.APIError, ValueError, TypeError, AttributeError):
+            return []
+
+
 class ServerClient:
     """Requests to one captioner, within a running event loop; use it in an `async with` block.
 
@@ -111,14 +142,16 @@ class ServerClient:
         waiting (`str`): what the client waits for; "" when all is well.
         last_failure (`str`): why the last request that failed did so.
         on_wait: called when a wait begins.
-        prompt_tokens, completion_tokens, answered, failed (`int`): so far.
+        on_waste: called with the tokens, prompt and completion, of a reply of no use.
+        answered, failed (`int`): requests so far.
     """
 
     def __init__(self, captioner: Captioner):
         self.captioner = captioner
         self.waiting = self.last_failure = ""
         self.on_wait: Callable[[], None] = lambda: None
-        self.prompt_tokens = self.completion_tokens = self.answered = self.failed = 0
+        self.on_waste: Callable[[int, int], None] = lambda prompt, completion: None
+        self.answered = self.failed = 0
         self._openai = load_openai()
         self._failures_in_a_row = 0
         self._good_until = time.monotonic()
@@ -135,13 +168,6 @@ class ServerClient:
 
     async def __aexit__(self, *exception: object) -> None:
         await self._client.close()
-
-    @property
-    def cost(self) -> float:
-        """Dollars so far."""
-        captioner = self.captioner
-        spent = self.prompt_tokens * captioner.input_price + self.completion_tokens * captioner.output_price
-        return spent / 1e6
 
     async def ask(self, messages: list[dict[str, Any]]) -> Answer:
         """The answer to a conversation.
@@ -215,17 +241,24 @@ class ServerClient:
         usage = getattr(reply, "usage", None)
         counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
         spent = [count if isinstance(count, int) else 0 for count in counts]
-        self.prompt_tokens += spent[0]  # also of an answer that is of no use
-        self.completion_tokens += spent[1]
+        try:
+            text, reason = self._useful(reply)
+        except Exception:
+            self.on_waste(spent[0], spent[1])
+            raise
+        return Answer(text, reason in CUT_OFF, *spent)
+
+    def _useful(self, reply: Any) -> tuple[str, str]:
+        """The text of a reply and why it ended. Raises where there is nothing to show."""
         text, reason, thought = _read(reply)
         if reason in _FILTERED:
             raise self._failed("refused", f"a filter ended the answer (finish_reason {reason!r})")
         if not without_markup(text) and (thought or text.strip() or reason in CUT_OFF):
             raise _Empty(
-                f"no caption within max_tokens={captioner.max_tokens}, only thinking: raise max_tokens, or serve the "
-                "model with thinking off"
+                f"no caption within max_tokens={self.captioner.max_tokens}, only thinking: raise max_tokens, or serve "
+                "the model with thinking off"
             )
-        return Answer(text, reason in CUT_OFF, *spent)
+        return text, reason
 
     def _by_status(self, error: Any) -> Exception:
         status = error.status_code

@@ -1,4 +1,4 @@
-"""Duplicates by image embeddings: pictures are grouped by the nearest of some centres, and compared in each group."""
+"""Duplicates by image embeddings: pictures are compared with those in their cells, see `embedding_cells`."""
 
 import os
 from dataclasses import dataclass
@@ -9,13 +9,18 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from ...files import replacing
 from ...images import decode_rgb
-from ..shards import read_rows, run_stage, shard_writer
+from ..buckets import read_bucket, write_buckets
+from ..shards import clear_half_written, read_rows, read_table, run_missing, run_stage, shard_writer
+from .embedding_cells import Cells, cells_of, close_to_earlier_vectors, grow_cells
+from .hash_duplicates import Search, flagged_by_hash, orders_of_shard, save_rows
 
 _SCHEMA = pa.schema([("embedding", pa.list_(pa.float32()))])
 _BATCH = 64
-_BLOCK = 1_024
-DUPLICATE_EMBEDDING = 3  # its number in `duplicates.REASONS`
+ROWS_OF_CELL = 2_000
+CELLS_OF_BUCKET = 32
+_SAMPLE_OF_CELL = 32  # rows of the sample from which cells are made
 
 
 @dataclass(frozen=True)
@@ -26,17 +31,17 @@ class EmbeddingOptions:
         model: Hub id or folder of a model with `get_image_features`, such as CLIP or GA-DMS.
         revision: branch, tag or commit of the Hub repository.
         min_cosine: two pictures with at least this cosine are near-duplicates.
-        clusters: number of pictures chosen as centres; each picture is compared with those that share its nearest
-            centre. 1 compares all pairs; 5 million rows need thousands, and pairs across a border are missed.
+        clusters: number of cells; 1 compares all pairs. By default one for 2,000 rows. A picture is compared with
+            those of its cells; of the pairs, those on different sides of three borders or more can be missed.
     """
 
     model: str
     revision: str | None = None
     min_cosine: float = 0.97
-    clusters: int = 1
+    clusters: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_cosine <= 1 or self.clusters < 1:
+        if not 0 < self.min_cosine <= 1 or (self.clusters is not None and self.clusters < 1):
             raise ValueError(
                 f"min_cosine must be in 0..1 and clusters at least 1, not {self.min_cosine} and {self.clusters}"
             )
@@ -85,63 +90,116 @@ def embedding_shards(shards: list[str], plan: str, options: EmbeddingOptions, nu
     return [os.path.join(folder, os.path.basename(shard)) for shard in shards]
 
 
-def flag_close_embeddings(
-    shards: list[str], keys: np.ndarray, flags: np.ndarray, options: EmbeddingOptions, path: str
+def find_close_embeddings(
+    search: Search, shards: list[str], rows: int, options: EmbeddingOptions, num_workers: int
 ) -> None:
-    """Set `DUPLICATE_EMBEDDING` for rows that lie close to an earlier one in the order of `keys`.
+    """List the rows that lie close to an earlier one, bucket by bucket, in the folder `close` of the search's work.
+
+    Rows that the hashes flag have a better copy, and are not compared again.
 
     Args:
-        shards: shards of embeddings, whose rows are those of `keys`.
-        path: temporary file for all vectors, float16.
+        search: its lists of flagged rows are complete, and its crop shards embedded.
+        shards: all crop shards, in the order of the search.
+        rows: number of their rows.
     """
-    vectors = _collect(shards, len(keys), path)
-    if vectors is None:
+    if not rows:
         return
+    grouping = Grouping(search, options, options.clusters or max(1, -(-rows // ROWS_OF_CELL)), rows)
 
-    stays = np.flatnonzero(flags == 0)
-    # Ordered by a hash of the name, the first ones are a random choice that does not change.
-    by_name = stays[np.argsort(keys["order"][stays, 1], kind="stable")]
-    centres = vectors[by_name[: options.clusters]].astype(np.float32)
-    nearest = np.empty(len(stays), np.int64)
-    for place in range(0, len(stays), _BLOCK):
-        block = vectors[stays[place : place + _BLOCK]].astype(np.float32)
-        nearest[place : place + _BLOCK] = (block @ centres.T).argmax(1)
+    def pairs(folder: str) -> list[tuple[str, str]]:
+        return list(zip(shards, search.files(folder), strict=True))
 
-    # Flags are written last: a row that goes still counts as the earlier one of a pair.
+    for folder in ("sample", "cells", "close"):
+        clear_half_written(os.path.join(search.work, folder))
+    run_missing(write_sample, pairs("sample"), grouping, num_workers, "dedup: sample")
+    if not os.path.exists(grouping.tree):
+        drawn = np.concatenate([np.load(path) for path in search.files("sample") if os.path.getsize(path) > 128])
+        # In an order that does not depend on the shards.
+        cells = grow_cells(drawn[:, 4:][np.lexsort(drawn[:, :4].T)], grouping.clusters)
+        with replacing(grouping.tree) as part, open(part, "wb") as file:
+            np.savez(file, centres=cells.centres, first=cells.first, leads=cells.leads, count=cells.count)
+    run_missing(write_cells, pairs("cells"), grouping, num_workers, "dedup: cells")
+    lists = [os.path.join(search.work, "close", f"{bucket}.npy") for bucket in range(grouping.buckets)]
+    run_missing(compare_cells, [(path, path) for path in lists], grouping, num_workers, "dedup: comparing")
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """What every part of a comparison by embeddings is given.
+
+    Args:
+        search: the search by hashes.
+        options: see there.
+        clusters: number of cells that are asked for.
+        rows: number of rows of all shards.
+    """
+
+    search: Search
+    options: EmbeddingOptions
+    clusters: int
+    rows: int
+
+    @property
+    def tree(self) -> str:
+        return os.path.join(self.search.work, "tree.npz")
+
+    @property
+    def buckets(self) -> int:
+        return -(-self.clusters // CELLS_OF_BUCKET)
+
+    def vectors(self, shard: str) -> np.ndarray:
+        """The embeddings of a crop shard, `(n, D)` float16."""
+        path = os.path.join(self.search.plan, "embeddings", os.path.basename(shard))
+        column = read_table(path)["embedding"].combine_chunks()
+        return column.flatten().to_numpy().reshape(len(column), -1).astype(np.float16)
+
+    def cells(self) -> Cells:
+        with np.load(self.tree) as saved:
+            return Cells(saved["centres"], saved["first"], saved["leads"], int(saved["count"]))
+
+
+def write_sample(source: str, target: str, grouping: Grouping) -> None:
+    """Write the vectors of a random choice of a shard's rows, which their names decide, each after its name's hash."""
+    keys = orders_of_shard(grouping.search, grouping.search.number_of(source))
+    share = min(1.0, _SAMPLE_OF_CELL * grouping.clusters / grouping.rows)
+    chosen = keys["order"][:, 1] < np.uint64(share * (2**64 - 2**12))
+    # The hash in four parts, which float32 holds exactly.
+    parts = keys["order"][chosen, 1][:, None] >> np.array([0, 16, 32, 48], np.uint64) & np.uint64(0xFFFF)
+    vectors = grouping.vectors(source)[chosen].astype(np.float32) if chosen.any() else np.zeros((0, 0), np.float32)
+    with replacing(target) as part, open(part, "wb") as file:
+        np.save(file, np.concatenate([parts.astype(np.float32), vectors], axis=1))
+
+
+def write_cells(source: str, target: str, grouping: Grouping) -> None:
+    """Deal out the vectors of a shard that the hashes do not flag, with their keys, to the buckets of their cells."""
+    number = grouping.search.number_of(source)
+    keys, cells = orders_of_shard(grouping.search, number), grouping.cells()
+    stays = flagged_by_hash(grouping.search, number, len(keys)) == 0
+    kind = _record(cells.centres.shape[1])
+    if not stays.any():
+        write_buckets(target, np.zeros(0, kind), np.zeros(0, np.int64), grouping.buckets)
+        return
+    keys, vectors = keys[stays], grouping.vectors(source)[stays]
+    rows, places = cells_of(cells, vectors.astype(np.float32), grouping.options.min_cosine)
+    records = np.zeros(len(rows), kind)
+    records["order"], records["row"] = keys["order"][rows], keys["row"][rows]
+    records["cell"], records["vector"] = places, vectors[rows]
+    write_buckets(target, records, places * grouping.buckets // cells.count, grouping.buckets)
+
+
+def compare_cells(_: str, target: str, grouping: Grouping) -> None:
+    """List the rows in the cells of one bucket that lie close to an earlier one; `target` names the bucket."""
+    bucket = int(os.path.basename(target).removesuffix(".npy"))
+    kind = _record(grouping.cells().centres.shape[1])
+    records = read_bucket(grouping.search.files("cells"), bucket, kind)
+    order = records["order"]
+    by_cell = np.lexsort((records["row"], order[:, 1], order[:, 0], records["cell"]))
     gone = []
-    for cluster in range(len(centres)):
-        rows = stays[nearest == cluster]
-        part = keys[rows]
-        rows = rows[np.lexsort((part["row"], part["order"][:, 1], part["order"][:, 0]))]
-        gone += _close_to_earlier(vectors, rows, options.min_cosine)
-    flags[np.concatenate(gone)] = DUPLICATE_EMBEDDING
+    for part in np.split(by_cell, np.flatnonzero(np.diff(records["cell"][by_cell])) + 1):
+        close = close_to_earlier_vectors(records["vector"][part], grouping.options.min_cosine)
+        gone.append(records["row"][part[close]])
+    save_rows(target, np.concatenate(gone))
 
 
-def _collect(shards: list[str], count: int, path: str) -> np.memmap | None:
-    """The embeddings of all shards in one file, `(count, D)` float16; `None` if there are no rows."""
-    vectors: np.memmap | None = None
-    start = 0
-    for shard in shards:
-        for row in read_rows(shard):
-            if vectors is None:  # the first row tells the dimension
-                vectors = np.memmap(path, np.float16, "w+", shape=(count, len(row["embedding"])))
-            vectors[start] = row["embedding"]
-            start += 1
-    return vectors
-
-
-def _close_to_earlier(vectors: np.ndarray, rows: np.ndarray, min_cosine: float) -> list[np.ndarray]:
-    """The ordered `rows` that lie close to an earlier one, block by block."""
-    found = []
-    for place in range(0, len(rows), _BLOCK):
-        later = rows[place : place + _BLOCK]
-        later_vectors = vectors[later].astype(np.float32)
-        close = np.zeros(len(later), bool)
-        for other in range(0, place + 1, _BLOCK):
-            earlier_vectors = vectors[rows[other : other + _BLOCK]].astype(np.float32)
-            cosines = later_vectors @ earlier_vectors.T
-            if other == place:
-                cosines = np.tril(cosines, -1)  # within a block, only with the rows before each
-            close |= (cosines >= min_cosine).any(1)
-        found.append(later[close])
-    return found
+def _record(dimension: int) -> np.dtype:
+    return np.dtype([("order", "<u8", 2), ("row", "<u8"), ("cell", "<u4"), ("vector", "<f2", (dimension,))])

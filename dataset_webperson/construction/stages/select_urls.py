@@ -18,8 +18,16 @@ import pyarrow.parquet as pq
 
 from ...findings import DataError
 from ..opt_out import OptOut
-from ..shards import CHANGEABLE, clear_half_written, read_rows, remove_opted_out, shard_counts, shard_writer
-from .duplicates import KEYS, DedupOptions, flag_duplicates
+from ..shards import (
+    CHANGEABLE,
+    clear_half_written,
+    read_table,
+    remove_opted_out,
+    run_missing,
+    shard_counts,
+    shard_writer,
+)
+from .hash_duplicates import Search, compare_bucket, deal_out, flagged_by_hash, hashes_of
 
 _SCHEMA = pa.schema([("id", pa.int64()), ("url", pa.string()), ("image_phash", pa.string())])
 _NUMBERS = ("width", "height", "num_faces", "nsfw_score_opennsfw2", "nsfw_score_gantman", "watermark_score")
@@ -50,7 +58,7 @@ class SelectOptions:
     max_nsfw_gantman: float = 0.2
     min_faces: int = 1
     faceless_share: float = 0.2
-    rows_in_memory: int = field(default=4_000_000, metadata=CHANGEABLE)
+    rows_in_memory: int = field(default=2_000_000, metadata=CHANGEABLE)
     opt_out: str | None = field(default=None, metadata=CHANGEABLE)
 
     def __post_init__(self) -> None:
@@ -138,7 +146,7 @@ def _scatter(ids: np.ndarray) -> np.ndarray:
     return mixed ^ mixed >> np.uint64(31)
 
 
-def unique_urls(shards: list[str], folder: str, options: SelectOptions) -> dict[str, int]:
+def unique_urls(shards: list[str], folder: str, options: SelectOptions, num_workers: int = 1) -> dict[str, int]:
     """Write `id, url` of the selected shards to `folder`; of equal perceptual hashes, the lowest id stays.
 
     If all files exist, nothing is computed again, but addresses opted out since then are removed.
@@ -147,37 +155,35 @@ def unique_urls(shards: list[str], folder: str, options: SelectOptions) -> dict[
         Counts: `rows_in`, `duplicate_phash`, `opted_out_<reason>`, `rows_out`.
     """
     clear_half_written(folder)
-    count = sum(pq.read_metadata(shard).num_rows for shard in shards)
-    work = os.path.join(folder, "work")
-    shutil.rmtree(work, ignore_errors=True)
+    rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    search = Search(folder, max(1, -(-rows // options.rows_in_memory)))
     targets = [os.path.join(folder, os.path.basename(shard)) for shard in shards]
-    total = Counter(rows_in=0, duplicate_phash=0, rows_out=0)
-    if not count:
-        return dict(total)
     if not all(map(os.path.exists, targets)):
-        os.makedirs(work)
-        keys = np.memmap(os.path.join(work, "keys"), KEYS, "w+", shape=(count,))
-        flags = np.memmap(os.path.join(work, "flags"), np.uint8, "w+", shape=(count,))
-        number = 0
-        for shard in shards:
-            for row in read_rows(shard, ["id", "image_phash"]):
-                phash = int(row["image_phash"], 16)
-                keys[number] = (phash, (phash, 0), (row["id"], 0), number)
-                number += 1
-        flag_duplicates(keys, flags, DedupOptions(max_distance=0, rows_in_memory=options.rows_in_memory))
-        number = 0
-        for shard, target in zip(shards, targets, strict=True):
-            with shard_writer(target, pa.schema([_SCHEMA.field("id"), _SCHEMA.field("url")])) as chosen:
-                for row in read_rows(shard, ["id", "url"]):
-                    chosen.counts["rows_in"] += 1
-                    if flags[number]:
-                        chosen.counts["duplicate_phash"] += 1
-                    else:
-                        chosen.write(row)
-                    number += 1
-        shutil.rmtree(work)
+        search.begin(shards, [0] * len(shards), "", targets)
+        keys = search.files("keys")
+        run_missing(_write_keys, zip(shards, keys, strict=True), search, num_workers, "urls: keys")
+        lists = [path for path, _ in search.found()]
+        run_missing(compare_bucket, zip(lists, lists, strict=True), search, num_workers, "urls: comparing")
+        run_missing(_write_urls, zip(shards, targets, strict=True), search, num_workers, "urls")
+    shutil.rmtree(search.work, ignore_errors=True)
     opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
+    total = Counter(rows_in=0, duplicate_phash=0, rows_out=0)
     for target in targets:
         remove_opted_out(target, opt_out)
         total.update(shard_counts(target))
     return dict(total)
+
+
+def _write_keys(source: str, target: str, search: Search) -> None:
+    table = read_table(source, ["id", "image_phash"])
+    ids = table["id"].to_numpy().astype(np.uint64)
+    order = np.stack([ids, np.zeros_like(ids)], axis=1)
+    deal_out(target, search, search.number_of(source), order, [hashes_of(table["image_phash"])])
+
+
+def _write_urls(source: str, target: str, search: Search) -> None:
+    table = read_table(source, ["id", "url"])
+    stays = flagged_by_hash(search, search.number_of(source), len(table)) == 0
+    with shard_writer(target, pa.schema([_SCHEMA.field("id"), _SCHEMA.field("url")])) as chosen:
+        chosen.counts.update(rows_in=len(table), duplicate_phash=int((~stays).sum()))
+        chosen.write_batch(table.filter(pa.array(stays)))

@@ -20,6 +20,7 @@ from places import HELPERS, REPO
 
 import dataset_webperson.construction.captions.client as client_module
 from dataset_webperson.construction.captions import prompts as caption_prompts
+from dataset_webperson.construction.captions.brake import BrakeOptions
 from dataset_webperson.construction.captions.cache import Answer, AnswerCache, cache_key
 from dataset_webperson.construction.captions.client import Captioner, CaptionServerError
 from dataset_webperson.construction.captions.rules import CaptionRules
@@ -46,11 +47,11 @@ def write_crops(path: Path, count: int) -> str:
     return str(path)
 
 
-def options(server, one=None, rules=None, **fields) -> CaptionOptions:
+def options(server, one=None, rules=None, brake=None, **fields) -> CaptionOptions:
     fields = {"timeout_s": 20.0, "patience_s": 5.0, "max_in_flight": 4, **fields}
     first = Captioner(server.url, **{"model": "small", **fields, **(one or {})})
     second = Captioner(server.url, "large", **fields)
-    return CaptionOptions(first, second, rules=rules or CaptionRules())
+    return CaptionOptions(first, second, rules=rules or CaptionRules(), brake=brake or BrakeOptions())
 
 
 def read(path) -> list[dict]:
