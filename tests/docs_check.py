@@ -47,7 +47,7 @@ PROVEN = {
     "examples/finetune.py": "test_finetune_example.py::test_adapters_and_dual_masking_on_the_synthetic_set",
     "examples/evaluate_retrieval.py": "test_evaluate_retrieval.py::test_two_processes_give_the_numbers_of_one",
     "examples/train_small_clip.py": "test_examples.py::"
-    "test_the_small_clip_that_is_shipped_is_one_that_its_script_makes",
+    "test_the_small_clips_that_are_shipped_are_some_that_their_script_makes",
     "examples/publish.py": "test_hub_publish.py::test_a_data_set_continues_after_a_break_and_sends_nothing_twice",
     "examples/export_onnx.py": "test_stranger.py::test_both_towers_give_the_same_embeddings_by_onnx_runtime",
     "examples/search.py": "test_hub_search.py::test_ten_drawings_are_searched_and_shown",

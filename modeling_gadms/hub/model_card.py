@@ -74,8 +74,10 @@ def model_card(
     base_model = base_model or arguments.get("model_name_or_path")
     if evaluation is None:
         measured = measured_by_run(facts, run, folder)
+        start = describe_start(run.get("metrics", {}))
     else:
         measured = measured_by_evaluation(evaluation, os.path.basename(os.path.abspath(folder)))
+        start = ""  # it was measured on the run's test set
     carbon = emissions(folder)
     names = (data, arguments.get("dataset_name"))
     trained_on = [name for name in names if name is not None and is_hub_id(name, folder)][:1]
@@ -95,7 +97,7 @@ def model_card(
         "decoder": f", and {weights - counted:,} for pre-training alone" if weights > counted else "",
         "pictures": show_pictures(pictures_folder or folder, drawn or pictures_of_persons),
         "training": describe_training(facts, run, described, base_model and linked(base_model, folder)),
-        "results": describe_results(measured, run.get("warning")),
+        "results": describe_results(measured, run.get("warning"), start),
         "published": describe_published(),
         "first_answer": describe_first_answer(measured),
         "carbon": describe_carbon(carbon, facts),
@@ -341,7 +343,20 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
-def describe_results(measured: list[dict], warning: str | None) -> str:
+def describe_start(metrics: dict[str, dict[str, float]]) -> str:
+    """What the starting point had on the run's test set: `metrics` are those of the run by model."""
+    if "before" not in metrics:
+        return ""
+    ways = "{t2i_R@1:.2f} text to image and {i2t_R@1:.2f} image to text"
+    text = "On the same test set the starting point had R@1 " + ways.format_map(metrics["before"])
+    for name, found in metrics.items():
+        if name.startswith("base, "):
+            size = name.removeprefix("base, ")
+            text += f"; with images of {size}, as it was trained, " + ways.format_map(found)
+    return text + "."
+
+
+def describe_results(measured: list[dict], warning: str | None, start: str) -> str:
     if not measured:
         return "This checkpoint has not been evaluated."
     lines = ["Measured on this checkpoint, 0-100; ties count against the model.", ""]
@@ -366,6 +381,7 @@ def describe_results(measured: list[dict], warning: str | None) -> str:
         "matches divided by the rank of the last one, so of how deep one must look to find them all."
         + (" In brackets: 95 % intervals over persons drawn anew." if bounds else " Intervals were not computed."),
     ]
+    lines += ["", start] if start else []
     for note in incomplete_notes([{**row, "benchmark": row["dataset"]} for row in measured]):
         lines += ["", note]
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from modeling_gadms import GADMSModel, GADMSProcessor
 sys.path.insert(0, str(REPO / "examples"))
 import hide_words  # noqa: E402
 import pretrain  # noqa: E402
+import train_small_clip  # noqa: E402
 
 SMALL = ["--num_train_epochs", "2", "--num_persons", "128", "--logging_steps", "1"]
 
@@ -164,22 +165,40 @@ def test_a_mistake_in_hiding_words_ends_in_one_line_and_code_2(tmp_path, capsys,
         assert len(errors) == 1 and words in errors[0], (words, errors)
 
 
-def test_the_small_clip_that_is_shipped_is_one_that_its_script_makes(tmp_path):
-    shipped = REPO / "examples" / "small_clip"
-    options = ["--num_persons", "64", "--num_train_epochs", "1", "--image_size", "48"]
+def test_the_small_clips_that_are_shipped_are_some_that_their_script_makes(tmp_path):
+    shipped = [REPO / "examples" / name for name in ("small_clip", "alt_text_clip")]
+    options = ["--num_persons", "64", "--num_train_epochs", "1", "--image_size", "48", "--alt_texts", "True"]
     launch(REPO / "examples/train_small_clip.py", "--output_dir", tmp_path / "clip", *options, cwd=tmp_path)
-    assert {path.name for path in shipped.iterdir()} <= {path.name for path in (tmp_path / "clip").iterdir()}
     made = GADMSModel.from_clip_pretrained(tmp_path / "clip", image_size=(64, 32)).state_dict()
-    kept = GADMSModel.from_clip_pretrained(shipped, image_size=(64, 32)).state_dict()
     vocabulary = "text_model.embeddings.token_embedding.weight"  # its size depends on the captions seen
-    assert made.keys() == kept.keys()
-    assert all(made[name].shape == kept[name].shape for name in made if name != vocabulary)
-    for folder in (tmp_path / "clip", shipped):
+    for folder in shipped:
+        assert {path.name for path in folder.iterdir()} <= {path.name for path in (tmp_path / "clip").iterdir()}
+        kept = GADMSModel.from_clip_pretrained(folder, image_size=(64, 32)).state_dict()
+        assert made.keys() == kept.keys()
+        assert all(made[name].shape == kept[name].shape for name in made if name != vocabulary)
+    for folder in (tmp_path / "clip", *shipped):
         processor = GADMSProcessor.from_clip_pretrained(folder, image_size=(64, 32))
         model = GADMSModel.from_clip_pretrained(folder, image_size=(64, 32))
         inputs = processor(images=Image.new("RGB", (9, 30)), text="a man in a red coat " * 20)
         assert inputs["input_ids"].shape == (1, 48) and inputs["input_ids"].max() == len(processor.tokenizer) - 1
         assert model(**inputs).logits_per_text.isfinite().all()
+
+
+def test_alt_texts_name_three_to_five_things_of_a_caption_in_its_own_words():
+    things = {"top": ("red", "knitted", "jumper"), "shoes": ("boots",), "bag": ("blue", "purse"), "hat": ("cap",)}
+    caption, words = "", []
+    for thing, attributes in things.items():
+        for number, word in enumerate(attributes):
+            words.append({"attribute": f"{thing}.{number}", "start": len(caption), "end": len(caption) + len(word)})
+            caption += f"{word} "
+        caption += "and "
+    row = {"image_path": "1.png", "caption1": caption.upper(), "caption2": "", "caption1_words": words}
+    texts = train_small_clip.alt_texts({**row, "caption2_words": []})
+    assert list(texts) == [f"caption{number}" for number in range(1, 9)]
+    phrases = {" ".join(attributes) for attributes in things.values()}
+    named = [texts[f"caption{number}"].split(", ") for number in (1, 2, 3, 4)]
+    assert all(set(text) <= phrases and 3 <= len(text) == len(set(text)) for text in named)
+    assert len({tuple(text) for text in named}) > 1, "not the same of every caption"
 
 
 def test_examples_stay_short():

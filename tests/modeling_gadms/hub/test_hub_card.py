@@ -131,6 +131,21 @@ def test_a_checkpoint_chosen_on_the_test_set_says_so(folder):
     assert "**The best epoch was chosen on the test set.**" in text and not UNFILLED.search(text)
 
 
+def test_the_starting_point_s_figures_stand_below_those_of_the_run(folder, tmp_path):
+    metrics = {f"{way}_{name}": 50.0 for way in ("t2i", "i2t") for name in NAMES}
+    own, before = {**metrics, "t2i_R@1": 33.333}, {**metrics, "t2i_R@1": 22.222}
+    run = {"metrics": {"base, 48x48": own, "before": before, "after": metrics}, "arguments": {"dataset_name": "x"}}
+    (folder / "metrics.json").write_text(json.dumps(run))
+    start = "the starting point had R@1 22.22 text to image and 50.00 image to text"
+    text = model_card(str(folder), "org/gadms")
+    assert f"{start}; with images of 48x48, as it was trained, 33.33 text to image and 50.00 image to text." in text
+    del run["metrics"]["base, 48x48"]
+    (folder / "metrics.json").write_text(json.dumps(run))
+    assert f"{start}.\n" in model_card(str(folder), "org/gadms")
+    (tmp_path / "results.json").write_text(json.dumps({"results": [results_of("gadms", 44.44)]}))
+    assert start not in model_card(str(folder), "org/gadms", evaluation=str(tmp_path))
+
+
 def test_what_is_said_of_the_data_follows_from_its_name(folder):
     run = {"metrics": {"after": {"t2i_R@1": 50.0}}}
     for name, drawn in (("synthetic", True), ("org/synthetic-people", False), ("cuhk-pedes", False)):
