@@ -42,7 +42,13 @@ from modeling_gadms.evaluation.embedding_cache import cached_retrieval_set, data
 from modeling_gadms.evaluation.encoding import encode_retrieval_set
 from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings
 from modeling_gadms.evaluation.models import load_retriever
-from modeling_gadms.evaluation.published_results import PAPER_BENCHMARKS, PROTOCOLS, protocol_table, published
+from modeling_gadms.evaluation.published_results import (
+    AT_TEST_TIME,
+    PAPER_BENCHMARKS,
+    PROTOCOLS,
+    protocol_table,
+    published,
+)
 from modeling_gadms.evaluation.rescoring import RESCORINGS, rescore
 from modeling_gadms.person_retrieval.ranking import retrieval_metrics, summarize_ranks
 
@@ -388,6 +394,12 @@ def test_published_figures_stand_in_their_cells_and_nothing_is_made_up():
         "ICFG-PEDES": {"R@1": 69.51, "mAP": 42.30},
         "RSTPReid": {"R@1": 71.25, "mAP": 55.43},
     }
+    assert published("fine-tuned")["CECA"] == {
+        "CUHK-PEDES": {"R@1": 79.65},
+        "ICFG-PEDES": {"R@1": 74.32},
+        "RSTPReid": {"R@1": 73.45},
+    }
+    assert set(AT_TEST_TIME) < set(published("fine-tuned"))
     assert published("direct-transfer")["CLIP"]["ICFG-PEDES"] == {"R@1": 6.67}
     for protocol in PROTOCOLS:
         head, _, *rows = [line for line in protocol_table(protocol, []).splitlines() if line.startswith("|")]
@@ -397,7 +409,9 @@ def test_published_figures_stand_in_their_cells_and_nothing_is_made_up():
         for row in rows:
             cells = dict(zip(names, (cell.strip() for cell in row.strip("|").split("|")), strict=True))
             assert cells.pop("source") == "*published*"
-            of_method = figures[cells.pop("method")]
+            method = cells.pop("method")
+            assert cells.pop("at test time") == AT_TEST_TIME.get(method, "cosine")
+            of_method = figures[method]
             for column, cell in cells.items():
                 benchmark, metric = column.rsplit(" ", 1)
                 value = of_method.get(benchmark, {}).get(metric)
@@ -410,7 +424,7 @@ def test_own_figures_stand_beside_the_published_ones_where_they_belong(gadms):
     result = {"model": "mine", "benchmark": "RSTPReid", "scoring": "cosine", "trained_on": None, "metrics": metrics}
     table = protocol_table("direct-transfer", [result])
     expected = " | ".join(f"{metrics['t2i'][name].mean:.2f}" for name in METRICS[:4])
-    assert f"| mine | **measured here** | {'- | ' * 8}{expected} |" in table
+    assert f"| mine | **measured here** | cosine | {'- | ' * 8}{expected} |" in table
     with pytest.raises(ValueError, match="mine on RSTPReid: cross-domain needs --trained_on"):
         protocol_table("cross-domain", [result])
     with pytest.raises(ValueError, match="it must differ from the one it is tested on"):
