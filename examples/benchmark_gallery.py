@@ -3,10 +3,9 @@
     python examples/benchmark_gallery.py --rows 20000
     python examples/benchmark_gallery.py --rows 300000 --output_file runs/gallery.md     # half an hour
 
-Rows are jittered embeddings of drawings by the small CLIP that the demo starts from, turned into a space of 512
-dimensions; queries are captions.
-Searching runs in a process of its own. Recall is that of the ten best images against exact search. Building is timed
-by a model of the paper's size, beside the bare model on pixels that are ready.
+Rows are jittered embeddings of drawings by the shipped small CLIP, turned into a space of 512 dimensions; queries are
+captions. Searching runs in a process of its own. Recall is that of the ten best images against exact search. Building
+is timed by a model of the paper's size, beside the bare model on pixels that are ready.
 """
 
 import json

@@ -43,8 +43,8 @@ class PretrainArguments:
     _argument_group_name = "model and data"
 
     model_name_or_path: str = field(
-        default=os.path.join(HERE, "small_clip"),
-        metadata={"help": "Hub id or folder of a CLIP or a GA-DMS; by default the small CLIP beside this script."},
+        default=os.path.join(HERE, "alt_text_clip"),
+        metadata={"help": "Hub id or folder of a CLIP or a GA-DMS; by default alt_text_clip beside this script."},
     )
     dataset_name: str = field(default="synthetic", metadata={"help": "`synthetic`, a folder or a Hub id."})
     streaming: bool = field(default=False, metadata={"help": "Stream the training split from its parquet files."})

@@ -5,7 +5,8 @@
   the Makefile.
 - A block of Python is run here, with SMALL replacing what a reader has and this machine does not.
 - A link to a file of the repository must lead to one.
-- The figures of a claim in README.md, and of a study in examples/studies/README.md, must be those of a stored result.
+- The figures of a claim in README.md, of a study in examples/studies/README.md, and of the sections of
+  examples/training.md that name a study's result, must be those of a stored result.
 
 Anything else fails: a new command needs a test and a line in PROVEN. With `--fast`, miniatures and blocks of Python
 are not run, and everything else is checked.
@@ -83,6 +84,8 @@ PROVEN = {
     "test_finished_cells_of_the_masking_table_are_not_trained_again",
     "examples/studies/noise_by_epoch.py": "test_studies.py::"
     "test_scores_are_measured_before_training_and_after_each_epoch",
+    "examples/studies/demo_gain.py": "test_studies.py::"
+    "test_the_demo_s_gain_is_paired_by_seed_and_finished_runs_are_kept",
     "examples/studies/settings.py": "test_studies.py::test_one_setting_is_changed_at_a_time",
     "examples/studies/record.py": "test_stored_figures.py::test_what_a_command_prints_is_kept_if_it_succeeds",
     "examples/studies/cost.py": "test_studies.py::"
@@ -363,8 +366,11 @@ def main(arguments: list[str] | None = None) -> int:
     from stored_figures import unfounded_claims
 
     studies = REPO / "examples" / "studies"
-    pages = [path.read_text(encoding="utf-8") for path in (REPO / "README.md", studies / "README.md")]
-    problems += unfounded_claims(*pages, REPO)
+    readme, *sections = (
+        path.read_text(encoding="utf-8")
+        for path in (REPO / "README.md", studies / "README.md", REPO / "examples" / "training.md")
+    )
+    problems += unfounded_claims(readme, "\n".join(sections), REPO)
     sys.stdout.write("".join(f"{problem}\n" for problem in problems))
     sys.stdout.write(f"{seen} commands and blocks checked, {len(problems)} problems\n")
     return int(bool(problems))

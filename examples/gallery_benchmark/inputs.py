@@ -33,7 +33,7 @@ def drawings(count: int) -> datasets.Dataset:
 
 
 def small_model() -> Encoder:
-    """The small CLIP that the demo starts from, made a GA-DMS: embeddings of 128 numbers."""
+    """The shipped small CLIP, made a GA-DMS: embeddings of 128 numbers."""
     model, processor = load_starting_point(SMALL_CLIP, (128, 64))
     return Encoder((model, processor))
 

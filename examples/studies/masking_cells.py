@@ -52,7 +52,7 @@ def with_hidden_words(
 def demo_trainer(
     cell: str, noise_rate: float, seed: int, image_size: Sequence[int], num_persons: int, **options: Any
 ) -> GADMSTrainer:
-    """The demo's recipe from the small CLIP, with the cell's masks; `options` are further training arguments."""
+    """One recipe from the small CLIP, with the cell's masks; `options` are further training arguments."""
     size = tuple(image_size)
     data = drawn_data(size, num_persons, noise_rate, DATA_SEED)
     set_seed(seed)

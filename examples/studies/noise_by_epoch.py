@@ -2,8 +2,8 @@
 
     python examples/studies/noise_by_epoch.py                                  # 15 minutes on one core
 
-The demo's recipe, with the paper's masks, from the small CLIP. Before training and after each epoch, held-out captions
-as false as those of training are scored; on training captions the decoder's surprise is averaged over the epochs too.
+The masking table's recipe, from the small CLIP. Before training and after each epoch, held-out captions as false as
+those of training are scored; on training captions the decoder's surprise is averaged over the epochs too.
 """
 
 import argparse

@@ -1,6 +1,7 @@
-"""Study 1: do token scores find false words? On drawn pedestrians it is known which words are false.
+r"""Study 1: do token scores find false words? On drawn pedestrians it is known which words are false.
 
-    accelerate launch examples/pretrain.py examples/pretrain_demo.yaml --image_size 96 48 --output_dir runs/demo96
+    accelerate launch examples/pretrain.py examples/pretrain_demo.yaml --model_name_or_path examples/small_clip \
+        --num_persons 4000 --noise_rate 0.3 --learning_rate 1e-4 --image_size 96 48 --output_dir runs/demo96
     python examples/studies/noise_detection.py --model runs/demo96 --evidence_steps 2000 --tower_steps 5000
 
 Captions of persons not seen in training, a share of their attribute words false. Each score ranks the attribute tokens

@@ -2,8 +2,8 @@
 
     python examples/studies/settings.py                                        # half an hour on one core
 
-Figures 5, 6 and 7 of the paper in miniature: one setting of the demo's recipe is changed at a time. Each finished run
-is kept in --output_dir; started again, the script continues with the others and writes the table.
+Figures 5, 6 and 7 of the paper in miniature: one setting of the masking table's recipe is changed at a time. Each
+finished run is kept in --output_dir; started again, the script continues with the others and writes the table.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from study_report import RESULTS, error_bars, interval, pyplot, save_study, tabl
 from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms.evaluation.significance import bootstrap_interval
 
-# what is changed: its values, and how an axis shows them; the demo's own settings are among the values
+# what is changed: its values, and how an axis shows them; the table's own settings are among the values
 SWEEPS = {
     "images": [1_000, 4_000, 16_000, 64_000],
     "layers": [1, 2, 3],

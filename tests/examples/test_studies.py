@@ -1,6 +1,7 @@
 """The studies' figures against slow twins, and a reduced version of each that fails when its mechanism breaks."""
 
 import json
+import math
 import random
 import sys
 
@@ -25,6 +26,7 @@ sys.path.insert(0, str(EXAMPLES / "studies"))
 
 import cell_masks  # noqa: E402
 import cost  # noqa: E402
+import demo_gain  # noqa: E402
 import detection_quality  # noqa: E402
 import masked_scores  # noqa: E402
 import masking_cells  # noqa: E402
@@ -431,6 +433,57 @@ def test_one_setting_is_changed_at_a_time(tmp_path, monkeypatch):
     assert found["layers"]["2"]["R@1"]["mean"] == pytest.approx((first + second) / 2)
     settings.main()
     assert len(trained) == 20
+
+
+def test_the_demo_s_gain_is_paired_by_seed_and_finished_runs_are_kept(tmp_path, monkeypatch, capsys):
+    done, base = [], {42: 30.0, 0: 36.0, 1: 33.0}
+
+    def pretrain(argv):
+        options = dict(zip(argv[1::2], argv[2::2], strict=True))
+        seed, masked = int(options["--seed"]), options["--masking"] == "gradient_attention"
+        done.append((seed, masked))
+        after = base[seed] + 10 + seed % 2 - 3 * masked
+        values = {"base, 48x48": base[seed], "before": 20.0, "after": after}
+        training = {"num_train_epochs": 2, "learning_rate": rate, "per_device_train_batch_size": 64}
+        kept = {
+            "metrics": {name: dict.fromkeys(demo_gain.METRICS, value) for name, value in values.items()},
+            "arguments": {"num_persons": 8, "noise_rate": 0.1, "image_size": [64, 32]},
+            "training": training,
+            "test_images": 800,
+        }
+        folder = tmp_path / options["--output_dir"].rpartition("/")[2]
+        folder.mkdir()
+        (folder / "metrics.json").write_text(json.dumps(kept))
+
+    rate = 1e-4
+    monkeypatch.setattr(demo_gain.pretrain, "main", pretrain)
+    places = ["--output_dir", str(tmp_path), "--results_dir", str(tmp_path / "results")]
+    for _ in range(2):
+        assert demo_gain.main(["--seeds", "42", "0", "1", *places]) == 0
+    assert sorted(done) == sorted((seed, masked) for seed in base for masked in (False, True))
+    found = json.loads((tmp_path / "results" / "demo_gain.json").read_text())
+    gain = found["gains"]["GA-DMS - base, 48x48"]["i2t_mAP"]
+    assert gain["by_seed"] == [7, 7, 8] and gain["mean"] == pytest.approx(22 / 3)
+    half = 4.303 * (1 / 3) ** 0.5 / 3**0.5  # Student's t with 2 degrees of freedom, and the variance of 7, 7, 8
+    assert gain["high"] - gain["mean"] == pytest.approx(half) == gain["mean"] - gain["low"]
+    text = (tmp_path / "results" / "demo_gain.md").read_text()
+    assert "| GA-DMS - SDM without masks | -3.0 [-3.0, -3.0] |" in text and "- noise_rate: 0.1" in text
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        demo_gain.main(["--seeds", "42", *places])
+    assert "an interval takes 2 to 10 different seeds" in capsys.readouterr().err
+
+    rate, base[2] = 2e-4, 30.0
+    assert demo_gain.main(["--seeds", "42", "2", *places]) == 2
+    assert "holds runs of other recipes" in capsys.readouterr().err
+
+
+def test_quantiles_of_student_s_t_leave_five_percent_outside():
+    for freedom, bound in demo_gain.STUDENT.items():
+        points = np.linspace(-bound, bound, 20_001)
+        density = (1 + points**2 / freedom) ** (-(freedom + 1) / 2)
+        scale = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2) / math.sqrt(freedom * math.pi)
+        assert scale * np.trapezoid(density, points) == pytest.approx(0.95, abs=1e-4)
 
 
 def test_what_speaks_against_its_image_is_found_once_for_all_seeds(monkeypatch, tmp_path):

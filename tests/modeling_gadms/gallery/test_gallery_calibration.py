@@ -86,7 +86,7 @@ def test_a_half_is_judged_by_the_curve_of_the_other():
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A gallery of 300 drawings, by the small CLIP that the demo starts from, and their captions."""
+    """A gallery of 300 drawings, by the shipped small CLIP, and their captions."""
     folder = tmp_path_factory.mktemp("drawn")
     builder = WebPerson(
         cache_dir=str(folder / "cache"),
