@@ -317,10 +317,10 @@ def _finished(
             yield target
         return
     spawn = multiprocessing.get_context("spawn")
-    rows, seen = spawn.Value("q", 0), 0
+    rows, started, seen = spawn.Value("q", 0), spawn.Value("q", 0), 0
     with (
         _threads_for(num_workers),
-        ProcessPoolExecutor(num_workers, spawn, initializer=start_worker, initargs=(rows,)) as pool,
+        ProcessPoolExecutor(num_workers, spawn, initializer=start_worker, initargs=(rows, started)) as pool,
     ):
         todo = iter(pairs)
         running: dict[Future[None], tuple[str, str]] = {}
