@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from .command_line import CommandParser, command
@@ -72,9 +73,11 @@ def _run_stages(config: BuildConfig, dry_run: bool) -> dict[str, dict[str, int]]
     def place(name: str) -> str:
         return os.path.join(config.work, name)
 
-    def run(name: str, stage: Stage, sources: list[str], options: Any) -> list[str]:
+    def run(
+        name: str, stage: Stage, sources: list[str], options: Any, sizes: Mapping[str, int] | None = None
+    ) -> list[str]:
         folder = place(name)
-        counts[name] = run_stage(stage, sources, folder, options, config.num_workers, opt_out)
+        counts[name] = run_stage(stage, sources, folder, options, config.num_workers, opt_out, sizes)
         _report(name, counts[name])
         write_json(place("counts.json"), counts)
         return [os.path.join(folder, os.path.splitext(os.path.basename(source))[0] + ".parquet") for source in sources]
@@ -102,7 +105,7 @@ def _run_stages(config: BuildConfig, dry_run: bool) -> dict[str, dict[str, int]]
         sys.stdout.write(describe(estimates, scan.counts["rows_out"], min(SAMPLE, scan.counts["rows_out"])))
         return counts
     every_shard, sources = sources, scan.shards
-    shards = run("1_crop", crop_shard, sources, config.crop)
+    shards = run("1_crop", crop_shard, sources, config.crop, scan.sizes)
     write_rejected(config.source, every_shard, place("1_crop"), place("rejected.parquet"))
     find_duplicates(shards, config.dedup, config.num_workers)
     shards = run("2_dedup", dedup_shard, shards, config.dedup)

@@ -39,15 +39,16 @@ def check_captioners(options: CaptionOptions) -> None:
     Raises:
         CaptionServerError: a server cannot be reached, refuses the key, or has no such model.
     """
-    for captioner in dict.fromkeys((options.captioner1, options.captioner2)):
-        _check_model(captioner, served_models(captioner))
+    for captioner in (options.captioner1, options.captioner2):
+        for address in captioner.addresses:
+            _check_model(captioner, address, served_models(captioner, address))
 
 
-def _check_model(captioner: Captioner, served: list[str]) -> None:
+def _check_model(captioner: Captioner, address: str, served: list[str]) -> None:
     # Ollama names a model with its tag, and takes it without.
     if served and captioner.model not in {name for full in served for name in (full, full.partition(":")[0])}:
         shown = ", ".join(served[:5]) + (", ..." if len(served) > 5 else "")
-        raise CaptionServerError(f"{captioner.base_url}: no model {captioner.model!r}; it has {shown}")
+        raise CaptionServerError(f"{address}: no model {captioner.model!r}; it has {shown}")
 
 
 def check_quality_model(config: BuildConfig) -> None:

@@ -7,6 +7,7 @@ asks for these again (`BrakeOptions`).
 """
 
 import asyncio
+import json
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -112,7 +113,7 @@ async def _caption_rows(
         clients = [await stack.enter_async_context(ServerClient(captioner)) for captioner in captioners]
         bar = stack.enter_context(tqdm(total=2 * total, desc=os.path.basename(source), unit=" captions", leave=False))
         work = _Work(options, cache, clients, bar)
-        window = 2 * max(captioner.max_in_flight for captioner in captioners)
+        window = 2 * max(captioner.max_in_flight * len(captioner.addresses) for captioner in captioners)
         async for row, captions in _in_order(read_rows(source), templates, options.seed, work, window):
             first_image = first_image or row["image_sha256"]
             shard.counts["rows_in"] += 1
@@ -132,7 +133,7 @@ async def _caption_rows(
             if total and not work.usable[id(client)]:
                 why = f" (the last: {client.last_failure})" if client.last_failure else ", every caption is empty"
                 raise CaptionServerError(
-                    f"{client.captioner.base_url} ({client.captioner.model}): answered none of "
+                    f"{client.captioner.where} ({client.captioner.model}): answered none of "
                     f"{client.failed or total} requests for {source} with a caption{why}. Repair the server and run "
                     "the same command again. Pictures that it will never answer go by lines in the file `opt_out`, "
                     f"the first of these by `sha256:{first_image}`."
@@ -243,7 +244,7 @@ class _Work:
                 self.cache.forget(key)
         example = f" (the last: {', '.join(last.problems)}, {last.text[:80]!r})" if last else ""
         raise CaptionServerError(
-            f"{captioner.base_url} ({captioner.model}): {usable} of its last {seen} captions are usable{example}, a "
+            f"{captioner.where} ({captioner.model}): {usable} of its last {seen} captions are usable{example}, a "
             f"smaller share than `brake.min_usable: {self.options.brake.min_usable:g}`. Finished shards are kept, and "
             f"{len(self.cache)} answers of this one; the others will be asked for again. Repair the captioner or its "
             "rules and run the same command again."
@@ -263,6 +264,8 @@ class _Work:
             captioner.temperature,
             captioner.max_tokens,
             captioner.seed,
+            # only where there are any: the answers of older runs stay
+            *([json.dumps(captioner.extra_body, sort_keys=True)] if captioner.extra_body else []),
         )
         answer = self.cache.get(key)
         if answer is None:
