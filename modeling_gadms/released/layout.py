@@ -207,6 +207,8 @@ def check_fits_released_layout(config: GADMSConfig) -> None:
     Raises:
         ValueError: the configuration differs in something that released code fixes and its files do not record.
     """
+    if config.tower != "clip":
+        raise ValueError(f"the released layout holds CLIP's towers alone, and this model has those of {config.tower}")
     for name, tower in (("text", config.text_config), ("image", config.vision_config)):
         found = (tower.hidden_size / tower.num_attention_heads, tower.hidden_act, tower.layer_norm_eps)
         if found != (64, "quick_gelu", 1e-5):
