@@ -25,7 +25,7 @@ from modeling_gadms.evaluation.models import load_retriever
 from modeling_gadms.evaluation.rescoring import RESCORINGS, rank_scores, rescore
 from modeling_gadms.person_retrieval.ranking import QueryRanks
 from modeling_gadms.rows import all_captions
-from modeling_gadms.token_scores_gadms import eos_positions, valid_tokens
+from modeling_gadms.towers_gadms import eos_positions, valid_tokens
 
 TOP, PARTS, CAPTIONS = 10, 4, 8  # images per caption, parts of its words hidden in turn, captions at a time
 WEIGHTS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)

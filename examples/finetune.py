@@ -45,7 +45,7 @@ ROLES = ("train", "validation", "test")
 class FinetuneArguments:
     _argument_group_name = "model and data"
 
-    model_name_or_path: str = field(metadata={"help": "Hub id or folder of a GA-DMS or a CLIP."})
+    model_name_or_path: str = field(metadata={"help": "Hub id or folder of a GA-DMS, a CLIP or other towers."})
     dataset_name: str = field(metadata={"help": "A benchmark's name, or `synthetic`."})
     data_root: str | None = field(default=None, metadata={"help": "The benchmark's folder, or the one above it."})
     annotations: str | None = field(default=None, metadata={"help": "Its json, if not below --data_root."})

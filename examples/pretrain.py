@@ -44,7 +44,7 @@ class PretrainArguments:
 
     model_name_or_path: str = field(
         default=os.path.join(HERE, "alt_text_clip"),
-        metadata={"help": "Hub id or folder of a CLIP or a GA-DMS; by default alt_text_clip beside this script."},
+        metadata={"help": "Hub id or folder of a GA-DMS, a CLIP or other towers; by default alt_text_clip here."},
     )
     dataset_name: str = field(default="synthetic", metadata={"help": "`synthetic`, a folder or a Hub id."})
     streaming: bool = field(default=False, metadata={"help": "Stream the training split from its parquet files."})

@@ -1,11 +1,20 @@
-"""Configuration of GA-DMS: two CLIP towers over non-square images, and a masked-token decoder."""
+"""Configuration of GA-DMS: a text and an image tower over non-square images, and a masked-token decoder."""
 
 from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
 
 # isort: split
 from typing import TYPE_CHECKING, Any
 
-from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from transformers import (
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    MetaClip2TextConfig,
+    PreTrainedConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+    Tipsv2TextConfig,
+    Tipsv2VisionConfig,
+)
 
 
 class GADMSTextConfig(CLIPTextConfig):
@@ -28,31 +37,29 @@ class GADMSTextConfig(CLIPTextConfig):
         super().__post_init__(**kwargs)
 
 
-class GADMSVisionConfig(CLIPVisionConfig):
-    """A [`CLIPVisionConfig`] whose `image_size` is `(height, width)` in pixels; a single number means a square."""
+class NonSquareImages:
+    """Of an image tower's configuration: `image_size` is `(height, width)` in pixels; one number means a square."""
 
-    model_type = "gadms_vision_model"
-
-    if TYPE_CHECKING:  # once validated
-        image_size: tuple[int, int]
-        patch_size: int
+    if TYPE_CHECKING:  # of the configurations that this is mixed into
+        image_size: Any
+        patch_size: Any
 
         def __init__(self, **options: Any) -> None: ...
-    else:
-        image_size: int | list[int] | tuple[int, int] = (384, 128)
-        patch_size: int = 16
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[misc]  # of PreTrainedConfig, mixed in
         sides = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
-        if len(sides) != 2 or min(sides) < self.patch_size:
+        patch = self.patch_size
+        if len(sides) != 2 or min(sides) < patch:
             raise ValueError(
-                f"image_size must be (height, width), each at least patch_size={self.patch_size}; got "
-                f"{self.image_size}"
+                f"image_size must be (height, width), each at least patch_size={patch}; got {self.image_size}"
             )
         self.image_size = sides
-        if any(side % self.patch_size for side in sides):
-            raise ValueError(f"image_size {sides} is not a multiple of patch_size {self.patch_size}")
+        if any(side % patch for side in sides):
+            height, width = (max(round(side / patch), 1) * patch for side in sides)
+            raise ValueError(
+                f"image_size {sides} is not a multiple of patch_size {patch}; the nearest is ({height}, {width})"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -61,12 +68,56 @@ class GADMSVisionConfig(CLIPVisionConfig):
         return height // self.patch_size, width // self.patch_size
 
 
-class GADMSConfig(CLIPConfig):
+class GADMSVisionConfig(NonSquareImages, CLIPVisionConfig):
+    """A [`CLIPVisionConfig`] of non-square images, also of MetaCLIP 2, whose image tower is CLIP's."""
+
+    model_type = "gadms_vision_model"
+
+    if not TYPE_CHECKING:
+        image_size: int | list[int] | tuple[int, int] = (384, 128)
+        patch_size: int = 16
+
+
+class GADMSSiglipVisionConfig(NonSquareImages, SiglipVisionConfig):
+    """A [`SiglipVisionConfig`] of non-square images."""
+
+    model_type = "gadms_siglip_vision_model"
+
+    if not TYPE_CHECKING:
+        image_size: int | list[int] | tuple[int, int] = (384, 128)
+        patch_size: int = 16
+
+
+class GADMSTipsv2VisionConfig(NonSquareImages, Tipsv2VisionConfig):
+    """A [`Tipsv2VisionConfig`] of non-square images; patches of 14 do not divide 384x128, so it is 378x126."""
+
+    model_type = "gadms_tipsv2_vision_model"
+
+    if not TYPE_CHECKING:
+        image_size: int | list[int] | tuple[int, int] = (378, 126)
+        patch_size: int = 14
+
+
+# text and image tower of each kind
+TOWERS = {
+    "clip": (GADMSTextConfig, GADMSVisionConfig),
+    "metaclip_2": (MetaClip2TextConfig, GADMSVisionConfig),
+    "siglip": (SiglipTextConfig, GADMSSiglipVisionConfig),
+    "tipsv2": (Tipsv2TextConfig, GADMSTipsv2VisionConfig),
+}
+
+
+class GADMSConfig(PreTrainedConfig):
     """Configuration of a GA-DMS model; the defaults are the paper's ViT-B/16 at 384x128.
 
     Args:
-        text_config (`dict` or [`GADMSTextConfig`], *optional*): the text tower.
-        vision_config (`dict` or [`GADMSVisionConfig`], *optional*): the image tower.
+        tower (`str`): kind of both towers: `"clip"`, `"metaclip_2"`, `"siglip"`, which is that of SigLIP 2 too, or
+            `"tipsv2"`. [`GADMSModel.from_pretrained_towers`] sets it.
+        text_config (`dict` or [`GADMSTextConfig`], *optional*): the text tower; of other kinds than CLIP the class
+            that [`TOWERS`] names.
+        vision_config (`dict` or [`GADMSVisionConfig`], *optional*): the image tower, likewise.
+        mask_token_id (`int`, *optional*): id that hides a token. In CLIP it is the last entry of the BPE vocabulary,
+            just below BOS and EOS, and is not set.
         projection_dim (`int`): width of the joint space of images and captions, and of the decoder.
         temperature (`float`): divides the cosine to give similarity logits (0.02 in the paper).
         decoder_num_layers (`int`): transformer blocks after the decoder's cross-attention (4 in the paper).
@@ -75,7 +126,8 @@ class GADMSConfig(CLIPConfig):
             so; new ones ignore padding, and their predictions do not depend on it.
 
     Raises:
-        ValueError: `temperature` is not positive, or `projection_dim` is not a multiple of 64.
+        ValueError: `temperature` is not positive, `projection_dim` is not a multiple of 64, or the kind of towers is
+            unknown or lacks its `mask_token_id`.
     """
 
     model_type = "gadms"
@@ -88,24 +140,38 @@ class GADMSConfig(CLIPConfig):
         text_config: GADMSTextConfig
         vision_config: GADMSVisionConfig
         projection_dim: int
+        mask_token_id: int
 
         def __init__(self, **options: Any) -> None: ...
+    else:
+        text_config: dict | PreTrainedConfig | None = None
+        vision_config: dict | PreTrainedConfig | None = None
+        projection_dim: int | None = 512
+        logit_scale_init_value: float | int | None = 2.6592
+        initializer_factor: float | None = 1.0
+        mask_token_id: int | None = None
 
+    tower: str = "clip"
     temperature: float = 0.02
     decoder_num_layers: int = 4
     decoder_attends_padding: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.tower not in TOWERS:
+            raise ValueError(f"tower is {self.tower!r}; choose one of {', '.join(TOWERS)}")
+        for name, kind in zip(("text_config", "vision_config"), TOWERS[self.tower], strict=True):
+            given = getattr(self, name)
+            if not isinstance(given, PreTrainedConfig):
+                setattr(self, name, kind(**(given or {})))
         super().__post_init__(**kwargs)
+        if self.tower == "clip":
+            self.mask_token_id = self.text_config.vocab_size - 3
+        elif self.mask_token_id is None:
+            raise ValueError(f"towers of kind {self.tower} need the mask_token_id of their tokenizer")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive; got {self.temperature}")
         if self.projection_dim % 64:
             raise ValueError(f"projection_dim must be a multiple of 64 (the head width); got {self.projection_dim}")
-
-    @property
-    def mask_token_id(self) -> int:
-        """Id of `<|mask|>`: the last entry of the BPE vocabulary, just below BOS and EOS."""
-        return self.text_config.vocab_size - 3
 
     def decoder_config(self) -> CLIPTextConfig:
         """Configuration of the decoder: CLIP blocks at the width of the joint space, heads of 64."""

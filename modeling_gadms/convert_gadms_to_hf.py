@@ -1,8 +1,9 @@
-"""Convert released checkpoints (OpenAI's CLIP, GA-DMS, IRRA, NAM) to a Hub-ready folder, and back.
+"""Convert released checkpoints (OpenAI's CLIP, GA-DMS, IRRA, NAM, RDE, HAM) to a Hub-ready folder, and back.
 
     python -m modeling_gadms.convert_gadms_to_hf --checkpoint FILE --output_dir DIR [--tokenizer CLIP]
     python -m modeling_gadms.convert_gadms_to_hf --reverse --checkpoint DIR --output_dir DIR
 
+Of RDE the global branch is converted; its second branch, token selection, is listed as left out.
 CLIP names the vocabulary: openai/clip-vit-base-patch16, a folder, or bpe_simple_vocab_16e6.txt.gz.
 """
 

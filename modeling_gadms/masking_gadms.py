@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedConfig
 
-from .token_scores_gadms import eos_positions, valid_tokens
+from .towers_gadms import eos_positions, random_ids, valid_tokens
 
 # uniform numbers per token: for the noise mask, the prediction mask, the fate of a chosen token, and a random token
 NUM_DRAWS = 4
@@ -128,6 +129,7 @@ def mask_captions(
     uniforms: torch.Tensor,
     masking: Masking,
     mask_token_id: int,
+    text_config: PreTrainedConfig | None = None,
 ) -> MaskedCaptions:
     """Draw both views of a batch of captions.
 
@@ -141,10 +143,12 @@ def mask_captions(
         uniforms (`torch.Tensor` of shape `(B, NUM_DRAWS, W)`, `W >= T`): from [`draw_uniforms`]. A caption's masks
             depend on its own row only, so neither padding nor the rest of the batch changes them.
         masking ([`DualMasking`] or [`RandomMasking`]): constants of the masks.
-        mask_token_id (`int`): id of `<|mask|>`; random tokens are drawn from the ids below it.
+        mask_token_id (`int`): id of the mask token.
+        text_config ([`PreTrainedConfig`], *optional*): of the text tower, if it is not CLIP's: it says which tokens
+            are a caption's own, and which ids random tokens are drawn from; in CLIP those below the mask's.
     """
     noise_draw, info_draw, action_draw, token_draw = uniforms[..., : input_ids.shape[1]].unbind(dim=1)
-    valid = valid_tokens(input_ids)
+    valid = valid_tokens(input_ids, text_config)
     scores = torch.zeros(input_ids.shape, device=input_ids.device) if scores is None else scores
     noise_mask = valid & (noise_draw < masking.noise_probability(scores))
     prediction_mask = valid & (info_draw < masking.info_probability(scores))
@@ -156,7 +160,8 @@ def mask_captions(
     prediction_mask = prediction_mask | fallback
 
     # 80 % mask, 10 % random token, 10 % unchanged
-    random_tokens = (token_draw * mask_token_id).long().clamp_max(mask_token_id - 1)
+    low, high = random_ids(mask_token_id, text_config)
+    random_tokens = (low + token_draw * (high - low)).long().clamp_max(high - 1)
     replacement = torch.where(action_draw < 0.9, random_tokens, input_ids)
     replacement = torch.where((action_draw < 0.8) | fallback, mask_token_id, replacement)
     prediction_input_ids = torch.where(prediction_mask, replacement, input_ids)

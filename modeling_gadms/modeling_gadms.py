@@ -1,4 +1,4 @@
-"""GA-DMS: CLIP towers for non-square pedestrian images, and the decoder that pre-training adds to them."""
+"""GA-DMS: two towers for non-square pedestrian images, and the decoder that pre-training adds to them."""
 
 from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or the next imports fail without a cure
 
@@ -9,7 +9,18 @@ from typing import Any, Self, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, CLIPPreTrainedModel, CLIPTextConfig, CLIPTextModel, CLIPVisionModel
+from transformers import (
+    AutoModel,
+    CLIPConfig,
+    CLIPModel,
+    CLIPPreTrainedModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    MetaClip2TextModel,
+    PreTrainedConfig,
+    SiglipTextModel,
+    Tipsv2TextModel,
+)
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
@@ -19,133 +30,53 @@ from transformers.models.clip.modeling_clip import (
     CLIPAttention,
     CLIPEncoder,
     CLIPOutput,
-    CLIPVisionEmbeddings,
     eager_attention_forward,
     image_text_contrastive_loss,
 )
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .chunk_gadms import BatchChunk
-from .configuration_gadms import GADMSConfig, GADMSVisionConfig
+from .configuration_gadms import GADMSConfig
 from .distributed_gadms import gather_batch, mean_over_processes, num_processes
 from .losses_gadms import mtp_loss, sdm_loss
 from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions
 from .released_scores_gadms import released_scores
-from .token_scores_gadms import eos_positions, gradient_attention_scores, refuse_left_padding, valid_tokens
+from .starting_towers_gadms import STARTS, config_of_towers, fitted_weights, refuse_missing_weights
+from .token_scores_gadms import gradient_attention_scores
+from .tower_tokenizers_gadms import HUB_OPTIONS, tower_tokenizer
+from .towers_gadms import (
+    attention_mask as tower_mask,
+)
+from .towers_gadms import (
+    caption_tokens,
+    eos_positions,
+    image_states,
+    pool,
+    refuse_left_padding,
+    valid_tokens,
+    whole_captions,
+)
+from .vision_gadms import (
+    GADMSSiglipVisionModel,
+    GADMSTipsv2VisionModel,
+    GADMSVisionModel,
+    WholeInitialization,
+    resize_position_table,
+)
 
-
-class GADMSVisionEmbeddings(CLIPVisionEmbeddings):
-    """CLIP's patch embeddings with a position table for a grid of `height / patch` x `width / patch`."""
-
-    image_size: tuple[int, int]
-    patch_size: int
-
-    def __init__(self, config: GADMSVisionConfig) -> None:
-        # skips the parent's, which squares a single side
-        nn.Module.__init__(self)
-        self.config = config
-        self.embed_dim = config.hidden_size
-        height, width = config.image_size
-        self.image_size = (height, width)
-        self.patch_size = config.patch_size
-        self.class_embedding = nn.Parameter(torch.randn(self.embed_dim))
-        self.patch_embedding = nn.Conv2d(
-            config.num_channels, self.embed_dim, kernel_size=self.patch_size, stride=self.patch_size, bias=False
-        )
-        rows, columns = config.grid
-        self.num_positions = rows * columns + 1
-        self.position_embedding = nn.Embedding(self.num_positions, self.embed_dim)
-        self.position_ids = nn.Buffer(torch.arange(self.num_positions).expand((1, -1)), persistent=False)
-
-    def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
-        """`(B, 3, height, width)` pixels -> `(B, 1 + patches, hidden_size)`.
-
-        Raises:
-            ValueError: the images are of another size than the model's, and `interpolate_pos_encoding`, which resizes
-                the position table to their grid, is not set; or their sides are not whole patches.
-        """
-        table = self.position_embedding(self.position_ids)
-        height, width = pixel_values.shape[-2:]
-        if (height, width) != self.image_size:
-            if not interpolate_pos_encoding:
-                raise ValueError(
-                    f"pixel_values are {height}x{width} (height x width) but the model takes {self.image_size[0]}x"
-                    f"{self.image_size[1]}: prepare them with the model's own processor, pass "
-                    "interpolate_pos_encoding=True, or load the model with "
-                    f"from_clip_pretrained(..., image_size=({height}, {width}))"
-                )
-            rows, columns = height // self.patch_size, width // self.patch_size
-            if rows * columns == 0 or height % self.patch_size or width % self.patch_size:
-                raise ValueError(
-                    f"pixel_values are {height}x{width} (height x width): each side must be a multiple of the patch, "
-                    f"{self.patch_size}"
-                )
-            table = resize_position_table(table[0], (rows, columns), self.config.grid)[None]
-        pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
-        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        # the length of a tensor would fix the batch of an exported graph
-        tokens = torch.cat([self.class_embedding.expand(patches.shape[0], 1, -1), patches], dim=1)
-        return tokens + table
-
-
-class WholeInitialization:
-    """Initialises modules that own no parameter directly, such as an attention through its projections.
-
-    transformers skips these in classes from outside, to guard against code that does not use its `initialization`.
-    Without this mixin the weights of CLIP's attention and MLP, and those set below, would keep a generic distribution.
-    """
-
-    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        super()._initialize_weights(module, is_custom_code=False)  # type: ignore[misc]  # of PreTrainedModel, mixed in
-
-
-class GADMSVisionModel(WholeInitialization, CLIPVisionModel):
-    """[`CLIPVisionModel`] over non-square images."""
-
-    config: GADMSVisionConfig
-
-    def __init__(self, config: GADMSVisionConfig) -> None:
-        CLIPPreTrainedModel.__init__(self, config)
-        self.embeddings = GADMSVisionEmbeddings(config)
-        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)  # CLIP's own spelling
-        self.encoder = CLIPEncoder(config)  # type: ignore[arg-type]  # annotated for the whole CLIP's configuration
-        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.post_init()
-
-
-def resize_position_table(
-    table: torch.Tensor, grid: tuple[int, int], from_grid: tuple[int, int] | None = None
-) -> torch.Tensor:
-    """Resize a `(1 + patches, D)` position table bilinearly to `(1 + rows * columns, D)`; class row kept.
-
-    Args:
-        table (`torch.Tensor`): a row for the class token, then one for each patch, row by row of the grid.
-        grid (`tuple[int, int]`): rows and columns that it shall have.
-        from_grid (`tuple[int, int]`, *optional*): rows and columns that it has; by default a square.
-
-    Raises:
-        ValueError: the table is not of that grid.
-    """
-    if from_grid is None:
-        side = round((table.shape[0] - 1) ** 0.5)
-        if side * side != table.shape[0] - 1:
-            raise ValueError(
-                f"a position table of {table.shape[0]} rows is not one class row and a square grid of patches"
-            )
-        from_grid = side, side
-    if grid == from_grid:
-        return table
-    class_row, patch_rows = table[:1], table[1:]
-    patches = patch_rows.T.reshape(1, -1, *from_grid).float()  # (1, D, rows, columns)
-    patches = F.interpolate(patches, size=grid, mode="bilinear", align_corners=False)
-    patch_rows = patches.flatten(2)[0].T.to(table.dtype)
-    return torch.cat([class_row, patch_rows])
+# text and image tower of each kind of `configuration_gadms.TOWERS`
+TOWERS: dict[str, tuple[Any, Any]] = {
+    "clip": (CLIPTextModel, GADMSVisionModel),
+    "metaclip_2": (MetaClip2TextModel, GADMSVisionModel),
+    "siglip": (SiglipTextModel, GADMSSiglipVisionModel),
+    "tipsv2": (Tipsv2TextModel, GADMSTipsv2VisionModel),
+}
 
 
 class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
     """Base of the models below: configuration, weight initialisation, and starting from a CLIP."""
 
-    config: GADMSConfig
+    config: GADMSConfig  # type: ignore[assignment]  # the parent's is CLIP's
     base_model_prefix = "gadms"
 
     @torch.no_grad()
@@ -153,7 +84,8 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, GADMSModel):
             for projection in (module.text_projection, module.visual_projection):
-                init.normal_(projection.weight, std=projection.in_features**-0.5)
+                if isinstance(projection, nn.Linear):
+                    init.normal_(projection.weight, std=projection.in_features**-0.5)
 
     @property
     def is_gradient_checkpointing(self) -> bool:
@@ -197,15 +129,11 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
         if found != "clip":
             raise ValueError(
                 f"{pretrained_model_name_or_path} is not a CLIP model with both towers, but of type {found}; a GA-DMS "
-                "model is loaded with from_pretrained"
+                "model is loaded with from_pretrained, other towers with from_pretrained_towers"
             )
         loaded = CLIPModel.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         clip, report = cast(tuple[CLIPModel, dict[str, Any]], loaded)  # a pair, where the loading info is asked for
-        if missing := sorted(report["missing_keys"]):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} is not a whole CLIP model: {len(missing)} weights are missing "
-                f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"
-            )
+        refuse_missing_weights(pretrained_model_name_or_path, "CLIP", report["missing_keys"])
 
         of_clip = clip.config.to_dict()
         config = GADMSConfig(
@@ -219,6 +147,50 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
         del weights["logit_scale"]
         table = "vision_model.embeddings.position_embedding.weight"
         weights[table] = resize_position_table(weights[table], config.vision_config.grid)
+        model.base_model.load_state_dict(weights)
+        return model.eval()
+
+    @classmethod
+    def from_pretrained_towers(
+        cls,
+        pretrained_model_name_or_path: str,
+        image_size: tuple[int, int] = (384, 128),
+        **kwargs: Any,
+    ) -> Self:
+        """Start from the towers of a CLIP, MetaCLIP 2, SigLIP, SigLIP 2 or TIPSv2; the decoder is new.
+
+        As [`from_clip_pretrained`], which is called for a CLIP. A SigLIP 2 for images of any shape (NaFlex) becomes
+        one of this shape: with its position table resized as it does itself, embeddings are the same. A vocabulary
+        without a mask token gets one, whose embedding is the mean of all.
+
+        Args:
+            pretrained_model_name_or_path (`str`): Hub id or folder of a model and its tokenizer, for example
+                `"google/siglip2-base-patch16-224"`.
+            image_size (`tuple[int, int]`): height and width in pixels, multiples of the patch: `(378, 126)` in
+                patches of 14.
+            kwargs: passed to [`AutoModel.from_pretrained`] (`dtype`, `revision`, `attn_implementation`, ...).
+
+        Raises:
+            ValueError: the folder or Hub id holds another kind of model, an incomplete one, or a tokenizer that does
+                not belong to it; or patches do not divide the image size.
+        """
+        name = pretrained_model_name_or_path
+        found = PreTrainedConfig.get_config_dict(name, **kwargs)[0].get("model_type")
+        if found == "clip":
+            return cls.from_clip_pretrained(name, image_size, **kwargs)
+        if found not in STARTS:
+            raise ValueError(
+                f"{name}: is of type {found}, whose towers GA-DMS cannot start from; take one of clip, "
+                f"{', '.join(STARTS)}, or load a GA-DMS with from_pretrained"
+            )
+        loaded = AutoModel.from_pretrained(name, output_loading_info=True, **kwargs)
+        towers, report = cast(tuple[Any, dict[str, Any]], loaded)
+        refuse_missing_weights(name, found, report["missing_keys"], len(towers.state_dict()))
+
+        tokenizer = tower_tokenizer(name, **{key: kwargs[key] for key in HUB_OPTIONS if key in kwargs})
+        config = config_of_towers(STARTS[found], towers.config, image_size, tokenizer)
+        model = cls._from_config(config, dtype=towers.dtype, attn_implementation=towers.config._attn_implementation)
+        weights = fitted_weights(found, towers.state_dict(), config)
         model.base_model.load_state_dict(weights)
         return model.eval()
 
@@ -241,10 +213,18 @@ class GADMSModel(GADMSPreTrainedModel):
 
     def __init__(self, config: GADMSConfig) -> None:
         super().__init__(config)
-        self.text_model = CLIPTextModel._from_config(config.text_config)
-        self.vision_model = GADMSVisionModel._from_config(config.vision_config)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        text_model, vision_model = TOWERS[config.tower]
+        self.text_model = text_model._from_config(config.text_config)
+        self.vision_model = vision_model._from_config(config.vision_config)
+        # SigLIP's and TIPSv2's image towers, and TIPSv2's text tower, are in the joint space already
+        self.text_projection: nn.Module = nn.Identity()
+        self.visual_projection: nn.Module = nn.Identity()
+        if config.tower == "siglip":
+            self.text_model.head = nn.Identity()  # it is the projection
+            self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
+        elif config.tower != "tipsv2":
+            self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+            self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.post_init()
 
     @can_return_tuple
@@ -256,7 +236,11 @@ class GADMSModel(GADMSPreTrainedModel):
         Args:
             input_ids (`torch.Tensor` of shape `(B, T)`): token ids, padded on the right.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): accepted from processors but not needed:
-                the tower is causal, and the embedding is read at EOS, before any padding. It is only checked.
+                what the tower may see follows from the ids. It is only checked.
+
+        The embedding does not depend on how far a caption is padded: CLIP's and MetaCLIP 2's is read at EOS, before
+        any padding, TIPSv2's is a mean over the caption's own tokens, and SigLIP's captions are always padded to the
+        context length here, for that tower attends to padding and its embedding without it is another one.
 
         Returns:
             [`BaseModelOutputWithPooling`]: `pooler_output` `(B, projection_dim)` is the embedding, not normalised;
@@ -265,8 +249,11 @@ class GADMSModel(GADMSPreTrainedModel):
         Raises:
             ValueError: captions are padded on the left, or the mask hides some of their tokens.
         """
-        refuse_left_padding(input_ids, attention_mask)
-        outputs = self.text_model(input_ids, return_dict=True, **kwargs)
+        text_config = self.config.text_config
+        refuse_left_padding(input_ids, attention_mask, text_config)
+        input_ids = whole_captions(input_ids, text_config)
+        mask = tower_mask(input_ids, text_config)
+        outputs = self.text_model(input_ids, attention_mask=mask, return_dict=True, **kwargs)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
@@ -380,7 +367,7 @@ class GADMSModel(GADMSPreTrainedModel):
             ValueError: images and captions differ in number, captions are padded on the left, or `word_ids` is of
                 another shape than `input_ids`.
         """
-        refuse_left_padding(input_ids, attention_mask)
+        refuse_left_padding(input_ids, attention_mask, self.config.text_config)
         if len(pixel_values) != len(input_ids):
             raise ValueError(f"{len(pixel_values)} images for {len(input_ids)} captions; give one image per caption")
         if word_ids is None:
@@ -390,7 +377,7 @@ class GADMSModel(GADMSPreTrainedModel):
         image_embeds = pooled(self.get_image_features(pixel_values, return_dict=True)).float()
 
         # a row for the first token of each word, which hides all tokens of the word
-        valid = valid_tokens(input_ids)
+        valid = valid_tokens(input_ids, self.config.text_config)
         same_word = (word_ids[:, :, None] == word_ids[:, None, :]) & valid[:, :, None] & valid[:, None, :]
         is_first = valid & ~same_word.tril(-1).any(dim=-1)
         rows, firsts = is_first.nonzero(as_tuple=True)
@@ -423,7 +410,8 @@ class GADMSModel(GADMSPreTrainedModel):
         """
         masked = input_ids[rows].masked_fill(hidden, self.config.mask_token_id)
         images = torch.cat([torch.arange(len(input_ids), device=input_ids.device), rows])
-        captions = torch.cat([input_ids, masked])[:, : int(eos_positions(input_ids).max()) + 1]
+        longest = int(eos_positions(input_ids, self.config.text_config).max()) + 1
+        captions = torch.cat([input_ids, masked])[:, :longest]
         cosines = [
             F.cosine_similarity(pooled(self.get_text_features(part, return_dict=True)).float(), image_embeds[image])
             for part, image in zip(captions.split(batch_size), images.split(batch_size), strict=True)
@@ -449,7 +437,8 @@ class GADMSModel(GADMSPreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`): images.
             input_ids (`torch.Tensor` of shape `(B, T)`): one caption per image.
             attention_mask: as in `get_text_features`.
-            num_layers (`int`, *optional*): last text layers used; two thirds of them by default (8 of 12).
+            num_layers (`int`, *optional*): last text layers used; two thirds of them by default (8 of 12), the last
+                alone of a bidirectional tower.
             recipe (`str`): `"paper"`, or `"released"` for the released code's, which depends on the batch.
 
         Returns:
@@ -460,7 +449,7 @@ class GADMSModel(GADMSPreTrainedModel):
             ValueError: the recipe is unknown, the text tower has no `num_layers` layers, images and captions differ
                 in number, or captions are padded on the left.
         """
-        refuse_left_padding(input_ids, attention_mask)
+        refuse_left_padding(input_ids, attention_mask, self.config.text_config)
         if recipe not in ("paper", "released"):
             raise ValueError(f'recipe must be "paper" or "released"; got {recipe!r}')
         score = gradient_attention_scores if recipe == "paper" else released_scores
@@ -469,8 +458,16 @@ class GADMSModel(GADMSPreTrainedModel):
         return score(self.text_model, self.text_projection, image_embeds, input_ids, num_layers)
 
     def project_image_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
-        """All tokens of the image tower in the joint space, CLS first: `(B, 1 + patches, projection_dim)`."""
-        return self.visual_projection(self.vision_model.post_layernorm(last_hidden_state))
+        """All tokens of the image tower in the joint space, CLS first: `(B, 1 + patches, projection_dim)`.
+
+        Of a tower without CLS the image's embedding is first; see `towers_gadms.image_states`.
+        """
+        return self.visual_projection(image_states(self.vision_model, last_hidden_state))
+
+    def project_text_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """All tokens of captions `(B, T)`, whole as in `towers_gadms.whole_captions`: `(B, T, projection_dim)`."""
+        mask = tower_mask(input_ids, self.config.text_config)
+        return self.text_projection(self.text_model(input_ids, attention_mask=mask).last_hidden_state)
 
 
 class GADMSCrossAttention(CLIPAttention):
@@ -617,7 +614,8 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
 
         The arguments are those of `forward`.
         """
-        gadms = self.gadms
+        gadms, text_config = self.gadms, self.config.text_config
+        input_ids = whole_captions(input_ids, text_config)
         image_tokens = gadms.project_image_tokens(gadms.vision_model(pixel_values).last_hidden_state)
         image_embeds = image_tokens[:, 0]
         if masking is None:
@@ -632,19 +630,16 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             seed = int(torch.randint(2**62, ()).item())
             generator = torch.Generator(input_ids.device).manual_seed(seed)
             mask_uniforms = draw_uniforms(input_ids.shape[0], input_ids.shape[1], generator)
-        views = mask_captions(input_ids, scores, mask_uniforms, masking, self.config.mask_token_id)
+        views = mask_captions(input_ids, scores, mask_uniforms, masking, self.config.mask_token_id, text_config)
         if self.config.decoder_attends_padding:
             views = views.padded(self.config.text_config.max_position_embeddings)
 
         if masking.in_place:  # both views are the same
-            hidden_states = gadms.text_model(views.prediction_input_ids).last_hidden_state
-            text_tokens = noise_tokens = gadms.text_projection(hidden_states)
+            text_tokens = noise_tokens = gadms.project_text_tokens(views.prediction_input_ids)
         else:
             both = torch.cat([views.noise_input_ids, views.prediction_input_ids])
-            hidden_states = gadms.text_model(both).last_hidden_state
-            noise_tokens, text_tokens = gadms.text_projection(hidden_states).chunk(2)
-        rows = torch.arange(len(input_ids), device=input_ids.device)
-        text_embeds = noise_tokens[rows, eos_positions(input_ids)]
+            noise_tokens, text_tokens = gadms.project_text_tokens(both).chunk(2)
+        text_embeds = pool(noise_tokens, input_ids, text_config)
         return EncodedPairs(image_tokens, image_embeds, text_embeds, text_tokens, views, scores)
 
     def score_captions(self, image_embeds: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
@@ -702,7 +697,9 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         Raises:
             ValueError: captions are padded on the left, or the images are not of the model's size.
         """
-        refuse_left_padding(input_ids, attention_mask)
+        text_config = self.config.text_config
+        refuse_left_padding(input_ids, attention_mask, text_config)
+        input_ids = whole_captions(input_ids, text_config)
         if person_ids is None:
             rows = torch.arange(len(input_ids), device=input_ids.device)
             rank = torch.distributed.get_rank() if num_processes() > 1 else 0
@@ -719,15 +716,15 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
 
         # padding is hidden from the decoder, unless it was trained to see it; BOS and EOS are not
         width = views.prediction_mask.shape[1]
-        positions = torch.arange(width, device=input_ids.device)
-        own_tokens = positions <= eos_positions(input_ids)[:, None]
+        padded = F.pad(input_ids, (0, width - input_ids.shape[1]))
+        own_tokens = caption_tokens(padded, text_config)
         seen = torch.ones_like(own_tokens) if self.config.decoder_attends_padding else own_tokens
         logits = self.decoder(pairs.text_tokens, pairs.image_tokens, seen, views.prediction_mask)
         num_masked = mean_over_processes(views.prediction_mask.sum()) if chunk is None else chunk.num_masked
-        labels = F.pad(input_ids, (0, width - input_ids.shape[1]))[views.prediction_mask]
+        labels = padded[views.prediction_mask]
         mtp = mtp_loss(logits, labels, num_masked)
 
-        valid = valid_tokens(input_ids)
+        valid = valid_tokens(input_ids, text_config)
         num_valid = valid.sum().clamp_min(1)
         return GADMSForPreTrainingOutput(
             loss=sdm + mtp_weight * mtp,

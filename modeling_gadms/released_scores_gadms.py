@@ -18,16 +18,8 @@ from torch import nn
 from transformers import CLIPTextModel
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from .token_scores_gadms import (
-    eos_positions,
-    finish_layer,
-    layers_of,
-    project_qkv,
-    scored_layers,
-    split_heads,
-    valid_tokens,
-    without_dropout,
-)
+from .token_scores_gadms import finish_layer, layers_of, project_qkv, scored_layers, split_heads, without_dropout
+from .towers_gadms import CLIP, eos_positions, kind_of, valid_tokens
 
 NUM_LAYERS = 8  # whatever the depth of the tower
 
@@ -56,11 +48,13 @@ def released_scores(
         `torch.Tensor` of shape `(B, T)`, float32, in [0, 1]; 0 at BOS, EOS and padding, 1 at the highest of the batch.
 
     Raises:
-        ValueError: the tower has no `num_layers` layers, or images and captions differ in number.
+        ValueError: the tower is not CLIP's or has no `num_layers` layers, or images and captions differ in number.
     """
+    if kind_of(text_model.config) != CLIP:
+        raise ValueError('the released recipe is for CLIP\'s text tower alone; score other towers by recipe="paper"')
     layers = layers_of(text_model)
-    num_layers = min(NUM_LAYERS, len(layers)) if num_layers is None else num_layers
-    num_layers = scored_layers(len(layers), num_layers, len(image_embeds), len(input_ids))
+    default = min(NUM_LAYERS, len(layers))
+    num_layers = scored_layers(len(layers), num_layers, len(image_embeds), len(input_ids), default)
 
     num_positions = input_ids.shape[1]
     valid = valid_tokens(input_ids)

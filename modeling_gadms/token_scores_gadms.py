@@ -11,6 +11,10 @@ For one pair, with `e` the position of EOS, and for each of the last `L` layers 
 The text tower is causal and EOS is a caption's last token, so the similarity depends on `a[e]` only through EOS's own
 residual stream. One pass without gradients keeps `k` and `v` of every token; then EOS alone passes through the last
 layers again with gradients, like one step of decoding with a cache, and one `autograd.grad` gives every `g`.
+
+In a bidirectional tower every token depends on every other, so this walk is exact for the last layer alone, and that
+is the default there; with more layers all tokens walk, with gradients. `e` is then the position that is pooled, the
+last in SigLIP. TIPSv2 pools all the caption's tokens: the score is summed over them, each taken as `e` in turn.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,49 +27,16 @@ from torch import nn
 from transformers import CLIPTextModel
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-
-def eos_positions(input_ids: torch.Tensor) -> torch.Tensor:
-    """Position of EOS, the highest id of the vocabulary, in each row: `(B, T)` ids -> `(B,)` int64."""
-    return input_ids.argmax(dim=-1)
-
-
-def valid_tokens(input_ids: torch.Tensor) -> torch.Tensor:
-    """True at the tokens between BOS and EOS: `(B, T)` ids -> `(B, T)` bool."""
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    return (positions > 0) & (positions < eos_positions(input_ids)[:, None])
-
-
-def refuse_left_padding(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> None:
-    """Stop at captions that are not padded on the right, or whose own tokens a mask hides: the towers ignore masks.
-
-    Compiled and exported graphs are not checked, for the check would cut them in two.
-
-    Args:
-        input_ids (`torch.Tensor` of shape `(B, T)`): token ids.
-        attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): not 0 at a caption's own tokens.
-
-    Raises:
-        ValueError: padding stands before a caption, the mask hides one of its tokens, or has another shape.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or input_ids.shape[-1] < 2:
-        return
-    if attention_mask is not None and attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"attention_mask is {tuple(attention_mask.shape)} but input_ids {tuple(input_ids.shape)}; both are "
-            "(captions, tokens)"
-        )
-    eos = eos_positions(input_ids)
-    # padding is id 0, as here, or EOS, as in CLIP; neither begins a caption
-    misplaced = (eos == 0) | (input_ids[:, 0] == 0)
-    if attention_mask is not None:
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        misplaced |= ((attention_mask == 0) & (positions <= eos[:, None])).any(dim=-1)
-    if misplaced.any():
-        row = int(misplaced.nonzero()[0])
-        raise ValueError(
-            f"caption {row} is padded on the left, or its mask hides tokens before EOS: captions stand at the left "
-            'and are padded on the right; prepare them with the model\'s own processor and padding_side="right"'
-        )
+from .towers_gadms import (
+    TIPSV2,
+    is_causal,
+    kind_of,
+    pool,
+    pool_position,
+    seen_tokens,
+    valid_tokens,
+    whole_captions,
+)
 
 
 def minmax(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -135,13 +106,16 @@ def finish_layer(layer: CLIPEncoderLayer, hidden_states: torch.Tensor, attention
     return hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
 
 
-def scored_layers(depth: int, num_layers: int | None, num_images: int, num_captions: int) -> int:
+def scored_layers(
+    depth: int, num_layers: int | None, num_images: int, num_captions: int, default: int | None = None
+) -> int:
     """Number of last text layers to use, by default two thirds of `depth`.
 
     Raises:
         ValueError: `num_layers` is outside 1..`depth`, or images and captions differ in number.
     """
-    num_layers = round(depth * 2 / 3) if num_layers is None else num_layers
+    default = round(depth * 2 / 3) if default is None else default
+    num_layers = default if num_layers is None else num_layers
     if not 1 <= num_layers <= depth:
         raise ValueError(f"num_layers must be between 1 and {depth}, the depth of the text tower; got {num_layers}")
     if num_images != num_captions:
@@ -173,14 +147,16 @@ def gradient_attention_scores(
     """Score every caption token against its image.
 
     Works under `torch.no_grad()`, `torch.inference_mode()` and autocast. Parameters receive no gradient and the scores
-    carry none; they depend neither on padding nor on the rest of the batch.
+    carry none. They do not depend on the rest of the batch, nor on how far a caption is padded. For SigLIP this is so
+    because its captions are always padded to the context length: the tower itself attends to padding.
 
     Args:
-        text_model ([`CLIPTextModel`]): the text tower, causal.
-        text_projection (`torch.nn.Linear`): projection to the joint space.
+        text_model ([`CLIPTextModel`], or another kind of `towers_gadms`): the text tower.
+        text_projection (`torch.nn.Module`): projection to the joint space.
         image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): image embeddings, taken as constants.
-        input_ids (`torch.Tensor` of shape `(B, T)`): one caption per image; EOS is the highest id.
-        num_layers (`int`, *optional*): last text layers used; by default two thirds of them (the paper's 8 of 12).
+        input_ids (`torch.Tensor` of shape `(B, T)`): one caption per image.
+        num_layers (`int`, *optional*): last text layers used; by default two thirds of them (the paper's 8 of 12), and
+            the last alone of a bidirectional tower, where more cost a backward pass of all tokens.
 
     Returns:
         `torch.Tensor` of shape `(B, T)`, float32, in [0, 1]; 0 at BOS, EOS and padding, and throughout a caption whose
@@ -189,35 +165,55 @@ def gradient_attention_scores(
     Raises:
         ValueError: the tower has no `num_layers` layers, or images and captions differ in number.
     """
-    layers = layers_of(text_model)
-    num_layers = scored_layers(len(layers), num_layers, len(image_embeds), len(input_ids))
+    layers, config = layers_of(text_model), text_model.config
+    default = None if is_causal(config) else 1
+    num_layers = scored_layers(len(layers), num_layers, len(image_embeds), len(input_ids), default)
 
     with torch.inference_mode(False), torch.no_grad(), without_dropout(text_model, text_projection):
-        input_ids, image_embeds = input_ids.clone(), image_embeds.clone()  # inference tensors cannot enter a graph
-        eos = eos_positions(input_ids)
-        rows = torch.arange(len(input_ids), device=input_ids.device)
-        eos_hidden, kept = cached_text_pass(text_model, layers, num_layers, input_ids, rows, eos)
-        at_eos = F.one_hot(eos, input_ids.shape[1]).bool()
-        after_eos = torch.arange(input_ids.shape[1], device=input_ids.device) > eos[:, None]
+        # clones: inference tensors cannot enter a graph
+        given, image_embeds = input_ids.shape[1], image_embeds.clone()
+        input_ids = whole_captions(input_ids.clone(), config)
+        rows = torch.arange(len(input_ids), device=input_ids.device)[:, None]
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        pools_all = kind_of(config) == TIPSV2
+        pooled = positions if pools_all else pool_position(input_ids, config)[:, None]
+        walking = pooled if is_causal(config) or num_layers == 1 else positions
+        hidden, kept = cached_text_pass(text_model, layers, num_layers, input_ids, rows, walking)
+        seen = seen_tokens(input_ids, config)
 
         gradients, attentions = eos_pass(
-            text_model, text_projection, layers[-num_layers:], image_embeds, eos_hidden, kept, at_eos, after_eos
+            text_model,
+            text_projection,
+            layers[-num_layers:],
+            image_embeds,
+            hidden,
+            kept,
+            seen if pools_all else positions == pooled,
+            ~seen,
+            input_ids,
         )
-        valid = valid_tokens(input_ids)
-        pool = pooling_matrix(eos + 1, input_ids.shape[1])
+        valid = valid_tokens(input_ids, config)
+        matrix = pooling_matrix(seen.sum(dim=1).clamp_min(2), input_ids.shape[1])
         total = torch.zeros(input_ids.shape, device=input_ids.device)
         with torch.autocast(input_ids.device.type, enabled=False):
             for (queries, keys, values), gradient, attention in zip(kept, gradients, attentions, strict=True):
-                pooled_query = pool[rows, eos][:, None] @ queries.float()  # (B, 1, D)
-                importance = F.cosine_similarity(pooled_query, pool @ keys.float(), dim=-1)
-                importance = minmax(importance, ~after_eos)
-                products = (values.float() @ gradient.float()[..., None]).squeeze(-1)  # <g, v_j>
+                if walking.shape != pooled.shape:  # all tokens walked, one is pooled
+                    gradient, attention = gradient[rows, pooled], attention[rows, pooled]
+                pooled_query = matrix[rows, pooled] @ queries.float()  # (B, 1, D), or (B, T, D) where all are pooled
+                importance = cosines(pooled_query, matrix @ keys.float())
+                importance = minmax(importance, seen[:, None])
+                products = gradient.float() @ values.float().transpose(1, 2)  # <g, v_j>
                 gradient_score = importance * products
 
-                attention = torch.where(valid, attention.float(), 0.0)
+                attention = torch.where(valid[:, None], attention.float(), 0.0)
                 attention_score = attention / attention.sum(-1, keepdim=True).clamp_min(1e-12)
-                total += gradient_score * attention_score
-            return minmax(F.relu(total / num_layers), valid)
+                total += (gradient_score * attention_score).sum(dim=1)
+            return minmax(F.relu(total / num_layers), valid)[:, :given]
+
+
+def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Cosine of every row of `(B, P, D)` with every row of `(B, T, D)`: `(B, P, T)`."""
+    return F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).transpose(1, 2)
 
 
 def cached_text_pass(
@@ -231,9 +227,12 @@ def cached_text_pass(
     """Pass whole captions through the tower.
 
     Returns:
-        EOS's state on entering the last `num_layers` layers, `(B, D)`, and queries, keys and values of these layers.
+        the states at `[rows, eos]` on entering the last `num_layers` layers, and queries, keys and values of these
+        layers, each `(B, T, D)`.
     """
     first_scored = len(layers) - num_layers
+    causal = is_causal(text_model.config)
+    seen = None if causal else seen_tokens(input_ids, text_model.config)[:, None, None]
     hidden_states = text_model.embeddings(input_ids)
     kept = []
     for index, layer in enumerate(layers):
@@ -246,7 +245,7 @@ def cached_text_pass(
             break  # the output of the last layer is not needed
         query, key, value = (split_heads(each, layer.self_attn.head_dim) for each in (queries, keys, values))
         attention_output = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=layer.self_attn.scale
+            query, key, value, attn_mask=seen, is_causal=causal, scale=layer.self_attn.scale
         )
         hidden_states = finish_layer(layer, hidden_states, attention_output.transpose(1, 2).flatten(2))
     return eos_hidden, kept
@@ -261,31 +260,48 @@ def eos_pass(
     kept: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
     at_eos: torch.Tensor,
     after_eos: torch.Tensor,
+    input_ids: torch.Tensor | None = None,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Pass EOS alone through `layers`, with gradients.
+    """Pass EOS, or whatever is pooled, or every token, through `layers`, with gradients.
+
+    Args:
+        eos_hidden (`torch.Tensor` of shape `(B, P, D)`): states of the `P` tokens that walk: 1, or all `T`. One token
+            may come as `(B, D)`, and is then returned so.
+        at_eos (`torch.Tensor` of shape `(B, T)`): bool, the position of the one token.
+        after_eos (`torch.Tensor` of shape `(B, T)`): bool, tokens that are not attended to.
+        input_ids (`torch.Tensor` of shape `(B, T)`, *optional*): the captions, where all tokens walk.
 
     Returns:
-        For each layer, the gradient of the similarity with respect to the attention output, `(B, D)`, and EOS's row
-        of the attention, mean over heads, `(B, T)`.
+        For each layer, the gradient of the similarity with respect to the attention output, `(B, P, D)`, and the rows
+        of the attention, mean over heads, `(B, P, T)`.
     """
     outputs, attentions = [], []
     with torch.enable_grad():
-        hidden_states = eos_hidden.detach().requires_grad_()[:, None]  # (B, 1, D)
+        hidden_states = eos_hidden.detach().requires_grad_()
+        if eos_hidden.dim() == 2:
+            hidden_states = hidden_states[:, None]
+        all_walk = hidden_states.shape[1] == at_eos.shape[1]
         for layer, (_, keys, values) in zip(layers, kept, strict=True):
             query, own_key, own_value = project_qkv(layer, hidden_states)
-            # EOS's own key and value carry gradients to the layers below, so they replace the kept ones
-            keys = torch.where(at_eos[..., None], own_key, keys)
-            values = torch.where(at_eos[..., None], own_value, values)
+            # keys and values of what walks carry gradients to the layers below, so they replace the kept ones
+            keys = own_key if all_walk else torch.where(at_eos[..., None], own_key, keys)
+            values = own_value if all_walk else torch.where(at_eos[..., None], own_value, values)
             query, keys, values = (split_heads(each, layer.self_attn.head_dim) for each in (query, keys, values))
 
             logits = (query @ keys.transpose(-1, -2)).float() * layer.self_attn.scale
-            attention = logits.masked_fill(after_eos[:, None, None], -torch.inf).softmax(-1)  # (B, H, 1, T)
+            attention = logits.masked_fill(after_eos[:, None, None], -torch.inf).softmax(-1)  # (B, H, P, T)
             output = (attention.to(values.dtype) @ values).transpose(1, 2).flatten(2)
             outputs.append(output)
-            attentions.append(attention.detach().mean(dim=1).squeeze(1))
+            attentions.append(attention.detach().mean(dim=1))
 
             hidden_states = finish_layer(layer, hidden_states, output)
-        text_embeds = text_projection(text_model.final_layer_norm(hidden_states)).squeeze(1)
+        tokens = text_projection(text_model.final_layer_norm(hidden_states))
+        if all_walk and input_ids is not None:
+            text_embeds = pool(tokens, input_ids, text_model.config)
+        else:
+            text_embeds = tokens.squeeze(1)
         similarity = F.cosine_similarity(image_embeds.float(), text_embeds.float(), dim=-1)
-        gradients = torch.autograd.grad(similarity.sum(), outputs)
-    return [gradient.squeeze(1) for gradient in gradients], attentions
+        gradients = list(torch.autograd.grad(similarity.sum(), outputs))
+    if eos_hidden.dim() == 2:
+        return [gradient.squeeze(1) for gradient in gradients], [attention.squeeze(1) for attention in attentions]
+    return gradients, attentions

@@ -44,8 +44,11 @@ STARTS = ("python", "accelerate", "torchrun", "make", "pip", "hf")
 
 PROVEN = {
     "examples/pretrain.py": "test_examples.py::test_pretraining_on_a_folder_from_a_saved_model_with_two_processes",
+    "examples/trim_vocabulary.py": "test_vocabulary.py::"
+    "test_the_example_prints_the_share_saved_and_leaves_a_model_that_loads",
     "examples/reload.py": "test_examples.py::test_the_reload_check_fails_on_other_embeddings",
     "examples/finetune.py": "test_finetune_example.py::test_adapters_and_dual_masking_on_the_synthetic_set",
+    "examples/leaderboard.py": "test_leaderboard.py::test_the_command_leaves_the_table_in_three_forms",
     "examples/evaluate_retrieval.py": "test_evaluate_retrieval.py::test_two_processes_give_the_numbers_of_one",
     "examples/train_small_clip.py": "test_examples.py::"
     "test_the_small_clips_that_are_shipped_are_some_that_their_script_makes",

@@ -52,6 +52,7 @@ DEFAULTS, PROCESSES = "test_defaults_of_a_step.py", "test_two_processes.py"
 WORDS = "test_word_contributions.py"
 STEP = "test_modeling.py::test_the_training_step_is_the_sum_of_its_documented_parts"
 SHAPES = "test_modeling.py::test_features_and_logits_have_the_documented_shapes"
+TOWERS = "test_towers.py"
 SCORES = "test_token_scores.py::test_scores_equal_full_autograd_on_an_ordinary_forward"
 POOLING = "test_token_scores.py::test_pooling_matrix_equals_pooling_and_interpolation"
 PADDING = "test_token_scores.py::test_scores_do_not_depend_on_padding_or_on_the_other_captions"
@@ -126,7 +127,7 @@ mutants(
         "(info_draw < 0.8) | fallback",
         INDEPENDENT,
     ),
-    ("the random token from the action's uniform", "(token_draw * ", "(action_draw * ", INDEPENDENT),
+    ("the random token from the action's uniform", "low + token_draw * ", "low + action_draw * ", INDEPENDENT),
     ("no token kept", "action_draw < 0.9", "action_draw < 1.0", MASKING),
     (
         "the only chosen token not always masked",
@@ -152,14 +153,6 @@ mutants(
 mutants(
     "token_scores_gadms.py",
     ("all but one layer by default", "round(depth * 2 / 3)", "depth - 1", DEFAULTS),
-    ("BOS is valid", "positions > 0", "positions >= 0", MASKING),
-    ("EOS is valid", "(positions < eos_positions", "(positions <= eos_positions", MASKING),
-    (
-        "the last EOS",
-        "return input_ids.argmax(dim=-1)",
-        "return input_ids.shape[1] - 1 - input_ids.flip(-1).argmax(dim=-1)",
-        DEFAULTS,
-    ),
     ("EOS's key is the kept one", "torch.where(at_eos[..., None], own_key, keys)", "keys", SCORES),
     ("EOS's value is the kept one", "torch.where(at_eos[..., None], own_value, values)", "values", SCORES),
     (
@@ -168,24 +161,34 @@ mutants(
         "attention",
         SCORES,
     ),
-    ("attention divided by all positions", "torch.where(valid, attention.float(), 0.0)", "attention.float()", SCORES),
-    ("importance scaled over valid tokens", "minmax(importance, ~after_eos)", "minmax(importance, valid)", SCORES),
-    ("no importance", "minmax(importance, ~after_eos)", "torch.ones_like(importance)", SCORES),
+    (
+        "attention divided by all positions",
+        "torch.where(valid[:, None], attention.float(), 0.0)",
+        "attention.float()",
+        SCORES,
+    ),
+    (
+        "importance scaled over valid tokens",
+        "minmax(importance, seen[:, None])",
+        "minmax(importance, valid[:, None])",
+        SCORES,
+    ),
+    ("no importance", "minmax(importance, seen[:, None])", "torch.ones_like(importance)", SCORES),
     ("negative scores kept", "F.relu(total / num_layers)", "(total / num_layers)", SCORES),
     ("absolute scores", "F.relu(total / num_layers)", "(total / num_layers).abs()", SCORES),
     (
         "scaled over BOS and EOS too",
         "F.relu(total / num_layers), valid)",
-        "F.relu(total / num_layers), ~after_eos)",
+        "F.relu(total / num_layers), seen)",
         SCORES,
     ),
     (
         "the query not pooled",
-        "pool[rows, eos][:, None] @ queries.float()",
-        "queries.float()[rows, eos][:, None]",
+        "matrix[rows, pooled] @ queries.float()",
+        "queries.float()[rows, pooled]",
         SCORES,
     ),
-    ("the keys not pooled", "pool @ keys.float()", "keys.float()", SCORES),
+    ("the keys not pooled", "matrix @ keys.float()", "keys.float()", SCORES),
     (
         "interpolated past the last pair",
         "torch.minimum(left + 1, pairs - 1)",
@@ -194,20 +197,68 @@ mutants(
     ),
     (
         "pooled over the batch's width",
-        "pooling_matrix(eos + 1, ",
-        "pooling_matrix(0 * eos + input_ids.shape[1], ",
+        "pooling_matrix(seen.sum(dim=1).clamp_min(2), ",
+        "pooling_matrix(0 * seen.sum(dim=1) + input_ids.shape[1], ",
         SCORES,
         PADDING,
     ),
     ("one head's attention", "attention.detach().mean(dim=1)", "attention.detach()[:, 0]", SCORES),
-    ("the first layers", "layers[-num_layers:], image_embeds", "layers[:num_layers], image_embeds", SCORES),
-    ("not causal", "is_causal=True", "is_causal=False", SCORES),
+    ("the first layers", "layers[-num_layers:],\n", "layers[:num_layers],\n", SCORES),
+    ("not causal", "is_causal=causal", "is_causal=False", SCORES),
     (
         "padding attended by EOS",
         "masked_fill(after_eos[:, None, None], -torch.inf)",
         "masked_fill(after_eos[:, None, None], 0.0)",
         SCORES,
     ),
+)
+
+mutants(
+    "towers_gadms.py",
+    ("BOS is valid", "first = 1 if", "first = 0 if", MASKING),
+    ("EOS is valid", "(positions < eos_positions", "(positions <= eos_positions", MASKING),
+    (
+        "the last EOS",
+        "return input_ids.argmax(dim=-1)",
+        "return input_ids.shape[1] - 1 - input_ids.flip(-1).argmax(dim=-1)",
+        DEFAULTS,
+    ),
+    (
+        "padding by id",
+        "return positions <= last[:, None]",
+        "return positions < (input_ids > 0).sum(dim=1, keepdim=True)",
+        DEFAULTS,
+    ),
+    ("BOS alone is read", "return positions <= last[:, None]", "return positions < last[:, None]", STEP),
+    ("embedded at the last position", "tokens[rows, pool_position(input_ids, text_config)]", "tokens[:, -1]", STEP),
+    (
+        "not pooled by the last norm",
+        "return vision_model.post_layernorm(last_hidden_state)",
+        "return last_hidden_state",
+        DEFAULTS,
+    ),
+    (
+        "EOS by the highest id everywhere",
+        "if text_config is None or kind_of(text_config) == CLIP:\n        return input_ids.argmax",
+        "if True:\n        return input_ids.argmax",
+        TOWERS,
+    ),
+    ("SigLIP's captions as they come", "if kind_of(text_config) != SIGLIP:", "if True:", TOWERS),
+    ("SigLIP's other padding kept", "input_ids.masked_fill(after, padding)", "input_ids", TOWERS),
+    ("TIPSv2's padding seen", "if kind_of(text_config) == TIPSV2 else None", "if False else None", TOWERS),
+    (
+        "TIPSv2's mean over padding",
+        "(tokens * own).sum(dim=1) / (own.sum(dim=1)",
+        "tokens.sum(dim=1) / (own.sum(dim=1)",
+        TOWERS,
+    ),
+    (
+        "registers among the patches",
+        "first_patch = 1 + vision_model.config.num_register_tokens",
+        "first_patch = 1",
+        TOWERS,
+    ),
+    ("random words of the low ids", "return low, high", "return 0, high", TOWERS),
 )
 
 mutants(
@@ -238,7 +289,7 @@ mutants(
         "max_position_embeddings * 0",
         "test_released_scores.py",
     ),
-    ("released: two thirds of the layers by default", "min(NUM_LAYERS, len(layers)) if", "None if", DEFAULTS),
+    ("released: two thirds of the layers by default", "min(NUM_LAYERS, len(layers))", "None", DEFAULTS),
 )
 
 mutants(
@@ -272,16 +323,9 @@ mutants(
     ),
     ("another weight of MTP by default", "0.4,", "0.3,", DEFAULTS),
     (
-        "padding by id",
-        "<= eos_positions(input_ids)[:, None]",
-        "< (input_ids > 0).sum(dim=1, keepdim=True)",
-        DEFAULTS,
-    ),
-    ("BOS alone is read", "<= eos_positions(input_ids)[:, None]", "< eos_positions(input_ids)[:, None]", STEP),
-    (
         "labels from the masked caption",
-        "labels = F.pad(input_ids, (",
-        "labels = F.pad(views.prediction_input_ids, (",
+        "labels = padded[views",
+        "labels = views.prediction_input_ids[views",
         STEP,
     ),
     (
@@ -309,7 +353,6 @@ mutants(
         "torch.cat([views.prediction_input_ids, views.noise_input_ids])",
         STEP,
     ),
-    ("embedded at the last position", "noise_tokens[rows, eos_positions(input_ids)]", "noise_tokens[:, -1]", STEP),
     ("the mean of image tokens", "image_embeds = image_tokens[:, 0]", "image_embeds = image_tokens.mean(dim=1)", STEP),
     ("rates of all positions", "views.noise_mask.sum() / num_valid", "views.noise_mask.float().mean()", STEP),
     (
@@ -339,12 +382,6 @@ mutants(
     ),
     ("logits of lengths", "text_embeds = F.normalize(", "text_embeds = (lambda embeds, dim: embeds)(", SHAPES),
     ("times the temperature", ".to(text_embeds.device) / self", ".to(text_embeds.device) * self", SHAPES),
-    (
-        "not pooled by the last norm",
-        "self.visual_projection(self.vision_model.post_layernorm(last_hidden_state))",
-        "self.visual_projection(last_hidden_state)",
-        DEFAULTS,
-    ),
 )
 
 mutants(

@@ -10,7 +10,8 @@ from torch import nn
 
 from modeling_gadms.masking_gadms import DualMasking, RandomMasking
 from modeling_gadms.modeling_gadms import GADMSForPreTraining
-from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax, valid_tokens
+from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax
+from modeling_gadms.towers_gadms import valid_tokens
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 
 SCORES = "random", "cosine", "gass"

@@ -5,15 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from modeling_gadms import GADMSModel
-from modeling_gadms.token_scores_gadms import (
-    cached_text_pass,
-    eos_positions,
-    finish_layer,
-    project_qkv,
-    scored_layers,
-    split_heads,
-    valid_tokens,
-)
+from modeling_gadms.token_scores_gadms import cached_text_pass, finish_layer, project_qkv, scored_layers, split_heads
+from modeling_gadms.towers_gadms import eos_positions, valid_tokens
 
 
 @torch.no_grad()

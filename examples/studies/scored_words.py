@@ -14,7 +14,8 @@ from dataset_webperson import WebPerson
 from dataset_webperson.drawn.rows import generate_rows
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.noise.patch_evidence import PatchEvidence
-from modeling_gadms.token_scores_gadms import minmax, valid_tokens
+from modeling_gadms.token_scores_gadms import minmax
+from modeling_gadms.towers_gadms import valid_tokens
 
 
 def load_rows(image_size: tuple[int, int], num_persons: int, noise_rate: float, seed: int) -> list[dict]:

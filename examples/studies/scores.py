@@ -12,13 +12,12 @@ from modeling_gadms import GADMSForPreTraining
 from modeling_gadms.token_scores_gadms import (
     cached_text_pass,
     eos_pass,
-    eos_positions,
     minmax,
     pooling_matrix,
     scored_layers,
     split_heads,
-    valid_tokens,
 )
+from modeling_gadms.towers_gadms import eos_positions, valid_tokens
 
 
 @torch.no_grad()

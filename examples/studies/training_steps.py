@@ -12,7 +12,8 @@ from modeling_gadms import GADMSConfig, GADMSForPreTraining
 from modeling_gadms.losses_gadms import sdm_loss
 from modeling_gadms.masking_gadms import DualMasking, draw_uniforms, mask_captions
 from modeling_gadms.released_scores_gadms import released_scores
-from modeling_gadms.token_scores_gadms import eos_positions, gradient_attention_scores
+from modeling_gadms.token_scores_gadms import gradient_attention_scores
+from modeling_gadms.towers_gadms import eos_positions
 
 
 def make_batch(config: GADMSConfig, lengths: list[int], seed: int = 0) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import torch
@@ -154,10 +155,7 @@ class _CaptionBatches(Dataset):
         self, processor: ProcessorMixin, captions: list[str], batch_size: int, config: PretrainedConfig
     ) -> None:
         self.processor, self.captions, self.batch_size = processor, captions, batch_size
-        longest = config.text_config.max_position_embeddings
-        # SigLIP reads the last position, padding or not, and was trained on captions of full length
-        padding = "max_length" if config.model_type.startswith("siglip") else True
-        self.options = {"padding": padding, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+        self.options = caption_options(config)
 
     def __len__(self) -> int:
         return -(-len(self.captions) // self.batch_size)
@@ -165,6 +163,14 @@ class _CaptionBatches(Dataset):
     def __getitem__(self, number: int) -> BatchFeature:
         first = number * self.batch_size
         return self.processor(text=self.captions[first : first + self.batch_size], **self.options)
+
+
+def caption_options(config: PretrainedConfig) -> dict[str, Any]:
+    """How the processor of a model of this configuration is to pad and cut captions."""
+    longest = config.text_config.max_position_embeddings
+    # SigLIP reads the last position, padding or not, and was trained on captions of full length
+    padding = "max_length" if config.model_type.startswith("siglip") else True
+    return {"padding": padding, "truncation": True, "max_length": longest, "return_tensors": "pt"}
 
 
 def _unit(embeds: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ from dataset_webperson import DataError
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns, read_row
-from ..token_scores_gadms import valid_tokens
+from ..towers_gadms import valid_tokens
 from ..training.collator import PairCollator
 from ..training.samplers import EpochSampler, TrainingRows
 
@@ -102,7 +102,7 @@ class PatchEvidence(nn.Module):
             on padding nor on the rest of the batch.
         """
         scores = torch.zeros(input_ids.shape, device=input_ids.device)
-        rows, places = valid_tokens(input_ids).nonzero(as_tuple=True)
+        rows, places = valid_tokens(input_ids, self.tower.config.text_config).nonzero(as_tuple=True)
         queries = self.queries(input_ids, rows, places)
 
         # one image at a time; `rows` ascends, so the parts are in the order of the words
@@ -208,7 +208,7 @@ def train_patch_evidence(
 def _batch_loss(evidence: PatchEvidence, batch: dict[str, Any], device: torch.device) -> torch.Tensor:
     """InfoNCE of some words of a batch: each must find its image among those of the batch."""
     pixel_values, input_ids = (batch[name].to(device) for name in ("pixel_values", "input_ids"))
-    rows, places = valid_tokens(input_ids).nonzero(as_tuple=True)
+    rows, places = valid_tokens(input_ids, evidence.tower.config.text_config).nonzero(as_tuple=True)
     words = torch.randperm(len(rows))[:WORDS_PER_STEP].to(device)
     rows, places = rows[words], places[words]
     if not len(rows):
@@ -290,8 +290,11 @@ def _prepare(
 ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
     """Pixels of the images, and ids and offsets of each caption column."""
     rows = [read_row(dataset, index) for index in indices]
-    options = {"padding": True, "truncation": True, "return_offsets_mapping": True, "return_tensors": "pt"}
-    encoded = {name: processor.tokenizer([row[name] for row in rows], **options) for name in names}
+    options = {"return_offsets_mapping": True, "return_tensors": "pt"}
+    encoded = {
+        name: processor.tokenizer(**processor.caption_options([row[name] for row in rows]), **options)
+        for name in names
+    }
     captions = {name: (one["input_ids"], one["offset_mapping"]) for name, one in encoded.items()}
     return processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"], captions
 

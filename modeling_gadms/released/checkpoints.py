@@ -12,11 +12,11 @@ from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from .layout import (
     DECODER_PREFIXES,
     GIVEAWAYS,
-    LEFT_BEHIND,
     check_fits_released_layout,
     config_from_shapes,
     from_released,
     layout,
+    reason_to_leave,
     to_released,
 )
 from .reading import read_checkpoint
@@ -74,7 +74,7 @@ def load_released(
 
     names = layout(config, towers, has_decoder)
     missing = [name for name in names if name not in weights]
-    unexplained = [name for name in weights if name not in names and name not in LEFT_BEHIND]
+    unexplained = [name for name in weights if name not in names and reason_to_leave(name) is None]
     if missing or unexplained:
         raise ValueError(_refusal(path, weights, unexplained, missing))
 
@@ -90,7 +90,7 @@ def load_released(
                 )
     model.load_state_dict(converted)  # strict; copies, and so casts
 
-    left = {name: LEFT_BEHIND[name] for name in weights if name not in names}
+    left = {name: reason for name in weights if name not in names and (reason := reason_to_leave(name))}
     left |= {name: "the state of a training run, not a weight" for name in beside}
     return model, Conversion(list(names), left, _describe(config, has_decoder))
 
@@ -144,7 +144,7 @@ def _refusal(path: str, weights: dict, unexplained: list[str], missing: list[str
     guess = (
         f"probably a checkpoint of {giveaway[1]}, by its {giveaway[0]}*"
         if giveaway
-        else "not a checkpoint of OpenAI's CLIP, GA-DMS, IRRA or NAM, or not all of one"
+        else "not a checkpoint of OpenAI's CLIP, GA-DMS, IRRA, NAM, RDE or HAM, or not all of one"
     )
     return f"{path}: {guess}; of {len(weights)} weights, {' and '.join(problems)}"
 

@@ -2,7 +2,8 @@
 
 Released files name the towers as OpenAI's CLIP does, under `base_model.` in files that may also hold a decoder.
 Queries, keys and values are fused in one `in_proj`; `visual.proj` and `text_projection` are `(width, embed)` matrices
-that tokens stand to the left of: the transpose of a linear layer's weight. GA-DMS, IRRA and NAM share this layout.
+that tokens stand to the left of: the transpose of a linear layer's weight. GA-DMS, IRRA and NAM share this layout. HAM
+has it without a decoder, or, fine-tuned by IRRA's code, with one; RDE without a decoder, beside a second branch.
 """
 
 import math
@@ -42,6 +43,9 @@ LEFT_BEHIND = {
     "context_length": "a number that the shapes repeat",
     "vocab_size": "a number that the shapes repeat",
 }
+
+_SELECTION = "the second branch of RDE, token selection, whose similarity RDE averages with that of this model"
+LEFT_BRANCHES = {"visul_emb_layer.": _SELECTION, "texual_emb_layer.": _SELECTION}
 
 # parts of names that give another method away, the most specific first
 GIVEAWAYS = {
@@ -102,6 +106,12 @@ def layout(config: GADMSConfig, towers: str = "", has_decoder: bool = False) -> 
             layer(part, f"decoder.{our_part}")
         blocks("cross_modal_transformer", "decoder.encoder", config.decoder_num_layers)
     return names
+
+
+def reason_to_leave(name: str) -> str | None:
+    """Why a released weight has no place in our models; `None` of one that is unknown."""
+    branches = (reason for prefix, reason in LEFT_BRANCHES.items() if name.startswith(prefix))
+    return LEFT_BEHIND.get(name) or next(branches, None)
 
 
 def from_released(weights: dict[str, torch.Tensor], names: dict[str, tuple[str, ...]]) -> dict[str, torch.Tensor]:
@@ -207,6 +217,8 @@ def check_fits_released_layout(config: GADMSConfig) -> None:
     Raises:
         ValueError: the configuration differs in something that released code fixes and its files do not record.
     """
+    if config.tower != "clip":
+        raise ValueError(f"the released layout holds CLIP's towers alone, and this model has those of {config.tower}")
     for name, tower in (("text", config.text_config), ("image", config.vision_config)):
         found = (tower.hidden_size / tower.num_attention_heads, tower.hidden_act, tower.layer_norm_eps)
         if found != (64, "quick_gelu", 1e-5):

@@ -11,7 +11,6 @@ from dataset_webperson import DataError
 from ..masking_gadms import draw_uniforms
 from ..processing_gadms import GADMSProcessor
 from ..rows import pick_column, stable_hash
-from ..token_scores_gadms import valid_tokens
 
 
 @dataclass
@@ -90,14 +89,14 @@ class PairCollator:
 
     def tokens_in(self, captions: list[str], spans: list[list[list[int]]]) -> torch.Tensor:
         """True at tokens that begin within a span of their caption: bool `(B, T)`; BOS, EOS and padding never do."""
-        encoded = self.processor.tokenizer(
-            captions, padding=True, truncation=True, return_offsets_mapping=True, return_tensors="pt", verbose=False
-        )
+        options = self.processor.caption_options(captions)
+        encoded = self.processor.tokenizer(**options, return_offsets_mapping=True, return_tensors="pt", verbose=False)
         inside = torch.zeros(encoded["input_ids"].shape, dtype=torch.bool)
         for row, offsets, of_caption in zip(inside, encoded["offset_mapping"], spans, strict=True):
             for start, end in of_caption:
                 row |= (offsets[:, 0] >= start) & (offsets[:, 0] < end)
-        return inside & valid_tokens(encoded["input_ids"])
+        first, last = encoded["offset_mapping"].unbind(dim=-1)
+        return inside & (first < last)  # special tokens and padding have no characters
 
     def identity(self, row: dict[str, Any]) -> int:
         """Identity of a row: the class of its person or, without `persons`, a number of its image."""

@@ -148,8 +148,8 @@ def save_word_contributions(
     See [`GADMSModel.word_contributions`]. Shades are scaled to the strongest word of the caption.
     """
     caption = row["caption1"]
-    encoding = processor.tokenizer(caption, truncation=True, return_offsets_mapping=True)
-    words = torch.tensor([[-1 if word is None else word for word in encoding.word_ids()]])
+    offsets = processor.tokenizer(**processor.caption_options(caption), return_offsets_mapping=True)["offset_mapping"]
+    words = torch.tensor([processor.word_ids(caption)])
     inputs = processor(images=row["image"], text=caption)
     drops = model.word_contributions(**inputs.to(model.device), word_ids=words.to(model.device))[0].tolist()
     strongest = max(map(abs, drops)) or 1.0
@@ -162,7 +162,9 @@ def save_word_contributions(
 
     left = height // 2 + 40
     x, y, previous = float(left), 24, 0
-    for (start, end), drop in list(zip(encoding["offset_mapping"], drops, strict=True))[1:-1]:
+    for (start, end), drop in zip(offsets, drops, strict=True):
+        if start == end:  # a special token
+            continue
         x += 6 if start > previous else 0  # a space between words
         previous = end
         length = draw.textlength(caption[start:end], font)

@@ -1,4 +1,4 @@
-"""Starting points of training: a GA-DMS, with or without its decoder, or a CLIP."""
+"""Starting points of training: a GA-DMS, with or without its decoder, or a CLIP or other towers."""
 
 import torch
 from safetensors import SafetensorError
@@ -16,8 +16,9 @@ def load_starting_point(name_or_path: str, image_size: tuple[int, int]) -> tuple
     The weights are float32 in whatever dtype they are stored: steps of training are too small for half precision.
 
     Args:
-        name_or_path (`str`): Hub id or folder of a GA-DMS or a CLIP.
-        image_size (`tuple[int, int]`): height and width in pixels, for a CLIP.
+        name_or_path (`str`): Hub id or folder of a GA-DMS, a CLIP, or other towers that
+            [`GADMSModel.from_pretrained_towers`] starts from.
+        image_size (`tuple[int, int]`): height and width in pixels, for towers.
 
     Raises:
         OSError: there is nothing that can be loaded.
@@ -29,20 +30,25 @@ def load_starting_point(name_or_path: str, image_size: tuple[int, int]) -> tuple
         reason = str(error) or type(error).__name__
         if reason.startswith(name_or_path):
             raise DataError(reason) from error
-        raise DataError(f"{name_or_path}: cannot be loaded as a GA-DMS or a CLIP: {reason}") from error
+        raise DataError(f"{name_or_path}: cannot be loaded as a GA-DMS, a CLIP or other towers: {reason}") from error
 
 
 def own_image_size(name_or_path: str) -> tuple[int, int]:
-    """Height and width in pixels of the images that a CLIP or a GA-DMS was trained on."""
-    size = AutoConfig.from_pretrained(name_or_path).vision_config.image_size
+    """Height and width in pixels of the images that a GA-DMS, a CLIP or other towers were trained on.
+
+    Of a SigLIP 2 for images of any shape, those of a square with as many patches as its position table.
+    """
+    config = AutoConfig.from_pretrained(name_or_path)
+    vision = config.vision_config
+    size = round(vision.num_patches**0.5) * vision.patch_size if config.model_type == "siglip2" else vision.image_size
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _load(name_or_path: str, image_size: tuple[int, int]) -> tuple[GADMSForPreTraining, GADMSProcessor]:
     config = AutoConfig.from_pretrained(name_or_path)
     if config.model_type != "gadms":
-        model = GADMSForPreTraining.from_clip_pretrained(name_or_path, image_size=image_size, dtype=torch.float32)
-        return model, GADMSProcessor.from_clip_pretrained(name_or_path, image_size=image_size)
+        model = GADMSForPreTraining.from_pretrained_towers(name_or_path, image_size=image_size, dtype=torch.float32)
+        return model, GADMSProcessor.from_pretrained_towers(name_or_path, image_size=image_size)
     if config.architectures == ["GADMSModel"]:
         model = GADMSForPreTraining(config)
         model.gadms = GADMSModel.from_pretrained(name_or_path, dtype=torch.float32)

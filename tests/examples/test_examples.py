@@ -8,13 +8,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from places import REPO
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_processor, tiny_rows
+from tiny_towers import KINDS, save_towers
 
 from modeling_gadms import GADMSModel, GADMSProcessor
+from modeling_gadms.evaluation.models import load_retriever
 
 sys.path.insert(0, str(REPO / "examples"))
 import hide_words  # noqa: E402
@@ -114,6 +117,35 @@ def test_pretraining_on_a_folder_from_a_saved_model_with_two_processes(tmp_path)
         result = launch(*command, cwd=tmp_path, processes=processes)
         assert "8 test images" in result.stdout
         assert (tmp_path / name / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_epoch_from_towers_of_every_kind_leaves_a_model_that_loads(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "report", lambda *_: None)  # pictures, and a process that reloads the model
+    torch.manual_seed(0)
+    save_towers(kind, tmp_path / "towers")
+    (tmp_path / "data").mkdir()
+    tiny_rows(12).to_parquet(tmp_path / "data" / "train-0.parquet")
+    options = {
+        "model_name_or_path": tmp_path / "towers",
+        "dataset_name": tmp_path / "data",
+        "output_dir": tmp_path / "out",
+        "num_test_images": 4,
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 1,
+        "learning_rate": 1e-3,
+        "save_strategy": "no",
+        "use_cpu": True,
+    }
+    size = ["--image_size", "32", "16"]
+    pretrain.main([*size, *(part for name, value in options.items() for part in (f"--{name}", str(value)))])
+    model, processor = load_retriever(str(tmp_path / "out"))
+    start = GADMSModel.from_pretrained_towers(tmp_path / "towers", image_size=(32, 16))
+    assert processor.tower == model.config.tower == start.config.tower
+    before, after = start.state_dict(), model.state_dict()
+    assert before.keys() == after.keys()
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert {"text_model", "vision_model"} <= moved
 
 
 def test_a_mistake_in_pretraining_ends_in_one_line_and_code_2(tmp_path, capsys, monkeypatch):

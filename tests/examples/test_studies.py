@@ -19,7 +19,8 @@ from modeling_gadms.losses_gadms import sdm_loss
 from modeling_gadms.masking_gadms import DualMasking, draw_uniforms, mask_captions
 from modeling_gadms.released_scores_gadms import released_scores
 from modeling_gadms.rows import pick_column
-from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax, valid_tokens
+from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax
+from modeling_gadms.towers_gadms import valid_tokens
 from modeling_gadms.training.collator import PairCollator
 
 sys.path.insert(0, str(EXAMPLES / "studies"))

@@ -84,6 +84,22 @@ def family_weights(seed=0, num_patches=12) -> dict[str, torch.Tensor]:
     return towers | made_up_weights(decoder_shapes(128), seed + 1)
 
 
+def selection_weights(embed=128, wide=256) -> dict[str, torch.Tensor]:
+    """The token selection of RDE: a layer and an MLP with batch norms over the chosen tokens of each side."""
+    shapes = []
+    for side, layers in (("visul_emb_layer", ("linear", "fc")), ("texual_emb_layer", ("linear",))):
+        for layer in layers:
+            shapes += [(f"{side}.{layer}.weight", (wide, embed)), (f"{side}.{layer}.bias", (wide,))]
+        for number, (outputs, inputs) in enumerate([(wide // 2, embed), (wide, wide // 2)]):
+            shapes += [(f"{side}.mlp.layers.{number}.weight", (outputs, inputs))]
+            norms = ("weight", "bias", "running_mean", "running_var")
+            shapes += [(f"{side}.mlp.layers.{number}.bias", (outputs,))]
+            shapes += [(f"{side}.mlp.bns.{number}.{name}", (outputs,)) for name in norms]
+    weights = made_up_weights(shapes, 3)
+    counts = {name.replace("running_var", "num_batches_tracked"): torch.tensor(7) for name in weights if "var" in name}
+    return weights | counts
+
+
 def captions(lengths, seed=0, width=CONTEXT_LENGTH) -> torch.Tensor:
     """BOS, random tokens, EOS, padding 0; `lengths` count BOS and EOS."""
     generator = torch.Generator().manual_seed(seed)

@@ -18,7 +18,7 @@ from modeling_gadms.evaluation.rescoring import (
     rescore,
 )
 from modeling_gadms.person_retrieval.ranking import rank_queries
-from modeling_gadms.token_scores_gadms import eos_positions
+from modeling_gadms.towers_gadms import eos_positions
 
 EXAMPLE = EXAMPLES / "benchmark_rescoring.py"
 spec = importlib.util.spec_from_file_location("benchmark_rescoring", EXAMPLE)

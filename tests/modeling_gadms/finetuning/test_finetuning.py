@@ -24,7 +24,7 @@ from modeling_gadms.finetuning.rows import CaptionRows, PersonSampler
 from modeling_gadms.finetuning.trainer import GADMSFineTuningTrainer
 from modeling_gadms.losses_gadms import id_loss
 from modeling_gadms.masking_gadms import RandomMasking, draw_uniforms, mask_captions
-from modeling_gadms.token_scores_gadms import valid_tokens
+from modeling_gadms.towers_gadms import valid_tokens
 from modeling_gadms.training.collator import PairCollator
 
 

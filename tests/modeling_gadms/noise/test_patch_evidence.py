@@ -18,7 +18,7 @@ from dataset_webperson import DataError
 from modeling_gadms.masking_gadms import mask_captions
 from modeling_gadms.noise.hidden_words import kept_evidence
 from modeling_gadms.noise.patch_evidence import hide_words, train_patch_evidence
-from modeling_gadms.token_scores_gadms import valid_tokens
+from modeling_gadms.towers_gadms import valid_tokens
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.collator import PairCollator
 from modeling_gadms.training.trainer import GADMSTrainer

@@ -314,19 +314,47 @@ def test_the_classifier_of_fine_tuning_is_left_with_a_reason(weights, tmp_path):
     assert set(left) == set(classifier) and all("retrieval does not use it" in reason for reason in left.values())
 
 
+@pytest.mark.parametrize("method", ["IRRA", "NAM", "HAM", "HAM, fine-tuned", "RDE"])
+def test_each_method_of_the_family_gives_its_towers_and_lists_what_is_left(weights, tmp_path, method):
+    towers = {name: tensor for name, tensor in weights.items() if name.startswith("base_model.")}
+    classifier = {"classifier.weight": torch.randn(11, 128), "classifier.bias": torch.zeros(11)}
+    given = {"HAM": towers, "RDE": towers | twin.selection_weights()}.get(method, weights | classifier)
+    model, conversion = load_released(save({"model": given, "epoch": 60}, tmp_path))
+    assert isinstance(model, GADMSModel if method in ("HAM", "RDE") else GADMSForPreTraining)
+    assert set(conversion.used) | set(conversion.left) == {*given, "epoch"}
+    if method == "RDE":
+        reasons = {conversion.left[name] for name in twin.selection_weights()}
+        assert len(reasons) == 1 and "token selection" in reasons.pop()
+    captions, pictures = twin.captions([9, 5]), twin.images(2)
+    for row in range(2):
+        text = twin.encode_text(given, captions[row])[captions[row].argmax()]
+        image = twin.encode_image(given, pictures[row])[0]
+        retriever = model.base_model
+        found = retriever.get_text_features(captions).pooler_output[row]
+        torch.testing.assert_close(found, text, atol=1e-4, rtol=1e-4)
+        found = retriever.get_image_features(pictures).pooler_output[row]
+        torch.testing.assert_close(found, image, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("missing", ["base_model.visual.proj", "base_model.ln_final.weight"])
+def test_half_of_an_rde_is_refused_by_the_names_of_what_is_missing(weights, tmp_path, missing):
+    towers = {name: tensor for name, tensor in weights.items() if name.startswith("base_model.") and name != missing}
+    with pytest.raises(ValueError, match=rf"probably a checkpoint of RDE.*1 missing \({missing}\)"):
+        load_released(save(towers | twin.selection_weights(), tmp_path))
+
+
 # bad input
 
 
 @pytest.mark.parametrize(
     ("strange", "method"),
     [
-        ("visul_emb_layer.fc.weight", "RDE, by its visul_emb_layer"),
         ("encode_text.positional_embedding", "TBPS-CLIP, by its encode_text"),
         ("text_encoder.bert.embeddings.weight", "RaSa, or another descendant of ALBEF"),
         ("visual_encoder.cls_token", "BLIP or ALBEF"),
         ("vision_model.embeddings.class_embedding", "Hugging Face's CLIP"),
         ("visual.layer1.0.conv1.weight", "a CLIP with a ResNet"),
-        ("something.else", "not a checkpoint of OpenAI's CLIP, GA-DMS, IRRA or NAM"),
+        ("something.else", "not a checkpoint of OpenAI's CLIP, GA-DMS, IRRA, NAM, RDE or HAM"),
     ],
 )
 @pytest.mark.parametrize("alone", [True, False])

@@ -77,7 +77,7 @@ def test_half_a_clip_and_a_clip_without_a_tokenizer_end_in_one_line(tmp_path, ca
     CLIPTextModel(CLIPTextConfig(**tower)).save_pretrained(tmp_path / "half")
     vision = {**tower, "image_size": 32, "patch_size": 16}
     CLIPModel(CLIPConfig(text_config=tower, vision_config=vision)).save_pretrained(tmp_path / "bare")
-    for name, said in (("half", "not a CLIP model with both towers"), ("bare", "no CLIP vocabulary")):
+    for name, said in (("half", "whose towers GA-DMS cannot start from"), ("bare", "no CLIP vocabulary")):
         assert load(str(tmp_path / name)) == 2
         assert said in capsys.readouterr().err.splitlines()[-1]
 

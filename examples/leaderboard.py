@@ -1,0 +1,119 @@
+"""Models x benchmarks in one table, with intervals, both directions and cost, beside marked published figures.
+
+    python examples/leaderboard.py --model runs/demo examples/small_clip --benchmark synthetic --image_size 64 32
+    python examples/leaderboard.py --model runs/cuhk MarketaJu/siglip2-person-description-reid \
+        --as_released MarketaJu/siglip2-person-description-reid \
+        --benchmark cuhk-pedes icfg-pedes rstpreid --data_root data --protocol direct-transfer
+
+A model is any GA-DMS, CLIP or SigLIP that plain transformers loads, a benchmark as for evaluate_retrieval.py.
+Embeddings are kept, and reused while neither the model nor the data has changed. --output_dir receives
+leaderboard.md, leaderboard.tex and leaderboard.json.
+"""
+
+import os
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from studies.step_costs import count_flops
+
+from dataset_webperson.command_line import command
+from dataset_webperson.files import replacing, write_json
+from modeling_gadms.evaluation.benchmarks import INCOMPLETE, display_name, load_with_fault
+from modeling_gadms.evaluation.embedding_cache import DEFAULT_FOLDER, cached_retrieval_set
+from modeling_gadms.evaluation.encoding import caption_options
+from modeling_gadms.evaluation.leaderboard import RELEASED, TRAINED, latex, leaderboard_rows, markdown
+from modeling_gadms.evaluation.metrics import evaluate_embeddings
+from modeling_gadms.evaluation.models import load_retriever
+from modeling_gadms.evaluation.published_results import PROTOCOLS
+from modeling_gadms.rows import captions_of, read_row
+from modeling_gadms.training.command_line import free_folder, parse_arguments
+
+TIMED_IMAGES, ROUNDS = 8, 3
+
+
+@dataclass
+class LeaderboardArguments:
+    model: list[str] = field(metadata={"help": "Folders or Hub ids."})
+    benchmark: list[str] = field(metadata={"help": "Names of benchmarks, `synthetic`, or folders."})
+    as_released: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Those of the models that others trained and chose."},
+    )
+    data_root: str | None = field(default=None, metadata={"help": "Folder that holds the benchmarks."})
+    protocol: str = field(
+        default="fine-tuned", metadata={"help": "Published figures to set beside.", "choices": PROTOCOLS[:2]}
+    )
+    image_size: list[int] = field(default_factory=lambda: [128, 64], metadata={"help": "Synthetic: height, width."})
+    num_persons: int = field(default=400, metadata={"help": "Synthetic: persons."})
+    output_dir: str = field(default=os.path.join("runs", "leaderboard"), metadata={"help": "Where to write."})
+    cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Where embeddings are kept."})
+    batch_size: int = field(default=64, metadata={"help": "Images, and captions, at a time."})
+    seed: int = field(default=0, metadata={"help": "Decides intervals and synthetic persons."})
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.as_released) - set(self.model)):
+            raise ValueError(f"--as_released: {', '.join(unknown)} is not among --model")
+
+
+@torch.no_grad()
+def cost_of(model: Any, processor: Any, row: dict[str, Any]) -> dict[str, float]:
+    """Millions of parameters, GFLOP of an image and of a caption, and images per second."""
+    pixels = processor(images=[row["image"]], return_tensors="pt").to(model.device)
+    caption = processor(text=captions_of(row)[:1], **caption_options(model.config)).to(model.device)
+    batch = {name: torch.cat([tensor] * TIMED_IMAGES) for name, tensor in pixels.items()}
+    seconds = []
+    for _ in range(ROUNDS + 1):  # the first warms up
+        start = time.perf_counter()
+        model.get_image_features(**batch).pooler_output.sum().item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        "image_gflop": count_flops(lambda: model.get_image_features(**pixels))[0] / 1e9,
+        "caption_gflop": count_flops(lambda: model.get_text_features(**caption))[0] / 1e9,
+        "images_per_second": TIMED_IMAGES / statistics.median(seconds[1:]),
+    }
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    (args,) = parse_arguments(LeaderboardArguments, arguments, description=__doc__)
+    persons = {f"num_{split}_persons": 2 for split in ("train", "validation")} | {"num_test_persons": args.num_persons}
+    synthetic = {"image_size": tuple(args.image_size), "seed": args.seed, "views_per_person": 2, **persons}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = {
+        benchmark: load_with_fault(benchmark, args.data_root, synthetic_options=synthetic)
+        for benchmark in args.benchmark
+    }
+    results = []
+    for name in args.model:
+        model, processor = load_retriever(name, device=device)
+        first, _ = next(iter(loaded.values()))
+        cost = cost_of(model, processor, read_row(first, 0))
+        for benchmark, (dataset, fault) in loaded.items():
+            encoded, _ = cached_retrieval_set(model, processor, dataset, args.cache_dir, batch_size=args.batch_size)
+            results.append(
+                {
+                    "model": os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name,
+                    "benchmark": display_name(benchmark) + (f" ({INCOMPLETE})" if fault else ""),
+                    "source": RELEASED if name in args.as_released else TRAINED,
+                    "incomplete": fault,
+                    "metrics": evaluate_embeddings(encoded, seed=args.seed).metrics,
+                    "cost": cost,
+                }
+            )
+    folder, rows = free_folder(args.output_dir), leaderboard_rows(results, args.protocol)
+    place = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} processor threads"
+    text = markdown(rows, place)
+    write_json(os.path.join(folder, "leaderboard.json"), {"rows": rows, "arguments": vars(args)})
+    for file, content in (("leaderboard.md", text), ("leaderboard.tex", latex(rows))):
+        with replacing(os.path.join(folder, file)) as temporary, open(temporary, "w", encoding="utf-8") as written:
+            written.write(content + "\n")
+    print(f"{text}\n\nleaderboard.md, leaderboard.tex and leaderboard.json in {folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

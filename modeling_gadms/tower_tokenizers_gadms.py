@@ -1,0 +1,57 @@
+"""The tokenizers of towers other than CLIP's, set up as the towers were trained, and checked against them."""
+
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
+MASK_TOKEN = "<mask>"
+
+
+def tower_tokenizer(path: str, **hub_kwargs: Any) -> Any:
+    """The tokenizer saved with a model of two towers: right padding, the tower's context length, and a mask token.
+
+    Args:
+        path (`str`): Hub id or folder of the model.
+        hub_kwargs: those of [`HUB_OPTIONS`].
+
+    Raises:
+        OSError: there is no tokenizer.
+        ValueError: it is that of another tower.
+    """
+    config = AutoConfig.from_pretrained(path, **hub_kwargs)
+    text_config = config.text_config
+    tokenizer = AutoTokenizer.from_pretrained(path, **hub_kwargs)
+    refuse_foreign_tokenizer(path, tokenizer, config)
+    tokenizer.padding_side = "right"
+    tokenizer.model_max_length = text_config.max_position_embeddings
+    if tokenizer.mask_token_id is None:
+        tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
+    return tokenizer
+
+
+def refuse_foreign_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Stop at a tokenizer that is not that of the text tower.
+
+    Raises:
+        ValueError: it has more ids than the tower has embeddings, does not frame captions as the tower was trained, or
+            has no padding.
+    """
+    kind, vocab_size, ids = config.model_type, config.text_config.vocab_size, tokenizer("a")["input_ids"]
+    begins = tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+    ends = tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id
+    expected = {"metaclip_2": (True, True), "tipsv2": (False, False)}.get(kind, (False, True))
+    words = {True: "with", False: "without"}
+    if len(tokenizer) > vocab_size:
+        reason = f"has {len(tokenizer)} ids, but the text tower only {vocab_size} embeddings"
+    elif (begins, ends) != expected:
+        found, wanted = (f"{words[bos]} BOS and {words[eos]} EOS" for bos, eos in ((begins, ends), expected))
+        reason = f"writes captions {found}, but {kind} reads them {wanted}"
+    elif tokenizer.pad_token_id is None:
+        reason = "has no padding token"
+    else:
+        return
+    raise ValueError(
+        f"{name}: its tokenizer, {type(tokenizer).__name__}, {reason}: it does not belong to the text tower; save the "
+        "tower's own tokenizer there"
+    )

@@ -1,0 +1,73 @@
+"""The leaderboard: published rows marked, measured rows in order, the same figures in every form."""
+
+import json
+import re
+import sys
+
+from places import REPO
+from tiny import save_published, tiny_rows
+
+from modeling_gadms.evaluation.leaderboard import RELEASED, TRAINED, latex, leaderboard_rows, markdown
+from modeling_gadms.evaluation.published_results import AT_TEST_TIME, published
+from modeling_gadms.evaluation.significance import Interval
+from modeling_gadms.person_retrieval.ranking import METRICS
+
+sys.path.insert(0, str(REPO / "examples"))
+import leaderboard  # noqa: E402
+
+
+def result(model, value, benchmark="RSTPReid", source=TRAINED, incomplete=None):
+    interval = Interval(value, value - 1, value + 1)
+    metrics = {way: dict.fromkeys(METRICS, interval) for way in ("t2i", "i2t")}
+    cost = {"parameters": 150.0, "image_gflop": 36.5, "caption_gflop": 5.0, "images_per_second": 1234.5}
+    about = {"model": model, "benchmark": benchmark, "source": source, "incomplete": incomplete}
+    return {**about, "metrics": metrics, "cost": cost}
+
+
+def test_published_rows_stand_marked_above_the_measured_ones_which_rise():
+    rows = leaderboard_rows([result("best_one", 61.0), result("other", 42.0, source=RELEASED)], "fine-tuned")
+    figures = {name: of["RSTPReid"] for name, of in published("fine-tuned").items() if "RSTPReid" in of}
+    t2i = [row for row in rows if row["direction"] == "t2i"]
+    assert [row["model"] for row in t2i] == [*figures, "other", "best_one"]
+    assert [row["model"] for row in rows if row["direction"] == "i2t"] == ["other", "best_one"]
+    table = markdown(rows, "a processor")
+    assert f"| CECA | *published* | {AT_TEST_TIME['CECA']} | 73.45 | - | - | - | - | - | - | - |" in table
+    assert "| other | as released | cosine | 42.00 [41.0, 43.0] |" in table and "| 1,234.5 |" in table
+    assert table.count("## RSTPReid, ") == 2 and "of the image tower on a processor" in table
+    tex = latex(rows)
+    assert "CECA$^\\dagger$ & 73.45 & - &" in tex and "best\\_one & 61.00 {\\scriptsize [60.0, 62.0]} &" in tex
+    assert tex.count("\\begin{tabular}{lrrrrrrrr}") == tex.count("\\end{tabular}") == 2
+
+
+def test_no_published_figure_stands_beside_an_incomplete_copy_or_another_data_set():
+    incomplete = result("mine", 9.0, "RSTPReid (incomplete copy)", incomplete="10 images")
+    rows = leaderboard_rows([incomplete, result("mine", 9.0, "drawings")], "fine-tuned")
+    assert {row["model"] for row in rows} == {"mine"} and len(rows) == 4
+
+
+def test_the_command_leaves_the_table_in_three_forms(tmp_path, capsys):
+    for name in ("first", "second"):
+        save_published(tmp_path / name)
+    (tmp_path / "drawings").mkdir()
+    tiny_rows(8).to_parquet(tmp_path / "drawings" / "test.parquet")
+    models = [str(tmp_path / name) for name in ("first", "second")]
+    options = {"output_dir": tmp_path / "out", "cache_dir": tmp_path / "cache", "benchmark": tmp_path / "drawings"}
+    argv = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    assert not leaderboard.main(["--model", *models, "--as_released", models[1], *argv])
+    table = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert table.strip() in capsys.readouterr().out
+    rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())["rows"]
+    assert [(row["model"], row["source"]) for row in rows] == [("first", TRAINED), ("second", RELEASED)] * 2
+    tex = (tmp_path / "out" / "leaderboard.tex").read_text()
+    for row in rows:
+        assert set(row["cost"]) == {"parameters", "image_gflop", "caption_gflop", "images_per_second"}
+        assert all(value > 0 for value in row["cost"].values())
+        mean = row["figures"]["mAP"][0]
+        assert re.search(rf"\| {row['model']} \| .*\| {mean:.2f} \[", table)
+        assert f"{mean:.2f} {{\\scriptsize" in tex
+    assert len(list((tmp_path / "cache").iterdir())) == 1, "both are the same model"
+
+
+def test_a_released_model_that_is_not_measured_is_refused(capsys):
+    assert leaderboard.main(["--model", "a", "--as_released", "b", "--benchmark", "synthetic"]) == 2
+    assert "--as_released: b is not among --model" in capsys.readouterr().err
