@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 from .command_line import CommandParser, command
+from .construction.caption_statistics import stage_statistics
 from .construction.config import BuildConfig, ReleaseSection, read_config
 from .construction.opt_out import OptOut
 from .construction.shards import Stage, run_stage, shard_counts
@@ -83,7 +84,10 @@ def _run_stages(config: BuildConfig) -> dict[str, dict[str, int]]:
     if config.caption:
         shards = run("3_caption", caption_shard, shards, config.caption)
     if config.quality:
-        shards = run("4_quality", assess_shard, shards, config.quality)
+        captioned, shards = shards, run("4_quality", assess_shard, shards, config.quality)
+        # For the report, while there are processes to count them.
+        stage_statistics(config.work, "caption", captioned, config.num_workers)
+        stage_statistics(config.work, "quality", shards, config.num_workers)
     if config.release:
         counts["release"] = _release(config, config.release, os.path.dirname(shards[0]), shards)
         _report("release", counts["release"])
