@@ -1,10 +1,10 @@
 """Build a WebPerson from web images: select, crop, dedup, caption, quality and release, all described in one file.
 
-    python -m dataset_webperson.build CONFIG.yaml
+    python -m dataset_webperson.build CONFIG.yaml [--dry_run]
 
-Each stage writes its shards below the folder that the file calls `work`. After an interruption, give the same command
-again: only what is missing is made. With a section `select` and no images yet, it writes the list of addresses, says
-how to download them with img2dataset, and stops.
+Everything that the file names is checked before the first stage. Each stage writes its shards below the folder that
+the file calls `work`. After an interruption, give the same command again: only what is missing is made. With a section
+`select` and no images yet, it writes the list of addresses, says how to download them with img2dataset, and stops.
 """
 
 import dataclasses
@@ -13,15 +13,22 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from .command_line import CommandParser, command
 from .construction.caption_statistics import stage_statistics
+from .construction.captions.cache import TOKENS, tokens_spent
+from .construction.captions.repeated import find_repeated
 from .construction.config import BuildConfig, ReleaseSection, read_config
+from .construction.estimate import SAMPLE, StageEstimate, describe, estimate
 from .construction.opt_out import OptOut
-from .construction.shards import Stage, run_stage, shard_counts
+from .construction.preflight import check_captioners, check_disk, check_files, check_quality_model
+from .construction.run_card import describe_run
+from .construction.shards import Stage, run_stage, shard_counts, shard_targets
+from .construction.source_scan import Scan, scan_source, write_rejected
 from .construction.sources import find_shards
-from .construction.stages.captioning import caption_shard
+from .construction.stages.captioning import CaptionOptions, caption_shard
 from .construction.stages.crop import crop_shard
 from .construction.stages.duplicates import dedup_shard, find_duplicates
 from .construction.stages.quality import assess_shard
@@ -30,7 +37,9 @@ from .construction.work_lock import work_lock
 from .files import write_json
 from .findings import DataError
 from .release import release
+from .release_card import Made
 
+_LOOKED_AT = 32  # images that tell how much disk all of them need
 _DOWNLOAD = """The images are not there yet: {source}. Download them, then give this command again:
   pip install img2dataset
   img2dataset --url_list {urls} --input_format parquet --url_col url --save_additional_columns '["id"]' \\
@@ -38,8 +47,12 @@ _DOWNLOAD = """The images are not there yet: {source}. Download them, then give 
 """
 
 
-def build(config: BuildConfig) -> dict[str, dict[str, int]]:
+def build(config: BuildConfig, dry_run: bool = False) -> dict[str, dict[str, int]]:
     """Run every stage that the configuration names.
+
+    Args:
+        config: of the construction.
+        dry_run: check everything, print what the stages would take, and stop.
 
     Returns:
         The counts of each stage, by the stage's name; also written to `work/counts.json`.
@@ -48,25 +61,32 @@ def build(config: BuildConfig) -> dict[str, dict[str, int]]:
         `DataError`: an input or an option that cannot be used, or another build in `work`. Finished shards stay.
     """
     with work_lock(config.work):
-        return _run_stages(config.resolved())
+        return _run_stages(config.resolved(), dry_run)
 
 
-def _run_stages(config: BuildConfig) -> dict[str, dict[str, int]]:
+def _run_stages(config: BuildConfig, dry_run: bool) -> dict[str, dict[str, int]]:
+    check_files(config)
+    if config.release:
+        _released_before(config, config.release)
     opt_out = OptOut.from_file(config.opt_out) if config.opt_out else OptOut()
     counts: dict[str, dict[str, int]] = {}
 
     def place(name: str) -> str:
         return os.path.join(config.work, name)
 
-    def run(name: str, stage: Stage, sources: list[str], options: Any) -> list[str]:
+    def run(
+        name: str, stage: Stage, sources: list[str], options: Any, sizes: Mapping[str, int] | None = None
+    ) -> list[str]:
         folder = place(name)
-        counts[name] = run_stage(stage, sources, folder, options, config.num_workers, opt_out)
+        counts[name] = run_stage(stage, sources, folder, options, config.num_workers, opt_out, sizes)
         _report(name, counts[name])
         write_json(place("counts.json"), counts)
         return [os.path.join(folder, os.path.splitext(os.path.basename(source))[0] + ".parquet") for source in sources]
 
-    if config.select:
+    if config.select and not (dry_run and os.path.isdir(config.source)):
         metadata = _parquets(config.select.metadata)
+        if dry_run:
+            raise DataError(f"{config.source}: not downloaded yet, so nothing can be estimated; run without --dry_run")
         selected = run("0_select", select_shard, metadata, config.select)
         counts["0_urls"] = unique_urls(selected, place("0_urls"), config.select, config.num_workers)
         _report("0_urls", counts["0_urls"])
@@ -78,21 +98,58 @@ def _run_stages(config: BuildConfig) -> dict[str, dict[str, int]]:
     if unfinished:
         names = ", ".join(os.path.basename(path) for path in unfinished[:5])
         sys.stdout.write(f"{len(unfinished)} shards that img2dataset has not finished are left out: {names}\n")
-    shards = run("1_crop", crop_shard, sources, config.crop)
+    scan = scan_source(config.source, sources, config.work, config.on_bad_shard, config.num_workers)
+    counts["0_source"] = scan.counts
+    _report("0_source", scan.counts)
+    estimates = _check_ahead(config, scan, dry_run)
+    if dry_run:
+        sys.stdout.write(describe(estimates, scan.counts["rows_out"], min(SAMPLE, scan.counts["rows_out"])))
+        return counts
+    every_shard, sources = sources, scan.shards
+    shards = run("1_crop", crop_shard, sources, config.crop, scan.sizes)
+    write_rejected(config.source, every_shard, place("1_crop"), place("rejected.parquet"))
     find_duplicates(shards, config.dedup, config.num_workers)
     shards = run("2_dedup", dedup_shard, shards, config.dedup)
     if config.caption:
         shards = run("3_caption", caption_shard, shards, config.caption)
+        counts["3_caption"] |= _report_cost(config.caption, place("3_caption"))
+        write_json(place("counts.json"), counts)
     if config.quality:
+        if config.quality.max_same_caption:
+            find_repeated(shards, config.quality.plan, config.quality.max_same_caption)
         captioned, shards = shards, run("4_quality", assess_shard, shards, config.quality)
         # For the report, while there are processes to count them.
         stage_statistics(config.work, "caption", captioned, config.num_workers)
         stage_statistics(config.work, "quality", shards, config.num_workers)
     if config.release:
-        counts["release"] = _release(config, config.release, os.path.dirname(shards[0]), shards)
+        made = describe_run(config, counts, os.path.splitext(sources[0])[1])
+        counts["release"] = _release(config, config.release, shards, made)
         _report("release", counts["release"])
         write_json(place("counts.json"), counts)
     return counts
+
+
+def _check_ahead(config: BuildConfig, scan: Scan, dry_run: bool) -> dict[str, StageEstimate]:
+    """Check servers, models and the disk, as far as there is work left for them."""
+
+    def left(name: str) -> int:
+        targets = shard_targets(scan.shards, os.path.join(config.work, name)).items()
+        return sum(scan.sizes[source] for source, target in targets if not os.path.exists(target))
+
+    if not scan.shards:
+        raise DataError(f"{config.source}: none of its files can be used; see {config.work}/scan, or check `source`")
+    images = sum(scan.sizes.values())
+    if config.caption and (dry_run or left("3_caption")):
+        check_captioners(config.caption)
+    if config.quality and (dry_run or left("4_quality")):
+        check_quality_model(config)
+    if dry_run:
+        return estimate(config, scan.shards, scan.counts["rows_out"], SAMPLE, crop_shard, caption_shard, assess_shard)
+    if not left("1_crop"):
+        return {}
+    estimates = estimate(config, scan.shards, scan.counts["rows_out"], _LOOKED_AT, crop_shard)
+    check_disk(config.work, sum(part.bytes for part in estimates.values()) * left("1_crop") // max(images, 1))
+    return estimates
 
 
 def _parquets(folder: str) -> list[str]:
@@ -111,17 +168,26 @@ def _report(name: str, counts: dict[str, int]) -> None:
     sys.stdout.write(f"{name}: {counts['rows_in']:,} in, {counts['rows_out']:,} out{ending}\n")
 
 
-def _release(config: BuildConfig, options: ReleaseSection, folder: str, shards: list[str]) -> dict[str, int]:
-    """Release the assessed shards, once. A release that this work made earlier, from other rows, is replaced."""
-    out = os.path.abspath(options.out)
-    state = {"out": out, "rows": _digest(shards), "options": dataclasses.asdict(options)}
+def _report_cost(options: CaptionOptions, folder: str) -> dict[str, int]:
+    """What the captions have cost over all runs."""
+    spent = tokens_spent(options.cache_folder(folder))
+    read, written = (sum(spent[f"{name}{number}"] for number in (1, 2)) for name in TOKENS)
+    cost = options.cost(spent)
+    dollars = f", ${cost:,.2f}" if cost else ""
+    sys.stdout.write(f"3_caption: {read:,} tokens read, {written:,} written{dollars}, over all runs\n")
+    return dict(spent)
 
-    # The record says what this work released last, and where.
-    record = os.path.join(config.work, "release.json")
-    before = None
-    if os.path.exists(record):
-        with open(record, encoding="utf-8") as file:
-            before = json.load(file)
+
+def _release(config: BuildConfig, options: ReleaseSection, shards: list[str], made: Made) -> dict[str, int]:
+    """Release the assessed shards, once. A release that this work made earlier, from other rows, is replaced."""
+    out, record = os.path.abspath(options.out), _record(config)
+    before = _released_before(config, options)
+    state = {
+        "out": out,
+        "rows": _digest(shards),
+        "options": dataclasses.asdict(options),
+        "made": [made.text, *made.not_in_it],
+    }
 
     if before != state:
         if before is not None and before["out"] == out:
@@ -130,21 +196,33 @@ def _release(config: BuildConfig, options: ReleaseSection, folder: str, shards: 
             write_json(record, {"out": out})
             for ending in ("", "-script", "-report", ".partial"):
                 shutil.rmtree(out + ending, ignore_errors=True)
-        elif os.path.lexists(out):
-            raise DataError(
-                f"{out}: exists already and was not made by {config.work}; delete it, or change `release.out`"
-            )
         write_json(record, state)
 
     if os.path.isdir(out):
         # A release is moved here last, so it is whole; an interrupted run may have left its working folder behind.
         shutil.rmtree(out + ".partial", ignore_errors=True)
     else:
-        release(folder, out, options.settings(config.num_workers))
+        release(os.path.dirname(shards[0]), out, options.settings(config.num_workers, made))
 
     with open(os.path.join(out + "-report", "report.json"), encoding="utf-8") as file:
         report = json.load(file)
     return {"rows_in": report["rows"]["read"], "rows_out": report["rows"].get("kept", 0), **report["left_out"]}
+
+
+def _record(config: BuildConfig) -> str:
+    """The file that says what this work released last, and where."""
+    return os.path.join(config.work, "release.json")
+
+
+def _released_before(config: BuildConfig, options: ReleaseSection) -> dict[str, Any] | None:
+    """What this work released last. Raises `DataError` if somebody else's folder is in the way."""
+    out, before = os.path.abspath(options.out), None
+    if os.path.exists(_record(config)):
+        with open(_record(config), encoding="utf-8") as file:
+            before = json.load(file)
+    if os.path.lexists(out) and (before is None or before["out"] != out):
+        raise DataError(f"{out}: exists already and was not made by {config.work}; delete it, or change `release.out`")
+    return before
 
 
 def _digest(shards: list[str]) -> str:
@@ -158,7 +236,11 @@ def _digest(shards: list[str]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = CommandParser(prog="python -m dataset_webperson.build", description=__doc__)
     parser.add_argument("config", metavar="CONFIG.yaml", help="see `dataset_webperson/construction/config.py`")
-    build(read_config(parser.parse_args(arguments).config))
+    parser.add_argument(
+        "--dry_run", action="store_true", help="check everything and print what each stage would take, from a sample"
+    )
+    args = parser.parse_args(arguments)
+    build(read_config(args.config), args.dry_run)
 
 
 if __name__ == "__main__":

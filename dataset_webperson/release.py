@@ -30,7 +30,7 @@ from .builder import source_state
 from .command_line import CommandParser, command
 from .files import replacing, write_json, written_once
 from .findings import DataError
-from .release_card import SplitFacts, card_texts
+from .release_card import Made, SplitFacts, card_texts
 from .rows.local_source import FORMATS, Source, SourceRow, open_source, source_features
 from .rows.preparation import ON_BAD_IMAGES, RowOptions, RowReport, describe_summary, merge_summaries, prepare_rows
 from .worker_processes import end_with_parent
@@ -70,11 +70,13 @@ class ReleaseSettings:
         contact: address for opt-out and takedown, printed on the card.
         repository: `ORG/NAME` on the Hub.
         licence: Hub id of the licence that the publisher gives.
-        provenance: Markdown file that says how the data was made; without it the card says that nobody told.
+        provenance: Markdown file that says how the data was made; without it, and without `made`, the card says that
+            nobody told.
         source_format: format of the source, for a folder that holds more than one.
         rows: what is left out, repaired or refused.
         layout: how rows lie in parquet.
         num_workers: processes that check images.
+        made: what the command that made the rows says of them.
 
     Raises:
         `DataError`: a repository name that the Hub does not accept, or no process at all.
@@ -88,6 +90,7 @@ class ReleaseSettings:
     rows: RowOptions = field(default_factory=lambda: RowOptions(only_jpeg=True))
     layout: Layout = field(default_factory=Layout)
     num_workers: int = 1
+    made: Made = field(default_factory=Made)
 
     def __post_init__(self) -> None:
         plain_name = self.name.replace("-", "_").replace(".", "_")
@@ -121,6 +124,7 @@ class ReleaseSettings:
             "clean_captions": self.rows.clean_captions,
             "min_side": self.rows.min_side,
             "row_group_rows": self.layout.row_group_rows,
+            "made": self.made,
         }
 
 

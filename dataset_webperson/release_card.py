@@ -40,6 +40,23 @@ _NOT_SAID = (
 
 
 @dataclass(frozen=True)
+class Made:
+    """What the command that made the rows says of them, for the card.
+
+    Args:
+        text: Markdown of how they were made, from its configuration and counts.
+        command: its name.
+        not_in_it: sentences on what was not done.
+    """
+
+    text: str = ""
+    command: str = "python -m dataset_webperson.release"
+    not_in_it: tuple[str, ...] = (
+        "Faces were not blurred, and no near-duplicates or images of benchmarks searched for, by this release.",
+    )
+
+
+@dataclass(frozen=True)
 class SplitFacts:
     """The files of one split, relative to the release, and their sizes."""
 
@@ -154,7 +171,7 @@ def card_texts(
         features: of its columns.
         summary: what happened to the rows, `RowReport.summary`.
         about: `name`, `repository`, `licence`, `contact`, `provenance` ("" where it is unknown), `format` of the
-            source, and the options `clean_captions`, `min_side`, `row_group_rows`.
+            source, the options `clean_captions`, `min_side`, `row_group_rows`, and `made` (`Made`).
     """
     facts = Facts.read(main, splits, features)
     rows = sum(split.rows for split in splits.values())
@@ -164,7 +181,8 @@ def card_texts(
         "repository": about["repository"],
         "licence": _licence(about["licence"]),
         "contact": about["contact"],
-        "provenance": about["provenance"] or _NOT_SAID,
+        "provenance": _provenance(about["made"], about["provenance"]),
+        "command": about["made"].command,
         "counted": _counted(splits, rows, facts),
         "first_split": next(iter(splits)),
         "splits": _split_sentence(splits),
@@ -172,7 +190,7 @@ def card_texts(
         "captions": _captions(facts),
         "source": _SOURCES[about["format"]],
         "changes": _changes(summary, about, rows),
-        "contents": _contents(splits, facts),
+        "contents": _contents(splits, rows, facts, about["made"]),
         "files_in_words": _files_in_words(splits, about["row_group_rows"]),
         "sha256": _digest(main, splits),
     }
@@ -200,6 +218,12 @@ def _head(splits: dict[str, SplitFacts], rows: int, facts: Facts, about: dict[st
         ],
     )
     return data.to_yaml()
+
+
+def _provenance(made: Made, told: str) -> str:
+    if made.text and told:
+        return f"{made.text}\n\nThe publisher adds:\n\n{told}"
+    return made.text or told or _NOT_SAID
 
 
 def _licence(licence: str) -> str:
@@ -280,8 +304,14 @@ def _changes(summary: dict[str, Any], about: dict[str, Any], rows: int) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _contents(splits: dict[str, SplitFacts], facts: Facts) -> str:
+def _contents(splits: dict[str, SplitFacts], rows: int, facts: Facts, made: Made) -> str:
     lines = []
+    if "url" not in facts.columns:
+        lines.append("No column holds web addresses.")
+    else:
+        lines.append(
+            f"`url` holds the web address of {rows - facts.columns['url'].nulls:,} of {_number(rows, 'image')}."
+        )
     if "person_id" not in facts.columns:
         lines.append("No column names the person: two images may show the same one.")
     elif facts.columns["person_id"].nulls:
@@ -293,9 +323,7 @@ def _contents(splits: dict[str, SplitFacts], facts: Facts) -> str:
         lines.append(f"`{one}` and `{other}` share {_number(shared, 'person') if shared else 'no person'}.")
     if missing := [split for split in ("validation", "test") if split not in splits]:
         lines.append(f"There is no split {' and no split '.join(f'`{split}`' for split in missing)}.")
-    lines.append(
-        "Faces were not blurred, and no near-duplicates or images of benchmarks searched for, by this release."
-    )
+    lines += [sentence for sentence in made.not_in_it if sentence]
     return "\n".join(f"- {line}" for line in lines)
 
 

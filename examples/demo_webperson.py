@@ -19,6 +19,7 @@ from datasets import load_dataset
 
 from dataset_webperson.command_line import CommandParser, command
 from dataset_webperson.construction.boxes_sheet import boxes_sheet
+from dataset_webperson.construction.captions.brake import BrakeOptions
 from dataset_webperson.construction.captions.client import Captioner
 from dataset_webperson.construction.drawn_persons import NOISE_RATES, draw_crops, measure_scores, scores_by_kind
 from dataset_webperson.construction.persons.detectors import DetectorOptions, PoseOptions
@@ -112,9 +113,8 @@ def main(arguments: list[str] | None = None) -> None:
     stage("2_dedup", dedup_shard, dedup)
     server, url = start_server(place("truth.json"))
     try:
-        ways = {"base_url": url, "max_tokens": 48, "max_in_flight": 4}
-        captioners = [Captioner(model=name, **ways) for name in NOISE_RATES]
-        stage("3_caption", caption_shard, CaptionOptions(*captioners))
+        captioners = [Captioner(url, name, max_tokens=48, max_in_flight=4) for name in NOISE_RATES]
+        stage("3_caption", caption_shard, CaptionOptions(*captioners, brake=BrakeOptions(min_usable=0)))
     finally:
         server.terminate()
         server.wait()

@@ -7,7 +7,9 @@ import yaml
 
 from ..findings import DataError
 from ..release import ROW_GROUP_ROWS, ROWS_PER_SHARD, Layout, ReleaseSettings
+from ..release_card import Made
 from ..rows.preparation import RowOptions
+from .source_scan import ON_BAD_SHARD
 from .stages.captioning import CaptionOptions
 from .stages.crop import CropOptions
 from .stages.duplicates import DedupOptions
@@ -28,7 +30,10 @@ class ReleaseSection:
     rows_per_shard: int = ROWS_PER_SHARD
     row_group_rows: int = ROW_GROUP_ROWS
 
-    def settings(self, num_workers: int) -> ReleaseSettings:
+    def __post_init__(self) -> None:
+        self.settings()  # a value that makes no sense is an error now, not after every caption
+
+    def settings(self, num_workers: int = 1, made: Made | None = None) -> ReleaseSettings:
         return ReleaseSettings(
             contact=self.contact,
             repository=self.repository,
@@ -38,6 +43,7 @@ class ReleaseSection:
             rows=RowOptions(on_bad_images="warn", only_jpeg=True),
             layout=Layout(self.rows_per_shard, self.row_group_rows),
             num_workers=num_workers,
+            made=made or Made(),
         )
 
 
@@ -49,6 +55,9 @@ class BuildConfig:
         source: folder of images: the output of img2dataset, tars, or plain files.
         work: folder for the stages' shards; created if it does not exist.
         num_workers: number of processes.
+        on_bad_shard: what becomes of a cut or empty tar, and of files whose name or address is no text: "error" stops
+            before anything is paid for, "skip" leaves them out. Either way `work/rejected.parquet` lists every file
+            that is not taken, with its reason.
         opt_out: file with an opt-out list, used by every stage.
         select: rules for COYO's metadata; without them the images must already be in `source`.
         crop, dedup, caption, quality, release: the stages. Without `caption` the work ends after `dedup`; without
@@ -58,6 +67,7 @@ class BuildConfig:
     source: str
     work: str
     num_workers: int = 1
+    on_bad_shard: str = "error"
     opt_out: str | None = None
     select: SelectOptions | None = None
     crop: CropOptions = field(default_factory=CropOptions)
@@ -69,17 +79,20 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, not {self.num_workers}")
+        if self.on_bad_shard not in ON_BAD_SHARD:
+            raise ValueError(f"on_bad_shard is one of {', '.join(ON_BAD_SHARD)}, not {self.on_bad_shard!r}")
         for later, earlier in (("quality", "caption"), ("release", "quality")):
             if getattr(self, later) is not None and getattr(self, earlier) is None:
                 raise ValueError(f"a section `{later}` needs a section `{earlier}`")
 
     def resolved(self) -> "BuildConfig":
-        """A copy with every path that follows from another filled in: opt-out lists, and the plan of `dedup`."""
+        """A copy with the paths that follow from others filled in: opt-out lists, plans of `dedup` and `quality`."""
         select, crop = self.select, self.crop
         if self.opt_out:
             select, crop = select and replace(select, opt_out=self.opt_out), replace(crop, opt_out=self.opt_out)
         plan = os.path.join(self.work, "2_dedup", "plan")
-        return replace(self, select=select, crop=crop, dedup=replace(self.dedup, plan=plan))
+        quality = self.quality and replace(self.quality, plan=os.path.join(self.work, "4_quality", "plan"))
+        return replace(self, select=select, crop=crop, dedup=replace(self.dedup, plan=plan), quality=quality)
 
 
 def read_config(path: str | os.PathLike) -> BuildConfig:

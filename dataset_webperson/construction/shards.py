@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -24,13 +24,14 @@ from tqdm import tqdm
 from ..command_line import in_one_line, is_mistake
 from ..files import write_json, written_once
 from ..findings import DataError
-from ..worker_processes import end_with_parent
 from .opt_out import OptOut
+from .progress import Counts, Follow, followed_by, start_worker
 
 Stage = Callable[[str, str, Any], dict[str, int]]
 
 GROUP_ROWS = 100
 _BATCH_ROWS = 1_000
+_LOOK_S = 0.5  # between two looks at how far the workers are
 # Options marked like this may differ between two runs in one folder: they do not affect the output.
 CHANGEABLE = {"changeable": True}
 
@@ -39,7 +40,7 @@ class ShardWriter:
     """Writes the rows of a parquet shard; see `shard_writer`. The caller adds to `counts`."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema):
-        self.counts: Counter[str] = Counter(rows_in=0, rows_out=0)
+        self.counts: Counter[str] = Counts(rows_in=0, rows_out=0)
         self._writer, self._schema = writer, schema
         self._rows: list[dict[str, Any]] = []
         self._table = schema.empty_table()
@@ -231,7 +232,13 @@ def _fixed_options(options: Any) -> Any:
 
 
 def run_stage(
-    stage: Stage, sources: list[str], folder: str, options: Any, num_workers: int = 1, opt_out: OptOut | None = None
+    stage: Stage,
+    sources: list[str],
+    folder: str,
+    options: Any,
+    num_workers: int = 1,
+    opt_out: OptOut | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Run a stage on every source whose shard is missing in `folder`.
 
@@ -242,6 +249,7 @@ def run_stage(
         options: the stage's dataclass. Fields with the metadata `CHANGEABLE` may differ from the previous run.
         num_workers: number of processes; with 1 the work is done in this one.
         opt_out: rows that it excludes are removed from old and new shards.
+        sizes: rows of each source, for the time left; those of a parquet need not be given.
 
     Returns:
         The sum of all shards' counts.
@@ -256,17 +264,20 @@ def run_stage(
     if opt_out:
         _recheck([target for target in targets.values() if target not in waiting], folder, opt_out)
     name = os.path.basename(os.path.normpath(folder))
-    total: Counter[str] = Counter()
-    with tqdm(total=len(targets), initial=len(targets) - len(missing), desc=name, unit=" shards") as bar:
-        for target in _finished(stage, missing, options, min(num_workers, len(missing))):
+    left = [_rows_of(source, sizes) for source, _ in missing]
+    done = sum(shard_counts(target)["rows_in"] for target in targets.values() if target not in waiting)
+    rows = None if None in left else done + sum(filter(None, left))
+    with tqdm(total=rows, initial=done, desc=name, unit=" rows") as bar:
+        finished = len(targets) - len(missing)
+        bar.set_postfix_str(f"{finished}/{len(targets)} shards")
+        for target in _finished(stage, missing, options, min(num_workers, len(missing)), bar.update):
             if opt_out:
                 remove_opted_out(target, opt_out)
-            total.update(shard_counts(target))
-            bar.set_postfix(rows=total["rows_out"], refresh=False)
-            bar.update()
+            finished += 1
+            bar.set_postfix_str(f"{finished}/{len(targets)} shards")
     if opt_out:
         _write_checked(list(targets.values()), folder, opt_out)
-    total = Counter(rows_in=0, rows_out=0)
+    total: Counter[str] = Counter(rows_in=0, rows_out=0)
     for target in targets.values():
         total.update(shard_counts(target))
     return dict(total)
@@ -291,6 +302,12 @@ def _write_checked(targets: list[str], folder: str, opt_out: OptOut) -> None:
     write_json(os.path.join(folder, "opted_out.json"), {"list": opt_out.digest, "shards": shards})
 
 
+def _rows_of(source: str, sizes: Mapping[str, int] | None) -> int | None:
+    if sizes and source in sizes:
+        return sizes[source]
+    return pq.read_metadata(source).num_rows if source.endswith(".parquet") and os.path.exists(source) else None
+
+
 def run_missing(
     part: Callable[[str, str, Any], Any], pairs: Iterable[tuple[str, str]], options: Any, num_workers: int, name: str
 ) -> None:
@@ -306,17 +323,25 @@ def run_missing(
 
 
 def _finished(
-    stage: Callable[[str, str, Any], Any], pairs: list[tuple[str, str]], options: Any, num_workers: int
+    stage: Callable[[str, str, Any], Any],
+    pairs: list[tuple[str, str]],
+    options: Any,
+    num_workers: int,
+    follow: Follow | None = None,
 ) -> Iterator[str]:
-    """The targets, in the order in which they are finished."""
+    """The targets, in the order in which they are finished; `follow` is called with the rows as they are taken in."""
+    follow = follow or (lambda rows: None)
     if num_workers <= 1:
         for source, target in pairs:
-            stage(source, target, options)
+            with followed_by(follow):
+                stage(source, target, options)
             yield target
         return
+    spawn = multiprocessing.get_context("spawn")
+    rows, started, seen = spawn.Value("q", 0), spawn.Value("q", 0), 0
     with (
         _threads_for(num_workers),
-        ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool,
+        ProcessPoolExecutor(num_workers, spawn, initializer=start_worker, initargs=(rows, started)) as pool,
     ):
         todo = iter(pairs)
         running: dict[Future[None], tuple[str, str]] = {}
@@ -326,7 +351,11 @@ def _finished(
                     running[pool.submit(_in_worker, stage, *pair, options)] = pair
                 if not running:
                     return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                finished = wait(running, timeout=_LOOK_S, return_when=FIRST_COMPLETED).done
+                now = rows.get_obj().value  # without its lock, which a killed worker may hold
+                follow(now - seen)
+                seen = now
+                for future in finished:
                     _, target = running.pop(future)
                     future.result()
                     yield target

@@ -5,34 +5,31 @@
 | `*.tar`: img2dataset's `webdataset`, or any tars of images | each tar; failures are in the `.parquet` beside it |
 | `*.parquet` with image bytes: img2dataset's `parquet` | each file; failed downloads are rows without bytes |
 | image files, in sub-folders too: img2dataset's `files` | lists of files; `a.json` beside `a.jpg` may have its `url` |
+
+A file that is not taken for a picture is named with its reason, here or by the scan (`source_scan`).
 """
 
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..files import write_json
 from ..findings import DataError
-from ..rows.local_source import TarSource
+from ..rows.cleaning import is_unicode
 from ..safe_paths import SafeRoot, UnsafePathError
+from .file_names import file_problem, readable
+from .public_names import end_of_path
 from .shards import read_rows
+from .tar_images import BadShardError, SourceImage, described, read_tar
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _IMAGE_COLUMNS = ("jpg", "png", "webp", "image")
-IMAGES_PER_LIST = 1_000
-
-
-@dataclass(slots=True)
-class SourceImage:
-    """An image as downloaded: its bytes, or why there are none (`not_downloaded`, `image_missing`)."""
-
-    source_id: str
-    url: str | None
-    data: bytes | None
-    problem: str = ""
+_COMPANIONS = ("json", "txt")  # of a picture of the same name
+# Lists of plain files: enough of them to share among workers, each so small that a kill loses little. They depend on
+# the number of files alone, for pictures are named by their place in a list, however many processes work.
+SHARED_AMONG, LEAST_PER_LIST, MOST_PER_LIST = 64, 32, 256
 
 
 def find_shards(folder: str, lists: str) -> tuple[list[str], list[str]]:
@@ -46,14 +43,14 @@ def find_shards(folder: str, lists: str) -> tuple[list[str], list[str]]:
         The shards, and those that img2dataset has not finished (it writes `_stats.json` last), which are left out.
 
     Raises:
-        `DataError`: no such folder, nothing in it, tars mixed with parquet files of images, or images added or
-            removed since the lists were written.
+        `DataError`: no such folder, nothing in it, or tars mixed with parquet files of images.
     """
     root = SafeRoot(folder).root
     names = sorted(os.listdir(root))
     tars = [os.path.join(root, name) for name in names if name.endswith(".tar")]
+    stems = {os.path.splitext(path)[0] for path in tars}
     parquets = [os.path.join(root, name) for name in names if name.endswith(".parquet")]
-    parquets = [path for path in parquets if _image_column(path)]
+    parquets = [path for path in parquets if os.path.splitext(path)[0] not in stems and _may_hold_images(path)]
     if tars and parquets:
         raise DataError(f"{root}: holds both tars and parquet files of images; move one kind to another folder")
     if not tars and not parquets:
@@ -67,27 +64,66 @@ def find_shards(folder: str, lists: str) -> tuple[list[str], list[str]]:
     return shards, unfinished
 
 
-def list_images(root: str, lists: str) -> list[str]:
-    """Write lists of a folder's image files, `IMAGES_PER_LIST` in each. Raises the errors of `find_shards`."""
-    files = []
+def stray_files(folder: str, shards: list[str]) -> Iterator[tuple[str, str]]:
+    """`(name, reason)` of every file of a source that no shard reads, but for texts and lists that belong to others.
+
+    Args:
+        folder: the source.
+        shards: of it, as `find_shards` returns them.
+    """
+    root = SafeRoot(folder).root
+    kind = os.path.splitext(shards[0])[1] if shards else ".json"
+    for place, _, names in _walk(root):
+        stems = {os.path.splitext(name)[0] for name in names if not file_problem(name)}
+        for name in sorted(names):
+            reason = file_problem(name) or _unreadable_name(name)
+            if not reason and kind != ".json":
+                reason = f"beside_{kind[1:]}s"
+            ending = os.path.splitext(name)[1].lower()
+            if ending in (".tar", ".parquet") and place != root:
+                reason = f"{ending[1:]}_in_subfolder"
+            elif ending in (".tar", ".parquet") or name.endswith("_stats.json"):
+                continue  # shards, and what img2dataset writes about them
+            elif ending[1:] in _COMPANIONS and os.path.splitext(name)[0] in stems:
+                continue
+            if reason:
+                yield readable(os.path.relpath(os.path.join(place, name), root)), reason
+
+
+def _walk(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
     for place, folders, names in os.walk(root):
         folders.sort()
-        files += [os.path.relpath(os.path.join(place, name), root) for name in names if name.lower().endswith(ENDINGS)]
+        yield place, folders, names
+
+
+def _unreadable_name(name: str) -> str:
+    return "" if is_unicode(name) else "name_not_utf8"
+
+
+def list_images(root: str, lists: str) -> list[str]:
+    """Write lists of a folder's image files. Files that came since the last run get lists of their own.
+
+    Raises:
+        `DataError`: no image in the folder.
+    """
+    files = []
+    for place, _, names in _walk(root):
+        paths = [os.path.relpath(os.path.join(place, name), root) for name in names if not file_problem(name)]
+        files += [path for path in paths if is_unicode(path)]
     files.sort()
-    if not files:
+    shards: list[str] = []
+    listed: set[str] = set()
+    while os.path.exists(path := os.path.join(lists, f"{len(shards):05d}.json")):
+        with open(path, encoding="utf-8") as file:
+            listed.update(json.load(file)["images"])
+        shards.append(path)
+    files = [name for name in files if name not in listed]
+    if not files and not shards:
         raise DataError(f"{root}: no tars, no parquet with images and no image files in it; check `source`")
-    shards = []
-    for number, start in enumerate(range(0, len(files), IMAGES_PER_LIST)):
-        path = os.path.join(lists, f"{number:05d}.json")
-        content = {"root": root, "images": files[start : start + IMAGES_PER_LIST]}
-        if not os.path.exists(path):
-            write_json(path, content)
-        else:
-            with open(path, encoding="utf-8") as file:
-                if json.load(file) != content:
-                    raise DataError(
-                        f"{root}: holds other images than when the work began; start over in another `work` folder"
-                    )
+    size = min(MOST_PER_LIST, max(LEAST_PER_LIST, -(-len(files) // SHARED_AMONG)))
+    for start in range(0, len(files), size):
+        path = os.path.join(lists, f"{len(shards):05d}.json")
+        write_json(path, {"root": root, "images": files[start : start + size]})
         shards.append(path)
     return shards
 
@@ -95,33 +131,76 @@ def list_images(root: str, lists: str) -> list[str]:
 def read_images(shard: str) -> Iterator[SourceImage]:
     """The images of a shard, in order, one in memory at a time. Raises `DataError` for a broken shard."""
     if shard.endswith(".tar"):
-        yield from _tar_images(shard)
+        images = _tar_images(shard)
     elif shard.endswith(".parquet"):
-        yield from _parquet_images(shard)
+        images = _parquet_images(shard)
     else:
-        yield from _listed_images(shard)
+        images = _listed_images(shard)
+    for image in images:
+        image.source_id = _plain(image.source_id)
+        yield image
 
 
-def _tar_images(shard: str) -> Iterator[SourceImage]:
-    for row in TarSource({"train": (shard,)}).rows(shard):
-        key = str(row.extra.get("key") or os.path.splitext(row.image_path)[0])
-        yield SourceImage(_plain(key), row.extra.get("url"), row.data, "image_missing" if row.problem else "")
+def count_images(shard: str) -> int | None:
+    """How many images a shard has where that is known without reading it."""
+    if shard.endswith(".json"):
+        with open(shard, encoding="utf-8") as file:
+            return len(json.load(file)["images"])
+    return pq.read_metadata(shard).num_rows if shard.endswith(".parquet") else None
+
+
+def scan_images(shard: str) -> Iterator[SourceImage]:
+    """As `read_images`, without the bytes of the images. Raises `BadShardError`."""
+    if shard.endswith(".tar"):
+        yield from _tar_images(shard, with_data=False)
+    elif shard.endswith(".parquet"):
+        yield from _parquet_images(shard, with_data=False)
+
+
+def _tar_images(shard: str, with_data: bool = True) -> Iterator[SourceImage]:
+    yield from read_tar(shard, with_data)
     beside = os.path.splitext(shard)[0] + ".parquet"
-    if os.path.exists(beside) and "status" in pq.read_schema(beside).names:
+    if not os.path.exists(beside):
+        return
+    try:
+        names = pq.read_schema(beside).names
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadShardError(
+            f"{beside}: not a whole parquet file ({error}); download it again", "parquet_cut"
+        ) from error
+    if "status" in names:
         for facts in read_rows(beside, ["key", "url", "status"]):
             if facts["status"] != "success":
-                yield SourceImage(_plain(facts["key"]), facts["url"], None, "not_downloaded")
+                yield SourceImage(str(facts["key"]), facts["url"], None, "not_downloaded")
 
 
-def _parquet_images(shard: str) -> Iterator[SourceImage]:
-    column, present = _image_column(shard), pq.read_schema(shard).names
-    stem = os.path.splitext(os.path.basename(shard))[0]
-    wanted = [column, *(name for name in ("key", "url") if name in present)]
-    for number, row in enumerate(read_rows(shard, wanted)):
-        image = row[column]
-        data = image.get("bytes") if isinstance(image, dict) else image
-        key = str(row.get("key") or f"{stem}_{number:06d}")
-        yield SourceImage(_plain(key), row.get("url"), data, "" if data else "not_downloaded")
+def _parquet_images(shard: str, with_data: bool = True) -> Iterator[SourceImage]:
+    try:
+        with pq.ParquetFile(shard) as parquet:
+            present = parquet.schema_arrow.names
+            column = next(name for name in _IMAGE_COLUMNS if name in present)
+            wanted = [*((column,) if with_data else ()), *(name for name in ("key", "url") if name in present)]
+            rows = read_rows(shard, wanted) if wanted else ({} for _ in range(parquet.metadata.num_rows))
+            stem = os.path.splitext(os.path.basename(shard))[0]
+            for number, row in enumerate(rows):
+                held = row.get(column)
+                data = held.get("bytes") if isinstance(held, dict) else held
+                url = row.get("url")
+                image = SourceImage(str(row.get("key") or f"{stem}_{number:06d}"), None, data)
+                if url is not None and not isinstance(url, str):
+                    image.data, image.problem = None, "url_not_text"
+                elif with_data and not data:
+                    image.problem = "not_downloaded"
+                image.url = url if isinstance(url, str) else None
+                yield image
+    except (pa.ArrowException, OSError) as error:
+        raise BadShardError(
+            f"{shard}: not a whole parquet file ({error}); download it again", "parquet_cut"
+        ) from error
+
+
+def _cut(path: str, error: Exception) -> BadShardError:
+    return BadShardError(f"{path}: not a whole parquet file ({error}); download it again", "parquet_cut")
 
 
 def _listed_images(shard: str) -> Iterator[SourceImage]:
@@ -129,32 +208,34 @@ def _listed_images(shard: str) -> Iterator[SourceImage]:
         content = json.load(file)
     safe = SafeRoot(content["root"])
     for name in content["images"]:
-        image = SourceImage(_plain(os.path.splitext(name)[0]), None, None)
+        image = SourceImage(os.path.splitext(name)[0], None, None, name=name)
         try:
             path = safe.resolve(name)
-            with open(path, "rb") as file:
-                image.data = file.read()
             beside = os.path.splitext(path)[0] + ".json"
             if os.path.exists(beside):
-                with open(beside, encoding="utf-8") as file:
-                    described = json.load(file)
-                url = described.get("url") if isinstance(described, dict) else None
+                with open(beside, "rb") as file_beside:
+                    url = described(file_beside.read()).get("url")
                 image.url = url if isinstance(url, str) else None
-        except (OSError, UnsafePathError):
+                image.problem = "" if url is None or isinstance(url, str) else "url_not_text"
+            if not image.problem:
+                with open(path, "rb") as opened:
+                    image.data = opened.read()
+        except UnsafePathError:
+            image.problem = "path_unsafe"
+        except OSError:
             image.problem = "image_missing"
-        except ValueError:  # the file beside it is not JSON, which does not harm the image
-            pass
         yield image
 
 
-def _image_column(path: str) -> str:
+def _may_hold_images(path: str) -> bool:
+    """Whether a parquet has a column of images; a broken one may have had, which the scan says."""
     try:
-        names = pq.read_schema(path).names
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a whole parquet file ({error}); download it again") from error
-    return next((name for name in _IMAGE_COLUMNS if name in names), "")
+        return any(name in _IMAGE_COLUMNS for name in pq.read_schema(path).names)
+    except (pa.ArrowException, OSError, ValueError):
+        return True
 
 
 def _plain(key: str) -> str:
-    """The name of a source, made fit for a file name."""
+    """The name of a source, made fit for a file name. It is published, so of a path on a machine the end is left."""
+    key = readable(end_of_path(key.removeprefix("./")))
     return key.replace("\\", "/").strip("/").replace("/", "_")

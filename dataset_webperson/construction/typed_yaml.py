@@ -43,6 +43,12 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             value = float(value)  # YAML reads 1e-5 as text
         except ValueError:
             pass
+    kinds = [typing.get_origin(choice) for choice in choices]
+    if isinstance(value, list) and tuple in kinds:
+        element = typing.get_args(choices[kinds.index(tuple)])[0]
+        return tuple(_value(element, part, where) for part in value)
+    if dict in kinds and not isinstance(value, dict):
+        raise DataError(f"{where}: `name: value` lines belong here, not {value!r:.60}")
     plain = tuple(choice for choice in choices if choice in (str, int, float, bool))
     if plain and (not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain)):
         raise DataError(f"{where}: {value!r:.60} is not {' or '.join(choice.__name__ for choice in plain)}")

@@ -24,6 +24,7 @@ class CaptionServer:
         requests: conversations, in order of arrival.
         most_at_once: requests under way at a time, the most there were.
         delay: seconds before an answer.
+        models: names of the list at `/v1/models`; without one the server has no list.
     """
 
     def __init__(self):
@@ -34,6 +35,7 @@ class CaptionServer:
         self.requests: list[dict] = []
         self.under_way = self.most_at_once = 0
         self.delay = 0.0
+        self.models: list[str] | None = None
         self.retry_after = "0"
         self.lock = threading.Lock()
         self.port = 0
@@ -58,6 +60,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments):
         pass
+
+    def do_GET(self):
+        models = self.server.state.models
+        if self.path != "/v1/models" or models is None:
+            self.send(404, json.dumps({"error": {"message": "no list here"}}))
+            return
+        listed = [{"id": name, "object": "model", "created": 1, "owned_by": "us"} for name in models]
+        self.send(200, json.dumps({"object": "list", "data": listed}))
 
     def do_POST(self):
         state: CaptionServer = self.server.state

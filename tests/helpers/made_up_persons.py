@@ -35,8 +35,6 @@ def picture(*boxes, size=(420, 300), seed=0) -> bytes:
 
 
 class StubDetector:
-    name = "stub"
-
     def persons(self, images):
         return [self._boxes(np.asarray(image)) for image in images]
 
@@ -52,8 +50,6 @@ class StubDetector:
 
 
 class StubPose:
-    name = "stub"
-
     def keypoints(self, crops):
         return [self._pose(np.asarray(picture)) for picture in crops]
 

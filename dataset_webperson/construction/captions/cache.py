@@ -1,13 +1,22 @@
 """Answers that were paid for, kept in a file that outlives a killed process.
 
-One json line an answer, appended as soon as it comes. A line that was cut off by the end of the process is passed
+One json line per answer, appended as soon as it comes. A line that was cut off by the end of the process is passed
 over. One process writes to a file at a time: each shard has its own, so that no lock is needed on any file system.
+Lines without a key tell what was paid for replies of no use, so that the tokens of all runs together are known.
 """
 
 import hashlib
 import json
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass
+from glob import escape, glob
+from typing import Any
+
+from ...files import write_json
+
+TOKENS = ("prompt_tokens", "completion_tokens")
+_SPENT = ".spent.json"
 
 
 @dataclass(frozen=True)
@@ -32,10 +41,15 @@ def cache_key(*parts: str | int | float) -> str:
 
 
 class AnswerCache:
-    """A mapping from keys to answers on disk; use it in a `with` block. A broken line counts as never written."""
+    """A mapping from keys to answers on disk; use it in a `with` block. A broken line counts as never written.
+
+    Attributes:
+        spent: tokens of all runs, by name and captioner: `prompt_tokens1`, `completion_tokens2`.
+    """
 
     def __init__(self, path: str):
         self.path = path
+        self.spent: Counter[str] = Counter()
         self._answers: dict[str, Answer] = {}
 
     def __enter__(self) -> "AnswerCache":
@@ -53,12 +67,17 @@ class AnswerCache:
 
     def __exit__(self, *exception: object) -> None:
         os.close(self._file)
+        write_json(os.path.splitext(self.path)[0] + _SPENT, dict(sorted(self.spent.items())))
 
     def _remember(self, line: bytes) -> None:
         try:
             fields = json.loads(line)
+            self._count(fields, fields.pop("captioner", 0))
             key = fields.pop("key")
-            self._answers[key] = Answer(**fields)
+            if fields["text"] is None:
+                self._answers.pop(key, None)
+            else:
+                self._answers[key] = Answer(**fields)
         except (ValueError, TypeError, KeyError, AttributeError):
             return
 
@@ -69,8 +88,35 @@ class AnswerCache:
         """The answer kept under `key`."""
         return self._answers.get(key)
 
-    def put(self, key: str, answer: Answer) -> None:
-        """Keep an answer: it is with the operating system when this returns."""
-        line = json.dumps({"key": key, **asdict(answer)}) + "\n"
-        os.write(self._file, line.encode())
+    def put(self, key: str, answer: Answer, captioner: int = 0) -> None:
+        """Keep an answer of captioner 1 or 2: it is with the operating system when this returns."""
+        self._append({"key": key, **asdict(answer), "captioner": captioner})
         self._answers[key] = answer
+
+    def forget(self, key: str) -> None:
+        """Drop an answer, so that it is asked for again; what it cost stays counted."""
+        self._append({"key": key, "text": None})
+        self._answers.pop(key, None)
+
+    def waste(self, captioner: int, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count the tokens of a reply that is of no use."""
+        if prompt_tokens or completion_tokens:
+            self._append(dict(zip(TOKENS, (prompt_tokens, completion_tokens), strict=True)) | {"captioner": captioner})
+
+    def _append(self, fields: dict[str, Any]) -> None:
+        os.write(self._file, (json.dumps(fields) + "\n").encode())
+        self._count(fields, fields.get("captioner", 0))
+
+    def _count(self, fields: dict[str, Any], captioner: int) -> None:
+        for name in TOKENS:
+            if isinstance(tokens := fields.get(name), int) and tokens:
+                self.spent[f"{name}{captioner}"] += tokens
+
+
+def tokens_spent(folder: str) -> Counter[str]:
+    """The tokens that all shards of a folder of answers cost, over all runs; see `AnswerCache.spent`."""
+    total: Counter[str] = Counter()
+    for path in glob(os.path.join(escape(folder), "*" + _SPENT)):
+        with open(path, encoding="utf-8") as file:
+            total.update(json.load(file))
+    return total

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..public_names import public_name
 from ..shards import CHANGEABLE
 from .cache import Answer
 from .markup import text_of, without_markup
@@ -51,11 +52,13 @@ class Captioner:
     """A model behind a server, and how to ask it.
 
     Args:
-        base_url: address of the API, as in `http://localhost:8000/v1`.
+        base_url: address of the API, as in `http://localhost:8000/v1`, or a list of addresses that serve one model;
+            each request goes to the one with the least to do, and passes by one that is away.
         model: its name there.
         api_key_env: environment variable that holds the key; servers of one's own need none.
         temperature, max_tokens, seed: of the generation. Same seed, same answer, where the server keeps its word.
-        max_in_flight: requests at a time.
+        max_in_flight: requests at a time, for each address.
+        extra_body: further fields of each request, such as `{chat_template_kwargs: {enable_thinking: false}}`.
         timeout_s: seconds until an attempt is given up, the whole answer included.
         max_attempts: of a request whose answers are broken.
         max_failures: requests that fail in a row before the run stops.
@@ -66,12 +69,13 @@ class Captioner:
         ValueError: no address or model, or a limit below 1.
     """
 
-    base_url: str = field(metadata=CHANGEABLE)
+    base_url: str | tuple[str, ...] = field(metadata=CHANGEABLE)
     model: str
     api_key_env: str = field(default="OPENAI_API_KEY", metadata=CHANGEABLE)
     temperature: float = 0.7
     max_tokens: int = 200
     seed: int = 0
+    extra_body: dict[str, Any] = field(default_factory=dict)
     max_in_flight: int = field(default=16, metadata=CHANGEABLE)
     timeout_s: float = field(default=120.0, metadata=CHANGEABLE)
     max_attempts: int = field(default=5, metadata=CHANGEABLE)
@@ -81,7 +85,8 @@ class Captioner:
     output_price: float = field(default=0.0, metadata=CHANGEABLE)
 
     def __post_init__(self) -> None:
-        if not self.base_url.startswith(("http://", "https://")) or not self.model:
+        is_http = [address.startswith(("http://", "https://")) for address in self.addresses]
+        if not is_http or not all(is_http) or not self.model:
             raise ValueError(f"base_url={self.base_url!r}, model={self.model!r}: give http(s)://.../v1 and a model")
         for name in ("max_tokens", "max_in_flight", "max_attempts", "max_failures"):
             if getattr(self, name) < 1:
@@ -90,9 +95,24 @@ class Captioner:
             raise ValueError(f"timeout_s={self.timeout_s} is above 0, patience_s={self.patience_s} not below it")
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the model is served."""
+        return (self.base_url,) if isinstance(self.base_url, str) else self.base_url
+
+    @property
+    def where(self) -> str:
+        """The address, or the first of several, for messages."""
+        others = len(self.addresses) - 1
+        return self.addresses[0] + (f" and {others} more" if others else "")
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Dollars."""
+        return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1e6
+
+    @property
     def name(self) -> str:
-        """The model, for provenance."""
-        return self.model
+        """The model, as a release may name it."""
+        return public_name(self.model)
 
 
 def load_openai() -> Any:
@@ -104,6 +124,31 @@ def load_openai() -> Any:
     return openai
 
 
+def served_models(captioner: Captioner, address: str) -> list[str]:
+    """The names of the models that a server of a captioner says it has; empty where it gives no list.
+
+    Raises:
+        CaptionServerError: it cannot be reached, or does not accept the key.
+    """
+    openai, key = load_openai(), os.environ.get(captioner.api_key_env) or "none"
+    with openai.OpenAI(base_url=address, api_key=key, max_retries=1, timeout=20.0) as client:
+        try:
+            return [str(model.id) for model in client.models.list()]
+        except openai.APIConnectionError as error:
+            raise CaptionServerError(
+                f"{address}: cannot be reached ({error.__cause__ or error}); start the server, or check `base_url`"
+            ) from error
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 403):
+                raise CaptionServerError(
+                    f"{address}: status {error.status_code}, {_in_short(error)}; check the key in "
+                    f"${captioner.api_key_env}"
+                ) from error
+            return []  # not every server has a list; what else is wrong shows with the first request
+        except (openai.APIError, ValueError, TypeError, AttributeError):
+            return []
+
+
 class ServerClient:
     """Requests to one captioner, within a running event loop; use it in an `async with` block.
 
@@ -111,37 +156,39 @@ class ServerClient:
         waiting (`str`): what the client waits for; "" when all is well.
         last_failure (`str`): why the last request that failed did so.
         on_wait: called when a wait begins.
-        prompt_tokens, completion_tokens, answered, failed (`int`): so far.
+        on_waste: called with the tokens, prompt and completion, of a reply of no use.
+        answered, failed (`int`): requests so far.
     """
 
     def __init__(self, captioner: Captioner):
         self.captioner = captioner
         self.waiting = self.last_failure = ""
         self.on_wait: Callable[[], None] = lambda: None
-        self.prompt_tokens = self.completion_tokens = self.answered = self.failed = 0
+        self.on_waste: Callable[[int, int], None] = lambda prompt, completion: None
+        self.answered = self.failed = 0
         self._openai = load_openai()
         self._failures_in_a_row = 0
         self._good_until = time.monotonic()
-        self._places = asyncio.Semaphore(captioner.max_in_flight)
+        addresses = captioner.addresses
+        self._places = asyncio.Semaphore(captioner.max_in_flight * len(addresses))
+        self._under_way = dict.fromkeys(addresses, 0)
+        self._away_until = dict.fromkeys(addresses, 0.0)
         self._jitter = random.Random(0)
 
     async def __aenter__(self) -> "ServerClient":
         key = os.environ.get(self.captioner.api_key_env) or "none"
         # Its own retries are off: ours know a busy server from a broken answer.
-        self._client = self._openai.AsyncOpenAI(
-            base_url=self.captioner.base_url, api_key=key, max_retries=0, timeout=self.captioner.timeout_s
-        )
+        self._clients = {
+            address: self._openai.AsyncOpenAI(
+                base_url=address, api_key=key, max_retries=0, timeout=self.captioner.timeout_s
+            )
+            for address in self.captioner.addresses
+        }
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._client.close()
-
-    @property
-    def cost(self) -> float:
-        """Dollars so far."""
-        captioner = self.captioner
-        spent = self.prompt_tokens * captioner.input_price + self.completion_tokens * captioner.output_price
-        return spent / 1e6
+        for client in self._clients.values():
+            await client.close()
 
     async def ask(self, messages: list[dict[str, Any]]) -> Answer:
         """The answer to a conversation.
@@ -185,21 +232,35 @@ class ServerClient:
 
     def _stopped(self, message: str) -> CaptionServerError:
         return CaptionServerError(
-            f"{self.captioner.base_url} ({self.captioner.model}): {' '.join(message.split())[:300]}. "
+            f"{self.captioner.where} ({self.captioner.model}): {' '.join(message.split())[:300]}. "
             "Answers so far are kept; repair the server and run the same command again."
         )
 
     async def _attempt(self, messages: list[dict[str, Any]]) -> Answer:
+        """One request, to the address that is there and has the least to do."""
+        now = time.monotonic()
+        address = min(self._under_way, key=lambda one: (self._away_until[one] > now, self._under_way[one]))
+        self._under_way[address] += 1
+        try:
+            return await self._request(self._clients[address], messages)
+        except (_Busy, _Broken) as error:
+            self._away_until[address] = time.monotonic() + max(FIRST_PAUSE_S, getattr(error, "retry_after", 0.0))
+            raise
+        finally:
+            self._under_way[address] -= 1
+
+    async def _request(self, client: Any, messages: list[dict[str, Any]]) -> Answer:
         openai, captioner = self._openai, self.captioner
         try:
             # The client's own time-out starts again with every byte; this one is for the whole answer.
             async with asyncio.timeout(captioner.timeout_s):
-                reply = await self._client.chat.completions.create(
+                reply = await client.chat.completions.create(
                     model=captioner.model,
                     messages=messages,
                     temperature=captioner.temperature,
                     max_tokens=captioner.max_tokens,
                     seed=captioner.seed,
+                    extra_body=captioner.extra_body or None,
                 )
         except (TimeoutError, openai.APITimeoutError) as error:
             raise _Broken(f"no answer within {captioner.timeout_s:g} s") from error
@@ -215,17 +276,24 @@ class ServerClient:
         usage = getattr(reply, "usage", None)
         counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
         spent = [count if isinstance(count, int) else 0 for count in counts]
-        self.prompt_tokens += spent[0]  # also of an answer that is of no use
-        self.completion_tokens += spent[1]
+        try:
+            text, reason = self._useful(reply)
+        except Exception:
+            self.on_waste(spent[0], spent[1])
+            raise
+        return Answer(text, reason in CUT_OFF, *spent)
+
+    def _useful(self, reply: Any) -> tuple[str, str]:
+        """The text of a reply and why it ended. Raises where there is nothing to show."""
         text, reason, thought = _read(reply)
         if reason in _FILTERED:
             raise self._failed("refused", f"a filter ended the answer (finish_reason {reason!r})")
         if not without_markup(text) and (thought or text.strip() or reason in CUT_OFF):
             raise _Empty(
-                f"no caption within max_tokens={captioner.max_tokens}, only thinking: raise max_tokens, or serve the "
-                "model with thinking off"
+                f"no caption within max_tokens={self.captioner.max_tokens}, only thinking: raise max_tokens, or serve "
+                "the model with thinking off"
             )
-        return Answer(text, reason in CUT_OFF, *spent)
+        return text, reason
 
     def _by_status(self, error: Any) -> Exception:
         status = error.status_code

@@ -1,5 +1,6 @@
-"""What servers leave around an answer: thoughts, the marks of a chat template, boxes, parts of content."""
+"""What stands around a caption in an answer: thoughts, the marks of a chat template, boxes, fences, labels, json."""
 
+import json
 import re
 from typing import Any
 
@@ -17,6 +18,15 @@ _TURN_ENDS = re.compile(
     re.IGNORECASE,
 )
 _BOXES = re.compile(r"<\|(?:begin|end)_of_box\|>|</?(?:answer|caption|output|response)>", re.IGNORECASE)
+_FENCE = re.compile(r"```[\w-]*\s*(.*?)\s*(?:```|\Z)", re.DOTALL)
+_NAMES = r"(?:(?:final|revised|image|new|short)\s+)?(?:caption|description|answer|output|response|sentence)"
+_HEADING = re.compile(rf"^\s*#{{1,6}}[ \t]*{_NAMES}[^\n]{{0,20}}\n\s*", re.IGNORECASE)
+_LABEL = re.compile(
+    rf"^\s*(?:#{{1,6}}\s*)?(?:\*\*|__|\*)?{_NAMES}(?:\*\*|__|\*)?\s*[:：]\s*(?:\*\*|__|\*)?\s*", re.IGNORECASE
+)
+_BOLD = re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1", re.DOTALL)
+_BULLET = re.compile(r"^\s*[-*•]\s+(?=[^\n]+$)")  # a list of one
+_KEYS = ("caption", "description", "sentence", "answer", "output", "response", "text")
 _TEXT_PARTS = (None, "text", "output_text")
 
 
@@ -44,6 +54,35 @@ def without_markup(answer: str) -> str:
     turns = (turn.strip() for turn in _TURN_ENDS.split(text))
     # behind the end of its turn a model may go on with turns of others
     return _BOXES.sub(" ", next((turn for turn in turns if turn), "")).strip()
+
+
+def unwrapped(text: str) -> str:
+    """The caption within a code fence, a json object, a label or bold type; other text as it is.
+
+    >>> unwrapped('```json\\n{"caption": "A man in a coat."}\\n```'), unwrapped("**Caption:** A man in **red**.")
+    ('A man in a coat.', 'A man in red.')
+    """
+    if (fence := _FENCE.search(text)) and fence[1]:
+        text = fence[1]
+    if text.lstrip()[:1] in ("{", "["):
+        text = _of_json(text) or text
+    text = _LABEL.sub("", _HEADING.sub("", text))
+    return _BULLET.sub("", _BOLD.sub(r"\2", text)).strip()
+
+
+def _of_json(text: str) -> str:
+    """The caption in a json object, or the first in a list; "" where there is none."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    while isinstance(content, list) and content:
+        content = content[0]
+    if isinstance(content, dict):
+        named = {str(key).lower(): value for key, value in content.items() if isinstance(value, str)}
+        only = list(named.values()) if len(content) == 1 else []
+        content = next((named[key] for key in _KEYS if key in named), only[0] if only else "")
+    return content if isinstance(content, str) else ""
 
 
 def text_of(content: Any) -> str | None:

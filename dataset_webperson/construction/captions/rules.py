@@ -7,7 +7,7 @@
 | `cut-off` | the captioner ran out of tokens in the middle |
 | `language` | letters of another script, or more of the small words of another language than of English ones |
 | `placeholder` | a slot of the template is left, as in "[colored top]" |
-| `refusal` | the captioner speaks of itself, or says that it cannot |
+| `refusal` | the captioner speaks of itself or of its task, or says that it cannot |
 | `speculation` | "appears to be", "possibly", "suggesting": what is not seen |
 | `mood` | "confident", "relaxed": what no search by clothes needs |
 | `background` | the place, the light or the picture's setting |
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from ...caption_checks import foreign_characters, has_code
 from ...rows.cleaning import is_unicode, repair_caption, shows_template
-from .markup import without_markup
+from .markup import unwrapped, without_markup
 from .words import find_attributes
 
 PROBLEMS = (
@@ -62,7 +62,22 @@ def _any_of(*patterns: str) -> re.Pattern:
     return re.compile(r"\b(?:" + "|".join(patterns) + r")\b", re.IGNORECASE)
 
 
+_TASK = (
+    r"i(?:(?:'|’)ve| have)? (?:followed|used|kept|described|omitted|left out|replaced|wrote|written|avoided|filled|"
+    r"adhered|included|excluded|focused)",
+    r"(?:the|this|your|given|provided|requested) (?:template|instructions?|prompt|placeholders?|guidelines|format)",
+    r"(?:sentence|template) structure",
+    r"(?:the|this) (?:caption|description) (?:above|is|was|follows|adheres|uses|has|avoids|keeps|does)",
+    r"as (?:requested|instructed|you asked)",
+    r"word (?:limit|count)",
+)
+_ABOUT_TASK = _any_of(*_TASK)
+# "Note: ...", in brackets or bold too, from where it begins
+_NOTE = re.compile(r"(?:^|(?<=\s))[(\[*_]*(?:please )?notes?[*_]*\s*[:：].*", re.IGNORECASE | re.DOTALL)
+
 _REFUSAL = _any_of(
+    *_TASK,
+    r"notes?\s*:",
     r"i(?:'|’)?m sorry",
     r"i am sorry",
     r"i apologi[sz]e",
@@ -179,20 +194,35 @@ _OTHER_LANGUAGES = frozenset(
     "o os uma um com de que está homem mulher usa veste "
     "een het en van met draagt vrouw op zijn".split()
 )
+_SENTENCE = re.compile(r"(?<=[.!?])[)\]*_]*\s+")
 MAX_CHARACTERS = 4000  # of an answer that are read; no caption is so long
 _LIST = re.compile(r"^\s*(?:[-*•#]|\d+[.)])\s|\*\*|__|```|^\s*#{1,6}\s", re.MULTILINE)
 
 
 def tidy_caption(answer: str) -> str:
-    """The caption in a captioner's answer: without thoughts, marks of the server, preamble, quotes, doubled spaces.
+    """The caption in a captioner's answer: without thoughts, marks of the server, wrappers, preamble, quotes, doubled
+    spaces, and notes on the task.
 
-    A sentence that shows its template stays, so that `broken_rules` sees it.
+    What is unwrapped need not be paid for again. A sentence that shows its template stays, so that `broken_rules` sees
+    it.
+
+    >>> tidy_caption("A man in a red coat walks to the left. Note: I followed the template.")
+    'A man in a red coat walks to the left.'
     """
-    answer = without_markup(answer)[:MAX_CHARACTERS]
+    answer = _without_notes(unwrapped(without_markup(answer)[:MAX_CHARACTERS]))
     cleaned, repairs = repair_caption(answer)
     if "dropped" in repairs or "template-sentence" in repairs:
         return " ".join(answer.split())
     return cleaned
+
+
+def _without_notes(text: str) -> str:
+    """Without sentences on the task, where a caption is left; else as it was."""
+    said = [part for part in _SENTENCE.split(_NOTE.sub("", text)) if part and not _ABOUT_TASK.search(part)]
+    if not said:  # the note comes first
+        said = [part for part in _SENTENCE.split(text) if not _ABOUT_TASK.search(part) and not _NOTE.search(part)]
+    kept = " ".join(said).strip().rstrip("([*_").rstrip()
+    return kept if kept else text
 
 
 def broken_rules(caption: str, rules: CaptionRules, cut_off: bool = False) -> list[str]:

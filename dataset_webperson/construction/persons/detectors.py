@@ -15,16 +15,12 @@ BACKENDS = ("transformers", "onnx", "ultralytics")
 class PersonDetector(Protocol):
     """Finds persons."""
 
-    name: str
-
     def persons(self, images: list[Image.Image]) -> list[np.ndarray]:
         """For each RGB image an array `(n, 5)` float32: x0, y0, x1, y1 in pixels and a score in 0..1, best first."""
 
 
 class PoseModel(Protocol):
     """Finds the 17 COCO keypoints of the one person that a picture shows."""
-
-    name: str
 
     def keypoints(self, crops: list[Image.Image]) -> list[np.ndarray]:
         """For each RGB crop an array `(17, 3)` float32: x, y in pixels and a score in 0..1."""

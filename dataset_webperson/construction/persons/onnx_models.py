@@ -30,7 +30,6 @@ class _OnnxModel:
             )
         # A dimension that the file leaves open is a name, not a number.
         self.batched = not isinstance(self.input.shape[0], int)
-        self.name = path
 
     def size(self, default: int) -> tuple[int, int]:
         """The (width, height) of the model's input; `default` for a side that the file leaves open."""

@@ -22,7 +22,6 @@ class TransformersDetector:
         if "person" not in labels:
             raise ValueError(f'no class "person" among its {len(labels)} classes')
         self.person = labels["person"]
-        self.name = model
 
     @torch.inference_mode()
     def persons(self, images: list[Image.Image]) -> list[np.ndarray]:
@@ -48,7 +47,6 @@ class TransformersPose:
         if self.model.config.num_labels != NUM_KEYPOINTS:
             raise ValueError(f"{self.model.config.num_labels} keypoints; the rule needs COCO's {NUM_KEYPOINTS}")
         self.experts = getattr(self.model.config.backbone_config, "num_experts", 1) > 1
-        self.name = model
 
     @torch.inference_mode()
     def keypoints(self, crops: list[Image.Image]) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ class UltralyticsDetector:
     """A detection model, such as `yolo11x.pt`."""
 
     def __init__(self, model: str):
-        self.model, self.name = ultralytics.YOLO(model), model
+        self.model = ultralytics.YOLO(model)
 
     def persons(self, images: list[Image.Image]) -> list[np.ndarray]:
         found = self.model.predict(images, conf=FLOOR, classes=[_PERSON], verbose=False)
@@ -29,7 +29,7 @@ class UltralyticsPose:
     """A pose model of COCO's keypoints, such as `yolo11x-pose.pt`; the best person of each crop."""
 
     def __init__(self, model: str):
-        self.model, self.name = ultralytics.YOLO(model), model
+        self.model = ultralytics.YOLO(model)
 
     def keypoints(self, crops: list[Image.Image]) -> list[np.ndarray]:
         found = self.model.predict(crops, conf=FLOOR, verbose=False)

@@ -19,8 +19,11 @@ from ...rows.images import JPEG_QUALITY
 from ..opt_out import OptOut
 from ..persons.detectors import DetectorOptions, PersonDetector, PoseModel, PoseOptions, open_models
 from ..persons.rule import RuleOptions, box_problem, crop_area, pose_problem
+from ..public_names import public_name, public_url
 from ..shards import CHANGEABLE, ShardWriter, shard_writer
-from ..sources import SourceImage, read_images
+from ..source_scan import write_rejected_images
+from ..sources import read_images
+from ..tar_images import SourceImage
 
 SCHEMA = pa.schema(
     [
@@ -77,20 +80,24 @@ class _Decoded:
 def crop_shard(source: str, target: str, options: CropOptions) -> dict[str, int]:
     """Detect persons in the images of a source shard (`sources.read_images`), find poses, filter and crop.
 
-    Counts: `rows_in` images; of these `not_downloaded`, `image_missing`, `image_unreadable`, `opted_out_<reason>` and
-    `images_without_person`; `boxes`, each of which counts under one of the reasons of `persons.rule` or in `rows_out`.
+    Counts: `rows_in` images; of these `not_downloaded`, `image_missing`, `image_unreadable`, `image_too_large`, the
+    further reasons of `source_scan`, `opted_out_<reason>` and `images_without_person`; `boxes`, each of which counts
+    under one of the reasons of `persons.rule` or in `rows_out`.
     """
     detector, pose = open_models(options.detector, options.pose)
     opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
+    rejected: list[tuple[str, str]] = []
     with shard_writer(target, SCHEMA) as shard, ThreadPoolExecutor(1) as thread:
         images = _named(source)
         batch = thread.submit(_decode_batch, images, options.batch_size, opt_out)
         while (result := batch.result()) is not None:
             # The next images are read and decoded while the models work on these.
             batch = thread.submit(_decode_batch, images, options.batch_size, opt_out)
-            decoded, counts = result
+            decoded, counts, refused = result
             shard.counts.update(counts)
+            rejected += refused
             _crop_batch(decoded, detector, pose, options, opt_out, shard)
+        write_rejected_images(target, source, rejected)
     return dict(shard.counts)
 
 
@@ -107,19 +114,27 @@ def _named(shard: str) -> Iterator[tuple[str, SourceImage]]:
 
 def _decode_batch(
     images: Iterator[tuple[str, SourceImage]], size: int, opt_out: OptOut
-) -> tuple[list[_Decoded], dict[str, int]] | None:
-    """Up to `size` images, decoded, and the counts so far; `None` at the end."""
+) -> tuple[list[_Decoded], dict[str, int], list[tuple[str, str]]] | None:
+    """Up to `size` images, decoded, their counts, and those rejected with their reasons; `None` at the end."""
     chunk = list(itertools.islice(images, size))
     if not chunk:
         return None
     decoded, counts = [], {"rows_in": len(chunk)}
+    rejected: list[tuple[str, str]] = []
 
     def count(reason: str) -> None:
         counts[reason] = counts.get(reason, 0) + 1
 
+    def reject(image: SourceImage, reason: str) -> None:
+        count(reason)
+        rejected.append((image.name or image.source_id, reason))
+
     for name, source in chunk:
-        if source.problem or source.data is None:
+        if source.problem == "not_downloaded":  # there is no file to name
             count(source.problem)
+            continue
+        if source.problem or source.data is None:
+            reject(source, source.problem or "image_missing")
             continue
         sha256 = hashlib.sha256(source.data).hexdigest()
         if reason := opt_out.excludes(source.url, sha256):
@@ -127,11 +142,11 @@ def _decode_batch(
             continue
         try:
             image = decode_rgb(source.data, source.source_id)
-        except ImageError:
-            count("image_unreadable")
+        except ImageError as error:
+            reject(source, "image_too_large" if error.code == "image-bomb" else "image_unreadable")
             continue
         decoded.append(_Decoded(source, name, image, sha256))
-    return decoded, counts
+    return decoded, counts, rejected
 
 
 def _crop_batch(
@@ -145,6 +160,7 @@ def _crop_batch(
     if not decoded:
         return
     candidates = []
+    name = public_name(options.detector.model)
     found = detector.persons([item.image for item in decoded])
     for item, boxes in zip(decoded, found, strict=True):
         limits = [item.image.width, item.image.height] * 2
@@ -164,7 +180,7 @@ def _crop_batch(
             if problem := pose_problem(keypoints, options.pose.min_score, options.rule):
                 shard.counts[problem] += 1
                 continue
-            row = _row(item, number, box, crop, keypoints + np.array([area[0], area[1], 0]), detector.name)
+            row = _row(item, number, box, crop, keypoints + np.array([area[0], area[1], 0]), name)
             if reason := opt_out.excludes(None, row["image_sha256"]):
                 shard.counts[f"opted_out_{reason}"] += 1
                 continue
@@ -181,7 +197,7 @@ def _row(
     return {
         "image": {"bytes": data, "path": path},
         "image_path": path,
-        "url": item.source.url,
+        "url": public_url(item.source.url),
         "source_id": item.source.source_id,
         "source_sha256": item.sha256,
         "image_sha256": hashlib.sha256(data).hexdigest(),

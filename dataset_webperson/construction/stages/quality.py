@@ -25,6 +25,7 @@ from PIL import Image
 
 from ...findings import DataError
 from ...images import decode_rgb
+from ..captions.repeated import caption_hash, load_repeated
 from ..captions.words import find_attributes
 from ..shards import CHANGEABLE, read_rows, shard_writer
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:  # the other stages need not wait for this import
     import torch
 
 MARKED = ("keep", "drop")
-LOW_SCORE = "low-score"
+LOW_SCORE, REPEATED = "low-score", "repeated"
 _WORD = pa.struct({"start": pa.int32(), "end": pa.int32(), "kind": pa.string(), "score": pa.float32()})
 NEW_COLUMNS = {
     "caption1_score": pa.float32(),
@@ -53,9 +54,11 @@ class QualityOptions:
         doubtful_below: a word is doubtful if masking it lowers the cosine by less.
         min_score: captions with a lower cosine are marked `low-score`; by default none are. The scale depends on the
             model: look at the report first.
+        max_same_caption: captions that stand on more images than this are marked `repeated`; 0 marks none.
         marked: "keep" leaves every row and caption. "drop" replaces a marked caption by the row's other one, and
             leaves out rows of which both are marked.
         batch_size: rows per call of the model.
+        plan: folder that `find_repeated` writes; "" leaves repeated captions unmarked.
 
     Raises:
         ValueError: a limit out of range, an unknown value of `marked`, or `min_score` without a model.
@@ -64,8 +67,10 @@ class QualityOptions:
     model: str = ""
     doubtful_below: float = 0.0
     min_score: float | None = None
+    max_same_caption: int = 20
     marked: str = "drop"
     batch_size: int = field(default=32, metadata=CHANGEABLE)
+    plan: str = field(default="", metadata=CHANGEABLE)
 
     def __post_init__(self) -> None:
         if not -2 <= self.doubtful_below <= 2 or not -1 <= (self.min_score or 0) <= 1:
@@ -76,8 +81,11 @@ class QualityOptions:
             raise ValueError(f"marked must be one of {', '.join(MARKED)}, not {self.marked!r}")
         if self.min_score is not None and not self.model:
             raise ValueError(f"min_score={self.min_score} needs a model that gives scores")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        if self.batch_size < 1 or self.max_same_caption < 0:
+            raise ValueError(
+                f"batch_size must be at least 1 and max_same_caption at least 0, not {self.batch_size} and "
+                f"{self.max_same_caption}"
+            )
 
 
 def tokens_of_words(spans: list[list[int]], words: list[tuple[str, str, int, int]]) -> np.ndarray:
@@ -222,13 +230,15 @@ def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str,
     Adds these columns for both captions: `caption1_score` and `caption1_word_score` (see above; null without a model
     or a caption), and `caption1_words`: attribute words with their places, kinds and scores, their contributions.
 
-    Counts, beside `rows_in` and `rows_out`: `captions_scored`, `captions_low-score`, `captions_replaced` (by the row's
+    Counts, beside `rows_in` and `rows_out`: `captions_scored`, `captions_low-score`, `captions_repeated` (on more than
+    `max_same_caption` images), `captions_replaced` (by the row's
     other one), `both_captions_marked` (rows left out).
     """
     schema = pq.read_schema(source).remove_metadata()
     for column, kind in NEW_COLUMNS.items():
         schema = schema.append(pa.field(column, kind))
     scorer = open_scorer(options.model) if options.model else None
+    repeated = load_repeated(options.plan) if options.plan and options.max_same_caption else frozenset()
     with shard_writer(target, schema) as shard, ThreadPoolExecutor(1) as thread:
         for name in ("captions_scored", f"captions_{LOW_SCORE}", "captions_replaced", "both_captions_marked"):
             shard.counts[name] = 0
@@ -240,6 +250,7 @@ def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str,
             shard.counts["rows_in"] += len(batch.rows)
             _assess(batch, scorer, options, shard.counts)
             for row in batch.rows:
+                _mark_repeated(row, repeated, shard.counts)
                 if options.marked == "keep" or _settle(row, shard.counts):
                     shard.write(row)
     return dict(shard.counts)
@@ -289,6 +300,13 @@ def _assess(batch: Batch, scorer: CaptionScorer | None, options: QualityOptions,
         if options.min_score is not None and cosine < options.min_score:
             row[f"{caption}_problems"] = [*row[f"{caption}_problems"], LOW_SCORE]
             counts[f"captions_{LOW_SCORE}"] += 1
+
+
+def _mark_repeated(row: dict[str, Any], repeated: frozenset[int], counts: Counter[str]) -> None:
+    for caption in ("caption1", "caption2") if repeated else ():
+        if row[caption] and caption_hash(row[caption]) in repeated:
+            row[f"{caption}_problems"] = [*row[f"{caption}_problems"], REPEATED]
+            counts[f"captions_{REPEATED}"] += 1
 
 
 # The columns that belong to a caption and move with it.

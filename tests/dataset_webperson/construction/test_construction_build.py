@@ -33,7 +33,7 @@ def write_config(root, address, **changes):
         "crop": {"detector": {"backend": "onnx", "model": "stub"}, "pose": {"backend": "onnx", "model": "stub"}},
         "dedup": {"max_distance": 3},
         "caption": {"captioner1": captioner, "captioner2": {**captioner, "seed": 1}},
-        "quality": {},
+        "quality": {"max_same_caption": 0},  # the server has one caption for all
         "release": {"out": str(root / "out"), "contact": "privacy@example.org"},
         **changes,
     }
@@ -58,7 +58,7 @@ def test_one_file_goes_from_images_to_a_release_that_loads(stub, tmp_path, capsy
         assert build.main([config]) == 0
         asked = len(server.requests)
         counts = json.loads((tmp_path / "work" / "counts.json").read_text())
-        assert list(counts) == ["1_crop", "2_dedup", "3_caption", "4_quality", "release"]
+        assert list(counts) == ["0_source", "1_crop", "2_dedup", "3_caption", "4_quality", "release"]
         assert counts["1_crop"]["rows_out"] == counts["2_dedup"]["rows_in"] == 24
         assert counts["2_dedup"]["duplicate_bytes"] >= 2
         assert "2_dedup: 24 in, " in capsys.readouterr().out
@@ -78,9 +78,10 @@ def test_one_file_goes_from_images_to_a_release_that_loads(stub, tmp_path, capsy
         }
         assert kept | {"template_id", "captioner1", "prompt_version", "caption1", "caption2"} <= row.keys()
         assert row["image"].size[1] > 200 and len(row["keypoints"]) == 17
-        before = digests(tmp_path / "out")
+        before, made = digests(tmp_path / "out"), (tmp_path / "out" / "README.md").stat().st_mtime_ns
         assert build.main([config]) == 0
         assert len(server.requests) == asked and digests(tmp_path / "out") == before
+        assert (tmp_path / "out" / "README.md").stat().st_mtime_ns == made  # not made again
 
 
 def test_who_opts_out_is_gone_from_every_stage_and_from_the_release(stub, tmp_path):
@@ -89,7 +90,7 @@ def test_who_opts_out_is_gone_from_every_stage_and_from_the_release(stub, tmp_pa
         assert build.main([write_config(tmp_path, server.url)]) == 0
         (tmp_path / "list.txt").write_text("domain:site1.org\n")
         assert build.main([write_config(tmp_path, server.url, opt_out=str(tmp_path / "list.txt"))]) == 0
-    shards = list((tmp_path / "work").glob("*/*.parquet"))
+    shards = list((tmp_path / "work").glob("[1-4]_*/*.parquet"))
     assert len(shards) == 8
     for shard in [*shards, *(tmp_path / "out" / "data").iterdir()]:
         urls = pq.read_table(shard, columns=["url"])["url"].to_pylist()

@@ -1,7 +1,14 @@
 """Rules for captions, and the words of attributes."""
 
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from dataset_webperson.construction.captions import repeated
+from dataset_webperson.construction.captions.repeated import caption_hash, find_repeated, load_repeated
 from dataset_webperson.construction.captions.rules import PROBLEMS, CaptionRules, broken_rules, tidy_caption
 from dataset_webperson.construction.captions.words import ATTRIBUTE_WORDS, find_attributes
 from dataset_webperson.drawn.attributes import WORDS, sample_person, sample_view
@@ -43,6 +50,8 @@ def test_true_captions_of_drawn_persons_pass():
         ("A man in a [colored top] and grey trousers carries a black backpack.", "placeholder"),
         ("A man in a {top} and grey trousers with shoes carries a black backpack.", "placeholder"),
         ("I'm sorry, but I can't describe the person in this picture for you.", "refusal"),
+        ("Note: I followed the template and left out what I could not see.", "refusal"),
+        ("This caption follows the template: a man in a navy coat and grey trousers.", "refusal"),
         ("As an AI model, a man in a navy coat and grey trousers can be described.", "refusal"),
         ("A man in a navy coat appears to be walking with a black bag in hand.", "speculation"),
         ("A man in a navy coat and dark trousers, possibly a student, carries a bag.", "speculation"),
@@ -96,11 +105,56 @@ def test_problems_come_in_the_order_of_the_table():
         ("<think>He wears a coat, or is it", ""),
         ("<|channel|>analysis<|message|>He wears a coat, or", ""),
         (FINE[0].replace(" grey", "\n  grey"), FINE[0]),
+        (f"```\n{FINE[0]}\n```", FINE[0]),
+        (f'```json\n{{"caption": "{FINE[0]}", "words": 15}}\n```\nLet me know.', FINE[0]),
+        (f'{{"Description": "{FINE[0]}"}}', FINE[0]),
+        (f'[{{"text": "{FINE[0]}"}}]', FINE[0]),
+        (f"**Caption:** {FINE[0]}", FINE[0]),
+        (f"**Final caption**: {FINE[0]}", FINE[0]),
+        (f"### Caption\n\n{FINE[0]}", FINE[0]),
+        (f"**{FINE[0]}**", FINE[0]),
+        (f"- {FINE[0]}", FINE[0]),
+        (FINE[0].replace("navy", "**navy**"), FINE[0]),
+        (f"Note: I followed the template and left out the hat. {FINE[0]}", FINE[0]),
+        (f"{FINE[0]}\n\n*Note: I followed the template; no shoes are visible.*", FINE[0]),
+        (f"{FINE[0]} (Note: the hat is left out. The template was kept.)", FINE[0]),
+        (f"{FINE[0]} I have followed the given sentence structure.", FINE[0]),
+        (f"I used the provided template. {FINE[0]}", FINE[0]),
+        ("Note: I followed the template.", "Note: I followed the template."),
+        ("{not json, a man in a coat", "{not json, a man in a coat"),
         ("A man. He wears a [colored top] today.", "A man. He wears a [colored top] today."),
     ],
 )
 def test_form_is_mended_and_words_are_not(answer, tidy):
     assert tidy_caption(answer) == tidy
+
+
+def test_a_coat_with_a_note_on_it_is_no_note_on_the_task():
+    for caption in (
+        "A man in a navy coat holds a note in one hand and a black bag in the other.",
+        "A woman wears a T-shirt with the word 'template' on it, blue jeans and white sneakers.",
+        "A man with a format of checks on his shirt wears jeans, and keeps his hands in his pockets.",
+    ):
+        assert tidy_caption(caption) == caption and broken_rules(caption, RULES) == []
+
+
+def test_captions_on_too_many_images_are_found_as_by_counting(tmp_path, monkeypatch):
+    monkeypatch.setattr(repeated, "_IN_MEMORY", 7)
+    monkeypatch.setattr(repeated, "_CHUNK", 5)
+    random = np.random.default_rng(0)
+    rows = [{f"caption{n}": f"A man, number {random.integers(1, 12) ** 2}." for n in (1, 2)} for _ in range(60)]
+    rows += [{"caption1": "a MAN  number 1", "caption2": ""}]
+    shards = []
+    for number in range(3):
+        shards.append(str(tmp_path / f"{number}.parquet"))
+        pq.write_table(pa.Table.from_pylist(rows[number::3]), shards[-1])
+    images = Counter(word for row in rows for word in {row[name].lower().rstrip(".").split(" ")[-1] for name in row})
+    for limit in (5, 8, 100):
+        expected = {f"A man, number {word}." for word, count in images.items() if word and count > limit}
+        assert find_repeated(shards, str(tmp_path / "plan"), limit) == len(expected)
+        assert load_repeated(str(tmp_path / "plan")) == {caption_hash(caption) for caption in expected}
+    assert find_repeated([], str(tmp_path / "none"), 5) == 0 and load_repeated(str(tmp_path / "none")) == frozenset()
+    assert sorted(path.name for path in (tmp_path / "plan").iterdir()) == ["done.json", "repeated.npy"]
 
 
 @pytest.mark.parametrize("limits", [(0, 5), (6, 5)])
@@ -117,6 +171,10 @@ def test_long_answers_are_checked_fast():
         "[" * 50_000,
         "A man on a " + "big " * 20_000,
         "<think>" * 20_000,
+        "**a" * 20_000,
+        "```" * 20_000,
+        "note: (" * 20_000,
+        '[{"a":' * 20_000,
     ):
         broken_rules(tidy_caption(text), RULES)
 

@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,12 +21,15 @@ from places import HELPERS, REPO
 
 import dataset_webperson.construction.captions.client as client_module
 from dataset_webperson.construction.captions import prompts as caption_prompts
+from dataset_webperson.construction.captions.brake import BrakeOptions
 from dataset_webperson.construction.captions.cache import Answer, AnswerCache, cache_key
 from dataset_webperson.construction.captions.client import Captioner, CaptionServerError
 from dataset_webperson.construction.captions.rules import CaptionRules
 from dataset_webperson.construction.captions.templates import choose_template, load_templates
 from dataset_webperson.construction.shards import begin_stage, shard_counts
 from dataset_webperson.construction.stages.captioning import NEW_COLUMNS, CaptionOptions, caption_shard
+from dataset_webperson.construction.typed_yaml import fill
+from dataset_webperson.findings import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +50,11 @@ def write_crops(path: Path, count: int) -> str:
     return str(path)
 
 
-def options(server, one=None, rules=None, **fields) -> CaptionOptions:
+def options(server, one=None, rules=None, brake=None, **fields) -> CaptionOptions:
     fields = {"timeout_s": 20.0, "patience_s": 5.0, "max_in_flight": 4, **fields}
     first = Captioner(server.url, **{"model": "small", **fields, **(one or {})})
     second = Captioner(server.url, "large", **fields)
-    return CaptionOptions(first, second, rules=rules or CaptionRules())
+    return CaptionOptions(first, second, rules=rules or CaptionRules(), brake=brake or BrakeOptions())
 
 
 def read(path) -> list[dict]:
@@ -405,3 +409,32 @@ def test_a_torn_or_foreign_line_of_the_cache_is_passed_over(tmp_path):
 
 def test_cache_keys_tell_parts_apart():
     assert cache_key("ab", "c") != cache_key("a", "bc") and cache_key("a", 1) != cache_key("a", "1")
+
+
+def test_several_addresses_share_the_requests_and_one_that_is_away_is_passed_by(server, folders):
+    source, target = folders
+    with serve(CaptionServer()) as other:
+        other.delay = server.delay = 0.05
+        captioner = Captioner((server.url, other.url), "small", extra_body={"top_k": 5}, max_in_flight=2, timeout_s=20)
+        caption_shard(source, target, CaptionOptions(captioner, captioner))
+        asked = len(server.requests), len(other.requests)
+        assert sum(asked) == 12 and min(asked) >= 3
+        assert {body["top_k"] for body in server.requests + other.requests} == {5}
+        other.always = 503
+        again = replace(captioner, seed=1)
+        assert caption_shard(source, target, CaptionOptions(again, again))["rows_fine"] == 6
+        assert len(server.requests) - asked[0] == 12
+
+
+def test_addresses_and_further_fields_come_from_a_file():
+    values = {"base_url": ["http://a/v1", "http://b/v1"], "model": "m", "extra_body": {"a": {"b": False}}}
+    captioner = fill(Captioner, values, "c.yaml: captioner1")
+    assert captioner.addresses == ("http://a/v1", "http://b/v1") and captioner.extra_body == {"a": {"b": False}}
+    for wrong, told in (
+        ({"base_url": []}, "give http"),
+        ({"base_url": ["a", "http://b"]}, "give http"),
+        ({"base_url": [7]}, "base_url: 7 is not str"),
+        ({"extra_body": "a"}, "extra_body: `name: value` lines belong here"),
+    ):
+        with pytest.raises(DataError, match=told):
+            fill(Captioner, values | wrong, "c.yaml: captioner1")

@@ -14,6 +14,7 @@ from tiny import tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson.construction import caption_statistics
 from dataset_webperson.construction.caption_statistics import Diversity, Scores, stage_statistics
+from dataset_webperson.construction.captions.repeated import find_repeated
 from dataset_webperson.construction.captions.words import find_attributes
 from dataset_webperson.construction.distinct import Distinct
 from dataset_webperson.construction.opt_out import OptOut
@@ -28,6 +29,7 @@ from dataset_webperson.construction.stages.quality import (
     share_of_sure_words,
     tokens_of_words,
 )
+from dataset_webperson.findings import DataError
 
 SCHEMA = pa.schema(
     [
@@ -172,6 +174,22 @@ def test_a_marked_caption_gives_way_to_the_other_and_rows_of_two_marked_ones_go(
     assert rows[0]["captioner1"] == "large" and rows[0]["caption1_problems"] == []
     assert rows[1]["caption1"] == rows[1]["caption2"] == before[1]["caption1"]
     assert rows[2]["caption1"] == before[3]["caption1"] != rows[2]["caption2"]
+
+
+def test_a_sentence_on_too_many_images_is_marked_and_its_plan_is_asked_for(tmp_path):
+    source, plan = str(tmp_path / "a.parquet"), str(tmp_path / "plan")
+    with shard_writer(source, SCHEMA) as shard:
+        for number, row in enumerate(read(write_captioned(tmp_path / "before.parquet"))):
+            shard.write(row | ({"caption1": "A man in a coat."} if number < 3 else {}))
+    with pytest.raises(DataError, match="run `find_repeated` on all caption shards first"):
+        assess_shard(source, str(tmp_path / "b.parquet"), QualityOptions(plan=plan))
+    for limit, marked in ((3, 0), (2, 3)):
+        find_repeated([source], plan, limit)
+        options = QualityOptions(marked="keep", max_same_caption=limit, plan=plan)
+        counts = assess_shard(source, str(tmp_path / "b.parquet"), options)
+        problems = [row["caption1_problems"] for row in read(tmp_path / "b.parquet")]
+        assert problems == marked * [["repeated"]] + (6 - marked) * [[]]
+        assert counts.get("captions_repeated", 0) == marked
 
 
 def test_marked_captions_stay_where_the_options_say_so(tmp_path):

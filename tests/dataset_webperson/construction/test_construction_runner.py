@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made_up_persons import STUB_CROP, person_rows, stub_crop_shard, write_crops, write_source
+from tqdm import tqdm
 
 from dataset_webperson.construction import shards
 from dataset_webperson.construction.opt_out import OptOut
@@ -95,13 +96,41 @@ def test_other_options_than_before_are_refused_by_name(tmp_path):
         run_stage(double, sources, str(tmp_path / "out"), Options(2))
 
 
-def test_two_processes_write_the_bytes_of_one(tmp_path):
+@pytest.fixture
+def bars(monkeypatch):
+    """The bars that stages show, and how they moved."""
+    shown, moves = [], []
+
+    class Bar(tqdm):
+        def __init__(self, **values):
+            super().__init__(**values)
+            shown.append(self)
+
+        def update(self, number=1):
+            moves.append(number)
+            return super().update(number)
+
+    monkeypatch.setattr(shards, "tqdm", Bar)
+    return shown, moves
+
+
+def test_the_bar_follows_the_rows_within_shards_and_knows_how_many_there_are(tmp_path, bars):
+    sources = write_numbers(tmp_path / "in", 5, 70, 25)
+    run_stage(double, sources[:1], str(tmp_path / "out"), Options())
+    bars[0].clear(), bars[1].clear()
+    run_stage(double, sources, str(tmp_path / "out"), Options(), sizes=dict(zip(sources, (5, 70, 25), strict=True)))
+    (bar,), moves = bars
+    assert (bar.total, bar.initial, bar.n) == (100, 5, 100) and bar.postfix == "3/3 shards" and moves == 95 * [1]
+
+
+def test_two_processes_write_the_bytes_of_one_and_the_bar_follows_them(tmp_path, bars):
     sources = write_source(tmp_path / "source", shards=3, images=2)
     counts = [
         run_stage(stub_crop_shard, sources, str(tmp_path / str(workers)), STUB_CROP, workers) for workers in (1, 2)
     ]
     assert counts[0] == counts[1] and counts[0]["rows_out"] == 12
     assert contents(tmp_path / "1") == contents(tmp_path / "2") and len(contents(tmp_path / "1")) == 3
+    assert [bar.n for bar in bars[0]] == 2 * [counts[0]["rows_in"]]
 
 
 def test_a_process_that_is_ended_from_outside_is_one_clear_error(tmp_path):
