@@ -18,6 +18,7 @@ from glob import escape, glob
 from typing import Any
 
 from .command_line import CommandParser, command
+from .construction.caption_statistics import stage_statistics
 from .construction.captions.cache import TOKENS, tokens_spent
 from .construction.captions.repeated import find_repeated
 from .construction.config import BuildConfig, ReleaseSection, read_config
@@ -126,7 +127,10 @@ def _run_stages(config: BuildConfig, dry_run: bool) -> dict[str, dict[str, int]]
     if config.quality:
         if config.quality.max_same_caption:
             find_repeated(shards, config.quality.plan, config.quality.max_same_caption)
-        shards = run("4_quality", assess_shard, shards, config.quality)
+        captioned, shards = shards, run("4_quality", assess_shard, shards, config.quality)
+        # For the report, while there are processes to count them.
+        stage_statistics(config.work, "caption", captioned, config.num_workers)
+        stage_statistics(config.work, "quality", shards, config.num_workers)
     if config.release:
         removed = _removed(config, config.release, opt_out)
         made = describe_run(config, counts, os.path.splitext(sources[0])[1])
