@@ -14,17 +14,26 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from glob import escape, glob
 from typing import Any
 
 from .command_line import CommandParser, command
+from .construction.caption_statistics import stage_statistics
 from .construction.captions.cache import TOKENS, tokens_spent
 from .construction.captions.repeated import find_repeated
 from .construction.config import BuildConfig, ReleaseSection, read_config
 from .construction.estimate import SAMPLE, StageEstimate, describe, estimate
 from .construction.opt_out import OptOut
-from .construction.preflight import check_captioners, check_disk, check_files, check_quality_model
+from .construction.preflight import (
+    check_captioners,
+    check_disk,
+    check_embedder,
+    check_files,
+    check_quality_model,
+    forget_models,
+)
 from .construction.run_card import describe_run
-from .construction.shards import Stage, run_stage, shard_counts, shard_targets
+from .construction.shards import Stage, read_rows, run_stage, shard_counts, shard_targets
 from .construction.source_scan import Scan, scan_source, write_rejected
 from .construction.sources import find_shards
 from .construction.stages.captioning import CaptionOptions, caption_shard
@@ -37,6 +46,8 @@ from .files import write_json
 from .findings import DataError
 from .release import release
 from .release_card import Made
+from .removed import NAME as REMOVED
+from .removed import read_removed, removed_beside, write_removed
 
 _LOOKED_AT = 32  # images that tell how much disk all of them need
 _DOWNLOAD = """The images are not there yet: {source}. Download them, then give this command again:
@@ -116,10 +127,14 @@ def _run_stages(config: BuildConfig, dry_run: bool) -> dict[str, dict[str, int]]
     if config.quality:
         if config.quality.max_same_caption:
             find_repeated(shards, config.quality.plan, config.quality.max_same_caption)
-        shards = run("4_quality", assess_shard, shards, config.quality)
+        captioned, shards = shards, run("4_quality", assess_shard, shards, config.quality)
+        # For the report, while there are processes to count them.
+        stage_statistics(config.work, "caption", captioned, config.num_workers)
+        stage_statistics(config.work, "quality", shards, config.num_workers)
     if config.release:
+        removed = _removed(config, config.release, opt_out)
         made = describe_run(config, counts, os.path.splitext(sources[0])[1])
-        counts["release"] = _release(config, config.release, shards, made)
+        counts["release"] = _release(config, config.release, shards, made, removed)
         _report("release", counts["release"])
         write_json(place("counts.json"), counts)
     return counts
@@ -137,6 +152,8 @@ def _check_ahead(config: BuildConfig, scan: Scan, dry_run: bool) -> dict[str, St
     images = sum(scan.sizes.values())
     if config.caption and (dry_run or left("3_caption")):
         check_captioners(config.caption)
+    if dry_run or left("2_dedup"):
+        check_embedder(config)
     if config.quality and (dry_run or left("4_quality")):
         check_quality_model(config)
     if dry_run:
@@ -144,6 +161,8 @@ def _check_ahead(config: BuildConfig, scan: Scan, dry_run: bool) -> dict[str, St
     if not left("1_crop"):
         return {}
     estimates = estimate(config, scan.shards, scan.counts["rows_out"], _LOOKED_AT, crop_shard)
+    if config.num_workers > 1:
+        forget_models()
     check_disk(config.work, sum(part.bytes for part in estimates.values()) * left("1_crop") // max(images, 1))
     return estimates
 
@@ -174,7 +193,23 @@ def _report_cost(options: CaptionOptions, folder: str) -> dict[str, int]:
     return dict(spent)
 
 
-def _release(config: BuildConfig, options: ReleaseSection, shards: list[str], made: Made) -> dict[str, int]:
+def _removed(config: BuildConfig, options: ReleaseSection, opt_out: OptOut) -> dict[str, str]:
+    """The pictures that this work once released and the opt-out list names now; kept in `work` for all releases."""
+    path = os.path.join(config.work, REMOVED)
+    removed = read_removed(removed_beside(config.work))
+    before = _released_before(config, options)
+    if opt_out and before and os.path.isdir(before["out"]):
+        for shard in sorted(glob(os.path.join(escape(before["out"]), "data", "*.parquet"))):
+            for row in read_rows(shard, ["url", "source_sha256", "image_sha256"]):
+                if reason := opt_out.excludes(row["url"], row["source_sha256"], row["image_sha256"]):
+                    removed[row["image_sha256"]] = f"opted_out_{reason}"
+    write_removed(path, removed)
+    return removed
+
+
+def _release(
+    config: BuildConfig, options: ReleaseSection, shards: list[str], made: Made, removed: dict[str, str]
+) -> dict[str, int]:
     """Release the assessed shards, once. A release that this work made earlier, from other rows, is replaced."""
     out, record = os.path.abspath(options.out), _record(config)
     before = _released_before(config, options)
@@ -183,6 +218,7 @@ def _release(config: BuildConfig, options: ReleaseSection, shards: list[str], ma
         "rows": _digest(shards),
         "options": dataclasses.asdict(options),
         "made": [made.text, *made.not_in_it],
+        "removed": sorted(removed),
     }
 
     if before != state:
@@ -198,7 +234,7 @@ def _release(config: BuildConfig, options: ReleaseSection, shards: list[str], ma
         # A release is moved here last, so it is whole; an interrupted run may have left its working folder behind.
         shutil.rmtree(out + ".partial", ignore_errors=True)
     else:
-        release(os.path.dirname(shards[0]), out, options.settings(config.num_workers, made))
+        release(os.path.dirname(shards[0]), out, options.settings(config.num_workers, made, removed))
 
     with open(os.path.join(out + "-report", "report.json"), encoding="utf-8") as file:
         report = json.load(file)

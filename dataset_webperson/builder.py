@@ -23,6 +23,7 @@ from datasets.exceptions import DatasetGenerationError
 from .drawn.attributes import VERSION
 from .drawn.rows import generate_rows
 from .findings import DataError
+from .removed import read_removed, removed_beside
 from .rows.local_source import FORMATS, ParquetSource, Source, open_source, source_features
 from .rows.preparation import RowOptions, RowReport, describe_summary, merge_summaries, prepare_rows
 
@@ -57,6 +58,8 @@ class WebPersonConfig(datasets.BuilderConfig):
         repository: Hub id, or folder, in the place of the released repository.
         expected_rows: Rows there must be, left-out ones included. By default the declared number of a released
             repository, and any number in a folder; 0 is any number.
+        removed: A `removed.parquet` whose pictures are left out, for an older copy of a release. By default the one
+            that lies in `data_dir`, or in the repository.
         on_bad_images, clean_captions, min_side: See `row_preparation.RowOptions`.
 
     Of "synthetic":
@@ -83,6 +86,7 @@ class WebPersonConfig(datasets.BuilderConfig):
     source_format: str | None = None
     repository: str | None = None
     expected_rows: int | None = None
+    removed: str | None = None
     on_bad_images: str = "error"
     clean_captions: bool = True
     min_side: int = 0
@@ -141,6 +145,8 @@ class WebPersonConfig(datasets.BuilderConfig):
         """The name of the cache folder: every option counts, given or left at its default, and a folder's files."""
         options = {name: value for name, value in vars(self).items() if name not in ("name", "version", "description")}
         state = source_state(open_source(self.data_dir, self.source_format), self.data_dir) if self.data_dir else []
+        if listed := self.removed or removed_beside(self.data_dir):
+            state.append(sorted(read_removed(listed)))
         text = json.dumps([options, state, repr(custom_features)], sort_keys=True, default=str)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -250,6 +256,7 @@ class WebPerson(datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         if self.config.name != "synthetic":
             self._source = self._open_source(dl_manager)
+            self._removed = read_removed(self.config.removed or removed_beside(self.config.data_dir))
             self.info.features = source_features(self._source)
             numbered = iter(enumerate(self._source.shards))
             return [
@@ -283,7 +290,9 @@ class WebPerson(datasets.GeneratorBasedBuilder):
             with RowReport(os.path.join(self.report_dir, f"{number:05d}-{stem}")) as report:
                 rows = self._source.rows(shard)
                 options = self.config.row_options()
-                for position, row in enumerate(prepare_rows(rows, self._source.extra, options, report)):
+                for position, row in enumerate(
+                    prepare_rows(rows, self._source.extra, options, report, None, self._removed)
+                ):
                     yield f"{number}/{position}", row
 
     def _drawn_rows(self, chunks: list[tuple[str, int, int]]) -> Iterator[tuple[str, dict[str, Any]]]:

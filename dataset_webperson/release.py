@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from string import Template
@@ -31,6 +31,8 @@ from .command_line import CommandParser, command
 from .files import replacing, write_json, written_once
 from .findings import DataError
 from .release_card import Made, SplitFacts, card_texts
+from .removed import NAME as REMOVED
+from .removed import read_removed, removed_beside, write_removed
 from .rows.local_source import FORMATS, Source, SourceRow, open_source, source_features
 from .rows.preparation import ON_BAD_IMAGES, RowOptions, RowReport, describe_summary, merge_summaries, prepare_rows
 from .worker_processes import end_with_parent
@@ -39,7 +41,7 @@ from .worker_processes import end_with_parent
 ROWS_PER_SHARD = 10_000
 ROW_GROUP_ROWS = 100
 _FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "release_files")
-_VERSION = 2  # raise it when the same source and options would give other bytes: a run begun before is not continued
+_VERSION = 3  # raise it when the same source and options would give other bytes: a run begun before is not continued
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class ReleaseSettings:
         layout: how rows lie in parquet.
         num_workers: processes that check images.
         made: what the command that made the rows says of them.
+        removed: SHA-256 of pictures that were taken down, and why; they are left out and listed in `removed.parquet`,
+            with those that a list in the source names.
 
     Raises:
         `DataError`: a repository name that the Hub does not accept, or no process at all.
@@ -91,6 +95,7 @@ class ReleaseSettings:
     layout: Layout = field(default_factory=Layout)
     num_workers: int = 1
     made: Made = field(default_factory=Made)
+    removed: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         plain_name = self.name.replace("-", "_").replace(".", "_")
@@ -154,17 +159,21 @@ def release(source: str, output_dir: str, settings: ReleaseSettings) -> dict[str
         if os.path.lexists(path):
             raise DataError(f"{path}: exists already; delete it, or choose another folder with --output_dir")
     state = source_state(rows, os.path.realpath(source))
-    _begin(work, [_VERSION, state, asdict(settings.rows), asdict(settings.layout), rows.format])
+    removed = {**read_removed(removed_beside(source)), **settings.removed}
+    _begin(
+        work, [_VERSION, state, asdict(settings.rows), asdict(settings.layout), rows.format, sorted(removed.items())]
+    )
 
     pool = None
     if settings.num_workers > 1:
         spawn = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(settings.num_workers, mp_context=spawn, initializer=end_with_parent)
     try:
-        _write_shards(rows, work, settings.rows, settings.layout, pool)
+        _write_shards(rows, work, settings.rows, settings.layout, pool, removed)
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
+    write_removed(os.path.join(work, "main", REMOVED), removed)
     summary = _finish(work, source_features(rows), {**about, "format": rows.format})
 
     # The report and the script first: once `out` exists, everything does.
@@ -199,7 +208,12 @@ def _positions(source: Source, start: tuple[int, int], stop: int) -> Iterator[tu
 
 
 def _write_shards(
-    source: Source, work: str, options: RowOptions, layout: Layout, pool: ProcessPoolExecutor | None
+    source: Source,
+    work: str,
+    options: RowOptions,
+    layout: Layout,
+    pool: ProcessPoolExecutor | None,
+    removed: Mapping[str, str],
 ) -> None:
     """Write all missing shards. A shard counts as written once its file of facts exists, which is written last."""
     done, start = _written_shards(work)
@@ -216,7 +230,7 @@ def _write_shards(
                 stem = os.path.join(work, "shards", f"{done:06d}")
                 taken = _Taken(itertools.chain([first], itertools.islice(rows, layout.rows_per_shard - 1)), bar)
                 with RowReport(stem) as report:
-                    kept = prepare_rows(taken, source.extra, options, report, pool)
+                    kept = prepare_rows(taken, source.extra, options, report, pool, removed)
                     _write_parquet(stem + ".parquet", kept, features, layout.row_group_rows)
                 facts = {"end": taken.end, "kept": report.counts["kept"], "split": split}
                 write_json(stem + ".facts.json", facts)

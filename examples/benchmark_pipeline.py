@@ -1,6 +1,6 @@
 """Measure the construction's stages beside their bare models, in images per second, with 1 and 2 workers.
 
-python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--num_images 128]
+python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--num_images 128] [--growth FILE.json]
 
 Every process computes with one thread, so that one worker has one core and two have two; a worker's second thread only
 reads and decodes. What bare models are given lies in memory, in the batches of the stage; as many processes of them
@@ -34,6 +34,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pyarrow.parquet as pq
 from pipeline_benchmark.bare_rates import CallsOf, bare_rate, calls_of_crop, calls_of_quality
 from pipeline_benchmark.caption_rates import IN_FLIGHT, serve, server_rate
+from pipeline_benchmark.growth import run_growth
 from pipeline_benchmark.inputs import SHARDS, write_crops, write_lists, write_metadata, write_models
 from pipeline_benchmark.stage_rates import no_models, open_for_caption, open_for_crop, open_for_quality, stage_rate
 
@@ -61,11 +62,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--num_images", type=int, default=128, help="photographs for the stage crop (default: %(default)s)"
     )
+    parser.add_argument("--growth", metavar="FILE.json", help="measure how time and memory grow with the rows instead")
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="for --growth")
     args = parser.parse_args(arguments)
+    root = tempfile.mkdtemp(prefix="benchmark-")
+    if args.growth:
+        run_growth(root, args.growth, args.rows)
+        return
     detector = DetectorOptions("onnx", os.path.join(args.photos, "person_detector.onnx"), min_score=0.5)
     pose = PoseOptions("onnx", os.path.join(args.photos, "pose.onnx"), min_score=0.2)
     options = CropOptions(detector, pose, RuleOptions(min_side=30))
-    root = tempfile.mkdtemp(prefix="benchmark-")
 
     def place(name: str) -> str:
         return os.path.join(root, name)
@@ -127,14 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
         quality = QualityOptions(models[name])
         bare = bare_of(calls_of_quality, parts, quality)
         measure(f"quality, {name}", assess_shard, open_for_quality, parts, quality, bare)
-    arguments = [
-        "--source",
-        os.path.dirname(captioned[0]),
-        "--source_format",
-        "parquet",
-        "--output_dir",
-        place("released"),
-    ]
+    arguments = ["--source", os.path.dirname(captioned[0]), "--source_format", "parquet"]
+    arguments += ["--output_dir", place("released")]
     began = time.time()
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         release([*arguments, "--contact", "benchmark@example.org"])

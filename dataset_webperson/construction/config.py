@@ -1,6 +1,7 @@
 """The description of a construction: one YAML file with a section per stage and every threshold in it."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import yaml
@@ -33,7 +34,9 @@ class ReleaseSection:
     def __post_init__(self) -> None:
         self.settings()  # a value that makes no sense is an error now, not after every caption
 
-    def settings(self, num_workers: int = 1, made: Made | None = None) -> ReleaseSettings:
+    def settings(
+        self, num_workers: int = 1, made: Made | None = None, removed: Mapping[str, str] | None = None
+    ) -> ReleaseSettings:
         return ReleaseSettings(
             contact=self.contact,
             repository=self.repository,
@@ -44,6 +47,7 @@ class ReleaseSection:
             layout=Layout(self.rows_per_shard, self.row_group_rows),
             num_workers=num_workers,
             made=made or Made(),
+            removed=removed or {},
         )
 
 

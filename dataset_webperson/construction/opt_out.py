@@ -1,8 +1,10 @@
 """The opt-out list: pictures that people or sites asked to be left out, by address, site or content."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
+from functools import cached_property, lru_cache
 from urllib.parse import urlsplit
 
 from ..findings import DataError
@@ -25,11 +27,28 @@ class OptOut:
         self.sha256s = frozenset(value.lower() for value in sha256s)
         self.domains = frozenset(domain.lower().strip(".").removeprefix("www.") for domain in domains)
 
+    @cached_property
+    def digest(self) -> str:
+        """What tells this list from another."""
+        entries = [sorted(kind) for kind in (self.urls, self.sha256s, self.domains)]
+        return hashlib.sha256(repr(entries).encode()).hexdigest()
+
     def __bool__(self) -> bool:
         return bool(self.urls or self.sha256s or self.domains)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike) -> "OptOut":
+        """The list of a file, see `_read`. A process reads a file once, and again when it has changed."""
+        try:
+            facts = os.stat(path)
+        except OSError as error:
+            raise DataError(
+                f"{os.fspath(path)}: the opt-out list cannot be read ({error}); check `opt_out`"
+            ) from error
+        return _read_once(os.fspath(path), facts.st_size, facts.st_mtime_ns)
+
+    @classmethod
+    def _read(cls, path: str) -> "OptOut":
         """Read lines `url:ADDRESS`, `sha256:DIGITS` and `domain:SITE`; empty lines and comments (`#`) are skipped.
 
         Raises:
@@ -40,9 +59,7 @@ class OptOut:
             with open(path, encoding="utf-8-sig") as file:
                 lines = file.read().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{os.fspath(path)}: the opt-out list cannot be read ({error}); check `opt_out`"
-            ) from error
+            raise DataError(f"{path}: the opt-out list cannot be read ({error}); check `opt_out`") from error
         for number, line in enumerate(lines, 1):
             line = line.strip()
             if not line or line.startswith("#"):
@@ -52,7 +69,7 @@ class OptOut:
             bad_hash = kind == "sha256" and not _SHA256.fullmatch(value.lower())
             if kind not in _KINDS or not value or bad_hash:
                 raise DataError(
-                    f"{os.fspath(path)} line {number}: {line[:80]!r} is not an entry; write `url:` or `domain:` and a "
+                    f"{path} line {number}: {line[:80]!r} is not an entry; write `url:` or `domain:` and a "
                     "value, or `sha256:` and 64 hexadecimal digits"
                 )
             found[kind].append(value)
@@ -70,6 +87,11 @@ class OptOut:
         # "a.b.org" belongs to the sites "a.b.org", "b.org" and "org"
         parts = host.split(".")
         return "domain" if any(".".join(parts[start:]) in self.domains for start in range(len(parts))) else None
+
+
+@lru_cache(maxsize=1)
+def _read_once(path: str, size: int, time: int) -> OptOut:
+    return OptOut._read(path)
 
 
 def _host(url: str) -> str:

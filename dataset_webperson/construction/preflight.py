@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from importlib import resources
 
 from ..files import file_size
@@ -10,7 +12,10 @@ from .captions.client import Captioner, CaptionServerError, served_models
 from .captions.templates import load_templates
 from .config import BuildConfig
 from .opt_out import OptOut
+from .persons.detectors import open_models
 from .stages.captioning import CaptionOptions
+from .stages.embedding_duplicates import open_embedder
+from .stages.quality import open_scorer
 
 
 def check_files(config: BuildConfig) -> None:
@@ -51,16 +56,32 @@ def _check_model(captioner: Captioner, address: str, served: list[str]) -> None:
         raise CaptionServerError(f"{address}: no model {captioner.model!r}; it has {shown}")
 
 
-def check_quality_model(config: BuildConfig) -> None:
-    """Load the models that score captions and find near-duplicates, once. Raises `DataError`."""
-    if config.quality and config.quality.model:
-        from .stages.quality import open_scorer
+def check_embedder(config: BuildConfig) -> None:
+    """Load the model that finds near-duplicates, once. Raises `DataError`."""
+    if embedding := config.dedup.embedding:
+        _try(lambda: open_embedder(embedding.model, embedding.revision), embedding.model, "dedup.embedding.model")
 
-        try:
-            open_scorer(config.quality.model)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(f"{config.quality.model}: `quality.model` cannot be opened ({reason})") from error
+
+def check_quality_model(config: BuildConfig) -> None:
+    """Load the model that scores captions, once. Raises `DataError`."""
+    if config.quality and (model := config.quality.model):
+        _try(lambda: open_scorer(model), model, "quality.model")
+
+
+def _try(load: Callable[[], object], model: str, option: str) -> None:
+    try:
+        load()
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{model}: `{option}` cannot be opened ({reason})") from error
+
+
+def forget_models() -> None:
+    """Give back the memory of the models that were loaded here, where others do the work."""
+    for opened in (open_models, open_embedder, open_scorer):
+        opened.cache_clear()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def check_disk(work: str, needed: int) -> None:

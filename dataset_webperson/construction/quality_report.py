@@ -6,8 +6,8 @@ python -m dataset_webperson.construction.quality_report WORK --output_file repor
 who build the data, not for publication.
 """
 
+import itertools
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -16,97 +16,42 @@ from glob import escape, glob
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..command_line import CommandParser, command
 from ..findings import DataError
 from ..images import ImageError, decode_rgb
-from ..pages import Picture, embed, percent, write_page
-from .captions.words import find_attributes
-from .shards import read_rows, shard_counts
-from .stages.quality import LOW_SCORE, check_scored
+from ..pages import Picture, embed, write_page
+from .caption_statistics import GROUPS, Case, Scores, Statistics, row_at, stage_statistics
+from .shards import shard_counts
+from .stages.quality import LOW_SCORE
 
-NUM_CASES = 12
-_WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
-# Groups whose share of the persons is shown before and after, by the words that put a person into one.
-_GROUPS: dict[str, str | set[str]] = {
-    "man": {"man", "male", "gentleman", "guy", "men", "boy"},
-    "woman": {"woman", "female", "lady", "women", "girl"},
-    "child": {"child", "kid", "boy", "girl", "toddler", "baby"},
-    "headwear": "headwear",
-    "glasses": "glasses",
-    "bag": "bag",
-    "dress or skirt": {"dress", "skirt", "gown", "frock", "miniskirt"},
-    "coat or jacket": "outerwear",
-}
 # The counts of a crop shard that are about its boxes; the others are about its images.
-_OF_BOXES = {"box_score", "box_side", "box_ratio", "keypoints_few", "hips_hidden", "head_hidden", "rows_out"}
+_OF_BOXES = {
+    "box_score",
+    "box_side",
+    "box_ratio",
+    "keypoints_few",
+    "hips_hidden",
+    "head_hidden",
+    "second_person",
+    "crops_with_two_persons",
+    "rows_out",
+}
 _STRONG = 0.1  # a drop of the cosine that is shown in full colour
-
-
-Scored = tuple[float, str, int, dict[str, Any]]  # score, path of the image, which caption of the row, the row
-
-
-@dataclass
-class Diversity:
-    """How varied captions are.
-
-    Attributes:
-        captions, words, pairs: number of captions, of their words, and of pairs of adjacent words.
-    """
-
-    captions: int = 0
-    words: int = 0
-    _captions: set[int] = field(default_factory=set)
-    _vocabulary: set[str] = field(default_factory=set)
-    _openings: Counter[tuple[str, ...]] = field(default_factory=Counter)
-    _pairs: set[tuple[str, str]] = field(default_factory=set)
-    pairs: int = 0
-
-    def add(self, caption: str) -> None:
-        """Count a caption."""
-        words = _WORD.findall(caption.lower())
-        self.captions += 1
-        self.words += len(words)
-        self._captions.add(hash(caption.lower()))
-        self._vocabulary.update(words)
-        self._openings[tuple(words[:3])] += 1
-        following = list(zip(words, words[1:], strict=False))
-        self.pairs += len(following)
-        self._pairs.update(following)
-
-    def figures(self) -> dict[str, str]:
-        """Figures by name, for a table."""
-        if not self.captions:
-            return {"captions": "0"}
-        commonest, count = self._openings.most_common(1)[0]
-        return {
-            "captions": f"{self.captions:,}",
-            "mean words": f"{self.words / self.captions:.1f}",
-            "different captions": percent(len(self._captions), self.captions),
-            "vocabulary": f"{len(self._vocabulary):,}",
-            "different openings (three words)": f"{len(self._openings):,}",
-            "commonest opening": f"{' '.join(commonest)} ({percent(count, self.captions)})",
-            "different pairs of words": percent(len(self._pairs), self.pairs),
-        }
 
 
 @dataclass
 class Summary:
-    """The figures of the report, from the shards of the quality stage and of those before it."""
+    """The figures of the report: the counts of each stage, and what captions say before and after the quality stage.
+
+    Attributes:
+        cases: the row of each caption that is shown.
+    """
 
     stages: dict[str, dict[str, int]]
-    diversity: dict[str, Diversity] = field(default_factory=dict)
-    vocabulary: dict[str, Counter[str]] = field(default_factory=dict)
-    scores: dict[str, list[float]] = field(default_factory=dict)
-    word_scores: dict[str, list[float]] = field(default_factory=dict)
-    groups_before: Counter[str] = field(default_factory=Counter)
-    groups_after: Counter[str] = field(default_factory=Counter)
-    rows_before: int = 0
-    rows_after: int = 0
-    templates: Counter[str] = field(default_factory=Counter)
-    lowest: list[Scored] = field(default_factory=list)
-    highest: list[Scored] = field(default_factory=list)
+    before: Statistics = field(default_factory=Statistics)
+    after: Statistics = field(default_factory=Statistics)
+    cases: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
 
 
 def stage_folders(work: str) -> dict[str, str]:
@@ -123,8 +68,8 @@ def _shards(folder: str) -> list[str]:
     return sorted(glob(os.path.join(escape(folder), "*.parquet")))
 
 
-def summarize(work: str) -> Summary:
-    """Read the shards of a construction, one image at a time.
+def summarize(work: str, num_workers: int = 1) -> Summary:
+    """Add up the statistics of a construction's shards, counting those of shards that have none yet.
 
     Raises:
         `DataError`: the folder has no shards of the quality stage, or a broken one.
@@ -139,47 +84,11 @@ def summarize(work: str) -> Summary:
             total.update(shard_counts(shard))
         if total:
             stages[name] = dict(total)
-    summary = Summary(stages)
-    for shard in _shards(folders.get("caption", "")):
-        for row in read_rows(shard, ["caption1", "caption2"]):
-            summary.rows_before += 1
-            summary.groups_before.update(_groups(_words_of(row)))
-    for shard in tqdm(shards, desc="report", leave=False):
-        check_scored(shard)
-        for row in read_rows(shard):
-            _add(summary, row)
-    return summary
-
-
-def _words_of(row: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(kind, word) for n in (1, 2) for kind, word, _, _ in find_attributes(row[f"caption{n}"])]
-
-
-def _groups(words: list[tuple[str, str]]) -> set[str]:
-    """The groups that a row's captions put its person in."""
-    kinds, said = {kind for kind, _ in words}, {word for _, word in words}
-    return {name for name, of in _GROUPS.items() if (of in kinds if isinstance(of, str) else of & said)}
-
-
-def _add(summary: Summary, row: dict[str, Any]) -> None:
-    summary.rows_after += 1
-    summary.groups_after.update(_groups(_words_of(row)))
-    summary.templates[row["template_id"]] += 1
-    for number in (1, 2):
-        if number == 2 and row["caption2"] == row["caption1"]:
-            continue  # the same caption twice: it replaced a marked one
-        caption, captioner = row[f"caption{number}"], row[f"captioner{number}"]
-        summary.diversity.setdefault(captioner, Diversity()).add(caption)
-        for word in row[f"caption{number}_words"]:
-            text = caption[word["start"] : word["end"]].lower()
-            summary.vocabulary.setdefault(word["kind"], Counter())[text] += 1
-            if word["score"] is not None:
-                summary.word_scores.setdefault(word["kind"], []).append(word["score"])
-        if (score := row[f"caption{number}_score"]) is not None:
-            summary.scores.setdefault(captioner, []).append(score)
-            case = (score, row["image_path"], number, row)
-            summary.lowest = sorted([*summary.lowest, case], key=lambda case: case[:3])[:NUM_CASES]
-            summary.highest = sorted([*summary.highest, case], key=lambda case: (-case[0], *case[1:3]))[:NUM_CASES]
+    before = stage_statistics(work, "caption", _shards(folders.get("caption", "")), num_workers)
+    after = stage_statistics(work, "quality", shards, num_workers)
+    shown = [*after.lowest, *after.highest, *itertools.chain.from_iterable(after.samples.values())]
+    rows = {(name, place): row_at(os.path.join(folders["quality"], name), place) for *_, name, place in shown}
+    return Summary(stages, before, after, rows)
 
 
 @dataclass(frozen=True)
@@ -247,24 +156,73 @@ def _whole_of(reason: str, incoming: str) -> str:
     return "boxes" if incoming == "images" and reason in _OF_BOXES else incoming
 
 
+# What each step of the funnel takes away: of the images, of the boxes found in them, and of the crops.
+_LOST_IMAGES = {
+    "not downloaded or missing": ("not_downloaded", "image_missing"),
+    "unreadable": ("image_unreadable",),
+    "without a person": ("images_without_person",),
+}
+_LOST_BOXES = {
+    "score": ("box_score",),
+    "shorter side": ("box_side",),
+    "proportions": ("box_ratio",),
+    "keypoints": ("keypoints_few",),
+    "hips": ("hips_hidden",),
+    "head": ("head_hidden",),
+    "a second person": ("second_person",),
+}
+_LOST_CROPS = {
+    "equal bytes": ("duplicate_bytes",),
+    "close hashes": ("duplicate_phash",),
+    "close embeddings": ("duplicate_embedding",),
+}
+
+
+def funnel(stages: Mapping[str, Mapping[str, int]]) -> list[Count]:
+    """What is left after each rule, from the images to the rows of the last stage; rules that took nothing are left
+    out. Boxes are parts of the boxes, and rows parts of the crops: an image may have many of either."""
+    steps: list[Count] = []
+
+    def follow(start: str, whole: int, counts: Mapping[str, int], rules: Mapping[str, tuple[str, ...]]) -> None:
+        left = whole
+        steps.append(Count(start, whole, "", 0))
+        for rule, reasons in rules.items():
+            if lost := sum(counts.get(reason, 0) for reason in reasons):
+                left -= lost
+                steps.append(Count(f"after {rule}", left, start, whole))
+
+    if crop := stages.get("crop"):
+        follow("images", crop.get("rows_in", 0), crop, _LOST_IMAGES)
+        follow("boxes", crop.get("boxes", 0), crop, _LOST_BOXES)
+        crops = crop.get("rows_out", 0)
+        follow("crops", crops, stages.get("dedup", {}), _LOST_CROPS)
+        for name in ("dedup", "caption", "quality"):
+            if name in stages:
+                steps.append(Count(f"after the stage {name}", stages[name].get("rows_out", 0), "crops", crops))
+    return steps
+
+
 def write_build_page(summary: Summary, path: str) -> None:
     """Write one self-contained page on a construction."""
-    captioners = sorted(summary.diversity)
-    vocabulary = sorted(summary.vocabulary.items(), key=lambda item: -item[1].total())
+    after = summary.after
+    captioners = sorted(after.diversity)
     write_page(
         path,
         "construction.html",
         title="Construction report",
-        summary=summary,
+        before=summary.before,
+        after=after,
         stages=[stage_counts(name, counts) for name, counts in summary.stages.items()],
-        groups=list(_GROUPS),
-        histograms=_histograms(summary.scores),
-        word_kinds=_word_kinds(summary.word_scores),
+        funnel=funnel(summary.stages),
+        groups=list(GROUPS),
+        histograms=_histograms(after.scores),
+        word_kinds=_word_kinds(after.word_sums),
         captioners=captioners,
-        variety=_variety([summary.diversity[name].figures() for name in captioners]),
-        vocabulary=vocabulary,
-        lowest=[_case(case) for case in summary.lowest],
-        highest=[_case(case) for case in summary.highest],
+        variety=_variety([after.diversity[name].figures() for name in captioners]),
+        vocabulary=sorted(after.vocabulary.items(), key=lambda item: -item[1].total()),
+        lowest=[_case(case, summary.cases) for case in after.lowest],
+        highest=[_case(case, summary.cases) for case in after.highest],
+        samples={name: [_case(case, summary.cases) for case in after.samples[name]] for name in sorted(after.samples)},
     )
 
 
@@ -285,17 +243,16 @@ class _Histogram:
     bins: list[_Bin]
 
 
-def _histograms(scores: Mapping[str, list[float]]) -> list[_Histogram]:
+def _histograms(scores: Mapping[str, Scores]) -> list[_Histogram]:
     """One histogram per captioner, all over the same bins."""
     if not scores:
         return []
-    everything = [score for found in scores.values() for score in found]
-    edges = np.linspace(min(everything), max(everything) + 1e-6, 11).tolist()
+    least, greatest = min(found.least for found in scores.values()), max(found.greatest for found in scores.values())
+    edges = np.linspace(least - 1e-3, greatest + 1e-3, 11).tolist()
     histograms = []
     for captioner, found in sorted(scores.items()):
-        counts = np.histogram(found, edges)[0].tolist()
-        bins = [_Bin(low, high, count) for low, high, count in zip(edges, edges[1:], counts, strict=False)]
-        histograms.append(_Histogram(captioner, float(np.mean(found)), len(found), bins))
+        bins = [_Bin(low, high, found.between(low, high)) for low, high in zip(edges, edges[1:], strict=False)]
+        histograms.append(_Histogram(captioner, found.total / found.count, found.count, bins))
     return histograms
 
 
@@ -309,11 +266,10 @@ class _WordKind:
     against: int
 
 
-def _word_kinds(word_scores: Mapping[str, list[float]]) -> list[_WordKind]:
+def _word_kinds(word_sums: Mapping[str, list[float]]) -> list[_WordKind]:
     """The kinds of attribute words, in ascending order of their mean score."""
     kinds = [
-        _WordKind(name, len(found), float(np.mean(found)), sum(score < 0 for score in found))
-        for name, found in word_scores.items()
+        _WordKind(name, int(count), total / count, int(against)) for name, (count, total, against) in word_sums.items()
     ]
     return sorted(kinds, key=lambda kind: kind.mean)
 
@@ -344,14 +300,15 @@ class _Case:
 
     picture: Picture | None
     pieces: list[_Piece]
-    score: float
+    score: float | None
     captioner: str
     path: str
     problems: list[str]
 
 
-def _case(case: Scored) -> _Case:
-    score, path, number, row = case
+def _case(case: Case, rows: Mapping[tuple[str, int], dict[str, Any]]) -> _Case:
+    _, path, number, name, place = case
+    row = rows[name, place]
     caption = row[f"caption{number}"]
     pieces, place = [], 0
     for word in row[f"caption{number}_words"]:
@@ -361,7 +318,8 @@ def _case(case: Scored) -> _Case:
         place = end
     pieces.append(_Piece(caption[place:]))
     picture = _picture(row["image"]["bytes"], path)
-    return _Case(picture, pieces, score, row[f"captioner{number}"], path, row[f"caption{number}_problems"])
+    score, captioner = row[f"caption{number}_score"], row[f"captioner{number}"]
+    return _Case(picture, pieces, score, captioner, path, row[f"caption{number}_problems"])
 
 
 def _picture(data: bytes, name: str) -> Picture | None:
@@ -381,8 +339,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("work", metavar="WORK", help="folder of the stages")
     parser.add_argument("--output_file", required=True, metavar="FILE.html", help="the page to write")
+    parser.add_argument("--num_workers", type=int, default=1, help="processes that count (default: %(default)s)")
     args = parser.parse_args(arguments)
-    write_build_page(summarize(args.work), args.output_file)
+    write_build_page(summarize(args.work, args.num_workers), args.output_file)
     sys.stdout.write(f"wrote {args.output_file}\n")
 
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..command_line import in_one_line, is_mistake
-from ..files import written_once
+from ..files import write_json, written_once
 from ..findings import DataError
 from .opt_out import OptOut
 from .progress import Counts, Follow, followed_by, start_worker
@@ -30,6 +30,7 @@ from .progress import Counts, Follow, followed_by, start_worker
 Stage = Callable[[str, str, Any], dict[str, int]]
 
 GROUP_ROWS = 100
+_BATCH_ROWS = 1_000
 _LOOK_S = 0.5  # between two looks at how far the workers are
 # Options marked like this may differ between two runs in one folder: they do not affect the output.
 CHANGEABLE = {"changeable": True}
@@ -121,10 +122,10 @@ def read_rows(path: str, columns: list[str] | None = None) -> Iterator[dict[str,
 
 
 def read_batches(path: str) -> Iterator[pa.RecordBatch]:
-    """The rows of a shard as they lie in it, a row group at a time. Raises `DataError` for a broken file."""
+    """The rows of a shard as they lie in it, some megabytes at a time. Raises `DataError` for a broken file."""
     try:
         with pq.ParquetFile(path) as parquet:
-            yield from parquet.iter_batches(GROUP_ROWS)
+            yield from parquet.iter_batches(_BATCH_ROWS, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _not_whole(path, error) from error
 
@@ -133,7 +134,7 @@ def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
     """Columns of a whole shard. Raises `DataError` for a broken file."""
     try:
         with pq.ParquetFile(path) as parquet:
-            return parquet.read(columns)
+            return parquet.read(columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _not_whole(path, error) from error
 
@@ -260,9 +261,8 @@ def run_stage(
     begin_stage(folder, options)
     missing = [(source, target) for source, target in targets.items() if not os.path.exists(target)]
     waiting = {target for _, target in missing}
-    for target in targets.values():
-        if opt_out and target not in waiting:
-            remove_opted_out(target, opt_out)
+    if opt_out:
+        _recheck([target for target in targets.values() if target not in waiting], folder, opt_out)
     name = os.path.basename(os.path.normpath(folder))
     left = [_rows_of(source, sizes) for source, _ in missing]
     done = sum(shard_counts(target)["rows_in"] for target in targets.values() if target not in waiting)
@@ -275,10 +275,31 @@ def run_stage(
                 remove_opted_out(target, opt_out)
             finished += 1
             bar.set_postfix_str(f"{finished}/{len(targets)} shards")
+    if opt_out:
+        _write_checked(list(targets.values()), folder, opt_out)
     total: Counter[str] = Counter(rows_in=0, rows_out=0)
     for target in targets.values():
         total.update(shard_counts(target))
     return dict(total)
+
+
+def _recheck(targets: list[str], folder: str, opt_out: OptOut) -> None:
+    """Remove opted-out rows from the finished shards, but from none that this very list was applied to before."""
+    path = os.path.join(folder, "opted_out.json")
+    checked: dict[str, int] = {}
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        checked = record["shards"] if record["list"] == opt_out.digest else {}
+    for target in targets:
+        if checked.get(os.path.basename(target)) != os.stat(target).st_mtime_ns:
+            remove_opted_out(target, opt_out)
+    _write_checked(targets, folder, opt_out)
+
+
+def _write_checked(targets: list[str], folder: str, opt_out: OptOut) -> None:
+    shards = {os.path.basename(target): os.stat(target).st_mtime_ns for target in targets}
+    write_json(os.path.join(folder, "opted_out.json"), {"list": opt_out.digest, "shards": shards})
 
 
 def _rows_of(source: str, sizes: Mapping[str, int] | None) -> int | None:

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,13 +11,15 @@ from typing import Any
 
 from ..files import write_json
 from ..findings import KINDS, DataError
+from ..removed import NAME as REMOVED
+from ..removed import is_removed
 from .cleaning import CaptionCleaner, is_unicode, usable_captions
 from .images import CheckedImage, check_image
 from .local_source import SourceRow, fit
 
 ON_BAD_IMAGES = ("error", "warn", "skip")
 _CHUNK = 64  # rows whose images are read before they are checked, together if there are processes for it
-_OTHER_TITLES = {"image-small": "image below the minimum side"}
+_OTHER_TITLES = {"image-small": "image below the minimum side", "removed": "image that was taken down"}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def prepare_rows(
     options: RowOptions,
     report: RowReport,
     pool: ProcessPoolExecutor | None = None,
+    removed: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows `image` (`{"bytes", "path"}`), `image_path`, `caption1`, `caption2` and the further columns, in order.
 
@@ -102,6 +105,7 @@ def prepare_rows(
         options: what is left out, repaired or refused.
         report: records everything that is not passed on as it came.
         pool: processes that check images.
+        removed: SHA-256 of pictures that were taken down; their rows are left out, whatever the options say.
 
     Raises:
         `DataError`: with `on_bad_images="error"`, at the first row that cannot be used; names it and the cure.
@@ -118,7 +122,7 @@ def prepare_rows(
         if len(ahead) > (4 if pool else 0) or not chunk:
             chunk, checked = ahead.pop(0)
             for row, image in zip(chunk, checked, strict=True):
-                if (prepared := _prepare(row, image, extra, options, report)) is not None:
+                if (prepared := _prepare(row, image, extra, options, report, removed or {})) is not None:
                     yield prepared
 
 
@@ -137,9 +141,18 @@ def _arguments(function: Callable[..., CheckedImage], chunk: list[SourceRow], op
 
 
 def _prepare(
-    row: SourceRow, image: CheckedImage, extra: dict[str, Any], options: RowOptions, report: RowReport
+    row: SourceRow,
+    image: CheckedImage,
+    extra: dict[str, Any],
+    options: RowOptions,
+    report: RowReport,
+    removed: Mapping[str, str],
 ) -> dict[str, Any] | None:
     report.counts["read"] += 1
+    # The picture as the source has it, and as it is passed on: a release may have rewritten it.
+    if removed and (is_removed(row.extra, row.data or b"", removed) or is_removed({}, image.data, removed)):
+        report.leave_out(row, "removed", f"{row.where}: listed in {REMOVED}")
+        return None
     problem, message = (row.problem, row.message) if row.problem else (image.problem, image.message)
     if not problem and not is_unicode(row.image_path):
         problem, message = "path-unsafe", f"{row.where!a}: {row.image_path!a} holds half a character"

@@ -11,7 +11,8 @@ from browser import CHROMIUM, running_browser
 from jinja2 import UndefinedError
 from PIL import Image
 
-from dataset_webperson.construction.quality_report import Diversity, Summary, write_build_page
+from dataset_webperson.construction.caption_statistics import Diversity, Scores, Statistics
+from dataset_webperson.construction.quality_report import Summary, write_build_page
 from dataset_webperson.doctor_report import Report, write_doctor_page
 from dataset_webperson.drawn.rows import generate_rows
 from dataset_webperson.findings import Findings
@@ -67,21 +68,22 @@ def write_retrieval(rows, path):
 def write_construction(rows, path):
     crop = {"rows_in": 100, "not_downloaded": 8, "boxes": 622, "box_score": 500, "head_hidden": 62, "rows_out": 60}
     summary = Summary({"crop": crop, "quality": {"rows_in": 60, "captions_scored": 120, "rows_out": 57}})
-    summary.rows_before, summary.rows_after = 60, 57
-    summary.groups_before, summary.groups_after = Counter(man=30, bag=7), Counter(man=28)
-    summary.vocabulary = {"color": Counter(red=5, blue=3), "bag": Counter(bag=40)}
-    summary.scores = {"small <b>": [0.1, 0.3], "large": [0.2, 0.25, 0.4]}
-    summary.word_scores = {"color": [0.05, 0.9], "bag": [0.4]}
-    summary.diversity = {"small <b>": Diversity(), "large": Diversity()}
+    summary.before = Statistics(60, Counter(man=30, bag=7))
+    after = summary.after = Statistics(57, Counter(man=28))
+    after.vocabulary = {"color": Counter(red=5, blue=3), "bag": Counter(bag=40)}
+    after.scores = {"small <b>": Scores.of([0.1, 0.3]), "large": Scores.of([0.2, 0.25, 0.4])}
+    after.word_sums = {"color": [2, 0.95, 0], "bag": [1, 0.4, 0]}
+    after.diversity = {"small <b>": Diversity(), "large": Diversity.of(row["caption1"] for row in rows[:4])}
     for number, row in enumerate(rows[:4]):
-        summary.diversity["large"].add(row["caption1"])
         case = {f"caption1{part}": value for part, value in (("", row["caption1"]), ("_problems", ["mood"]))}
         case["caption1_words"] = [
             {"start": 0, "end": 1, "kind": "top", "score": 1.0},
             {"start": 2, "end": 5, "kind": "gender", "score": None if number else 0.5},
         ]
         case |= {"captioner1": "small <b>", "image": row["image"] if number else {"bytes": b"no image"}}
-        summary.lowest.append((0.1, row["image_path"], 1, case))
+        summary.cases["a.parquet", number] = case | {"caption1_score": 0.1 if number else None}
+        after.lowest.append((0.1, row["image_path"], 1, "a.parquet", number))
+    after.samples = {"small <b>": after.lowest[:2]}
     write_build_page(summary, str(path))
 
 

@@ -344,7 +344,7 @@ def test_a_mistake_is_one_line_and_code_2(mistake, tmp_path, capsys):
 def test_the_loading_script_is_a_file_that_cannot_be_imported_here_and_lies_apart(tmp_path):
     source = write_parquets(tmp_path / "source", 4, 1)
     write(source, tmp_path / "out")
-    assert listing(tmp_path / "out") == ["README.md", "data"]
+    assert listing(tmp_path / "out") == ["README.md", "data", "removed.parquet"]
     assert listing(tmp_path / "out-script") == ["README.md", "webperson.py"]
     script = (tmp_path / "out-script" / "webperson.py").read_text()
     compile(script, "webperson.py", "exec")

@@ -82,7 +82,8 @@ def find_duplicates(shards: list[str], options: DedupOptions, num_workers: int =
         )
     new = [name for name in names if name not in set(old)]
     if not new and os.path.exists(done):
-        shutil.rmtree(os.path.join(options.plan, "work"), ignore_errors=True)
+        if os.path.isdir(work := os.path.join(options.plan, "work")):  # the run before ended just before it went
+            shutil.rmtree(work)
         return
     runs = [*runs, new]
     # In the order of the runs, so that a shard keeps its number.

@@ -48,7 +48,8 @@ class EmbeddingOptions:
 
 
 @lru_cache(maxsize=1)
-def _open(model: str, revision: str | None) -> tuple[Any, Any]:
+def open_embedder(model: str, revision: str | None) -> tuple[Any, Any]:
+    """The image processor and the model, on the GPU if there is one."""
     import torch
     from transformers import AutoImageProcessor, AutoModel
 
@@ -59,9 +60,9 @@ def _open(model: str, revision: str | None) -> tuple[Any, Any]:
 
 def embed_shard(source: str, target: str, options: EmbeddingOptions) -> dict[str, int]:
     """A stage: unit embeddings of a shard's images, in the order of its rows."""
-    import torch  # here, as in `_open`: the other stages start without it
+    import torch  # here, as in `open_embedder`: the other stages start without it
 
-    processor, model = _open(options.model, options.revision)
+    processor, model = open_embedder(options.model, options.revision)
     with torch.inference_mode(), shard_writer(target, _SCHEMA) as shard:
         images: list[Image.Image] = []
 

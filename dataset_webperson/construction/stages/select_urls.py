@@ -165,7 +165,8 @@ def unique_urls(shards: list[str], folder: str, options: SelectOptions, num_work
         lists = [path for path, _ in search.found()]
         run_missing(compare_bucket, zip(lists, lists, strict=True), search, num_workers, "urls: comparing")
         run_missing(_write_urls, zip(shards, targets, strict=True), search, num_workers, "urls")
-    shutil.rmtree(search.work, ignore_errors=True)
+    if os.path.isdir(search.work):
+        shutil.rmtree(search.work)
     opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
     total = Counter(rows_in=0, duplicate_phash=0, rows_out=0)
     for target in targets:

@@ -21,8 +21,9 @@ from datasets import load_dataset
 from made_up_persons import stub_crop_shard, write_source
 from places import REPO
 
-from dataset_webperson import build
+from dataset_webperson import WebPerson, build
 from dataset_webperson.construction.shards import read_rows, shard_counts
+from dataset_webperson.removed import read_removed
 
 
 def write_config(root, address, **changes):
@@ -88,6 +89,8 @@ def test_who_opts_out_is_gone_from_every_stage_and_from_the_release(stub, tmp_pa
     write_source(tmp_path / "source", shards=2, images=4, copies=0)
     with serve(CaptionServer()) as server:
         assert build.main([write_config(tmp_path, server.url)]) == 0
+        shutil.copytree(tmp_path / "out", tmp_path / "older")
+        gone = {row["image_sha256"] for row in rows_of(tmp_path / "older") if "site1.org" in row["url"]}
         (tmp_path / "list.txt").write_text("domain:site1.org\n")
         assert build.main([write_config(tmp_path, server.url, opt_out=str(tmp_path / "list.txt"))]) == 0
     shards = list((tmp_path / "work").glob("[1-4]_*/*.parquet"))
@@ -97,6 +100,15 @@ def test_who_opts_out_is_gone_from_every_stage_and_from_the_release(stub, tmp_pa
         assert urls and not any("site1.org" in url for url in urls)
     for shard in shards:
         assert shard_counts(str(shard))["opted_out_domain"] == 2
+    # The list of who is gone travels with the release, and the loader drops them from an older copy.
+    listed = read_removed(tmp_path / "out" / "removed.parquet")
+    assert set(listed.values()) == {"opted_out_domain"} and listed.keys() == gone
+    older = {"config_name": "local", "data_dir": str(tmp_path / "older"), "cache_dir": str(tmp_path / "cache")}
+    for removed, left in ((None, 16), (str(tmp_path / "out" / "removed.parquet"), 12)):
+        builder = WebPerson(**older, removed=removed, on_bad_images="skip")
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split="train")
+        assert len(rows) == left and (removed is None) == bool(gone & set(rows["image_sha256"]))
 
 
 def test_a_release_of_somebody_else_is_never_touched(stub, tmp_path, capsys):
@@ -157,9 +169,11 @@ def test_a_release_interrupted_while_being_cleared_away_is_whole_or_made_again(s
         other = write_config(
             tmp_path, server.url, release={"out": str(out), "contact": "other@example.org", "repository": "org/other"}
         )
-        removed = []
+        removed, real = [], shutil.rmtree
 
         def interrupted(path, ignore_errors=False):
+            if path != str(out):
+                return real(path, ignore_errors=ignore_errors)
             removed.append(path)
             (out / "README.md").unlink()
             raise KeyboardInterrupt

@@ -49,12 +49,18 @@ def mistakes(root):
         "latin": ({"release": {**out, "provenance": str(root / "latin.md")}}, "not a UTF-8 text file"),
         "paper": ({"release": {**out, "provenance": str(root / "paper.md")}}, "says how the paper's data was made"),
         "quality": ({"quality": {"model": str(root / "nowhere")}}, "nowhere: `quality.model` cannot be opened"),
+        "embedding": (
+            {"dedup": {"embedding": {"model": str(root / "nowhere")}}},
+            "nowhere: `dedup.embedding.model` cannot be opened",
+        ),
         "opt-out": ({"opt_out": str(root / "list.txt")}, "list.txt line 1"),
         "policy": ({"on_bad_shard": "skp"}, "on_bad_shard is one of error, skip, not 'skp'"),
     }
 
 
-@pytest.mark.parametrize("name", "rows repository taken provenance latin paper quality opt-out policy".split())
+@pytest.mark.parametrize(
+    "name", "rows repository taken provenance latin paper quality embedding opt-out policy".split()
+)
 def test_a_mistake_is_one_line_before_any_stage(source, tmp_path, capsys, name):
     folder, server = source
     changes, told = mistakes(tmp_path)[name]

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +12,14 @@ import torch
 from PIL import Image
 from tiny import tiny_model, tiny_processor, tiny_rows
 
+from dataset_webperson.construction import caption_statistics
+from dataset_webperson.construction.caption_statistics import Diversity, Scores, stage_statistics
 from dataset_webperson.construction.captions.repeated import find_repeated
 from dataset_webperson.construction.captions.words import find_attributes
-from dataset_webperson.construction.quality_report import Diversity, main, stage_counts, stage_folders, summarize
-from dataset_webperson.construction.shards import shard_counts, shard_writer
+from dataset_webperson.construction.distinct import Distinct
+from dataset_webperson.construction.opt_out import OptOut
+from dataset_webperson.construction.quality_report import funnel, main, stage_counts, stage_folders, summarize
+from dataset_webperson.construction.shards import remove_opted_out, shard_counts, shard_writer
 from dataset_webperson.construction.stages.captioning import NEW_COLUMNS as CAPTION_COLUMNS
 from dataset_webperson.construction.stages.quality import (
     CaptionScorer,
@@ -30,6 +35,7 @@ SCHEMA = pa.schema(
     [
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
         ("image_path", pa.string()),
+        ("image_sha256", pa.string()),
         *CAPTION_COLUMNS.items(),
     ]
 )
@@ -53,6 +59,7 @@ def write_captioned(path, problems=(), count=6) -> str:
             found = problems[number] if number < len(problems) else ((), ())
             values = {
                 "image": {"bytes": buffer.getvalue(), "path": row["image_path"]},
+                "image_sha256": f"{number:064x}",
                 "template_id": f"t{number % 2}",
             }
             values |= {"image_path": row["image_path"], "captioner1": "small", "captioner2": "large"}
@@ -220,9 +227,8 @@ def test_options_that_make_no_sense_are_refused(fields):
 
 
 def test_diversity_counts_what_it_says():
-    diversity = Diversity()
-    for caption in ("A man in red walks.", "a man in Red walks.", "A woman stands in blue."):
-        diversity.add(caption)
+    diversity = Diversity.of(["A man in red walks.", "a man in Red walks."])
+    diversity.add(Diversity.of(["A woman stands in blue."]))
     assert diversity.figures() == {
         "captions": "3",
         "mean words": "5.0",
@@ -234,8 +240,84 @@ def test_diversity_counts_what_it_says():
     }
 
 
+def test_different_texts_are_counted_exactly_and_then_estimated_whatever_the_parts():
+    texts = [f"text {number}" for number in range(20_000)]
+    for count in (0, 1, 700):
+        assert len(Distinct.of(texts[:count]) | Distinct.of(texts[: count // 2])) == count
+    whole, parts = Distinct.of(texts), Distinct()
+    for start in range(0, 20_000, 3_000):
+        parts |= Distinct.of(texts[max(0, start - 500) : start + 3_000])
+    assert parts.least == whole.least and not whole.is_exact and abs(len(whole) - 20_000) < 4 * 0.03 * 20_000
+
+
+def test_scores_in_bins_are_those_of_a_count():
+    values = np.random.default_rng(0).normal(0.3, 0.2, 500).clip(-1, 1).tolist()
+    scores = Scores.of(values[:200])
+    scores.add(Scores.of(values[200:]))
+    scores.add(Scores.of([]))
+    assert (scores.count, scores.least, scores.greatest) == (500, min(values), max(values))
+    assert scores.total == pytest.approx(sum(values))
+    for low, high in ((-1.0, 0.25), (0.1, 0.5), (0.0, 2.0)):
+        assert abs(scores.between(low, high) - sum(low <= value < high for value in values)) <= 5
+
+
+def test_statistics_of_shards_add_up_and_are_counted_again_only_for_what_changed(model, tmp_path, monkeypatch):
+    shards = []
+    for name, count in (("a", 4), ("b", 6)):
+        source = write_captioned(tmp_path / "3_caption" / f"{name}.parquet", count=count)
+        shards.append(str(tmp_path / "4_quality" / f"{name}.parquet"))
+        assess_shard(source, shards[-1], QualityOptions(model))
+    found = stage_statistics(str(tmp_path), "quality", shards)
+    rows = [row for shard in shards for row in read(shard)]
+    captions = [(row["caption1"], row["captioner1"], row["caption1_score"]) for row in rows]
+    captions += [
+        (row["caption2"], row["captioner2"], row["caption2_score"])
+        for row in rows
+        if row["caption1"] != row["caption2"]
+    ]
+    assert found.rows == 10 and found.templates == Counter(row["template_id"] for row in rows)
+    for captioner, diversity in found.diversity.items():
+        mine = [caption for caption, by, _ in captions if by == captioner]
+        assert diversity.captions == len(mine) and len(diversity.different["captions"]) == len(set(mine))
+        assert len(found.samples[captioner]) == len(mine)
+    assert [case[0] for case in found.lowest] == sorted(score for *_, score in captions)[:12]
+    assert [case[0] for case in found.highest] == sorted((score for *_, score in captions), reverse=True)[:12]
+    said = [row["caption1_words"] for row in rows]
+    said += [row["caption2_words"] for row in rows if row["caption1"] != row["caption2"]]
+    kinds = Counter(word["kind"] for words in said for word in words)
+    assert {kind: words.total() for kind, words in found.vocabulary.items()} == kinds and kinds
+
+    counted = []
+    count = caption_statistics.count_shard
+    monkeypatch.setattr(caption_statistics, "count_shard", lambda *args: (counted.append(args[0]), count(*args)))
+    assert stage_statistics(str(tmp_path), "quality", shards).as_json() == found.as_json() and counted == []
+    remove_opted_out(shards[1], OptOut(sha256s=[rows[-1]["image_sha256"]]))
+    assert stage_statistics(str(tmp_path), "quality", shards).rows == 9 and counted == [shards[1]]
+
+
+def test_the_funnel_goes_from_images_to_boxes_to_crops():
+    steps = [
+        (step.name, step.count, step.whole) for step in funnel({"crop": CROP, "dedup": DEDUP, "quality": QUALITY})
+    ]
+    assert steps == [
+        ("images", 100, ""),
+        ("after not downloaded or missing", 92, "images"),
+        ("after without a person", 72, "images"),
+        ("boxes", 622, ""),
+        ("after score", 322, "boxes"),
+        ("after shorter side", 172, "boxes"),
+        ("after head", 170, "boxes"),
+        ("crops", 60, ""),
+        ("after close hashes", 57, "crops"),
+        ("after the stage dedup", 57, "crops"),
+        ("after the stage quality", 57, "crops"),
+    ]
+    assert funnel({"quality": QUALITY}) == []
+
+
 CROP = {"rows_in": 100, "not_downloaded": 8, "images_without_person": 20, "opted_out_sha256": 110, "boxes": 622}
 CROP |= {"box_score": 300, "box_side": 150, "head_hidden": 2, "rows_out": 60}
+DEDUP = {"rows_in": 60, "duplicate_phash": 3, "rows_out": 57}
 CAPTION = {"rows_in": 60, "rows_fine": 50, "captions": 120, "captions_marked": 70, "caption_mood": 65, "rows_out": 60}
 QUALITY = {"rows_in": 60, "captions_scored": 118, "captions_low-score": 61, "captions_replaced": 40}
 QUALITY |= {"both_captions_marked": 3, "rows_out": 57}
@@ -273,14 +355,14 @@ def test_the_report_shows_survivors_scores_shares_and_pictures(model, tmp_path, 
     for words in ("both captions marked", "captions replaced", "Who is in the data", "coat or jacket", "small: mean"):
         assert words in page
     summary = summarize(str(tmp_path))
-    assert (summary.rows_before, summary.rows_after) == (6, 5)
+    assert (summary.before.rows, summary.after.rows) == (6, 5)
     said = [
         bool({"coat", "jacket"} & set(re.findall(r"\w+", row["caption1"] + " " + row["caption2"])))
         for row in read(tmp_path / "4_quality" / "a.parquet")
     ]
-    assert summary.groups_after["coat or jacket"] == sum(said) > 0
-    assert sum(map(sum, (found.values() for found in summary.vocabulary.values()))) > 0
-    assert summary.lowest[0][0] <= summary.highest[0][0]
+    assert summary.after.groups["coat or jacket"] == sum(said) > 0
+    assert sum(map(sum, (found.values() for found in summary.after.vocabulary.values()))) > 0
+    assert summary.after.lowest[0][0] <= summary.after.highest[0][0]
 
 
 def test_captions_cannot_break_the_page(tmp_path):

@@ -151,7 +151,7 @@ def test_sources_of_one_name_and_broken_shards_are_refused(tmp_path):
         shard_counts(str(tmp_path / "b.parquet"))
 
 
-def test_opted_out_rows_leave_finished_shards_and_new_ones(tmp_path):
+def test_opted_out_rows_leave_finished_shards_and_new_ones(tmp_path, monkeypatch):
     sources = write_source(tmp_path / "source", shards=2, images=4, copies=0)
     folder = str(tmp_path / "1_crop")
     before = run_stage(stub_crop_shard, sources, folder, STUB_CROP)
@@ -163,8 +163,27 @@ def test_opted_out_rows_leave_finished_shards_and_new_ones(tmp_path):
     assert len(urls) == after["rows_out"] == 10 and not any(opt_out.excludes(url) for url in urls)
     assert (after["opted_out_domain"], after["opted_out_url"]) == (4, 2)
     written = contents(folder)
+    looked_at = []
+    monkeypatch.setattr(shards, "remove_opted_out", lambda path, _: looked_at.append(os.path.basename(path)))
     run_stage(stub_crop_shard, sources, folder, STUB_CROP, opt_out=opt_out)
-    assert contents(folder) == written
+    assert contents(folder) == written and looked_at == []
+    # A shard that came back, as after a kill before it was looked at, and another list.
+    os.utime(Path(folder, "00001.parquet"), (1, 1))
+    run_stage(stub_crop_shard, sources, folder, STUB_CROP, opt_out=opt_out)
+    assert looked_at == ["00001.parquet"]
+    run_stage(stub_crop_shard, sources, folder, STUB_CROP, opt_out=OptOut(domains=["site3.org"]))
+    assert looked_at[1:] == ["00000.parquet", "00001.parquet"]
+
+
+def test_a_process_reads_an_opt_out_list_once_and_again_when_it_has_changed(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("domain:a.org\n")
+    first = OptOut.from_file(path)
+    assert OptOut.from_file(path) is first
+    path.write_text("domain:a.org\nurl:https://b.org/x\n")
+    second = OptOut.from_file(path)
+    assert second.excludes("https://b.org/x") == "url" and second.digest != first.digest
+    assert OptOut(urls=["b.org/x"], domains=["a.org"]).digest == second.digest
 
 
 def test_a_row_is_removed_by_the_hash_of_its_picture_or_of_its_source(tmp_path):
