@@ -30,6 +30,7 @@ from ..distributed_gadms import num_processes
 from .exporting import EXPORTS
 from .gallery import Gallery
 from .reports import Report
+from .rows import INDEXES
 from .searching import Hit
 
 
@@ -38,7 +39,7 @@ def _say(text: str) -> None:
 
 
 def _create(args: argparse.Namespace) -> None:
-    gallery = Gallery.create(args.gallery, args.model, dtype=args.dtype)
+    gallery = Gallery.create(args.gallery, args.model, dtype=args.dtype, index=args.index)
     _say(f"empty gallery for the model {gallery.model_facts['id']} in {args.gallery}")
 
 
@@ -185,6 +186,7 @@ def _parser() -> CommandParser:
     create = kind("create", _create, "make an empty gallery for a model")
     create.add_argument("--model", required=True, help="folder or Hub id")
     create.add_argument("--dtype", default="float16", choices=["float16", "float32"], help="of the vectors on disk")
+    create.add_argument("--index", default="compact", choices=INDEXES, help="of large galleries, kept in memory")
 
     add = kind("add", _add, "add images; those that are there already are not encoded again")
     add.add_argument("source", help="folder of images, .parquet or .tar files or a folder of them, or a Hub id")

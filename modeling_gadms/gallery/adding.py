@@ -13,6 +13,8 @@ import numpy as np
 import torch.distributed as dist
 from tqdm.auto import tqdm
 
+from dataset_webperson import DataError
+
 from ..distributed_gadms import num_processes
 from .columns import convert
 from .filters import any_of, equals
@@ -29,24 +31,62 @@ COMMIT_SECONDS = 20.0  # what a killed process may lose
 
 
 class Known:
-    """Which images have rows, with size and time of their files: 32 bytes for each."""
+    """Which images have rows, with size and time of their files: 33 bytes for each.
 
-    def __init__(self, rows: Rows) -> None:
-        found = rows.read(["id", "file_size", "file_time"])
+    Args:
+        rows (`Rows`): the table.
+        where (`str`, *optional*): which of its rows.
+    """
+
+    def __init__(self, rows: Rows, where: str | None = None) -> None:
+        found = rows.read(["id", "file_size", "file_time"], where)
         # 32 hexadecimal digits as 16 bytes
         ids = np.frombuffer(bytes.fromhex("".join(found["id"].to_pylist())), dtype="S16")
         order = np.argsort(ids)
         self._ids = ids[order]
         self._sizes = found["file_size"].to_numpy()[order]
         self._times = found["file_time"].to_numpy()[order]
+        self._seen = np.zeros(len(order), dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
     def find(self, number: str) -> tuple[int, int] | None:
         """Size and time of the file of a row, `None` where there is no row."""
+        place = self._place(number)
+        return None if place is None else (int(self._sizes[place]), int(self._times[place]))
+
+    def _place(self, number: str) -> int | None:
         wanted = np.frombuffer(bytes.fromhex(number), dtype="S16")  # numpy drops zeros at the end, on both sides
         place = int(np.searchsorted(self._ids, wanted)[0])
-        if place == len(self._ids) or self._ids[place] != wanted[0]:
-            return None
-        return int(self._sizes[place]), int(self._times[place])
+        return place if place < len(self._ids) and self._ids[place] == wanted[0] else None
+
+    def ticked_off(self, items: Iterator[Item], folder: str | os.PathLike) -> Iterator[Item]:
+        """The items as they come, remembering which rows they are. The first waits until one has a row.
+
+        Raises:
+            DataError: there are rows and none of the items has one; then none was given out.
+        """
+        held: list[Item] | None = [] if len(self) else None
+        for item in items:
+            if (place := self._place(item.id)) is not None:
+                self._seen[place] = True
+            if held is None:
+                yield item
+                continue
+            held.append(item)
+            if place is not None:
+                yield from held
+                held = None
+        if held is not None:
+            raise DataError(
+                f"{folder}: none of its {len(self)} images is there any more; is it mounted? To remove them use "
+                "`remove`"
+            )
+
+    def not_seen(self) -> list[str]:
+        """Ids of the rows that [`ticked_off`] did not meet."""
+        return [number.ljust(16, b"\0").hex() for number in self._ids[~self._seen].tolist()]
 
 
 def take_in(
@@ -55,6 +95,7 @@ def take_in(
     items: Items,
     opt_out: OptOut,
     *,
+    known: Known | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
     progress: bool = False,
@@ -66,6 +107,7 @@ def take_in(
         encoder (`Encoder`): the model of the gallery.
         items (`Items`): what is offered.
         opt_out (`OptOut`): what must not be taken in.
+        known (`Known`, *optional*): the rows that the items may have, by default all.
         batch_size (`int`): images encoded at a time.
         num_workers (`int`): processes that read images ahead.
         progress (`bool`): show a bar with rate and time left.
@@ -83,7 +125,7 @@ def take_in(
     if world > 1:
         dist.barrier()
     intake = _Intake(rows, encoder, opt_out, batch_size, num_workers)
-    known, offered = Known(rows), set()
+    known, offered = known or Known(rows), set()
     with tqdm(total=items.total, unit="image", desc="Adding images", disable=not progress or rank > 0) as bar:
         for portion in _portions(items.make(), world, rank):
             pending, metadata = [], {}
@@ -240,14 +282,6 @@ def set_metadata(rows: Rows, metadata: Mapping[str, Mapping[str, Any]]) -> int:
     if changed:
         rows.replace(rows.as_table(changed, vector_array(found["vector"])[places]))
     return len(found)
-
-
-def vanished(rows: Rows, items: Items) -> list[str]:
-    """Ids of rows of a folder whose file is no longer there."""
-    assert items.folder is not None
-    present = {item.id for item in items.make()}
-    held = rows.read(["id"], equals("source", items.folder))["id"].to_pylist()
-    return [number for number in held if number not in present]
 
 
 def kept_items(old: Rows) -> Items:

@@ -16,6 +16,8 @@ import numpy as np
 from dataset_webperson import DataError
 from dataset_webperson.files import replacing
 
+from .unchanged import read_if_changed
+
 FILE = "calibration.npz"
 HITS = 10  # results of a caption that the curve is fitted on
 BINS = 10
@@ -48,15 +50,21 @@ class Calibration:
         with replacing(os.path.join(folder, FILE)) as temporary, open(temporary, "wb") as file:
             np.savez(file, mean=self.mean, covariance=self.covariance, curve=np.array([self.intercept, self.slope]))
 
-    @classmethod
-    def load(cls, folder: str | os.PathLike) -> "Calibration":
-        path = os.path.join(folder, FILE)
-        try:
-            with np.load(path, allow_pickle=False) as kept:
-                intercept, slope = kept["curve"].tolist()
-                return cls(kept["mean"], kept["covariance"], intercept, slope)
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); run `calibrate` again") from error
+
+@read_if_changed(FILE)
+def read_calibration(folder: str | os.PathLike) -> Calibration:
+    """The calibration that was saved in a gallery.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    path = os.path.join(folder, FILE)
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            intercept, slope = kept["curve"].tolist()
+            return Calibration(kept["mean"], kept["covariance"], intercept, slope)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); run `calibrate` again") from error
 
 
 def logistic(x: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
 """A gallery on disk: made once, extended, asked by sentences and images, and explained."""
 
-import contextlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +11,27 @@ import numpy as np
 from PIL import Image
 
 from dataset_webperson import DataError
-from dataset_webperson.files import file_size, write_json, write_text
+from dataset_webperson.files import file_size, write_json
 from dataset_webperson.images import decode_rgb, open_image, to_rgb
 
-from . import adding, calibration, explaining, exporting, measuring
+from . import adding, explaining, exporting, measuring
+from .asking import Question, answer, hits_of, refuse_count, refuse_texts, weights_of
 from .audit import Audit
 from .captions import read_captions
-from .columns import as_given, column_name, infer_kinds
-from .filters import any_of, equals, to_sql
+from .columns import column_name, infer_kinds
+from .filters import equals, to_sql
+from .finishing import delete_ids, finish, list_skipped, one_process, opted_out_ids, read_skipped
 from .items import Source, open_items
 from .locks import writing
 from .models import Encoder, as_encoder, refuse_other
-from .opt_out import OptOut, extend_opt_out
+from .opt_out import extend_opt_out, read_opt_out
 from .reports import Report
-from .rows import Rows, vector_array
-from .searching import Found, Hit, find, first_of_each_group, unit
+from .rows import INDEXES, Rows, vector_array
+from .searching import Found, Hit, unit
 from .settings import FILE, FORMAT, change_settings, read_settings
 
-MAX_TEXT = 1000  # characters of one phrasing; the model reads 77 tokens, some 300 characters
-MAX_RESULTS = 10_000
 UNLIKE = 0.5  # weight of "not this" beside the query, as in Rocchio's relevance feedback
-MOMENT_ROWS = 100_000  # rows that tell how a sentence scores on the gallery
+_UNCALIBRATED = {"calibration": None, "threshold": 0.5}
 _BUILT_IN = {"id": "text", "uri": "text", "source": "text"}  # columns that filters know in every gallery
 
 
@@ -59,19 +59,25 @@ class Gallery:
             self._encoder = encoder
 
     @classmethod
-    def create(cls, path: str | os.PathLike, model: Any, *, dtype: str = "float16") -> "Gallery":
+    def create(
+        cls, path: str | os.PathLike, model: Any, *, dtype: str = "float16", index: str = "compact"
+    ) -> "Gallery":
         """Make an empty gallery.
 
         Args:
             path (`str`): a folder that does not exist, or is empty.
             model: folder or Hub id of a model, `(model, processor)`, or an [`Encoder`].
             dtype (`str`): of the vectors on disk, `"float16"` or `"float32"`.
+            index (`str`): how vectors are kept in memory once there are many: `"compact"`, 4 bits for each number, or
+                `"int8"`. What is found by either is scored by the vectors on disk.
 
         Raises:
             DataError: there is something already, or the model cannot be loaded.
         """
         if dtype not in ("float16", "float32"):
-            raise DataError(f"vectors are kept in float16 or float32, not {dtype}")
+            raise DataError(f"vectors are kept in float16 or float32, not {dtype}; int8 is an index")
+        if index not in INDEXES:
+            raise DataError(f"an index is {' or '.join(INDEXES)}, not {index}")
         if os.path.exists(os.path.join(path, FILE)):
             raise DataError(f"{path}: holds a gallery already; open it, or choose another folder")
         if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
@@ -79,9 +85,9 @@ class Gallery:
         encoder = as_encoder(model)
         os.makedirs(path, exist_ok=True)
         Rows.create(path, "rows", encoder.dimension, dtype)
-        settings = {"table": "rows", "model": {**encoder.facts, "dtype": dtype}, "audit": False, "threshold": 0.5}
+        settings = {"table": "rows", "index": index, "model": {**encoder.facts, "dtype": dtype}}
         # last: without this file the folder is no gallery
-        write_json(os.path.join(path, FILE), {"format": FORMAT, **settings, "calibration": None})
+        write_json(os.path.join(path, FILE), {"format": FORMAT, **settings, **_UNCALIBRATED, "audit": False})
         gallery = cls(path)
         gallery._encoder = encoder
         return gallery
@@ -128,11 +134,11 @@ class Gallery:
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """`(uri, reason)` of each image that could not be read when it was last offered."""
-        path = self.path / "skipped.tsv"
-        if not path.exists():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [(uri, reason) for uri, _, reason in (line.partition("\t") for line in lines)]
+        return read_skipped(self.path)
+
+    @property
+    def _index(self) -> str:
+        return read_settings(self.path).get("index", INDEXES[0])
 
     def _rows(self) -> Rows:
         """The table that is current, which `rebuild` replaces."""
@@ -189,8 +195,8 @@ class Gallery:
         with writing(self.path):
             items = open_items(source, metadata)
             options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
-            report = adding.take_in(self._rows(), self.encoder(), items, OptOut(self.path), **options)
-            self._finish(report)
+            report = adding.take_in(self._rows(), self.encoder(), items, read_opt_out(self.path), **options)
+            finish(self.path, self._rows(), self._index, report)
         return report
 
     def sync(
@@ -213,19 +219,15 @@ class Gallery:
             rows, items = self._rows(), open_items(folder)
             if items.folder is None:
                 raise DataError(f"{folder}: holds shards, not images; add them with `add`")
-            gone = adding.vanished(rows, items)
-            if gone and len(gone) == rows.count(equals("source", items.folder)):
-                raise DataError(
-                    f"{folder}: none of its {len(gone)} images is there any more; is it mounted? To remove them use "
-                    "`remove`"
-                )
+            known = adding.Known(rows, equals("source", items.folder))
+            walked = replace(items, make=lambda: known.ticked_off(items.make(), folder))
             options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
-            report = adding.take_in(rows, self.encoder(), items, OptOut(self.path), **options)
-            with _one_process() as is_first:
+            report = adding.take_in(rows, self.encoder(), walked, read_opt_out(self.path), known=known, **options)
+            with one_process() as is_first:
                 if is_first:
-                    report.removed = self._delete(gone)
-                    report.opted_out += self._delete(self._opted_out())
-            self._finish(report)
+                    report.removed = delete_ids(rows, known.not_seen())
+                    report.opted_out += delete_ids(rows, opted_out_ids(rows, read_opt_out(self.path)))
+            finish(self.path, self._rows(), self._index, report)
         return report
 
     def remove(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
@@ -249,9 +251,9 @@ class Gallery:
             if ids is None:
                 removed = rows.delete(str(sql))
             else:
-                removed = self._delete(list(ids), sql)
+                removed = delete_ids(rows, list(ids), sql)
             if removed:
-                rows.purge()
+                rows.purge(self._index)
         return removed
 
     def update(self, ids: Sequence[str], metadata: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> int:
@@ -286,10 +288,10 @@ class Gallery:
             how many entries are new, and how many rows were removed.
         """
         with writing(self.path):
-            added = extend_opt_out(self.path, entries)
-            removed = self._delete(self._opted_out())
+            rows, added = self._rows(), extend_opt_out(self.path, entries)
+            removed = delete_ids(rows, opted_out_ids(rows, read_opt_out(self.path)))
             if removed:
-                self._rows().purge()
+                rows.purge(self._index)
         return added, removed
 
     def rebuild(self, model: Any, *, batch_size: int = 32, num_workers: int = 0, progress: bool = False) -> Report:
@@ -311,53 +313,22 @@ class Gallery:
             if name == settings["table"] or encoder.facts["weights_sha256"] == settings["model"]["weights_sha256"]:
                 raise DataError(f"{self.path}: made by this model already; nothing to rebuild")
             old = self._rows()
-            with _one_process() as is_first:
+            with one_process() as is_first:
                 if is_first and not os.path.exists(self.path / f"{name}.lance"):
                     Rows.create(self.path, name, encoder.dimension, settings["model"]["dtype"])
             new = Rows(self.path, name)
             options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
-            report = adding.take_in(new, encoder, adding.kept_items(old), OptOut(self.path), **options)
-            with _one_process() as is_first:
+            report = adding.take_in(new, encoder, adding.kept_items(old), read_opt_out(self.path), **options)
+            with one_process() as is_first:
                 if is_first:
-                    new.tidy()
+                    new.tidy(self._index)
                     facts = {**encoder.facts, "dtype": settings["model"]["dtype"]}
                     change_settings(self.path, table=name, model=facts, calibration=None)
                     old.drop()
             with self._lock:
                 self._encoder = encoder
-            self._list_skipped(report)
+            list_skipped(self.path, report)
         return report
-
-    def _finish(self, report: Report) -> None:
-        """What follows rows that were written, done by one process."""
-        with _one_process() as is_first:
-            if is_first:
-                self._rows().tidy()
-                if report.removed or report.opted_out:
-                    self._rows().purge()
-                self._list_skipped(report)
-
-    def _list_skipped(self, report: Report) -> None:
-        lines = [f"{uri}\t{reason}\n".replace("\r", " ") for uri, reason in report.skipped]
-        write_text(self.path / "skipped.tsv", "".join(lines))
-
-    def _delete(self, ids: Sequence[str], sql: str | None = None) -> int:
-        rows, removed = self._rows(), 0
-        for first in range(0, len(ids), 1000):
-            condition = any_of("id", list(ids[first : first + 1000]))
-            removed += rows.delete(f"{condition} and ({sql})" if sql else condition)
-        return removed
-
-    def _opted_out(self) -> list[str]:
-        opt_out = OptOut(self.path)
-        if not len(opt_out):
-            return []
-        found = []
-        for batch in self._rows().batches(["id", "uri", "sha256", "phash"]):
-            for row in batch.to_pylist():
-                if opt_out.excludes(row["uri"], row["sha256"], row["phash"]):
-                    found.append(row["id"])
-        return found
 
     # asking it
 
@@ -395,12 +366,11 @@ class Gallery:
             DataError: nothing is asked, a query or filter cannot be used, or the gallery was made by another model.
         """
         phrasings = [texts] if isinstance(texts, str) else list(texts)
-        if not 1 <= k <= MAX_RESULTS:
-            raise DataError(f"k = {k}: ask for 1 to {MAX_RESULTS:,} results")
-        weights = _weights(phrasings, text_weights, "texts"), _weights(images, image_weights, "images")
+        refuse_count(k)
+        weights = weights_of(phrasings, text_weights, "texts"), weights_of(images, image_weights, "images")
         if not sum(map(sum, weights)):
             raise DataError("nothing is asked; give a description or an image")
-        _refuse_texts(phrasings)
+        refuse_texts(phrasings)
         encoder = self.encoder()
         sentence = np.array(weights[0]) @ encoder.texts(phrasings) if sum(weights[0]) else None
         left_out = {image.removeprefix("id:") for image in images if isinstance(image, str) and image[:3] == "id:"}
@@ -411,75 +381,25 @@ class Gallery:
             query = query - UNLIKE * np.mean([self._row_vector(number) for number in unlike], axis=0)
         if not np.any(np.abs(query) > 1e-6):
             raise DataError("the queries cancel each other; change their weights")
-        return self._hits(query, sentence, k, where, exact, {*left_out, *unlike}, collapse)
+        without = frozenset({*left_out, *unlike})
+        return self._hits(Question(query, k, self._sql(self._rows(), where), exact, without, collapse, sentence))
 
     def search_batch(
         self, texts: Sequence[str], *, k: int = 10, where: str | None = None, exact: bool = False
     ) -> list[list[Hit]]:
         """The results of several descriptions, each by itself; as [`search`] gives them one at a time."""
-        _refuse_texts(texts)
+        refuse_texts(texts)
         if not texts:
             return []
-        return [self._hits(query, query, k, where, exact, set(), None) for query in self.encoder().texts(texts)]
+        sql = self._sql(self._rows(), where)
+        queries = self.encoder().texts(texts)
+        return [self._hits(Question(query, k, sql, exact, sentence=query)) for query in queries]
 
-    def _hits(
-        self,
-        query: np.ndarray,
-        sentence: np.ndarray | None,
-        k: int,
-        where: str | None,
-        exact: bool,
-        left_out: set[str],
-        collapse: str | None,
-    ) -> list[Hit]:
-        found = self._find(query, k, where, exact, left_out, collapse)
-        kinds, length = self.columns, float(np.linalg.norm(query))
-        shares: Any = [None] * len(found.rows)
-        if sentence is not None and found.rows and read_settings(self.path)["calibration"] is not None:
-            direction = unit(sentence)
-            shares = calibration.Calibration.load(self.path).probabilities(direction, unit(found.vectors) @ direction)
-        return [
-            Hit(
-                row["id"],
-                row["uri"],
-                float(length * cosine),
-                None if share is None else float(share),
-                {name: as_given(row.get(name)) for name in kinds},
-            )
-            for row, cosine, share in zip(found.rows, found.cosines, shares, strict=True)
-        ]
+    def _hits(self, question: Question) -> list[Hit]:
+        return hits_of(self.path, list(self.columns), question, self._answer(question))
 
-    def _find(
-        self,
-        query: np.ndarray,
-        k: int,
-        where: str | None,
-        exact: bool,
-        left_out: set[str],
-        collapse: str | None = None,
-    ) -> Found:
-        rows, opt_out = self._rows(), OptOut(self.path)
-        if collapse is not None and collapse not in ("phash", "sha256", *rows.kinds):
-            raise DataError(f"no column {collapse!r} to collapse by, only {', '.join(sorted(['phash', *rows.kinds]))}")
-
-        def keep(records: list[dict[str, Any]]) -> list[int]:
-            places = [
-                place
-                for place, row in enumerate(records)
-                if row["id"] not in left_out and not opt_out.excludes(row["uri"], row["sha256"], row["phash"])
-            ]
-            if collapse is None:
-                return places
-            return [places[place] for place in first_of_each_group([records[place] for place in places], collapse)]
-
-        sql = self._sql(rows, where)
-        try:
-            return find(rows, query, k, where=sql, exact=exact, keep=keep)
-        except (OSError, RuntimeError, ValueError):
-            if self._rows().name != rows.name:  # the query is the old model's, and of no use in the new table
-                raise DataError(f"{self.path}: was rebuilt by another model just now; ask again") from None
-            # another process has purged the version that was being read: once more, from the present one
-            return find(rows, query, k, where=sql, exact=exact, keep=keep)
+    def _answer(self, question: Question) -> Found:
+        return answer(self.path, self._rows, question)
 
     def _sql(self, rows: Rows, where: str | None) -> str | None:
         return to_sql(where, {**rows.kinds, **_BUILT_IN}) if where and where.strip() else None
@@ -508,7 +428,7 @@ class Gallery:
             DataError: no such row, an opted-out one, or its file has vanished or cannot be read.
         """
         (row,) = self._row(id, ["uri", "source", "sha256", "phash", "picture"]).to_pylist()
-        if OptOut(self.path).excludes(row["uri"], row["sha256"], row["phash"]):
+        if read_opt_out(self.path).excludes(row["uri"], row["sha256"], row["phash"]):
             raise DataError(f"no image with the id {id[:40]!r} in this gallery; it may have been removed")
         if row["picture"] is not None:
             return decode_rgb(row["picture"], row["uri"])
@@ -533,7 +453,7 @@ class Gallery:
             DataError: no such row, no description, or a model that is no GA-DMS.
         """
         texts = [query] if isinstance(query, str) else list(query)
-        _refuse_texts(texts)
+        refuse_texts(texts)
         if not texts:
             raise DataError("nothing to explain; give a description")
         picture, encoder = self.image(id), self.encoder()
@@ -570,24 +490,10 @@ class Gallery:
             known = measuring.known_images(self._rows(), pairs, same)
             if len(known) < 2:
                 raise DataError("1 caption: one half of them fits the curve and the other measures it; give hundreds")
-            mean, covariance = calibration.moments(measuring.sampled_vectors(self._rows(), MOMENT_ROWS))
-            z, is_true, groups = measuring.judged_results(self._find_exact, self.encoder(), known, mean, covariance)
-            intercept, slope = calibration.fit_curve(z, is_true)
-            shares = calibration.fitted_apart(z, is_true, groups)
-            error, low, high = calibration.error_with_interval(shares, is_true, groups)
-            facts = {
-                "captions": len(np.unique(groups)),
-                "true_share": float(is_true.mean()),
-                "error": error,
-                "error_low": low,
-                "error_high": high,
-            }
-            calibration.Calibration(mean, covariance, intercept, slope).save(self.path)
+            learned, facts = measuring.calibrated(self._rows(), self._answer, self.encoder(), known)
+            learned.save(self.path)
             change_settings(self.path, calibration=facts, threshold=threshold)
         return facts
-
-    def _find_exact(self, query: np.ndarray, k: int) -> Found:
-        return self._find(query, k, None, True, set())
 
     def check(
         self, captions: str | os.PathLike | Sequence[str], *, sample: int = 200, seed: int = 0
@@ -604,14 +510,10 @@ class Gallery:
         """
         texts = [text for _, text in read_captions(captions)] if isinstance(captions, str | os.PathLike) else captions
         queries = self.encoder().texts(measuring.sampled(list(texts), sample, seed))
-
-        def ids(query: np.ndarray, exact: bool) -> list[str]:
-            return [row["id"] for row in self._find(query, 10, None, exact, set()).rows]
-
         vectors = np.concatenate([*measuring.sampled_vectors(self._rows(), sample, seed)] or [queries[:0]])
         return {
-            "text_recall": measuring.recall(ids, queries),
-            "vector_recall": measuring.recall(ids, vectors),
+            "text_recall": measuring.recall(self._answer, queries),
+            "vector_recall": measuring.recall(self._answer, vectors),
             "indexed": (self._rows().index_facts() or {}).get("indexed", 0),
         }
 
@@ -643,35 +545,6 @@ class Gallery:
             "calibration": settings["calibration"],
             "threshold": settings["threshold"],
             "audit": settings["audit"],
-            "opt_out": len(OptOut(self.path)),
+            "opt_out": len(read_opt_out(self.path)),
             "skipped": len(self.skipped),
         }
-
-
-def _weights(queries: Sequence[Any], weights: Sequence[float] | None, name: str) -> list[float]:
-    values = [1.0] * len(queries) if weights is None else [float(weight) for weight in weights]
-    if len(values) != len(queries):
-        raise DataError(f"{len(values)} weights for {len(queries)} {name}; give one for each")
-    if any(not 0 <= value < np.inf for value in values):
-        raise DataError(f"weights of {name} are {values}; they are at least 0")
-    return values
-
-
-def _refuse_texts(texts: Sequence[str]) -> None:
-    for text in texts:
-        if not isinstance(text, str):
-            raise DataError(f"a description is text, not {text!r:.60}")
-        if not text.strip():
-            raise DataError("the description is empty; say whom to look for")
-        if len(text) > MAX_TEXT:
-            raise DataError(f"a description of {len(text):,} characters; shorten it to {MAX_TEXT:,}")
-
-
-@contextlib.contextmanager
-def _one_process() -> Iterator[bool]:
-    """Whether this is the process that does what only one may do; the others wait for its end."""
-    if adding.num_processes() == 1:
-        yield True
-        return
-    yield adding.dist.get_rank() == 0
-    adding.dist.barrier()

@@ -8,11 +8,21 @@ import numpy as np
 
 from dataset_webperson import DataError
 
-from .calibration import HITS, standardise
+from .asking import Question
+from .calibration import (
+    HITS,
+    Calibration,
+    error_with_interval,
+    fit_curve,
+    fitted_apart,
+    moments,
+    standardise,
+)
 from .models import Encoder
 from .rows import Rows, vector_array
 from .searching import Found, unit
 
+MOMENT_ROWS = 100_000  # rows that tell how a sentence scores on the gallery
 _PART = 8192  # vectors in memory at a time
 
 
@@ -33,17 +43,19 @@ def sampled_vectors(rows: Rows, count: int, seed: int = 0) -> Iterator[np.ndarra
         yield unit(vector_array(rows.take(places[first : first + _PART], ["vector"])["vector"]))
 
 
-def recall(ids: Callable[[np.ndarray, bool], list[str]], queries: np.ndarray) -> float:
-    """Mean share of the exact results that the ordinary search finds.
+def recall(answer: Callable[[Question], Found], queries: np.ndarray) -> float:
+    """Mean share of the ten exact results that the ordinary search finds; 1 without queries.
 
     Args:
-        ids (`Callable`): `(query, exact) -> ids of the results`.
-        queries (`np.ndarray` of shape `(queries, dimension)`): at least one.
+        answer (`Callable`): the search of a gallery.
+        queries (`np.ndarray` of shape `(queries, dimension)`): what is asked.
     """
     shares = []
     for query in queries:
-        right = set(ids(query, True))
-        shares.append(len(right & set(ids(query, False))) / max(len(right), 1))
+        right, found = (
+            {row["id"] for row in answer(Question(query, HITS, exact=exact)).rows} for exact in (True, False)
+        )
+        shares.append(len(right & found) / max(len(right), 1))
     return float(np.mean(shares)) if shares else 1.0
 
 
@@ -79,8 +91,30 @@ def known_images(rows: Rows, pairs: Sequence[tuple[str, str]], same: str | None)
     return list(true.items())
 
 
+def calibrated(
+    rows: Rows, answer: Callable[[Question], Found], encoder: Encoder, captions: list[tuple[str, set[str]]]
+) -> tuple[Calibration, dict[str, float]]:
+    """What is learned from captions, each with the ids that it is true of, and how good it is.
+
+    Returns:
+        the calibration, and `{"captions", "true_share", "error", "error_low", "error_high"}`.
+    """
+    mean, covariance = moments(sampled_vectors(rows, MOMENT_ROWS))
+    z, is_true, groups = judged_results(answer, encoder, captions, mean, covariance)
+    intercept, slope = fit_curve(z, is_true)
+    error, low, high = error_with_interval(fitted_apart(z, is_true, groups), is_true, groups)
+    facts = {
+        "captions": len(np.unique(groups)),
+        "true_share": float(is_true.mean()),
+        "error": error,
+        "error_low": low,
+        "error_high": high,
+    }
+    return Calibration(mean, covariance, intercept, slope), facts
+
+
 def judged_results(
-    find: Callable[[np.ndarray, int], Found],
+    answer: Callable[[Question], Found],
     encoder: Encoder,
     captions: list[tuple[str, set[str]]],
     mean: np.ndarray,
@@ -94,7 +128,7 @@ def judged_results(
     z, is_true, groups = [], [], []
     queries = unit(encoder.texts([caption for caption, _ in captions]))
     for number, ((_, ids), query) in enumerate(zip(captions, queries, strict=True)):
-        found = find(query, HITS)
+        found = answer(Question(query, HITS, exact=True))
         z.append(standardise(query, found.cosines, mean, covariance))
         is_true += [row["id"] in ids for row in found.rows]
         groups += [number] * len(found.rows)

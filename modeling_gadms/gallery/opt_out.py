@@ -9,6 +9,8 @@ import numpy as np
 
 from dataset_webperson import DataError
 
+from .unchanged import read_if_changed
+
 FILE = "opt_out.txt"
 NEAR = 4  # bits in which the perceptual hash of a copy may differ; two unrelated pictures differ in about 32
 _FORMS = {"sha256": re.compile(r"[0-9a-f]{64}"), "uri": re.compile(r".+"), "phash": re.compile(r"[0-9a-f]{16}")}
@@ -53,6 +55,12 @@ class OptOut:
         """Whether the image must not be shown or kept."""
         near = len(self.phashes) and (np.bitwise_count(self.phashes ^ np.uint64(phash)) <= NEAR).any()
         return bool(sha256 in self.sha256s or self.excludes_uri(uri) or near)
+
+
+@read_if_changed(FILE)
+def read_opt_out(folder: str | os.PathLike) -> OptOut:
+    """The list of a gallery. Raises `DataError` as [`OptOut`]."""
+    return OptOut(folder)
 
 
 def _entry(line: str, where: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """The rows of a gallery on disk: a LanceDB table, and all that is asked of it."""
 
 import datetime
+import functools
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -13,16 +14,28 @@ from dataset_webperson import DataError
 
 from .columns import ARROW, OWN, SQL
 
-# An exact search reads all vectors: 0.2 CPU s at 200,000 rows of 512 dimensions; building the index takes minutes
-INDEX_FROM = 200_000
-# From this share of rows that the index does not know, which are compared one by one, they are put into it
-INDEX_AGAIN = 0.1
-GRAPH_LINKS, GRAPH_WIDTH = 20, 150
-PARTITION_ROWS = 200_000  # a graph for each so many rows; a query enters the nearest PROBES of them
-PROBES = 4
-# Rows that the search of a graph keeps in sight: at 300,000 rows, 200 found 0.926 of the ten best for captions
-SEARCH_WIDTH = 500
+# An exact search reads all vectors: 75 CPU ms at 100,000 rows of 512 dimensions. An index makes it 10.
+INDEX_FROM = 100_000
+UNINDEXED = 20_000  # rows that the index does not know are compared one by one, 15 CPU ms; then they are put into it
+PARTS = 8  # each time as a part of their own, which costs every search 3 CPU ms; then all is indexed again
+# Partitions, of about 4,096 rows, that a search enters; under a filter it enters more until it has enough rows.
+# At 300,000 rows the 50 rows that are compared exactly then hold all of the ten best for captions.
+PROBES = 20
+CODE_BITS = 4  # for each number of a vector in the compact index
+INDEXES = ("compact", "int8")
+# What the engine may keep in memory; the index of 3.5 million rows of 512 dimensions fits. Parts that do not are read
+# from the disk when they are needed.
+INDEX_CACHE, METADATA_CACHE = 1024**3, 64 * 1024**2
+_ALL_MOVED = 10_000  # so few rows that all of them are rewritten when some are removed
 FRAGMENTS = 64  # pieces of a table from which they are joined
+
+
+@functools.cache
+def _session() -> Any:
+    """What all galleries of a process keep in memory."""
+    import lancedb
+
+    return lancedb.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
 
 
 def _connect(folder: str | os.PathLike) -> Any:
@@ -31,7 +44,8 @@ def _connect(folder: str | os.PathLike) -> Any:
         import lancedb  # an extra, and a second to import
     except ImportError as error:
         raise DataError("a gallery needs lancedb, which is not installed; pip install gadms[gallery]") from error
-    return lancedb.connect(os.fspath(folder), read_consistency_interval=datetime.timedelta(0))
+    always = datetime.timedelta(0)
+    return lancedb.connect(os.fspath(folder), read_consistency_interval=always, session=_session())
 
 
 class Rows:
@@ -130,41 +144,62 @@ class Rows:
         """
         query = self.table.search(vector.astype(np.float32), vector_column_name="vector")
         query = query.distance_type("cosine").select([*columns, "_distance"]).limit(count)
-        query = query.bypass_vector_index() if exact else query.nprobes(PROBES).ef(max(SEARCH_WIDTH, 2 * count))
+        if exact:
+            query = query.bypass_vector_index()
+        else:  # 0: no limit
+            query = query.minimum_nprobes(PROBES).maximum_nprobes(0)
         return (query.where(where, prefilter=True) if where else query).to_arrow()
 
     def index_facts(self) -> dict[str, int] | None:
-        """Rows inside and outside the index; `None` where there is none."""
+        """Rows inside and outside the index, and its parts; `None` where there is none."""
         for index in self.table.list_indices():
             if index.columns == ["vector"]:
                 facts = self.table.index_stats(index.name)
-                return {"indexed": facts.num_indexed_rows, "unindexed": facts.num_unindexed_rows}
+                return {
+                    "indexed": facts.num_indexed_rows,
+                    "unindexed": facts.num_unindexed_rows,
+                    "parts": facts.num_indices,
+                }
         return None
 
-    def tidy(self) -> None:
+    def tidy(self, index: str = "compact") -> None:
         """Join small pieces, and make or extend the index where the gallery is large enough for one."""
-        facts, rows = self.index_facts(), self.count()
-        if facts is None and rows >= INDEX_FROM:
-            self.make_index()
-        elif facts is not None and facts["unindexed"] > INDEX_AGAIN * rows:
-            self.table.optimize()
-        elif self.table.stats()["fragment_stats"]["num_fragments"] > FRAGMENTS:
-            self.table.optimize()
+        facts = self.index_facts()
+        new = self.count() >= INDEX_FROM if facts is None else facts["unindexed"] > UNINDEXED
+        if new or self.table.stats()["fragment_stats"]["num_fragments"] > FRAGMENTS:
+            self._settle(index)
 
-    def make_index(self) -> None:
-        """Index the vectors, and the ids, by which rows are fetched and replaced."""
-        from lancedb.index import BTree, HnswSq
-
-        partitions = max(1, self.count() // PARTITION_ROWS)
-        graphs = HnswSq("cosine", num_partitions=partitions, m=GRAPH_LINKS, ef_construction=GRAPH_WIDTH)
-        self.table.create_index("vector", config=graphs)
-        self.table.create_index("id", config=BTree())
-
-    def purge(self) -> None:
-        """Rewrite what holds removed rows, and delete the older versions that still have them."""
+    def _settle(self, index: str) -> None:
         with warnings.catch_warnings():  # readers in other processes look the version up before they read
             warnings.simplefilter("ignore", UserWarning)
             self.table.optimize(cleanup_older_than=datetime.timedelta(0), delete_unverified=True)
+        facts = self.index_facts()
+        if self.count() >= INDEX_FROM if facts is None else facts["parts"] > PARTS:
+            self.make_index(index)
+
+    def make_index(self, index: str = "compact") -> None:
+        """Index the vectors, and the ids, by which rows are fetched and replaced.
+
+        Args:
+            index (`str`): `"compact"`, 4 bits for each number of a rotated vector (RaBitQ), or `"int8"`, 8 bits.
+        """
+        from lancedb.index import BTree, IvfRq, IvfSq
+
+        # RaBitQ takes numbers by eights
+        compact = index == "compact" and self.dimension % 8 == 0
+        codes = IvfRq("cosine", num_bits=CODE_BITS) if compact else IvfSq("cosine")
+        self.table.create_index("vector", config=codes)
+        self.table.create_index("id", config=BTree())
+
+    def purge(self, index: str = "compact") -> None:
+        """Rewrite what holds removed rows, and delete the older versions that still have them.
+
+        The engine rewrites a piece of the table, and its part of the index, only once a tenth of its rows are gone.
+        So an eighth are moved to a new piece first: ids are evenly spread.
+        """
+        moved = "`id` < '20'" if self.count() > _ALL_MOVED else "true"
+        self.table.update(where=moved, values_sql={"uri": "uri"})
+        self._settle(index)
 
     def drop(self) -> None:
         self._database.drop_table(self.name)

@@ -11,8 +11,9 @@ from pydantic import BaseModel
 
 from dataset_webperson import DataError
 
+from ..asking import MAX_TEXT
 from ..explaining import Explanation
-from ..gallery import MAX_TEXT, Gallery
+from ..gallery import Gallery
 from ..models import public_facts
 from ..searching import Hit
 from .limits import Workers

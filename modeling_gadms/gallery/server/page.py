@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from dataset_webperson import DataError
 from dataset_webperson.pages import render
 
+from ..asking import MAX_TEXT
 from ..explaining import Explanation
-from ..gallery import MAX_TEXT, Gallery
+from ..gallery import Gallery
 from ..models import public_facts
 from .api import results_of, who_asks
 from .errors import explain_error

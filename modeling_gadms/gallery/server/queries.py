@@ -15,8 +15,9 @@ from starlette.requests import Request
 from dataset_webperson import DataError
 from dataset_webperson.images import decode_rgb
 
+from ..asking import MAX_TEXT
 from ..explaining import Explanation
-from ..gallery import MAX_TEXT, Gallery
+from ..gallery import Gallery
 from ..searching import Hit
 from .limits import MAX_UPLOAD
 

@@ -16,8 +16,9 @@ from tiny import tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson import DataError
 from dataset_webperson.near_duplicates import perceptual_hash
-from modeling_gadms.gallery import Gallery, adding
+from modeling_gadms.gallery import Gallery, adding, items
 from modeling_gadms.gallery.adding import Known
+from modeling_gadms.gallery.items import row_id
 from modeling_gadms.gallery.rows import Rows, vector_array
 
 
@@ -150,7 +151,7 @@ def test_lists_data_sets_parquet_and_tars_are_sources(gallery, images, tmp_path)
         gallery.add([3])
 
 
-def test_sync_follows_a_folder(gallery, folder, images):
+def test_sync_follows_a_folder(gallery, folder, images, monkeypatch):
     gallery.add(images[30:33])  # rows of another source stay
     assert counts(gallery.sync(folder)) == {"added": 12}
     (folder / "cam0" / "00.png").unlink()
@@ -161,8 +162,13 @@ def test_sync_follows_a_folder(gallery, folder, images):
     assert counts(gallery.sync(folder)) == {"unchanged": 12}
     assert np.allclose(vectors_of(gallery)["cam1/01.png"], gallery.encoder().images([images[25]])[0], atol=1e-3)
     assert len(gallery) == 15
+    walked, walk = [], items._walk
+    monkeypatch.setattr(items, "_walk", lambda root, path, *rest: walked.append(path) or walk(root, path, *rest))
+    assert counts(gallery.sync(folder)) == {"unchanged": 12}
+    assert len(walked) == len(set(walked)) == 4, "each folder is walked once"
     for file in folder.rglob("*.png"):
         file.unlink()
+    images[27].save(folder / "other.png")
     with pytest.raises(DataError, match="none of its 12 images is there any more; is it mounted"):
         gallery.sync(folder)
     assert len(gallery) == 15
@@ -179,6 +185,18 @@ def test_removed_rows_leave_the_disk(gallery, images, tmp_path):
     assert gallery.remove([number]) == 1 and len(gallery) == 2
     assert not on_disk(number)
     assert gallery.remove(where="note is not null") == 2 and len(gallery) == 0
+
+
+def test_one_of_many_removed_rows_leaves_the_disk_too(tmp_path):
+    rows = Rows.create(tmp_path, "rows", 64, "float16")
+    vectors = np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float16)
+    record = {"uri": "", "source": "", "sha256": "", "phash": 0, "file_size": 0, "file_time": 0}
+    rows.append(rows.as_table([{"id": row_id("", str(n)), **record} for n in range(3000)], vectors))
+    held = [file for file in tmp_path.rglob("*") if file.is_file() and vectors[7].tobytes() in file.read_bytes()]
+    assert held and rows.delete(f"`id` = '{row_id('', '7')}'") == 1
+    rows.purge()
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and vectors[7].tobytes() in file.read_bytes()]
+    assert rows.count() == 2999
 
 
 def test_the_opt_out_list_is_kept_at_adding_and_syncing(gallery, folder, images):
@@ -205,6 +223,11 @@ def test_ids_that_end_in_zeros_are_known(tmp_path):
     known = Known(rows)
     assert [known.find(number) for number in numbers] == [(3, 0), (3, 1), (3, 2), (3, 3)]
     assert known.find("ab" * 16) is None and known.find("00" * 15 + "01") is None
+    met = [items.Item(number, "", "") for number in ("ee" * 16, numbers[2], "dd" * 16, numbers[0])]
+    assert list(known.ticked_off(iter(met), "photos")) == met
+    assert known.not_seen() == sorted([numbers[1], numbers[3]])
+    with pytest.raises(DataError, match="photos: none of its 4 images is there"):
+        list(known.ticked_off(iter(met[::2]), "photos"))
 
 
 def test_a_second_writer_is_refused_and_readers_are_not(gallery, images, monkeypatch):

@@ -8,12 +8,12 @@ from dataset_webperson import DataError, WebPerson
 from modeling_gadms.gallery import Gallery
 from modeling_gadms.gallery.calibration import (
     BINS,
-    Calibration,
     calibration_error,
     error_with_interval,
     fit_curve,
     fitted_apart,
     moments,
+    read_calibration,
     standardise,
 )
 from modeling_gadms.training.starting_points import load_starting_point
@@ -119,7 +119,7 @@ def test_on_drawings_the_stated_share_is_the_true_one(drawn):
             shares[persons[hit.uri] == persons[uri]].append(hit.probability)
     assert np.mean(shares[True]) > 2 * np.mean(shares[False])
     hit = gallery.search(captions[0][1])[0]
-    kept = Calibration.load(gallery.path)
+    kept = read_calibration(gallery.path)
     query = gallery.encoder().texts([captions[0][1]])[0]
     z = (hit.score - query @ kept.mean) / np.sqrt(query @ kept.covariance @ query)
     assert hit.probability == pytest.approx(1 / (1 + np.exp(-kept.intercept - kept.slope * z)), abs=1e-6)

@@ -1,5 +1,6 @@
 """Searching: exact against plain numpy, ties and index included; weights, examples, groups, opt-out and threads."""
 
+import builtins
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,9 +9,9 @@ from tiny import tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson import DataError
 from dataset_webperson.near_duplicates import perceptual_hash
-from modeling_gadms.gallery import Gallery
-from modeling_gadms.gallery import gallery as gallery_module
+from modeling_gadms.gallery import Gallery, asking
 from modeling_gadms.gallery import rows as table_rows
+from modeling_gadms.gallery.filters import any_of
 from modeling_gadms.gallery.rows import Rows, vector_array
 from modeling_gadms.gallery.searching import find
 
@@ -75,30 +76,49 @@ def test_exact_search_is_plain_arithmetic_ties_included(tmp_path):
     assert len(everything.rows) == 2000
 
 
-def test_an_index_is_made_above_a_size_and_finds_nearly_all(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("index", "kind"), [("compact", "IvfRq"), ("int8", "IvfSq")])
+def test_an_index_is_made_above_a_size_and_finds_nearly_all(tmp_path, monkeypatch, index, kind):
     monkeypatch.setattr(table_rows, "INDEX_FROM", 2000)
+    monkeypatch.setattr(table_rows, "UNINDEXED", 200)
+    monkeypatch.setattr(table_rows, "PARTS", 2)
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((2000, 32))
     rows, records = made_rows(tmp_path, vectors)
     assert rows.index_facts() is None
-    rows.tidy()
-    assert rows.index_facts() == {"indexed": 2000, "unindexed": 0}
+    rows.tidy(index)
+    assert rows.index_facts() == {"indexed": 2000, "unindexed": 0, "parts": 1}
+    assert kind in [found.index_type for found in rows.table.list_indices()]
     shares = []
     for query in rng.standard_normal((20, 32)):
         right = [row["id"] for row in find(rows, query, 10, where=None, exact=True, keep=keep_all).rows]
         near = find(rows, query, 10, where=None, exact=False, keep=keep_all)
         shares.append(len({row["id"] for row in near.rows} & set(right)) / 10)
     assert np.mean(shares) > 0.95
-    assert right == [number for _, number in plain(vectors, records, query, 10)]
+    ordered = plain(vectors, records, query, 2000)
+    assert right == [number for _, number in ordered[:10]]
+    # scored by the vectors themselves, whatever the index rounds
+    scores = {number: -cosine for cosine, number in ordered}
+    assert np.allclose(near.cosines, [scores[row["id"]] for row in near.rows], atol=1e-12)
     filtered = find(rows, query, 10, where="`camera` = 3", exact=False, keep=keep_all)
     assert len(filtered.rows) == 10 and {row["camera"] for row in filtered.rows} == {3}
-    # rows that the index does not know are found, and put into it once they are many
-    extra = [{**record, "id": f"{5000 + place:032x}"} for place, record in enumerate(records[:300])]
-    rows.append(rows.as_table(extra, rng.standard_normal((300, 32))))
-    vector = vector_array(rows.read(["vector"], f"`id` = '{5000:032x}'")["vector"])[0]
-    assert find(rows, vector, 1, where=None, exact=False, keep=keep_all).rows[0]["id"] == f"{5000:032x}"
-    rows.tidy()
-    assert rows.index_facts()["unindexed"] == 0
+    # the few that a filter leaves lie anywhere: partitions are entered until there are enough
+    far = [number for _, number in ordered[-3:]]
+    rare = find(rows, query, 3, where=any_of("id", far), exact=False, keep=keep_all)
+    assert [row["id"] for row in rare.rows] == far
+    # rows that the index does not know are found, and put into it once they are many; of many parts one is made
+    for first, parts in ((5000, 2), (6000, 1)):
+        extra = [{**record, "id": f"{first + place:032x}"} for place, record in enumerate(records[:300])]
+        rows.append(rows.as_table(extra, rng.standard_normal((300, 32))))
+        vector = vector_array(rows.read(["vector"], f"`id` = '{first:032x}'")["vector"])[0]
+        assert find(rows, vector, 1, where=None, exact=False, keep=keep_all).rows[0]["id"] == f"{first:032x}"
+        rows.tidy(index)
+        assert rows.index_facts() == {"indexed": first // 1000 * 300 + 800, "unindexed": 0, "parts": parts}
+
+
+def test_vectors_that_the_compact_index_cannot_take_are_indexed_too(tmp_path):
+    rows, _ = made_rows(tmp_path, np.random.default_rng(0).standard_normal((300, 20)))
+    rows.make_index("compact")
+    assert "IvfSq" in [found.index_type for found in rows.table.list_indices()]
 
 
 def stored(gallery):
@@ -162,8 +182,46 @@ def test_what_is_opted_out_is_not_shown_even_while_its_row_is_there(model, tmp_p
         gallery.image(first.id)
 
 
+def test_a_search_reads_small_files_only_when_they_have_changed(gallery, monkeypatch):
+    gallery.search("a red coat")
+    opened, truly = [], builtins.open
+    monkeypatch.setattr(
+        builtins, "open", lambda file, *rest, **more: opened.append(file) or truly(file, *rest, **more)
+    )
+    hits = gallery.search("a red coat")
+    assert not gallery.audit.enabled and opened == []
+    gallery.audit.switch(True)
+    try:
+        assert gallery.audit.enabled and len([file for file in opened if str(file).endswith("gallery.json")]) == 1
+    finally:
+        gallery.audit.switch(False)
+    list_of = gallery.path / "opt_out.txt"
+    list_of.write_text(f"uri:{hits[0].uri}\n")
+    try:
+        assert gallery.search("a red coat")[0] == hits[1]
+    finally:
+        list_of.unlink()
+    assert gallery.search("a red coat") == hits
+
+
+def test_check_states_recall_for_captions_and_for_stored_vectors(gallery, monkeypatch):
+    queries, truly = gallery.encoder().texts(["a red coat", "a person in green"]), Rows.nearest
+
+    def misses_the_best_for_captions(self, vector, count, where, exact, columns):
+        found = truly(self, vector, count, where, True, columns)
+        is_caption = any(np.allclose(vector, query, atol=1e-6) for query in queries)
+        return found.slice(1) if is_caption and not exact else found
+
+    monkeypatch.setattr(Rows, "nearest", misses_the_best_for_captions)
+    monkeypatch.setattr(Rows, "index_facts", lambda self: {"indexed": 40, "unindexed": 0, "parts": 1})
+    found = gallery.check(["a red coat", "a person in green"], sample=5)
+    assert found == {"text_recall": pytest.approx(0.9), "vector_recall": 1.0, "indexed": 40}
+
+
 def test_an_empty_gallery_and_a_filter_without_rows_give_nothing(gallery, model, tmp_path):
     assert gallery.search("a red coat", where="person_id > 1000") == []
+    assert gallery.search("a red coat", where="source != ''") == []
+    assert len(gallery.search("a red coat", where="source = ''")) == 10
     empty = Gallery.create(tmp_path / "people", model)
     assert empty.search("a red coat") == [] and len(empty) == 0 and empty.stats()["images"] == 0
 
@@ -195,7 +253,7 @@ def test_a_version_that_another_process_purges_is_read_anew(gallery, monkeypatch
             raise RuntimeError("lance error: Not found")
         return find(*arguments, **options)
 
-    monkeypatch.setattr(gallery_module, "find", purged_once)
+    monkeypatch.setattr(asking, "find", purged_once)
     assert gallery.search("a red coat") == expected and len(calls) == 2
 
 
