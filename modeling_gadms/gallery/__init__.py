@@ -2,7 +2,8 @@
 
 from .explaining import Explanation
 from .gallery import Gallery
+from .qdrant import QdrantGallery
 from .reports import Report
 from .searching import Hit
 
-__all__ = ["Explanation", "Gallery", "Hit", "Report"]
+__all__ = ["Explanation", "Gallery", "Hit", "QdrantGallery", "Report"]

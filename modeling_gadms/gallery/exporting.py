@@ -14,8 +14,11 @@ from dataset_webperson import DataError
 from dataset_webperson.files import replacing, write_text
 
 from .columns import OWN, as_given
+from .models import refuse_other
 from .rows import Rows, vector_array
 from .searching import unit
+
+POINTS = 500  # sent to Qdrant at a time: a request of 512 numbers each takes about 6 MB, of at most 32
 
 
 def export_parquet(rows: Rows, target: str | os.PathLike) -> int:
@@ -63,34 +66,41 @@ def export_qdrant(
     rows: Rows,
     target: Any,
     *,
+    model: dict[str, Any],
     collection: str = "gallery",
     shard_number: int | None = None,
     replication_factor: int | None = None,
-    quantize: bool = True,
+    quantization: str = "int8",
 ) -> int:
-    """A collection of a Qdrant server or cluster, with metadata as payload. Repeated, it writes over the same points.
+    """A collection of a Qdrant server or cluster, with metadata as payload, for [`QdrantGallery`] to search.
+
+    Repeated, it writes over the same points, and removes those whose rows are gone.
 
     Args:
         rows (`Rows`): of the gallery.
         target: an address such as `http://localhost:6333`, a folder for the client's local mode (for tests: its makers
             say not beyond 20,000 rows), or a `QdrantClient`.
+        model (`dict`): the facts of the model that made the rows, which are kept with the collection.
         collection (`str`): its name.
         shard_number, replication_factor (`int`, *optional*): of the collection, as Qdrant takes them.
-        quantize (`bool`): keep int8 vectors in memory and rescore with the originals on disk.
+        quantization (`str`): `"int8"` keeps int8 vectors in memory and rescores with the originals on disk, `"none"`
+            has the originals alone.
+
+    Raises:
+        DataError: the client is not installed, or another model made the collection.
     """
-    try:
-        from qdrant_client import QdrantClient, models
-    except ImportError as error:
-        raise DataError(
-            "export to qdrant needs its client, which is not installed; pip install qdrant-client"
-        ) from error
-    if isinstance(target, QdrantClient):
-        client = target
-    else:
-        address = os.fspath(target)
-        client = QdrantClient(url=address) if "://" in address else QdrantClient(path=address)
+    from .qdrant import EXPORT, connect, is_local  # a gallery is what it searches
+
+    client = connect(target)
+    from qdrant_client import models
+
+    facts = {"model": model, "columns": rows.kinds}
     scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
-    if not client.collection_exists(collection):
+    if client.collection_exists(collection):
+        made_by = (client.get_collection(collection).config.metadata or {}).get("model", model)
+        refuse_other(made_by, model, f"collection {collection}")
+        client.update_collection(collection, metadata=facts)
+    else:
         client.create_collection(
             collection,
             vectors_config=models.VectorParams(
@@ -98,29 +108,37 @@ def export_qdrant(
             ),
             shard_number=shard_number,
             replication_factor=replication_factor,
-            quantization_config=models.ScalarQuantization(scalar=scalar) if quantize else None,
+            quantization_config=models.ScalarQuantization(scalar=scalar) if quantization == "int8" else None,
+            metadata=facts,
         )
-        kinds = models.PayloadSchemaType
-        schema = {"number": kinds.FLOAT, "text": kinds.KEYWORD, "time": kinds.DATETIME, "bool": kinds.BOOL}
-        if not isinstance(target, QdrantClient) and "://" in os.fspath(target):  # the local mode has no such indexes
-            for name, kind in rows.kinds.items():
-                client.create_payload_index(collection, name, schema[kind])
-    count = 0
-    for values, vectors in _parts(rows):
+    types = models.PayloadSchemaType
+    schema = {"number": types.FLOAT, "text": types.KEYWORD, "time": types.DATETIME, "bool": types.BOOL}
+    if not is_local(client):
+        for name, kind in {**rows.kinds, "uri": "text", "source": "text", EXPORT: "text"}.items():
+            client.create_payload_index(collection, name, schema[kind])
+    this, count = uuid.uuid4().hex, 0
+    for values, vectors in _parts(rows, "sha256", "phash"):
         points = [
-            models.PointStruct(id=str(uuid.UUID(row["id"])), vector=vector.tolist(), payload=row)
+            models.PointStruct(
+                id=str(uuid.UUID(row["id"])),
+                vector=vector.tolist(),
+                payload={**row, "phash": f"{row['phash']:016x}", EXPORT: this},  # it does not fit Qdrant's integers
+            )
             for row, vector in zip(values, vectors, strict=True)
         ]
-        client.upsert(collection, points)
+        for first in range(0, len(points), POINTS):
+            client.upsert(collection, points[first : first + POINTS])
         count += len(points)
+    earlier = models.Filter(must_not=[models.FieldCondition(key=EXPORT, match=models.MatchValue(value=this))])
+    client.delete(collection, models.FilterSelector(filter=earlier))
     if client is not target:
         client.close()
     return count
 
 
-def _parts(rows: Rows) -> Iterator[tuple[list[dict[str, Any]], np.ndarray]]:
-    """Ids, names and metadata of some rows, and their unit vectors."""
-    names = ["id", "uri", "source", *(name for name in rows.table.schema.names if name not in OWN)]
+def _parts(rows: Rows, *more: str) -> Iterator[tuple[list[dict[str, Any]], np.ndarray]]:
+    """Ids, names, metadata and `more` of some rows, and their unit vectors."""
+    names = ["id", "uri", "source", *more, *(name for name in rows.table.schema.names if name not in OWN)]
     for batch in rows.batches([*names, "vector"]):
         values = [{name: as_given(value) for name, value in row.items()} for row in batch.select(names).to_pylist()]
         yield values, unit(vector_array(batch["vector"]))

@@ -12,6 +12,7 @@ import pyarrow as pa
 from dataset_webperson import DataError
 
 from .columns import ARROW, OWN, SQL
+from .filters import equals, to_sql
 
 # An exact search reads all vectors: 0.2 CPU s at 200,000 rows of 512 dimensions; building the index takes minutes
 INDEX_FROM = 200_000
@@ -74,6 +75,10 @@ class Rows:
         return {field.name: names[field.type] for field in self.table.schema if field.name not in OWN}
 
     @property
+    def names(self) -> list[str]:
+        return self.table.schema.names
+
+    @property
     def dimension(self) -> int:
         return self.table.schema.field("vector").type.list_size
 
@@ -110,6 +115,14 @@ class Rows:
 
     def read(self, columns: list[str], where: str | None = None) -> pa.Table:
         return self._scan(columns, where).to_arrow()
+
+    def row(self, number: str, columns: list[str]) -> pa.Table:
+        """The row of an id, or none."""
+        return self.read(columns, equals("id", number))
+
+    def condition(self, text: str, kinds: dict[str, str]) -> str:
+        """A filter text as this table's own condition. Raises `DataError`."""
+        return to_sql(text, kinds)
 
     def batches(self, columns: list[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
         """The same, a part at a time."""
