@@ -5,5 +5,6 @@ from .gallery import Gallery
 from .qdrant import QdrantGallery
 from .reports import Report
 from .searching import Hit
+from .stored import StoredGallery
 
-__all__ = ["Explanation", "Gallery", "Hit", "QdrantGallery", "Report"]
+__all__ = ["Explanation", "Gallery", "Hit", "QdrantGallery", "Report", "StoredGallery"]

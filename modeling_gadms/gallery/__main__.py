@@ -181,7 +181,7 @@ def _parser() -> CommandParser:
     def kind(name: str, run: Callable[[argparse.Namespace], None], text: str) -> CommandParser:
         added = kinds.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
-        added.add_argument("gallery", help="folder of the gallery")
+        added.add_argument("gallery", help="folder of the gallery, or s3://... of a copy on object storage")
         return added
 
     create = kind("create", _create, "make an empty gallery for a model")
@@ -241,9 +241,14 @@ def _parser() -> CommandParser:
         "--threshold", type=float, default=0.5, help="share under which nobody fits (default: %(default)s)"
     )
 
-    export = kind("export", _export, "copy the rows to another engine")
+    export = kind("export", _export, "copy the rows to another engine or place")
     export.add_argument("--to", required=True, choices=list(EXPORTS), help="which engine")
-    export.add_argument("--target", "--url", required=True, help="file to write, or address of the Qdrant server")
+    export.add_argument(
+        "--target",
+        "--url",
+        required=True,
+        help="file or folder to write, or the address of a Qdrant server or an object storage",
+    )
     export.add_argument("--collection", help="qdrant: its name (default: gallery)")
     export.add_argument("--shard_number", type=int, help="qdrant: shards of the collection")
     export.add_argument("--replication_factor", type=int, help="qdrant: copies of each shard")

@@ -1,9 +1,10 @@
-"""Copies of a gallery's rows for other engines: faiss, parquet, and Qdrant."""
+"""Copies of a gallery's rows: for faiss, as parquet, in Qdrant, and as Lance tables on object storage."""
 
 import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,16 @@ import pyarrow.parquet as pq
 from dataset_webperson import DataError
 from dataset_webperson.files import replacing, write_text
 
+from . import calibration, opt_out, settings
 from .columns import OWN, as_given
 from .models import refuse_other
-from .rows import Rows, vector_array
+from .rows import Rows, connect, vector_array
 from .searching import unit
 
+EXPORT = "gallery-export"  # payload: which export wrote the point; no column of a user can have this name
+ROWS, FILES = "rows", "gallery_files"  # Lance tables: the gallery's own, and its small files, name and content
+KEPT = (settings.FILE, calibration.FILE, opt_out.FILE)
+LANCE_FAILURES = (OSError, RuntimeError, ValueError)  # whatever the storage answers
 POINTS = 500  # sent to Qdrant at a time: a request of 512 numbers each takes about 6 MB, of at most 32
 
 
@@ -62,6 +68,32 @@ def export_faiss(rows: Rows, target: str | os.PathLike) -> int:
     return index.ntotal
 
 
+def qdrant_client_of(target: Any) -> Any:
+    """A client for an address such as `http://localhost:6333`, or for a folder of the client's local mode.
+
+    The key of a server that wants one is read from `QDRANT_API_KEY`.
+
+    Raises:
+        DataError: the client is not installed.
+    """
+    try:
+        from qdrant_client import QdrantClient
+    except ImportError as error:
+        raise DataError("Qdrant needs its client, which is not installed; pip install qdrant-client") from error
+    if isinstance(target, QdrantClient):
+        return target
+    address = os.fspath(target)
+    if "://" in address:
+        return QdrantClient(url=address, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False)
+    return QdrantClient(path=address)
+
+
+def is_local(client: Any) -> bool:
+    """Whether a client keeps its collections itself, without indexes and approximation."""
+    options = client.init_options
+    return bool(options.get("path")) or options.get("location") == ":memory:"
+
+
 def export_qdrant(
     rows: Rows,
     target: Any,
@@ -89,9 +121,7 @@ def export_qdrant(
     Raises:
         DataError: the client is not installed, or another model made the collection.
     """
-    from .qdrant import EXPORT, connect, is_local  # a gallery is what it searches
-
-    client = connect(target)
+    client = qdrant_client_of(target)
     from qdrant_client import models
 
     facts = {"model": model, "columns": rows.kinds}
@@ -144,9 +174,59 @@ def _parts(rows: Rows, *more: str) -> Iterator[tuple[list[dict[str, Any]], np.nd
         yield values, unit(vector_array(batch["vector"]))
 
 
+def export_lance(rows: Rows, target: str | os.PathLike, *, folder: Path) -> int:
+    """The whole gallery as Lance tables, pictures that are kept in it too; an earlier copy is replaced.
+
+    Args:
+        rows (`Rows`): of the gallery.
+        target (`str`): `s3://...`, `gs://...`, `az://...` or a folder; keys are read from the environment, as lancedb
+            does (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, ...).
+        folder (`Path`): of the gallery.
+
+    Raises:
+        DataError: the storage refuses, or holds other tables of these names.
+    """
+    files = {name: (folder / name).read_bytes() for name in KEPT if (folder / name).exists()}
+    files[settings.FILE] = json.dumps({**settings.read_settings(folder), "table": ROWS}).encode()
+    content = {"name": pa.array(files), "data": pa.array(files.values(), pa.large_binary())}
+    schema = rows.table.schema
+    parts = (batch.select(schema.names) for batch in rows.batches(schema.names))
+    try:
+        database = connect(target)
+        is_copy = _holds(database, FILES)
+        if _holds(database, ROWS) and not is_copy:
+            raise DataError(f"{target}: holds a table {ROWS} that is no copy of a gallery; choose another place")
+        # the small files come last: without them it is no gallery
+        database.create_table(
+            ROWS, pa.RecordBatchReader.from_batches(schema, parts), mode="overwrite" if is_copy else "create"
+        )
+        copy = Rows(target, ROWS)
+        copy.tidy()
+        copy.purge()  # an earlier copy may hold rows that were removed since
+        database.create_table(FILES, pa.table(content), mode="overwrite" if is_copy else "create")
+        return copy.count()
+    except DataError:
+        raise
+    except LANCE_FAILURES as error:
+        raise DataError(f"{target}: cannot be written ({' '.join(str(error).split()):.200}); check it") from error
+
+
+def _holds(database: Any, name: str) -> bool:
+    try:
+        database.open_table(name)
+    except ValueError:  # not found
+        return False
+    return True
+
+
 def _refuse_taken(target: str | os.PathLike) -> None:
     if os.path.exists(target):
         raise DataError(f"{target}: exists already; delete it, or choose another name")
 
 
-EXPORTS: dict[str, Callable[..., int]] = {"faiss": export_faiss, "parquet": export_parquet, "qdrant": export_qdrant}
+EXPORTS: dict[str, Callable[..., int]] = {
+    "faiss": export_faiss,
+    "parquet": export_parquet,
+    "qdrant": export_qdrant,
+    "lance": export_lance,
+}

@@ -96,13 +96,18 @@ class Gallery:
         """Open a gallery.
 
         Args:
-            path (`str`): its folder.
+            path (`str`): its folder, or the address of a copy on object storage, such as `s3://bucket/people`, which
+                `export("lance", address)` has made and which is only searched.
             model: `None` loads the recorded one, at its recorded revision, at its first use; else a folder, a Hub id,
                 or `(model, processor)`.
 
         Raises:
             DataError: no gallery there, or it was made by another model.
         """
+        if "://" in os.fspath(path):
+            from .stored import StoredGallery  # a gallery itself
+
+            return StoredGallery(os.fspath(path), model)
         return cls(path, model)
 
     # what it is
@@ -635,7 +640,7 @@ class Gallery:
         }
 
     def export(self, kind: str, target: Any, **options: Any) -> int:
-        """Copy the rows to `"faiss"` (an index beside its ids), `"parquet"`, or `"qdrant"`; returns how many.
+        """Copy the rows to `"faiss"`, `"parquet"`, `"qdrant"`, or `"lance"` on object storage; returns how many.
 
         See [`exporting`] for targets and options.
 
@@ -646,6 +651,8 @@ class Gallery:
             raise DataError(f"export to {', '.join(exporting.EXPORTS)}, not to {kind!r}")
         if kind == "qdrant":  # a collection is searched without the gallery's own rows, and says what made it
             options = {"model": self.model_facts, **options}
+        if kind == "lance":
+            options = {"folder": self.path, **options}
         return exporting.EXPORTS[kind](self._rows(), target, **options)
 
     def stats(self) -> dict[str, Any]:

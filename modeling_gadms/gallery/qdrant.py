@@ -10,44 +10,18 @@ import pyarrow as pa
 from dataset_webperson import DataError
 
 from .columns import ARROW, parse_time
+from .exporting import is_local, qdrant_client_of
 from .filters import Comparison, Junction, parse
-from .gallery import Gallery
 from .models import refuse_other
+from .read_only import ReadOnlyGallery
 from .rows import vector_column
 
-EXPORT = "gallery-export"  # payload: which export wrote the point; no column of a user can have this name
 SEARCH_WIDTH = 128  # points that Qdrant's graph keeps in sight
 OVERSAMPLING = 2.0  # of the int8 vectors, which are rescored by the originals
 _OWN = {"id": pa.string(), "uri": pa.string(), "source": pa.string(), "sha256": pa.string(), "phash": pa.uint64()}
 
 
-def connect(target: Any) -> Any:
-    """A client for an address such as `http://localhost:6333`, or for a folder of the client's local mode.
-
-    The key of a server that wants one is read from `QDRANT_API_KEY`.
-
-    Raises:
-        DataError: the client is not installed.
-    """
-    try:
-        from qdrant_client import QdrantClient
-    except ImportError as error:
-        raise DataError("Qdrant needs its client, which is not installed; pip install qdrant-client") from error
-    if isinstance(target, QdrantClient):
-        return target
-    address = os.fspath(target)
-    if "://" in address:
-        return QdrantClient(url=address, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False)
-    return QdrantClient(path=address)
-
-
-def is_local(client: Any) -> bool:
-    """Whether a client keeps its collections itself, without indexes and approximation."""
-    options = client.init_options
-    return bool(options.get("path")) or options.get("location") == ":memory:"
-
-
-class QdrantGallery(Gallery):
+class QdrantGallery(ReadOnlyGallery):
     """A gallery with its rows in a Qdrant collection, where `export("qdrant", ...)` has put them.
 
     The folder says what the collection does not: the model, the calibration, the opt-out list, and whether queries are
@@ -65,8 +39,9 @@ class QdrantGallery(Gallery):
 
     def __init__(self, path: str | os.PathLike, url: Any, collection: str = "gallery", model: Any = None) -> None:
         super().__init__(path, model)
-        self._collection = _Collection(connect(url), collection)
-        refuse_other(self._collection.facts["model"], self.model_facts, f"collection {collection}")
+        self._collection = _Collection(qdrant_client_of(url), collection)
+        self.place = f"collection {collection}"
+        refuse_other(self._collection.facts["model"], self.model_facts, self.place)
 
     def _rows(self) -> Any:
         return self._collection
@@ -74,14 +49,6 @@ class QdrantGallery(Gallery):
     def close(self) -> None:
         """Give the connection up; a folder of the local mode can then be opened by others."""
         self._collection.client.close()
-
-    def _refuse_change(self, *_: Any, **__: Any) -> Any:
-        raise DataError(
-            f"collection {self._collection.name}: is only searched; change the gallery in {self.path}, and export it "
-            "again"
-        )
-
-    add = sync = remove = update = rebuild = opt_out = calibrate = check = export = _refuse_change
 
 
 class _Collection:

@@ -26,8 +26,11 @@ SEARCH_WIDTH = 500
 FRAGMENTS = 64  # pieces of a table from which they are joined
 
 
-def _connect(folder: str | os.PathLike) -> Any:
-    """The database in a folder; each reading looks up whether another process has written."""
+def connect(folder: str | os.PathLike) -> Any:
+    """The database in a folder, or at an address such as `s3://...`.
+
+    Each reading looks up whether another process has written.
+    """
     try:
         import lancedb  # an extra, and a second to import
     except ImportError as error:
@@ -44,7 +47,7 @@ class Rows:
     """
 
     def __init__(self, folder: str | os.PathLike, name: str) -> None:
-        self._database = _connect(folder)
+        self._database = connect(folder)
         self.name = name
         self.table = self._database.open_table(name)
 
@@ -65,7 +68,7 @@ class Rows:
                 pa.field("picture", pa.large_binary()),
             ]
         )
-        _connect(folder).create_table(name, schema=schema)
+        connect(folder).create_table(name, schema=schema)
         return cls(folder, name)
 
     @property
