@@ -4,8 +4,9 @@
     python examples/benchmark_gallery.py --rows 20000 300000 1000000 --output_file runs/gallery.md    # an hour
 
 Rows are jittered embeddings of drawings by the shipped small CLIP, turned into a space of 512 dimensions; queries are
-captions, and stored vectors. Searching runs in a process of its own. Recall is that of the ten best rows against a comparison of all of them in float32. Building is timed by a model of the paper's size, beside the
-bare model on pixels that are ready, in turn.
+captions, and stored vectors. Searching runs in a process of its own. Recall is that of the ten best rows against a
+comparison of all of them in float32. Building is timed by a model of the paper's size, beside the bare model on pixels
+that are ready, in turn.
 """
 
 import json
