@@ -1,7 +1,7 @@
 r"""Train a small CLIP from scratch on drawn pedestrians: the starting point of the demo, or of the studies.
 
     accelerate launch examples/train_small_clip.py --alt_texts True --num_train_epochs 10 \
-        --output_dir runs/alt-text-clip                                                # 12 minutes on 2 cores
+        --output_dir runs/alt-text-clip                                                # 14 minutes on one core
     accelerate launch examples/train_small_clip.py --output_dir runs/small-clip        # 15 minutes
 
 GA-DMS always starts from a CLIP, and no published one is small enough to pre-train on two cores in minutes. The
