@@ -6,6 +6,7 @@
         --benchmark cuhk-pedes icfg-pedes rstpreid --data_root data --protocol direct-transfer
 
 A model is any GA-DMS, CLIP or SigLIP that plain transformers loads, a benchmark as for evaluate_retrieval.py.
+Several trainings of one model are given as `runs/a-0,runs/a-1,runs/a-2`, and their mean stands in the table.
 Embeddings are kept, and reused while neither the model nor the data has changed. --output_dir receives
 leaderboard.md, leaderboard.tex and leaderboard.json.
 """
@@ -26,7 +27,7 @@ from modeling_gadms.evaluation.benchmarks import INCOMPLETE, display_name, load_
 from modeling_gadms.evaluation.embedding_cache import DEFAULT_FOLDER, cached_retrieval_set
 from modeling_gadms.evaluation.encoding import caption_options
 from modeling_gadms.evaluation.leaderboard import RELEASED, TRAINED, latex, leaderboard_rows, markdown
-from modeling_gadms.evaluation.metrics import evaluate_embeddings
+from modeling_gadms.evaluation.metrics import evaluate_embeddings, mean_of_runs
 from modeling_gadms.evaluation.models import load_retriever
 from modeling_gadms.evaluation.published_results import PROTOCOLS
 from modeling_gadms.rows import captions_of, read_row
@@ -37,7 +38,7 @@ TIMED_IMAGES, ROUNDS = 8, 3
 
 @dataclass
 class LeaderboardArguments:
-    model: list[str] = field(metadata={"help": "Folders or Hub ids."})
+    model: list[str] = field(metadata={"help": "Folders or Hub ids; runs of one model, a,b,c."})
     benchmark: list[str] = field(metadata={"help": "Names of benchmarks, `synthetic`, or folders."})
     as_released: list[str] = field(
         default_factory=list,
@@ -90,18 +91,21 @@ def main(arguments: list[str] | None = None) -> None:
     }
     results = []
     for name in args.model:
-        model, processor = load_retriever(name, device=device)
+        runs = [load_retriever(run, device=device) for run in name.split(",")]
+        shown = [os.path.basename(os.path.abspath(run)) if os.path.isdir(run) else run for run in name.split(",")]
         first, _ = next(iter(loaded.values()))
-        cost = cost_of(model, processor, read_row(first, 0))
+        cost = cost_of(*runs[0], read_row(first, 0))
         for benchmark, (dataset, fault) in loaded.items():
-            encoded, _ = cached_retrieval_set(model, processor, dataset, args.cache_dir, batch_size=args.batch_size)
+            options = {"folder": args.cache_dir, "batch_size": args.batch_size}
+            sets = [cached_retrieval_set(*run, dataset, **options)[0] for run in runs]
+            found = [evaluate_embeddings(encoded, seed=args.seed) for encoded in sets]
             results.append(
                 {
-                    "model": os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name,
+                    "model": shown[0] + (f" (mean of {len(runs)} runs)" if len(runs) > 1 else ""),
                     "benchmark": display_name(benchmark) + (f" ({INCOMPLETE})" if fault else ""),
                     "source": RELEASED if name in args.as_released else TRAINED,
                     "incomplete": fault,
-                    "metrics": evaluate_embeddings(encoded, seed=args.seed).metrics,
+                    "metrics": mean_of_runs(found, seed=args.seed) if len(runs) > 1 else found[0].metrics,
                     "cost": cost,
                 }
             )

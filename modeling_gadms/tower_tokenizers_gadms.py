@@ -17,11 +17,16 @@ def tower_tokenizer(path: str, **hub_kwargs: Any) -> Any:
 
     Raises:
         OSError: there is no tokenizer.
-        ValueError: it is that of another tower.
+        ValueError: it is that of another tower, or one that does not say where in a caption its tokens lie.
     """
     config = AutoConfig.from_pretrained(path, **hub_kwargs)
     text_config = config.text_config
     tokenizer = AutoTokenizer.from_pretrained(path, **hub_kwargs)
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{path}: its tokenizer, {type(tokenizer).__name__}, does not say where in a caption its tokens lie, "
+            "as hiding words needs; save one with a tokenizer.json there"
+        )
     refuse_foreign_tokenizer(path, tokenizer, config)
     tokenizer.padding_side = "right"
     tokenizer.model_max_length = text_config.max_position_embeddings

@@ -52,7 +52,12 @@ DEFAULTS, PROCESSES = "test_defaults_of_a_step.py", "test_two_processes.py"
 WORDS = "test_word_contributions.py"
 STEP = "test_modeling.py::test_the_training_step_is_the_sum_of_its_documented_parts"
 SHAPES = "test_modeling.py::test_features_and_logits_have_the_documented_shapes"
-TOWERS = "test_towers.py"
+TEXTS = "test_towers.py::test_captions_have_the_embeddings_of_the_tower_they_come_from"
+SEEN = "test_towers.py::test_siglip_sees_its_padding_so_captions_are_padded_as_it_was_trained"
+ALIKE = "test_towers.py::test_embeddings_do_not_depend_on_padding_or_on_the_other_captions"
+IN_SPACE = "test_towers.py::test_patches_lie_in_the_joint_space_behind_the_image_itself"
+OF_TOWERS = "test_towers.py::test_scores_equal_full_autograd_on_an_ordinary_forward"
+HIDDEN = "test_towers.py::test_masks_hide_own_tokens_alone_and_random_words_never_end_a_caption"
 SCORES = "test_token_scores.py::test_scores_equal_full_autograd_on_an_ordinary_forward"
 POOLING = "test_token_scores.py::test_pooling_matrix_equals_pooling_and_interpolation"
 PADDING = "test_token_scores.py::test_scores_do_not_depend_on_padding_or_on_the_other_captions"
@@ -202,6 +207,13 @@ mutants(
         SCORES,
         PADDING,
     ),
+    ("more layers of a bidirectional tower by default", "if is_causal(config) else 1", "if True else 1", OF_TOWERS),
+    (
+        "all tokens taken as the pooled one",
+        "if walking.shape != pooled.shape:",
+        "if False:",
+        OF_TOWERS,
+    ),
     ("one head's attention", "attention.detach().mean(dim=1)", "attention.detach()[:, 0]", SCORES),
     ("the first layers", "layers[-num_layers:],\n", "layers[:num_layers],\n", SCORES),
     ("not causal", "is_causal=causal", "is_causal=False", SCORES),
@@ -241,24 +253,30 @@ mutants(
         "EOS by the highest id everywhere",
         "if text_config is None or kind_of(text_config) == CLIP:\n        return input_ids.argmax",
         "if True:\n        return input_ids.argmax",
-        TOWERS,
+        TEXTS,
     ),
-    ("SigLIP's captions as they come", "if kind_of(text_config) != SIGLIP:", "if True:", TOWERS),
-    ("SigLIP's other padding kept", "input_ids.masked_fill(after, padding)", "input_ids", TOWERS),
-    ("TIPSv2's padding seen", "if kind_of(text_config) == TIPSV2 else None", "if False else None", TOWERS),
+    ("SigLIP's captions as they come", "if kind_of(text_config) != SIGLIP:", "if True:", SEEN),
+    ("SigLIP's other padding kept", "input_ids.masked_fill(after, padding)", "input_ids", SEEN),
+    ("TIPSv2's padding seen", "if kind_of(text_config) == TIPSV2 else None", "if False else None", ALIKE),
     (
         "TIPSv2's mean over padding",
         "(tokens * own).sum(dim=1) / (own.sum(dim=1)",
         "tokens.sum(dim=1) / (own.sum(dim=1)",
-        TOWERS,
+        ALIKE,
     ),
     (
         "registers among the patches",
         "first_patch = 1 + vision_model.config.num_register_tokens",
         "first_patch = 1",
-        TOWERS,
+        IN_SPACE,
     ),
-    ("random words of the low ids", "return low, high", "return 0, high", TOWERS),
+    ("random words of the low ids", "return low, high", "return 0, high", HIDDEN),
+    (
+        "attention to one token without its MLP",
+        "return output + head.mlp(head.layernorm(output))",
+        "return output",
+        IN_SPACE,
+    ),
 )
 
 mutants(

@@ -57,6 +57,28 @@ def query_values(ranks: QueryRanks) -> dict[str, np.ndarray]:
     return values
 
 
+def mean_of_runs(
+    runs: list[Evaluation], *, seed: int = 0, num_resamples: int = 10_000
+) -> dict[str, dict[str, Interval]]:
+    """Metrics of several trainings of one model on the same queries: each query counts with its mean over the runs.
+
+    Intervals resample the persons, as those of one run do; they say nothing of how far the runs lie apart.
+    """
+    metrics: dict[str, dict[str, Interval]] = {}
+    for way, persons in runs[0].person_ids.items():
+        values = [query_values(run.ranks[way]) for run in runs]
+        metrics[way] = {
+            name: bootstrap_interval(
+                np.mean([of_run[name] for of_run in values], axis=0),
+                groups=persons,
+                seed=seed,
+                num_resamples=num_resamples,
+            )
+            for name in values[0]
+        }
+    return metrics
+
+
 def compare(
     a: Evaluation, b: Evaluation, *, seed: int = 0, num_resamples: int = 10_000
 ) -> dict[str, dict[str, Difference]]:

@@ -46,6 +46,7 @@ def own_image_size(name_or_path: str) -> tuple[int, int]:
 
 def _load(name_or_path: str, image_size: tuple[int, int]) -> tuple[GADMSForPreTraining, GADMSProcessor]:
     config = AutoConfig.from_pretrained(name_or_path)
+    model: GADMSForPreTraining
     if config.model_type != "gadms":
         model = GADMSForPreTraining.from_pretrained_towers(name_or_path, image_size=image_size, dtype=torch.float32)
         return model, GADMSProcessor.from_pretrained_towers(name_or_path, image_size=image_size)
@@ -54,4 +55,14 @@ def _load(name_or_path: str, image_size: tuple[int, int]) -> tuple[GADMSForPreTr
         model.gadms = GADMSModel.from_pretrained(name_or_path, dtype=torch.float32)
     else:
         model = GADMSForPreTraining.from_pretrained(name_or_path, dtype=torch.float32)
-    return model, GADMSProcessor.from_pretrained(name_or_path)
+    processor = GADMSProcessor.from_pretrained(name_or_path)
+    found, expected = (
+        (processor.tower, processor.tokenizer.mask_token_id),
+        (model.config.tower, model.config.mask_token_id),
+    )
+    if found != expected:
+        raise ValueError(
+            f"its processor is for {found[0]} towers with the mask token at {found[1]}, the model has {expected[0]} "
+            f"towers with it at {expected[1]}: save the model's own processor there"
+        )
+    return model, processor

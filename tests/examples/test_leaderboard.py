@@ -4,10 +4,16 @@ import json
 import re
 import sys
 
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
 from places import REPO
 from tiny import save_published, tiny_rows
 
+from modeling_gadms.evaluation.encoding import RetrievalSet
 from modeling_gadms.evaluation.leaderboard import RELEASED, TRAINED, latex, leaderboard_rows, markdown
+from modeling_gadms.evaluation.metrics import evaluate_embeddings, mean_of_runs
 from modeling_gadms.evaluation.published_results import AT_TEST_TIME, published
 from modeling_gadms.evaluation.significance import Interval
 from modeling_gadms.person_retrieval.ranking import METRICS
@@ -51,21 +57,45 @@ def test_the_command_leaves_the_table_in_three_forms(tmp_path, capsys):
     (tmp_path / "drawings").mkdir()
     tiny_rows(8).to_parquet(tmp_path / "drawings" / "test.parquet")
     models = [str(tmp_path / name) for name in ("first", "second")]
+    several = ",".join(models)
     options = {"output_dir": tmp_path / "out", "cache_dir": tmp_path / "cache", "benchmark": tmp_path / "drawings"}
     argv = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    assert not leaderboard.main(["--model", *models, "--as_released", models[1], *argv])
+    assert not leaderboard.main(["--model", *models, several, "--as_released", models[1], *argv])
     table = (tmp_path / "out" / "leaderboard.md").read_text()
     assert table.strip() in capsys.readouterr().out
     rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())["rows"]
-    assert [(row["model"], row["source"]) for row in rows] == [("first", TRAINED), ("second", RELEASED)] * 2
+    assert [(row["model"], row["source"]) for row in rows] == [
+        ("first", TRAINED),
+        ("second", RELEASED),
+        ("first (mean of 2 runs)", TRAINED),
+    ] * 2
     tex = (tmp_path / "out" / "leaderboard.tex").read_text()
     for row in rows:
         assert set(row["cost"]) == {"parameters", "image_gflop", "caption_gflop", "images_per_second"}
         assert all(value > 0 for value in row["cost"].values())
         mean = row["figures"]["mAP"][0]
-        assert re.search(rf"\| {row['model']} \| .*\| {mean:.2f} \[", table)
+        assert re.search(rf"\| {re.escape(row['model'])} \| .*\| {mean:.2f} \[", table)
         assert f"{mean:.2f} {{\\scriptsize" in tex
     assert len(list((tmp_path / "cache").iterdir())) == 1, "both are the same model"
+
+
+def test_the_mean_of_several_runs_is_that_of_their_figures():
+    rng = np.random.default_rng(0)
+    persons = torch.arange(6).repeat_interleave(2)
+    runs = []
+    for _ in range(3):
+        embeds = torch.from_numpy(rng.standard_normal((2, 12, 5))).float()
+        images, texts = F.normalize(embeds, dim=-1)
+        encoded = RetrievalSet(images, texts, persons, persons, torch.arange(12))
+        runs.append(evaluate_embeddings(encoded, num_resamples=50))
+    found = mean_of_runs(runs, num_resamples=50)
+    for way in ("t2i", "i2t"):
+        for name in METRICS:
+            of_runs = [run.metrics[way][name].mean for run in runs]
+            assert len(set(of_runs)) > 1 or name == "R@10"
+            assert found[way][name].mean == pytest.approx(sum(of_runs) / 3)
+            assert found[way][name].low <= found[way][name].mean <= found[way][name].high
+    assert mean_of_runs(runs[:1], num_resamples=50) == runs[0].metrics
 
 
 def test_a_released_model_that_is_not_measured_is_refused(capsys):

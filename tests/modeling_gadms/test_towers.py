@@ -1,5 +1,6 @@
 """Every kind of towers against the model it comes from, and its scores against full autograd."""
 
+import functools
 import json
 import os
 import subprocess
@@ -14,8 +15,10 @@ from tiny_towers import CONTEXT, KINDS, PATCH, SIDE, save_towers, set_by_arithme
 from transformers import Siglip2TextModel
 
 from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
-from modeling_gadms.masking_gadms import DualMasking, draw_uniforms, mask_captions
+from modeling_gadms.finetuning.model import GADMSForFineTuning
+from modeling_gadms.masking_gadms import DualMasking, RandomMasking, draw_uniforms, mask_captions
 from modeling_gadms.towers_gadms import random_ids, valid_tokens
+from modeling_gadms.training.accumulation import plan_replays
 from modeling_gadms.vision_gadms import resize_position_table
 
 SIZE = (48, 16)
@@ -47,15 +50,14 @@ class Started:
         return F.pad(ids, (0, CONTEXT[self.kind] - len(ids)))[None] if "siglip" in self.kind else ids[None]
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def started(request, tmp_path_factory):
-    return Started(request.param, tmp_path_factory.mktemp(request.param))
-
-
 @pytest.fixture(scope="module")
 def of(tmp_path_factory):
-    known = {}
-    return lambda kind: known.setdefault(kind, Started(kind, tmp_path_factory.mktemp(kind)))
+    return functools.cache(lambda kind: Started(kind, tmp_path_factory.mktemp(kind)))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def started(request, of):
+    return of(request.param)
 
 
 # ---- embeddings
@@ -337,6 +339,22 @@ def test_a_training_step_moves_every_weight_of_both_towers(started):
     still = {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()}
     # TIPSv2's image tower has a mask token that only its own pre-training uses
     assert still <= {"gadms.vision_model.embeddings.mask_token"}, still
+
+
+def test_fine_tuning_and_chunks_of_a_batch_take_every_kind(started):
+    torch.manual_seed(0)
+    model = GADMSForFineTuning.from_pre_training(started.model, num_persons=3)
+    batch = dict(started.processor(images=list(tiny_rows(4)["image"]), text=CAPTIONS))
+    batch |= {"person_ids": torch.tensor([0, 1, 2, 0])}
+    batch["mask_uniforms"] = draw_uniforms(4, 77, torch.Generator().manual_seed(0))
+    whole = model(**batch, masking=RandomMasking(0.3))
+    chunks = [{name: tensor[rows] for name, tensor in batch.items()} for rows in (slice(0, 2), slice(2, 4))]
+    replays = plan_replays(model, chunks, RandomMasking(0.3))
+    losses = []
+    for chunk, replay in zip(chunks, replays, strict=True):
+        losses.append(model(**chunk, masking=RandomMasking(0.3), chunk=replay.chunk).loss)
+    assert whole.id_loss > 0 and whole.prediction_rate > 0
+    torch.testing.assert_close(sum(losses) / 2, whole.loss, atol=1e-4, rtol=1e-4)
 
 
 RELOAD = """

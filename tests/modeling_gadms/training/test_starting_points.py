@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from tiny import save_published
+from tiny_towers import save_towers, tiny_tokenizer
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from dataset_webperson.command_line import command
@@ -80,6 +81,29 @@ def test_half_a_clip_and_a_clip_without_a_tokenizer_end_in_one_line(tmp_path, ca
     for name, said in (("half", "whose towers GA-DMS cannot start from"), ("bare", "no CLIP vocabulary")):
         assert load(str(tmp_path / name)) == 2
         assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_towers_that_do_not_fit_end_in_one_line_with_the_cure(published, tmp_path, capsys):
+    def refused(folder):
+        assert load(str(folder)) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("error: ") and str(folder) in line and not line.endswith(".")
+        return line
+
+    towers = tmp_path / "towers"
+    source = save_towers("siglip", towers)
+    assert load(str(towers)) in (0, None)
+    tiny_tokenizer("tipsv2").save_pretrained(towers)
+    assert "does not belong to the text tower; save the tower's own tokenizer there" in refused(towers)
+    half = tmp_path / "half"
+    source.vision_model.save_pretrained(half)
+    source.config.save_pretrained(half)
+    assert "not a whole siglip model" in refused(half)
+    # a GA-DMS beside the processor of another
+    mixed = copy_of(published, tmp_path / "mixed")
+    settings = json.loads((mixed / "processor_config.json").read_text())
+    (mixed / "processor_config.json").write_text(json.dumps({**settings, "tower": "siglip"}))
+    assert "its processor is for siglip towers" in refused(mixed)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
