@@ -7,6 +7,7 @@ The first call draws 20,000 pedestrians and encodes them, in minutes; another on
 to date each time. Search only images of people who agreed to it: see the model card.
 """
 
+import hashlib
 import os
 import sys
 import threading
@@ -23,7 +24,8 @@ from modeling_gadms.gallery.server import serve
 
 def folder_gallery(images: str, folder: Path, model: str | None) -> Gallery:
     """The gallery of a folder of images, as the folder is now."""
-    place = folder / os.path.basename(os.path.abspath(images))
+    path = os.path.realpath(images)  # of two folders of one name, each has its own
+    place = folder / hashlib.sha256(path.encode()).hexdigest()[:8] / os.path.basename(path)
     if (place / "gallery.json").exists():
         gallery = Gallery.open(place)
     else:

@@ -93,6 +93,7 @@ WITH_KINDS = ("examples/publish.py", "modeling_gadms.gallery")  # they have a pa
 # no test runs these, because they measure time
 MINIATURES = {
     "examples/benchmark_ranking.py": ["--size", "small"],
+    "examples/benchmark_encoding.py": ["--images", "8", "--num_timed", "2", "--rounds", "1"],
     "examples/benchmark_gallery.py": ["--rows", "200", "--images", "20", "--num_built", "1", "--num_queries", "20"],
     "examples/benchmark_step.py": ["--batch_size", "2", "--caption_length", "16", "--repeats", "1"],
 }

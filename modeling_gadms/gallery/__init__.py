@@ -2,7 +2,9 @@
 
 from .explaining import Explanation
 from .gallery import Gallery
+from .qdrant import QdrantGallery
 from .reports import Report
 from .searching import Hit
+from .stored import StoredGallery
 
-__all__ = ["Explanation", "Gallery", "Hit", "Report"]
+__all__ = ["Explanation", "Gallery", "Hit", "QdrantGallery", "Report", "StoredGallery"]

@@ -29,6 +29,7 @@ from dataset_webperson.near_duplicates import perceptual_hash
 from ..distributed_gadms import num_processes
 from .exporting import EXPORTS
 from .gallery import Gallery
+from .qdrant import QdrantGallery
 from .reports import Report
 from .rows import INDEXES
 from .searching import Hit
@@ -39,7 +40,8 @@ def _say(text: str) -> None:
 
 
 def _create(args: argparse.Namespace) -> None:
-    gallery = Gallery.create(args.gallery, args.model, dtype=args.dtype, index=args.index)
+    options = {"dtype": args.dtype, "index": args.index, "image_tower": args.image_tower}
+    gallery = Gallery.create(args.gallery, args.model, **options)
     _say(f"empty gallery for the model {gallery.model_facts['id']} in {args.gallery}")
 
 
@@ -52,7 +54,7 @@ def _sync(args: argparse.Namespace) -> None:
 
 
 def _rebuild(args: argparse.Namespace) -> None:
-    _reported(args, lambda gallery, options: gallery.rebuild(args.model, **options))
+    _reported(args, lambda gallery, options: gallery.rebuild(args.model, image_tower=args.image_tower, **options))
 
 
 def _reported(args: argparse.Namespace, change: Callable[[Gallery, dict[str, Any]], Report]) -> None:
@@ -87,11 +89,12 @@ def _update(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
-    gallery = Gallery.open(args.gallery)
-    gallery.audit.refuse_without_purpose(args.purpose)
+    gallery = QdrantGallery(args.gallery, args.url, args.collection) if args.url else Gallery.open(args.gallery)
     options = {"k": args.top, "where": args.where, "exact": args.exact}
-    hits = gallery.search(args.texts, args.image, unlike=args.unlike, collapse=args.collapse, **options)
-    gallery.audit.record(getpass.getuser(), " | ".join([*args.texts, *args.image]), args.purpose or "", hits)
+    with gallery.audit.asked(getpass.getuser(), " | ".join([*args.texts, *args.image]), args.purpose) as hits:
+        hits += gallery.search(args.texts, args.image, unlike=args.unlike, collapse=args.collapse, **options)
+    if isinstance(gallery, QdrantGallery):
+        gallery.close()
     if args.json:
         _say(json.dumps([vars(hit) for hit in hits], indent=2))
         return
@@ -106,10 +109,10 @@ def _search(args: argparse.Namespace) -> None:
 
 def _explain(args: argparse.Namespace) -> None:
     gallery = Gallery.open(args.gallery)
-    gallery.audit.refuse_without_purpose(args.purpose)
-    found = gallery.explain(args.texts, args.id)
-    hit = Hit(args.id, gallery.uri(args.id), found.score, None, {})
-    gallery.audit.record(getpass.getuser(), f"explain {' | '.join(args.texts)}", args.purpose or "", [hit])
+    with gallery.audit.asked(getpass.getuser(), f"explain {' | '.join(args.texts)}", args.purpose) as shown:
+        found = gallery.explain(args.texts, args.id)
+        hit = Hit(args.id, gallery.uri(args.id), found.score, None, {})
+        shown.append(hit)
     _say(f"{found.score:.3f}  {hit.id}  {hit.uri}")
     for word, fall in found.words:
         _say(f"{fall:+.3f}  {word}")
@@ -135,7 +138,7 @@ def _calibrate(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     options = {}
     if args.to == "qdrant":
-        names = ("collection", "shard_number", "replication_factor")
+        names = ("collection", "shard_number", "replication_factor", "quantization")
         options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     count = Gallery.open(args.gallery).export(args.to, args.target, **options)
     _say(f"{count:,} rows to {args.target}")
@@ -180,7 +183,7 @@ def _parser() -> CommandParser:
     def kind(name: str, run: Callable[[argparse.Namespace], None], text: str) -> CommandParser:
         added = kinds.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
-        added.add_argument("gallery", help="folder of the gallery")
+        added.add_argument("gallery", help="folder of the gallery, or s3://... of a copy on object storage")
         return added
 
     create = kind("create", _create, "make an empty gallery for a model")
@@ -195,6 +198,13 @@ def _parser() -> CommandParser:
     sync.add_argument("folder", help="a folder that was added")
     rebuild = kind("rebuild", _rebuild, "encode everything again by another model; the old answers until then")
     rebuild.add_argument("--model", required=True, help="folder or Hub id")
+    for maker in (create, rebuild):
+        maker.add_argument(
+            "--image_tower",
+            default="float32",
+            metavar="TOWER",
+            help="what encodes images: float32, bfloat16, or an .onnx file of the model (default: %(default)s)",
+        )
     for long in (add, sync, rebuild):
         long.add_argument("--batch_size", type=int, default=32, help="images at a time (default: %(default)s)")
         long.add_argument("--num_workers", type=int, default=0, help="processes that read images ahead")
@@ -215,6 +225,8 @@ def _parser() -> CommandParser:
     search.add_argument("--collapse", metavar="COLUMN", help="one image of each value, or phash")
     search.add_argument("--exact", action="store_true", help="compare every row")
     search.add_argument("--purpose", help="what the search is for, where queries are recorded")
+    search.add_argument("--url", help="search the rows that were exported to this Qdrant server")
+    search.add_argument("--collection", default="gallery", help="of that server (default: %(default)s)")
     search.add_argument("--json", action="store_true", help="print the results as JSON")
 
     explain = kind("explain", _explain, "how far the match falls without each word")
@@ -232,12 +244,20 @@ def _parser() -> CommandParser:
         "--threshold", type=float, default=0.5, help="share under which nobody fits (default: %(default)s)"
     )
 
-    export = kind("export", _export, "copy the rows to another engine")
+    export = kind("export", _export, "copy the rows to another engine or place")
     export.add_argument("--to", required=True, choices=list(EXPORTS), help="which engine")
-    export.add_argument("--target", "--url", required=True, help="file to write, or address of the Qdrant server")
+    export.add_argument(
+        "--target",
+        "--url",
+        required=True,
+        help="file or folder to write, or the address of a Qdrant server or an object storage",
+    )
     export.add_argument("--collection", help="qdrant: its name (default: gallery)")
     export.add_argument("--shard_number", type=int, help="qdrant: shards of the collection")
     export.add_argument("--replication_factor", type=int, help="qdrant: copies of each shard")
+    export.add_argument(
+        "--quantization", choices=["int8", "none"], help="qdrant: of the vectors in memory (default: int8)"
+    )
     stats = kind("stats", _stats, "counts, sizes and settings")
     stats.add_argument("--skipped", action="store_true", help="list the images that could not be read")
 

@@ -4,7 +4,8 @@ import datetime
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from dataset_webperson import DataError
 
@@ -33,6 +34,21 @@ class Audit:
     def switch(self, on: bool) -> None:
         """Switch it on or off; what was recorded stays."""
         change_settings(self.folder, audit=on)
+
+    @contextmanager
+    def asked(self, who: str, query: str, purpose: str | None) -> Iterator[list[Hit]]:
+        """A query that is being answered: refused before without a purpose, recorded after with what is shown.
+
+        Args:
+            who, query, purpose: as in [`record`].
+
+        Yields:
+            a list that takes what is shown.
+        """
+        self.refuse_without_purpose(purpose)
+        shown: list[Hit] = []
+        yield shown
+        self.record(who, query, purpose or "", shown)
 
     def refuse_without_purpose(self, purpose: str | None) -> None:
         """Stop a query that does not say what it is for, where queries are recorded.

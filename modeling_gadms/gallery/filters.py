@@ -1,16 +1,18 @@
-"""A small language of conditions on metadata, and the engine's SQL for it.
+"""A small language of conditions on metadata, and SQL for it.
 
     camera = 3 and time between '2024-01-01' and '2024-02-01' and not (site like 'north%' or night = true)
 
-Nothing of the user's text reaches the engine as it is: names are looked up among the columns, literals are written
-anew. A comparison with a missing value is neither true nor false, as in SQL: `camera != 3` leaves out rows without a
-camera, and `camera is null` finds them.
+A text becomes a tree, and the tree the engine's language. Nothing of the user's text reaches the engine as it is:
+names are looked up among the columns, literals are written anew. A comparison with a missing value is neither true nor
+false, as in SQL: `camera != 3` leaves out rows without a camera, and `camera is null` finds them.
 """
 
+import datetime
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
 
 from dataset_webperson import DataError
 
@@ -41,11 +43,59 @@ def to_sql(text: str, columns: Mapping[str, str]) -> str:
     >>> to_sql("camera in (1, 2) and not name = 'O''Neill'", {"camera": "number", "name": "text"})
     "(`camera` in (1.0, 2.0) and (not (`name` = 'O''Neill')))"
     """
+    return _sql(parse(text, columns))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A column compared with literals: one of `= != < <= > >= like`, two of `between`, any of `in`, none of `null`."""
+
+    column: str
+    kind: str
+    sign: str
+    values: tuple[Any, ...] = ()
+    negated: bool = False
+
+
+@dataclass(frozen=True)
+class Junction:
+    """Conditions joined by `and` or `or`, or one after `not`."""
+
+    word: str
+    parts: tuple["Junction | Comparison", ...]
+
+
+Tree: TypeAlias = Junction | Comparison
+
+
+def parse(text: str, columns: Mapping[str, str]) -> Tree:
+    """The condition as a tree; arguments and errors as in [`to_sql`]."""
     return _Parser(text, columns).parse()
 
 
+def _sql(tree: Tree) -> str:
+    if isinstance(tree, Junction):
+        parts = [_sql(part) for part in tree.parts]
+        return f"(not ({parts[0]}))" if tree.word == "not" else f"({f' {tree.word} '.join(parts)})"
+    column, negated = f"`{tree.column}`", "not " if tree.negated else ""
+    values = [_literal(value) for value in tree.values]
+    if tree.sign == "null":
+        return f"{column} is {negated}null"
+    if tree.sign == "in":
+        return f"{column} {negated}in ({', '.join(values)})"
+    return f"{column} {negated}{tree.sign} {' and '.join(values)}"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, datetime.datetime):
+        return f"timestamp {_quoted(value.isoformat(sep=' '))}"
+    return _quoted(value) if isinstance(value, str) else repr(value)
+
+
 class _Parser:
-    """Recursive descent; each method reads what it is named for and returns its SQL."""
+    """Recursive descent; each method reads what it is named for and returns its tree."""
 
     def __init__(self, text: str, columns: Mapping[str, str]) -> None:
         if len(text) > MAX_CHARACTERS:
@@ -89,91 +139,93 @@ class _Parser:
         kind, value = self.tokens[self.place]
         return "the end" if kind == "end" else repr(value[:40])
 
-    def parse(self) -> str:
-        sql = self.either()
+    def parse(self) -> Tree:
+        tree = self.either()
         if self.tokens[self.place][0] != "end":
             self._fail(f"{self._shown()} is not expected")
-        return sql
+        return tree
 
-    def either(self) -> str:
+    def either(self) -> Tree:
         parts = [self.both()]
         while self._next("or"):
             parts.append(self.both())
-        return parts[0] if len(parts) == 1 else f"({' or '.join(parts)})"
+        return parts[0] if len(parts) == 1 else Junction("or", tuple(parts))
 
-    def both(self) -> str:
+    def both(self) -> Tree:
         parts = [self.negation()]
         while self._next("and"):
             parts.append(self.negation())
-        return parts[0] if len(parts) == 1 else f"({' and '.join(parts)})"
+        return parts[0] if len(parts) == 1 else Junction("and", tuple(parts))
 
-    def negation(self) -> str:
+    def negation(self) -> Tree:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             self._fail(f"more than {MAX_DEPTH} parentheses within each other")
+        tree: Tree
         if self._next("not"):
-            sql = f"(not ({self.negation()}))"
+            tree = Junction("not", (self.negation(),))
         elif self._next("("):
-            sql = self.either()
+            tree = self.either()
             self._need(")")
         else:
-            sql = self.condition()
+            tree = self.condition()
         self.depth -= 1
-        return sql
+        return tree
 
-    def condition(self) -> str:
+    def condition(self) -> Comparison:
         kind, name = self.tokens[self.place]
         if kind != "word":
             self._fail(f"the name of a column is missing before {self._shown()}")
         if name not in self.columns:
             self._fail(f"no column {name!r}, only {', '.join(sorted(self.columns))}")
         self.place += 1
-        column = f"`{name}`"
+        held = self.columns[name]
         kind, value = self.tokens[self.place]
         if kind == "sign" and value in _COMPARISONS:
             self.place += 1
-            if self.columns[name] == "bool" and _COMPARISONS[value] not in ("=", "!="):
+            sign = _COMPARISONS[value]
+            if held == "bool" and sign not in ("=", "!="):
                 self._fail(f"{name} holds true or false, which {value!r} cannot compare")
-            return f"{column} {_COMPARISONS[value]} {self.literal(name)}"
+            return Comparison(name, held, sign, (self.literal(name),))
         if self._next("is"):
-            word = "is not null" if self._next("not") else "is null"
+            negated = self._next("not")
             self._need("null")
-            return f"{column} {word}"
-        negated = "not " if self._next("not") else ""
+            return Comparison(name, held, "null", (), negated)
+        negated = self._next("not")
         if self._next("in"):
             self._need("(")
             values = [self.literal(name)]
             while self._next(","):
                 values.append(self.literal(name))
             self._need(")")
-            return f"{column} {negated}in ({', '.join(values)})"
+            return Comparison(name, held, "in", tuple(values), negated)
         if self._next("between"):
             least = self.literal(name)
             self._need("and")
-            return f"{column} {negated}between {least} and {self.literal(name)}"
+            return Comparison(name, held, "between", (least, self.literal(name)), negated)
         if self._next("like"):
-            if self.columns[name] != "text":
-                self._fail(f"like compares texts, and {name} holds {self.columns[name]}")
-            return f"{column} {negated}like {self.literal(name)}"
+            if held != "text":
+                self._fail(f"like compares texts, and {name} holds {held}")
+            return Comparison(name, held, "like", (self.literal(name),), negated)
         self._fail(f"a comparison with {name} is missing before {self._shown()}")
 
-    def literal(self, name: str) -> str:
+    def literal(self, name: str) -> float | bool | str | datetime.datetime:
         kind, value = self.tokens[self.place]
         if kind == "end":
             self._fail("a value is missing at the end")
         wanted = self.columns[name]
         self.place += 1
         if wanted == "number" and kind == "number" and math.isfinite(float(value)):
-            return repr(float(value))
+            return float(value)
         if wanted == "bool" and kind == "keyword" and value in ("true", "false"):
-            return value
+            return value == "true"
         if kind == "text":
-            plain: Any = value[1:-1].replace("''", "'")
+            plain = value[1:-1].replace("''", "'")
             if wanted == "text":
-                return _quoted(plain)
+                return plain
             if wanted == "time":
                 try:
-                    return f"timestamp {_quoted(parse_time(plain).isoformat(sep=' '))}"
+                    return parse_time(plain)
                 except ValueError:
                     self._fail(f"{plain[:40]!r} is no time; times look like '2024-01-31' or '2024-01-31 18:30'")
         examples = {"number": "3", "text": "'north'", "bool": "true", "time": "'2024-01-31'"}

@@ -19,11 +19,12 @@ from .asking import Question, answer, hits_of, refuse_count, refuse_texts, weigh
 from .audit import Audit
 from .captions import read_captions
 from .columns import column_name, infer_kinds
-from .filters import equals, to_sql
+from .filters import equals
 from .finishing import delete_ids, finish, list_skipped, one_process, opted_out_ids, read_skipped
+from .image_towers import ImageTower
 from .items import Source, open_items
 from .locks import writing
-from .models import Encoder, as_encoder, refuse_other
+from .models import Encoder, as_encoder, differences, digest_of, refuse_other
 from .opt_out import extend_opt_out, read_opt_out
 from .reports import Report
 from .rows import INDEXES, Rows, vector_array
@@ -54,13 +55,19 @@ class Gallery:
         self._rows_held: Rows | None = None
         settings = read_settings(self.path)
         if model is not None:
-            encoder = as_encoder(model)
+            encoder = as_encoder(model, ImageTower.recorded(settings["model"]))
             refuse_other(settings["model"], encoder.facts, self.path)
             self._encoder = encoder
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike, model: Any, *, dtype: str = "float16", index: str = "compact"
+        cls,
+        path: str | os.PathLike,
+        model: Any,
+        *,
+        dtype: str = "float16",
+        index: str = "compact",
+        image_tower: str | os.PathLike = "float32",
     ) -> "Gallery":
         """Make an empty gallery.
 
@@ -70,6 +77,8 @@ class Gallery:
             dtype (`str`): of the vectors on disk, `"float16"` or `"float32"`.
             index (`str`): how vectors are kept in memory once there are many: `"compact"`, 4 bits for each number, or
                 `"int8"`. What is found by either is scored by the vectors on disk.
+            image_tower (`str`): what encodes the images, `"float32"`, `"bfloat16"`, or an `.onnx` file of the model's
+                image tower, see [`image_towers`]; an [`Encoder`] has its own.
 
         Raises:
             DataError: there is something already, or the model cannot be loaded.
@@ -82,7 +91,7 @@ class Gallery:
             raise DataError(f"{path}: holds a gallery already; open it, or choose another folder")
         if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
             raise DataError(f"{path}: exists and is not empty; choose a folder of its own for the gallery")
-        encoder = as_encoder(model)
+        encoder = as_encoder(model, ImageTower.chosen(image_tower))
         os.makedirs(path, exist_ok=True)
         Rows.create(path, "rows", encoder.dimension, dtype)
         settings = {"table": "rows", "index": index, "model": {**encoder.facts, "dtype": dtype}}
@@ -97,13 +106,18 @@ class Gallery:
         """Open a gallery.
 
         Args:
-            path (`str`): its folder.
+            path (`str`): its folder, or the address of a copy on object storage, such as `s3://bucket/people`, which
+                `export("lance", address)` has made and which is only searched.
             model: `None` loads the recorded one, at its recorded revision, at its first use; else a folder, a Hub id,
                 or `(model, processor)`.
 
         Raises:
             DataError: no gallery there, or it was made by another model.
         """
+        if "://" in os.fspath(path):
+            from .stored import StoredGallery  # a gallery itself
+
+            return StoredGallery(os.fspath(path), model)
         return cls(path, model)
 
     # what it is
@@ -156,10 +170,10 @@ class Gallery:
         """
         recorded = self.model_facts
         with self._lock:
-            if self._encoder is None or self._encoder.facts["weights_sha256"] != recorded["weights_sha256"]:
+            if self._encoder is None or differences(recorded, self._encoder.facts):
                 if not recorded["id"]:
                     raise DataError(f"{self.path}: made by a model of no name; pass it as `model`")
-                self._encoder = Encoder(recorded["id"], recorded["revision"])
+                self._encoder = Encoder(recorded["id"], recorded["revision"], ImageTower.recorded(recorded))
             refuse_other(recorded, self._encoder.facts, self.path)
             return self._encoder
 
@@ -294,23 +308,33 @@ class Gallery:
                 rows.purge(self._index)
         return added, removed
 
-    def rebuild(self, model: Any, *, batch_size: int = 32, num_workers: int = 0, progress: bool = False) -> Report:
-        """Encode every image again by another model; the gallery answers by the old one until the new one is whole.
+    def rebuild(
+        self,
+        model: Any,
+        *,
+        image_tower: str | os.PathLike = "float32",
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool = False,
+    ) -> Report:
+        """Encode every image again, by another model or another image tower of the same one.
 
-        An interrupted call goes on where it stopped. Calibration is lost.
+        The gallery answers by the old one until the new one is whole. An interrupted call goes on where it stopped.
+        Calibration is lost.
 
         Args:
             model: folder or Hub id, or `(model, processor)`.
+            image_tower (`str`): as in [`create`].
             batch_size, num_workers, progress: as in [`add`].
 
         Raises:
             DataError: the model cannot be loaded, or a rebuild by a third model was interrupted.
         """
-        encoder = as_encoder(model)
+        encoder = as_encoder(model, ImageTower.chosen(image_tower))
         with writing(self.path):
             settings = read_settings(self.path)
-            name = f"rows_{encoder.facts['weights_sha256'][:12]}"
-            if name == settings["table"] or encoder.facts["weights_sha256"] == settings["model"]["weights_sha256"]:
+            name = f"rows_{digest_of(encoder.facts)}"
+            if not differences(settings["model"], encoder.facts):
                 raise DataError(f"{self.path}: made by this model already; nothing to rebuild")
             old = self._rows()
             with one_process() as is_first:
@@ -402,7 +426,7 @@ class Gallery:
         return answer(self.path, self._rows, question)
 
     def _sql(self, rows: Rows, where: str | None) -> str | None:
-        return to_sql(where, {**rows.kinds, **_BUILT_IN}) if where and where.strip() else None
+        return rows.condition(where, {**rows.kinds, **_BUILT_IN}) if where and where.strip() else None
 
     def _image_vector(self, image: Any) -> np.ndarray:
         if isinstance(image, str) and image.startswith("id:"):
@@ -416,7 +440,7 @@ class Gallery:
         return unit(vector_array(found["vector"]))[0]
 
     def _row(self, number: str, columns: list[str]) -> Any:
-        found = self._rows().read(columns, equals("id", number))
+        found = self._rows().row(number, columns)
         if not len(found):
             raise DataError(f"no image with the id {number[:40]!r} in this gallery; it may have been removed")
         return found
@@ -432,7 +456,11 @@ class Gallery:
             raise DataError(f"no image with the id {id[:40]!r} in this gallery; it may have been removed")
         if row["picture"] is not None:
             return decode_rgb(row["picture"], row["uri"])
-        return open_image(adding.file_of(row["source"], row["uri"]))
+        file = adding.file_of(row["source"], row["uri"])
+        try:
+            return open_image(file)
+        except DataError as error:  # named as results name it, wherever the folder lies
+            raise DataError(str(error).replace(file, row["uri"])) from error
 
     def uri(self, id: str) -> str:
         """The name of a row's image.
@@ -518,7 +546,7 @@ class Gallery:
         }
 
     def export(self, kind: str, target: Any, **options: Any) -> int:
-        """Copy the rows to `"faiss"` (an index beside its ids), `"parquet"`, or `"qdrant"`; returns how many.
+        """Copy the rows to `"faiss"`, `"parquet"`, `"qdrant"`, or `"lance"` on object storage; returns how many.
 
         See [`exporting`] for targets and options.
 
@@ -527,6 +555,10 @@ class Gallery:
         """
         if kind not in exporting.EXPORTS:
             raise DataError(f"export to {', '.join(exporting.EXPORTS)}, not to {kind!r}")
+        if kind == "qdrant":  # a collection is searched without the gallery's own rows, and says what made it
+            options = {"model": self.model_facts, **options}
+        if kind == "lance":
+            options = {"folder": self.path, **options}
         return exporting.EXPORTS[kind](self._rows(), target, **options)
 
     def stats(self) -> dict[str, Any]:

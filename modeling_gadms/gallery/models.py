@@ -1,6 +1,7 @@
 """Which model made a gallery, and the check that the same one asks it."""
 
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Sequence
@@ -13,16 +14,18 @@ from safetensors import SafetensorError
 
 from dataset_webperson import DataError
 
-from ..evaluation.encoding import embed_images, encode_captions
+from ..evaluation.encoding import encode_captions
 from ..evaluation.models import load_retriever
 from ..modeling_gadms import GADMSForPreTraining
 from .explaining import Explanation, explain
+from .image_towers import Embed, ImageTower
 
 # the facts that decide whether two embeddings can be compared; name and revision only say where to find the model
 DECISIVE = {
     "weights_sha256": "weights",
     "image_size": "image size",
     "normalisation": "normalisation",
+    "image_tower": "image tower",
 }
 
 
@@ -32,9 +35,15 @@ class Encoder:
     Args:
         model: folder or Hub id, or `(model, processor)`.
         revision (`str`, *optional*): of a Hub model, a commit, branch or tag; `main` by default.
+        image_tower ([`ImageTower`]): what encodes images; loaded at the first one, for descriptions do without it.
     """
 
-    def __init__(self, model: str | os.PathLike | tuple[Any, Any], revision: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike | tuple[Any, Any],
+        revision: str | None = None,
+        image_tower: ImageTower | None = None,
+    ) -> None:
         if isinstance(model, tuple):
             self.model, self.processor = model
             if isinstance(self.model, GADMSForPreTraining):
@@ -53,6 +62,8 @@ class Encoder:
         if os.path.isdir(self.name):
             self.name = os.path.abspath(self.name)
         self.model.eval()
+        self.image_tower = image_tower or ImageTower()
+        self._embed: Embed | None = None
         self._lock = threading.Lock()  # a tokenizer remembers how its last call padded
         self.facts = self._facts()
 
@@ -68,6 +79,8 @@ class Encoder:
             "weights_sha256": digest.hexdigest(),
             "image_size": [int(size[side]) for side in ("height", "width", "shortest_edge") if size.get(side)],
             "normalisation": {"mean": list(images.image_mean), "std": list(images.image_std)},
+            "image_tower": self.image_tower.fact,
+            "image_tower_file": self.image_tower.file,
         }
 
     @property
@@ -87,8 +100,11 @@ class Encoder:
 
     def pixels(self, pixel_values: torch.Tensor) -> np.ndarray:
         """Embeddings of prepared images, float32."""
+        with self._lock:
+            if self._embed is None:
+                self._embed = self.image_tower.load(self.model)
         with torch.no_grad():
-            return embed_images(self.model, {"pixel_values": pixel_values}).numpy()
+            return self._embed(pixel_values).numpy()
 
     def explain(self, texts: Sequence[str], image: Image.Image) -> Explanation:
         """Why an image matches; see [`explain`]."""
@@ -96,15 +112,29 @@ class Encoder:
             return explain(self.model, self.processor, list(texts), image, self.name)
 
 
-def as_encoder(model: Any) -> Encoder:
+def as_encoder(model: Any, image_tower: ImageTower | None = None) -> Encoder:
     """An [`Encoder`] of what a gallery is given: one, a folder or Hub id, or `(model, processor)`."""
-    return model if isinstance(model, Encoder) else Encoder(model)
+    return model if isinstance(model, Encoder) else Encoder(model, image_tower=image_tower)
 
 
 def public_facts(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts as strangers may see them: of a folder on this machine, its last name alone."""
-    name = facts["id"]
-    return {**facts, "id": os.path.basename(name) if os.path.isabs(name) else name}
+    """The facts as strangers may see them: of a folder or file on this machine, its last name alone."""
+    places = {name: facts[name] for name in ("id", "image_tower_file") if facts.get(name)}
+    return {
+        **facts,
+        **{name: os.path.basename(place) if os.path.isabs(place) else place for name, place in places.items()},
+    }
+
+
+def differences(recorded: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What keeps the embeddings of two models from being compared, in words."""
+    recorded = {**recorded, "image_tower": ImageTower.recorded(recorded).fact}
+    return [word for name, word in DECISIVE.items() if recorded[name] != found[name]]
+
+
+def digest_of(facts: dict[str, Any]) -> str:
+    """A short name for what embeds: equal where embeddings can be compared."""
+    return hashlib.sha256(json.dumps([facts[name] for name in DECISIVE]).encode()).hexdigest()[:12]
 
 
 def refuse_other(recorded: dict[str, Any], found: dict[str, Any], path: str | os.PathLike) -> None:
@@ -113,8 +143,7 @@ def refuse_other(recorded: dict[str, Any], found: dict[str, Any], path: str | os
     Raises:
         DataError: names what differs.
     """
-    different = [word for name, word in DECISIVE.items() if recorded[name] != found[name]]
-    if different:
+    if different := differences(recorded, found):
         raise DataError(
             f"{path}: made by the model {recorded['id'] or 'of no name'}, and {found['id'] or 'the one given'} has "
             f"other {' and '.join(different)}; ask with the model that made it, or run the command `rebuild`"

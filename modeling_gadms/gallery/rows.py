@@ -13,6 +13,7 @@ import pyarrow as pa
 from dataset_webperson import DataError
 
 from .columns import ARROW, OWN, SQL
+from .filters import equals, to_sql
 
 # An exact search reads all vectors: 75 CPU ms at 100,000 rows of 512 dimensions. An index makes it 10.
 INDEX_FROM = 100_000
@@ -38,8 +39,11 @@ def _session() -> Any:
     return lancedb.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
 
 
-def _connect(folder: str | os.PathLike) -> Any:
-    """The database in a folder; each reading looks up whether another process has written."""
+def connect(folder: str | os.PathLike) -> Any:
+    """The database in a folder, or at an address such as `s3://...`.
+
+    Each reading looks up whether another process has written.
+    """
     try:
         import lancedb  # an extra, and a second to import
     except ImportError as error:
@@ -57,7 +61,7 @@ class Rows:
     """
 
     def __init__(self, folder: str | os.PathLike, name: str) -> None:
-        self._database = _connect(folder)
+        self._database = connect(folder)
         self.name = name
         self.table = self._database.open_table(name)
 
@@ -78,7 +82,7 @@ class Rows:
                 pa.field("picture", pa.large_binary()),
             ]
         )
-        _connect(folder).create_table(name, schema=schema)
+        connect(folder).create_table(name, schema=schema)
         return cls(folder, name)
 
     @property
@@ -86,6 +90,10 @@ class Rows:
         """The user's columns and their kinds."""
         names = {arrow: kind for kind, arrow in ARROW.items()}
         return {field.name: names[field.type] for field in self.table.schema if field.name not in OWN}
+
+    @property
+    def names(self) -> list[str]:
+        return self.table.schema.names
 
     @property
     def dimension(self) -> int:
@@ -124,6 +132,14 @@ class Rows:
 
     def read(self, columns: list[str], where: str | None = None) -> pa.Table:
         return self._scan(columns, where).to_arrow()
+
+    def row(self, number: str, columns: list[str]) -> pa.Table:
+        """The row of an id, or none."""
+        return self.read(columns, equals("id", number))
+
+    def condition(self, text: str, kinds: dict[str, str]) -> str:
+        """A filter text as this table's own condition. Raises `DataError`."""
+        return to_sql(text, kinds)
 
     def batches(self, columns: list[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
         """The same, a part at a time."""
@@ -167,9 +183,10 @@ class Rows:
         facts = self.index_facts()
         new = self.count() >= INDEX_FROM if facts is None else facts["unindexed"] > UNINDEXED
         if new or self.table.stats()["fragment_stats"]["num_fragments"] > FRAGMENTS:
-            self._settle(index)
+            self.settle(index)
 
-    def _settle(self, index: str) -> None:
+    def settle(self, index: str = "compact") -> None:
+        """Join small pieces, delete older versions, and see that the index holds all rows in few parts."""
         with warnings.catch_warnings():  # readers in other processes look the version up before they read
             warnings.simplefilter("ignore", UserWarning)
             self.table.optimize(cleanup_older_than=datetime.timedelta(0), delete_unverified=True)
@@ -199,7 +216,7 @@ class Rows:
         """
         moved = "`id` < '20'" if self.count() > _ALL_MOVED else "true"
         self.table.update(where=moved, values_sql={"uri": "uri"})
-        self._settle(index)
+        self.settle(index)
 
     def drop(self) -> None:
         self._database.drop_table(self.name)

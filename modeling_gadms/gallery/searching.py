@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ..person_retrieval.ranking import GRID
 from .opt_out import NEAR
-from .rows import Rows, vector_array
+from .rows import vector_array
 
 # The engine rounds the query to float16 (relative error of at most 2**-11 for each number) and adds up in float32: its
 # cosine of two unit vectors is wrong by less than this.
@@ -56,28 +56,28 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def find(
-    rows: Rows,
+    rows: Any,
     direction: np.ndarray,
     k: int,
     *,
-    where: str | None,
+    where: Any,
     exact: bool,
     keep: Callable[[list[dict[str, Any]]], list[int]],
 ) -> Found:
     """The `k` best rows that `keep` leaves.
 
     Args:
-        rows (`Rows`): the table.
+        rows (`Rows`): the table, or what answers as it does.
         direction (`np.ndarray` of shape `(dimension,)`): the query; its length plays no part.
         k (`int`): how many.
-        where (`str`, *optional*): SQL that rows must satisfy; applied before the search.
+        where (*optional*): SQL that rows must satisfy, or another table's own condition; applied before the search.
         exact (`bool`): compare every row, whatever index there is.
         keep (`Callable`): the places, in order, to keep of rows in order of their cosine. It may leave out any row,
             but what it says of a row must not depend on those after it.
     """
     exact = exact or rows.index_facts() is None
     query, count = unit(direction), max(50, 4 * k)
-    columns = [name for name in rows.table.schema.names if name != "picture"]
+    columns = [name for name in rows.names if name != "picture"]
     while True:
         found = rows.nearest(query, count, where, exact, columns)
         vectors = vector_array(found["vector"])

@@ -88,6 +88,10 @@ def test_the_demonstration_shows_a_folder_as_it_is_now(folder, tmp_path, monkeyp
     next(images.iterdir()).unlink()
     assert demo_search.main(["--images", str(images), *model]) == 0
     assert "1 removed" in capsys.readouterr().out
+    namesake = tmp_path / "others" / "people"
+    shutil.copytree(images, namesake)
+    assert demo_search.main(["--images", str(namesake), *model]) == 0
+    assert "2 added" in capsys.readouterr().out  # into a gallery of its own
     assert demo_search.main(["--images", str(tmp_path / "nowhere"), *model]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -12,6 +12,7 @@ from tiny import tiny_model, tiny_processor, tiny_rows
 
 from modeling_gadms.gallery import Gallery
 from modeling_gadms.gallery.server import create_app, listen
+from modeling_gadms.gallery.server.protocol import PatientProtocol
 
 HOSTILE = "<img src=x onerror=document.title='taken'> O'Hare & \"co\""
 
@@ -33,7 +34,7 @@ def tiny_gallery(folder: Path, count: int = 24) -> Gallery:
 def running_server(gallery: Gallery, **options: Any) -> Iterator[tuple[str, int]]:
     """Host and port of a server of the gallery, in a thread; `options` are those of `create_app`."""
     listener = listen("127.0.0.1", 0)
-    settings = {"log_level": "error", "ws": "none", "timeout_graceful_shutdown": 1}
+    settings = {"http": PatientProtocol, "log_level": "error", "ws": "none", "timeout_graceful_shutdown": 1}
     server = uvicorn.Server(uvicorn.Config(create_app(gallery, **options), **settings))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()

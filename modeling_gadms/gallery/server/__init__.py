@@ -13,6 +13,7 @@ from dataset_webperson import DataError
 
 from ..gallery import Gallery
 from .app import create_app
+from .protocol import PatientProtocol
 
 __all__ = ["address_of", "create_app", "listen", "run_app", "serve"]
 
@@ -54,6 +55,7 @@ def run_app(app: FastAPI, listener: socket.socket) -> None:
     """Answer requests that come through a listening socket, until interrupted."""
     config = uvicorn.Config(
         app,
+        http=PatientProtocol,
         log_level="warning",
         access_log=False,  # queries are recorded where the owner wants it, and nowhere else
         proxy_headers=False,  # clients are known by the address that connects; a header could claim any other

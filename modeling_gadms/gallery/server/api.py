@@ -16,6 +16,7 @@ from ..explaining import Explanation
 from ..gallery import Gallery
 from ..models import public_facts
 from ..searching import Hit
+from .errors import without_folders
 from .limits import Workers
 from .queries import MAX_PURPOSE, Query, explain, read_query, search
 
@@ -87,7 +88,7 @@ def api_router(gallery: Gallery, workers: Workers) -> APIRouter:
         try:
             data = await workers.run(jpeg_of, gallery, id, size)
         except DataError as error:
-            raise HTTPException(404, str(error)) from error
+            raise HTTPException(404, without_folders(str(error), gallery)) from error
         headers = {"Cache-Control": f"private, max-age={_KEPT}", "ETag": f'"{hashlib.sha256(data).hexdigest()[:32]}"'}
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)

@@ -28,7 +28,7 @@ def create_app(gallery: Gallery, *, token: str | None = None, public: bool = Fal
     app.include_router(api_router(gallery, workers))
     app.include_router(page_router(gallery, workers))
     app.include_router(login_router(door))
-    answer_errors(app)
+    answer_errors(app, gallery)
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:

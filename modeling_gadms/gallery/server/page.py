@@ -66,7 +66,7 @@ def page_router(gallery: Gallery, workers: Workers) -> APIRouter:
             query = query.model_copy(update={"uploads": await workers.run(_shrink, query.uploads)})
             hits = await workers.run(search, gallery, query.model_copy(update={"where": where}), who_asks(request))
         except _REFUSED as error:
-            status, problem = explain_error(error)
+            status, problem = explain_error(error, gallery)
             return page(query, filters, status, problem=problem)
         return page(query, filters, results=results_of(gallery, hits))
 
@@ -82,7 +82,7 @@ def page_router(gallery: Gallery, workers: Workers) -> APIRouter:
             who = who_asks(request)
             shown["cases"] = [_case(await workers.run(explain, gallery, part, id, purpose, who)) for part in text]
         except _REFUSED as error:
-            status, problem = explain_error(error)
+            status, problem = explain_error(error, gallery)
             return HTMLResponse(render("why.html", **shown | {"problem": problem}), status)
         return HTMLResponse(render("why.html", **shown))
 

@@ -118,22 +118,20 @@ def search(gallery: Gallery, query: Query, who: str) -> list[Hit]:
     Raises:
         DataError: the gallery refuses the query, or the log needs a purpose.
     """
-    purpose = query.purpose or ""
-    gallery.audit.refuse_without_purpose(purpose)
-    # ids are marked as such, so that nothing that a client sends is ever taken for a path
-    images = [f"id:{row}" for row in query.images] + [decode_upload(data) for data in query.uploads]
-    hits = gallery.search(
-        query.texts,
-        images,
-        text_weights=query.text_weights,
-        image_weights=query.image_weights,
-        k=query.k,
-        where=query.where,
-        exact=query.exact,
-        unlike=query.unlike,
-        collapse=query.collapse,
-    )
-    gallery.audit.record(who, _in_words(query), purpose, hits)
+    with gallery.audit.asked(who, _in_words(query), query.purpose) as hits:
+        # ids are marked as such, so that nothing that a client sends is ever taken for a path
+        images = [f"id:{row}" for row in query.images] + [decode_upload(data) for data in query.uploads]
+        hits += gallery.search(
+            query.texts,
+            images,
+            text_weights=query.text_weights,
+            image_weights=query.image_weights,
+            k=query.k,
+            where=query.where,
+            exact=query.exact,
+            unlike=query.unlike,
+            collapse=query.collapse,
+        )
     return hits
 
 
@@ -143,10 +141,9 @@ def explain(gallery: Gallery, text: str, row: str, purpose: str, who: str) -> Ex
     Raises:
         DataError: the gallery cannot explain it, or the log needs a purpose.
     """
-    gallery.audit.refuse_without_purpose(purpose)
-    found = gallery.explain(text, row)
-    words = json.dumps({"explain": text}, ensure_ascii=False)
-    gallery.audit.record(who, words, purpose, [Hit(row, gallery.uri(row), found.score, None, {})])
+    with gallery.audit.asked(who, json.dumps({"explain": text}, ensure_ascii=False), purpose) as shown:
+        found = gallery.explain(text, row)
+        shown.append(Hit(row, gallery.uri(row), found.score, None, {}))
     return found
 
 

@@ -54,6 +54,10 @@ def test_a_gallery_is_made_asked_and_changed_by_commands(place, monkeypatch, cap
     assert "calibrated on" in run("calibrate", "people", "--captions", "captions.csv", "--threshold", "0.99")
     assert "nobody here fits" in run("search", "people", "a coat")
     assert "12 rows" in run("export", "people", "--to", "parquet", "--target", "rows.parquet")
+    assert "12 rows" in run("export", "people", "--to", "qdrant", "--url", "qdrant", "--quantization", "none")
+    question = ("a red coat", "--where", "camera = 1", "--json")
+    remote = json.loads(run("search", "people", *question, "--url", "qdrant"))
+    assert [hit["id"] for hit in remote] == [hit["id"] for hit in json.loads(run("search", "people", *question))]
     assert "not recorded" in run("audit", "people")
     assert "recorded in" in run("audit", "people", "--switch", "on")
     run("search", "people", "a coat", "--purpose", "a lost child")

@@ -1,4 +1,4 @@
-"""Exports: faiss, parquet and Qdrant hold the same rows, and find what the gallery finds."""
+"""Exports: faiss and parquet hold the same rows, and find what the gallery finds."""
 
 import json
 
@@ -6,8 +6,6 @@ import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from qdrant_client import QdrantClient
-from qdrant_client.models import FieldCondition, Filter, MatchValue
 from tiny import tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson import DataError
@@ -43,16 +41,3 @@ def test_faiss_and_parquet_hold_the_rows_and_find_the_same(gallery, tmp_path):
             gallery.export(kind, tmp_path / name)
     with pytest.raises(DataError, match="export to faiss, parquet, qdrant"):
         gallery.export("csv", tmp_path / "rows.csv")
-
-
-def test_qdrant_finds_the_same_under_the_same_filter(gallery, tmp_path):
-    assert gallery.export("qdrant", tmp_path / "qdrant") == 30 == gallery.export("qdrant", tmp_path / "qdrant")
-    client = QdrantClient(path=str(tmp_path / "qdrant"))
-    assert client.count("gallery").count == 30
-    hits = gallery.search("a red coat", where="person_id = 3")
-    only = Filter(must=[FieldCondition(key="person_id", match=MatchValue(value=3))])
-    query = gallery.encoder().texts(["a red coat"])[0].tolist()
-    found = client.query_points("gallery", query, query_filter=only, limit=10).points
-    by_id = {point.payload["id"]: point.score for point in found}
-    assert len(hits) == 2 and by_id == pytest.approx({hit.id: hit.score for hit in hits}, abs=1e-3)
-    client.close()

@@ -13,6 +13,7 @@ from PIL import Image
 from places import EXAMPLES
 
 from dataset_webperson import DataError
+from modeling_gadms.gallery import Gallery
 from modeling_gadms.gallery.server import create_app
 from modeling_gadms.gallery.server.filters import where_of
 from modeling_gadms.gallery.server.limits import MAX_UPLOAD
@@ -152,6 +153,28 @@ def test_images_are_sent_small_enough_and_may_be_kept_for_a_while(client, galler
 def test_an_image_outside_the_gallery_is_refused(client, row):
     answer = client.get(f"/api/images/{row}")
     assert answer.status_code == 404 and "root:" not in answer.text
+
+
+def test_a_mistake_names_no_folder_of_this_machine(gallery, tmp_path, monkeypatch):
+    folder = tmp_path / "Anna Smith" / "photos"
+    folder.mkdir(parents=True)
+    (folder / "one.png").write_bytes(png())
+    encoder = gallery.encoder()
+    made = Gallery.create(tmp_path / "Anna Smith" / "her people", encoder)
+    made.add(folder)
+    change_settings(made.path, model={**made.model_facts, "id": str(tmp_path / "Anna Smith" / "model")})
+    client = TestClient(create_app(made), base_url=HERE, raise_server_exceptions=False)
+    (folder / "one.png").unlink()
+    row = made.search("red", k=1)[0].id
+    lines = [refused(client.get(f"/api/images/{row}"), 404, "one.png")]
+    lines.append(refused(client.get("/api/explain", params={"text": "red", "id": row}), 400, "one.png"))
+    monkeypatch.setattr(made, "_encoder", None)  # as in a server that has just been started
+    lines.append(refused(client.post("/api/search", json=RED), 400, "model"))
+    page = client.post("/", data={"texts": "red"}).text
+    (made.path / "opt_out.txt").write_text("nonsense")
+    lines.append(refused(client.get(f"/api/images/{row}"), 404, "opt_out.txt"))
+    for shown in (*lines, page):
+        assert "Anna" not in shown and "Smith" not in shown and str(tmp_path) not in shown, shown
 
 
 @pytest.mark.parametrize("size", ["1", "100000", "large"])

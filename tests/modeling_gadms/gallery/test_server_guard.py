@@ -3,13 +3,14 @@
 import asyncio
 import socket
 import threading
+import time
 
 import pytest
 from fastapi.testclient import TestClient
 from galleries import running_server, tiny_gallery
 
 from dataset_webperson import DataError
-from modeling_gadms.gallery.server import address_of, create_app, is_loopback, listen, serve
+from modeling_gadms.gallery.server import address_of, create_app, is_loopback, listen, protocol, serve
 from modeling_gadms.gallery.server.limits import Workers
 
 TOKEN = "correct horse battery"
@@ -137,6 +138,41 @@ def test_slow_clients_do_not_hold_up_others_and_a_large_one_is_refused_at_once(g
             assert large.recv(4096).startswith(b"HTTP/1.1 413")
         for connection in slow:
             connection.close()
+
+
+def is_cut_off(connection, seconds=5.0):
+    """Whether the server closes a connection over which header lines drip."""
+    end = time.monotonic() + seconds
+    connection.settimeout(0.05)
+    while time.monotonic() < end:
+        try:
+            connection.sendall(b"X-Drip: 1\r\n")
+            if connection.recv(4096) == b"":
+                return True
+        except TimeoutError:
+            continue
+        except OSError:  # closed while it was being sent to
+            return True
+    return False
+
+
+def test_headers_that_drip_for_ever_are_cut_off_and_an_answer_takes_its_time(gallery, monkeypatch):
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    answered = gallery.search
+
+    def slowly(*args, **options):
+        time.sleep(0.6)
+        return answered(*args, **options)
+
+    monkeypatch.setattr(gallery, "search", slowly)
+    body = '{"texts": ["red"], "k": 1}'
+    with running_server(gallery) as address:
+        with send(address, "GET / HTTP/1.1\r\n") as first:
+            assert is_cut_off(first)
+        with send(address, f"{HEADERS}{len(body)}\r\n\r\n{body}") as second:
+            assert second.recv(65536).startswith(b"HTTP/1.1 200")
+            second.sendall(b"GET / HTTP/1.1\r\n")
+            assert is_cut_off(second)  # after an answer too
 
 
 def test_work_beyond_what_may_wait_is_refused():
