@@ -35,10 +35,10 @@ def test_claims_and_studies_are_compared_with_their_own_result(tmp_path):
     wrong += row.format("others", "0.56", "faces", "scores") + "| It is quick | 3 s | `make demo` |\n"
     assert unfounded_claims(wrong, section.format(88.8), tmp_path) == [
         "It is quick\n    `make demo` does not link to a stored result",
-        "It finds all\n    scores.md has no 0.99",
+        "It finds all\n    scores.md: no 0.99 there",
         "It finds some\n    there is no result unmade.md",
-        "It finds others\n    scores.md is not the result of python examples/studies/faces.py",
-        "Which?\n    scores.md has no 88.8",
+        "It finds others\n    scores.md: not the result of python examples/studies/faces.py",
+        "Which?\n    scores.md: no 88.8 there",
     ]
 
 

@@ -40,9 +40,8 @@ def _say(text: str) -> None:
 
 
 def _create(args: argparse.Namespace) -> None:
-    gallery = Gallery.create(
-        args.gallery, args.model, dtype=args.dtype, index=args.index, image_tower=args.image_tower
-    )
+    options = {"dtype": args.dtype, "index": args.index, "image_tower": args.image_tower}
+    gallery = Gallery.create(args.gallery, args.model, **options)
     _say(f"empty gallery for the model {gallery.model_facts['id']} in {args.gallery}")
 
 

@@ -17,7 +17,7 @@ from dataset_webperson.files import replacing, write_text
 from . import calibration, opt_out, settings
 from .columns import OWN, as_given
 from .models import refuse_other
-from .rows import Rows, connect, vector_array
+from .rows import INDEXES, Rows, connect, vector_array
 from .searching import unit
 
 EXPORT = "gallery-export"  # payload: which export wrote the point; no column of a user can have this name
@@ -201,8 +201,8 @@ def export_lance(rows: Rows, target: str | os.PathLike, *, folder: Path) -> int:
             ROWS, pa.RecordBatchReader.from_batches(schema, parts), mode="overwrite" if is_copy else "create"
         )
         copy = Rows(target, ROWS)
-        copy.tidy()
-        copy.purge()  # an earlier copy may hold rows that were removed since
+        # an earlier copy may hold rows that were removed since
+        copy.settle(settings.read_settings(folder).get("index", INDEXES[0]))
         database.create_table(FILES, pa.table(content), mode="overwrite" if is_copy else "create")
         return copy.count()
     except DataError:

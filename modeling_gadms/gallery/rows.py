@@ -183,9 +183,10 @@ class Rows:
         facts = self.index_facts()
         new = self.count() >= INDEX_FROM if facts is None else facts["unindexed"] > UNINDEXED
         if new or self.table.stats()["fragment_stats"]["num_fragments"] > FRAGMENTS:
-            self._settle(index)
+            self.settle(index)
 
-    def _settle(self, index: str) -> None:
+    def settle(self, index: str = "compact") -> None:
+        """Join small pieces, delete older versions, and see that the index holds all rows in few parts."""
         with warnings.catch_warnings():  # readers in other processes look the version up before they read
             warnings.simplefilter("ignore", UserWarning)
             self.table.optimize(cleanup_older_than=datetime.timedelta(0), delete_unverified=True)
@@ -215,7 +216,7 @@ class Rows:
         """
         moved = "`id` < '20'" if self.count() > _ALL_MOVED else "true"
         self.table.update(where=moved, values_sql={"uri": "uri"})
-        self._settle(index)
+        self.settle(index)
 
     def drop(self) -> None:
         self._database.drop_table(self.name)

@@ -29,22 +29,23 @@ def unfounded_claims(readme: str, studies: str, repository: Path) -> list[str]:
     problems, texts = [], []
     for claim, measured, cell in CLAIM.findall(readme):
         if linked := COMMAND.fullmatch(cell):
-            texts.append((claim, measured, repository / linked[2], linked[1]))
+            texts.append((claim, measured, [repository / linked[2]], linked[1]))
         else:
             problems.append(f"{claim}\n    {cell} does not link to a stored result")
     for section in re.split(r"^## ", studies, flags=re.MULTILINE)[1:]:
         prose = re.sub(r"```.*?```", "", section, flags=re.DOTALL)
         pages = [repository / "examples" / "studies" / "results" / f"{stem}.md" for stem in RESULT.findall(section)]
-        texts += [(section.splitlines()[0], prose, page, "") for page in pages[:1]]
-    for title, prose, page, command in texts:
-        if not page.exists():
-            problems.append(f"{title}\n    there is no result {page.name}")
+        texts += [(section.splitlines()[0], prose, pages, "")] if pages else []
+    for title, prose, pages, command in texts:
+        if absent := [page.name for page in pages if not page.exists()]:
+            problems.append(f"{title}\n    there is no result {', '.join(absent)}")
             continue
-        text = page.read_text(encoding="utf-8")
+        names = " and ".join(page.name for page in pages)
+        text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
         if missing := unfounded(prose, text):
-            problems.append(f"{title}\n    {page.name} has no {', '.join(missing)}")
+            problems.append(f"{title}\n    {names}: no {', '.join(missing)} there")
         if f"\n    {command}" not in text:
-            problems.append(f"{title}\n    {page.name} is not the result of {command}")
+            problems.append(f"{title}\n    {names}: not the result of {command}")
     return problems
 
 
