@@ -40,9 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--images", metavar="FOLDER", help="images to search (default: drawings)")
     parser.add_argument("--num_images", type=int, default=20_000, help="drawings, two of each person (default: 20000)")
-    parser.add_argument(
-        "--model", help="folder or Hub id of a GA-DMS (default: runs/demo if there, else the small CLIP)"
-    )
+    parser.add_argument("--model", help="folder or Hub id of a GA-DMS (default: the small CLIP, shipped)")
     parser.add_argument("--output_dir", help="(default: runs/search, with the name of --images)")
     parser.add_argument("--port", type=int, default=7860, help="port of the page (default: %(default)s)")
     parser.add_argument("--no_browser", action="store_true", help="only print the address")
@@ -53,11 +51,10 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--num_images must be at least 40; got {args.num_images}")
     name = f"search-{os.path.basename(os.path.abspath(args.images))}" if args.images else "search"
     folder = Path(args.output_dir or os.path.join("runs", name))
-    model = args.model or ("runs/demo" if os.path.exists("runs/demo/processor_config.json") else None)
     if args.images:
-        gallery = folder_gallery(args.images, folder, model)
+        gallery = folder_gallery(args.images, folder, args.model)
     else:
-        gallery = drawn_gallery(folder, args.num_images, model)
+        gallery = drawn_gallery(folder, args.num_images, args.model)
         if len(gallery) != args.num_images // 2 * 2:
             print(f"{gallery.path}: has {len(gallery):,} drawings from an earlier call; for others give --output_dir")
     if args.model:
