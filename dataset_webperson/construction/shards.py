@@ -305,7 +305,10 @@ def _write_checked(targets: list[str], folder: str, opt_out: OptOut) -> None:
 def _rows_of(source: str, sizes: Mapping[str, int] | None) -> int | None:
     if sizes and source in sizes:
         return sizes[source]
-    return pq.read_metadata(source).num_rows if source.endswith(".parquet") and os.path.exists(source) else None
+    try:
+        return pq.read_metadata(source).num_rows if source.endswith(".parquet") else None
+    except (pa.ArrowException, OSError):  # the stage itself says what is wrong
+        return None
 
 
 def run_missing(
