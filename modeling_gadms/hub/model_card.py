@@ -20,6 +20,7 @@ from .run_facts import FACTS_FILE
 TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "model_card.md")
 CARD = "README.md"
 DEFAULT_LICENCE = "apache-2.0"
+TOWER_NAMES = {"clip": "CLIP", "metaclip_2": "MetaCLIP 2", "siglip": "SigLIP", "tipsv2": "TIPSv2"}
 
 
 def write_card(folder: str, repository: str, card_folder: str | None = None, **options: Any) -> str:
@@ -90,6 +91,7 @@ def model_card(
         "metadata": f"---\n{metadata(title, licence, base_model, trained_on, measured, co2, folder)}\n---",
         "title": title,
         "repository": repository,
+        "towers": TOWER_NAMES[config.get("tower", "clip")],
         "height": height,
         "width": width,
         "tokens": tokens,

@@ -57,6 +57,11 @@ def test_a_card_without_a_run_says_what_is_not_known_and_invents_nothing(folder)
     assert "This checkpoint has not been evaluated." in text and "Emissions were not measured." in text
     assert "hardware" not in text and "| data | drawings of pedestrians |" in text
     assert "model-index" not in head_of(text) and "co2_eq_emissions" not in head_of(text)
+    assert "with two CLIP towers: one for upright" in text
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").unlink()  # a link to what other tests read
+    (folder / "config.json").write_text(json.dumps({**config, "tower": "siglip"}))
+    assert "with two SigLIP towers: one for upright" in model_card(str(folder), "org/gadms", data="drawings")
     assert not UNFILLED.search(text)
 
 
