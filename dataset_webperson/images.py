@@ -45,7 +45,21 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     return _decode(io.BytesIO(data), len(data), name)
 
 
-def _decode(source: str | os.PathLike | io.BytesIO, size: int, name: str) -> Image.Image:
+def decode_within(data: bytes, name: str, most_pixels: int) -> tuple[Image.Image, int]:
+    """The image, upright and RGB; a JPEG of more than `most_pixels` pixels at a half, a quarter or an eighth.
+
+    JPEG is decoded at that size right away, in a fraction of the memory. Raises what `decode_image` raises.
+
+    Returns:
+        The image, and how many times wider and higher the file's own is: 1, 2, 4 or 8.
+    """
+    image = _decode(io.BytesIO(data), len(data), name, most_pixels)
+    return upright_rgb(image, name), image.info.pop("reduced_by", 1)
+
+
+def _decode(
+    source: str | os.PathLike | io.BytesIO, size: int, name: str, most_pixels: int | None = None
+) -> Image.Image:
     if size == 0:
         raise ImageError(f"{name}: 0 bytes; copy the file again", "image-empty")
     try:
@@ -57,6 +71,11 @@ def _decode(source: str | os.PathLike | io.BytesIO, size: int, name: str) -> Ima
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            if most_pixels and image.format in ("JPEG", "MPO"):
+                width, height = image.size
+                scale = next((k for k in (1, 2, 4) if width * height <= most_pixels * k * k), 8)
+                image.draft(None, (width // scale, height // scale))
+                image.info["reduced_by"] = round(width / image.width)
             image.load()
             return image
     except Image.DecompressionBombError as error:

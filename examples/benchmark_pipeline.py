@@ -34,7 +34,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pyarrow.parquet as pq
 from pipeline_benchmark.bare_rates import CallsOf, bare_rate, calls_of_crop, calls_of_quality
 from pipeline_benchmark.caption_rates import IN_FLIGHT, serve, server_rate
-from pipeline_benchmark.growth import run_growth
+from pipeline_benchmark.growth import PARTS, run_growth
 from pipeline_benchmark.inputs import SHARDS, write_crops, write_lists, write_metadata, write_models
 from pipeline_benchmark.stage_rates import no_models, open_for_caption, open_for_crop, open_for_quality, stage_rate
 
@@ -64,10 +64,14 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--growth", metavar="FILE.json", help="measure how time and memory grow with the rows instead")
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="for --growth")
+    names = [part.__name__ for part in PARTS]
+    parser.add_argument(
+        "--parts", nargs="+", choices=names, default=names, help="for --growth; `report` reads what `statistics` wrote"
+    )
     args = parser.parse_args(arguments)
     root = tempfile.mkdtemp(prefix="benchmark-")
     if args.growth:
-        run_growth(root, args.growth, args.rows)
+        run_growth(root, args.growth, args.rows, args.parts)
         return
     detector = DetectorOptions("onnx", os.path.join(args.photos, "person_detector.onnx"), min_score=0.5)
     pose = PoseOptions("onnx", os.path.join(args.photos, "pose.onnx"), min_score=0.2)

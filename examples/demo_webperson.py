@@ -25,7 +25,7 @@ from dataset_webperson.construction.drawn_persons import NOISE_RATES, draw_crops
 from dataset_webperson.construction.persons.detectors import DetectorOptions, PoseOptions
 from dataset_webperson.construction.persons.rule import RuleOptions
 from dataset_webperson.construction.quality_report import summarize, write_build_page
-from dataset_webperson.construction.shards import Stage, read_rows, run_stage
+from dataset_webperson.construction.shards import Stage, run_stage
 from dataset_webperson.construction.sources import find_shards
 from dataset_webperson.construction.stages.captioning import CaptionOptions, caption_shard
 from dataset_webperson.construction.stages.crop import CropOptions, crop_shard
@@ -55,8 +55,7 @@ def crop_photos(folder: str) -> list[str]:
     counts = run_stage(crop_shard, shards, os.path.join(folder, "1_crop"), options)
     print("crop: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     crops = sorted(glob(os.path.join(folder, "1_crop", "*.parquet")))
-    rows = [row for path in crops for row in read_rows(path)]
-    boxes_sheet(rows, str(PHOTOS / "photos"), os.path.join(folder, "boxes.png"))
+    boxes_sheet(str(PHOTOS / "photos"), crops, os.path.join(folder, "boxes.png"))
     print(f"who was kept: {os.path.join(folder, 'boxes.png')}")
     return crops
 

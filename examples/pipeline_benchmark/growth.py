@@ -128,6 +128,9 @@ def report(root: str, shards: list[str]) -> None:
     stage_statistics(root, "quality", shards)
 
 
+PARTS = (hashes, embeddings, statistics, report)
+
+
 def _measured(work: Callable[[str, list[str]], None], root: str, shards: list[str], results: Any) -> None:
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak is counted from here
@@ -143,17 +146,19 @@ def _memory(name: str) -> float:
         return next(int(line.split()[1]) for line in file if line.startswith(name)) * 1024 / 1e9
 
 
-def measure_growth(root: str, sizes: list[int]) -> list[dict[str, Any]]:
+def measure_growth(root: str, sizes: list[int], parts: list[str]) -> list[dict[str, Any]]:
     """A record for each part and number of rows: `part`, `rows`, `seconds`, `wall_seconds`, `gigabytes`."""
     records = []
     for rows in sizes:
         folder = os.path.join(root, str(rows))
-        crops = write_rows(os.path.join(folder, "1_crop"), rows)
-        write_embeddings(crops, os.path.join(folder, "plan", "embeddings"))
-        assessed = write_captions(crops, folder)
-        parts = [(hashes, crops), (embeddings, crops), (statistics, assessed), (report, assessed)]
-        for work, shards in parts:
+        crops = assessed = write_rows(os.path.join(folder, "1_crop"), rows)
+        if "embeddings" in parts:
+            write_embeddings(crops, os.path.join(folder, "plan", "embeddings"))
+        if "statistics" in parts:
+            assessed = write_captions(crops, folder)
+        for work in (work for work in PARTS if work.__name__ in parts):
             results = _SPAWN.Queue()
+            shards = assessed if work in (statistics, report) else crops
             process = _SPAWN.Process(target=_measured, args=(work, folder, shards, results))
             process.start()
             figures = dict(zip(("seconds", "wall_seconds", "gigabytes"), results.get(), strict=True))
@@ -163,9 +168,9 @@ def measure_growth(root: str, sizes: list[int]) -> list[dict[str, Any]]:
     return records
 
 
-def run_growth(root: str, path: str, sizes: list[int]) -> None:
+def run_growth(root: str, path: str, sizes: list[int], parts: list[str]) -> None:
     """Measure, write the records to `path` and print the table."""
-    records = measure_growth(root, sizes)
+    records = measure_growth(root, sizes, parts)
     write_json(path, records)
     print(growth_table(records))
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ...images import ImageError, decode_rgb
+from ...images import ImageError, decode_within
 from ...near_duplicates import perceptual_hash
 from ...rows.images import JPEG_QUALITY
 from ..opt_out import OptOut
 from ..persons.detectors import DetectorOptions, PersonDetector, PoseModel, PoseOptions, open_models
-from ..persons.rule import RuleOptions, box_problem, crop_area, pose_problem
+from ..persons.rule import TWO_PERSONS, RuleOptions, box_problem, covered_by_another, crop_area, pose_problem
 from ..public_names import public_name, public_url
 from ..shards import CHANGEABLE, ShardWriter, shard_writer
 from ..source_scan import write_rejected_images
@@ -40,6 +39,18 @@ SCHEMA = pa.schema(
         ("detector", pa.string()),
     ]
 )
+REJECTED_BOXES = pa.schema(
+    [
+        ("image", pa.string()),
+        ("box", pa.list_(pa.float32())),
+        ("box_score", pa.float32()),
+        ("reason", pa.string()),
+    ]
+)
+# A larger JPEG is decoded at a half, a quarter or an eighth. Two batches of decoded images are held at a time, each
+# ended by the image that reaches its limit: at most 2 * (48 + 24) million pixels of 3 bytes, 430 MB in each worker.
+PIXELS_OF_IMAGE = 24_000_000
+PIXELS_OF_BATCH = 48_000_000
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,7 @@ class _Decoded:
     source: SourceImage
     name: str
     image: Image.Image
+    scale: int  # of the file's own pixels to those of `image`
     sha256: str
 
 
@@ -87,6 +99,7 @@ def crop_shard(source: str, target: str, options: CropOptions) -> dict[str, int]
     detector, pose = open_models(options.detector, options.pose)
     opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
     rejected: list[tuple[str, str]] = []
+    boxes: list[dict[str, Any]] = []
     with shard_writer(target, SCHEMA) as shard, ThreadPoolExecutor(1) as thread:
         images = _named(source)
         batch = thread.submit(_decode_batch, images, options.batch_size, opt_out)
@@ -96,8 +109,11 @@ def crop_shard(source: str, target: str, options: CropOptions) -> dict[str, int]
             decoded, counts, refused = result
             shard.counts.update(counts)
             rejected += refused
-            _crop_batch(decoded, detector, pose, options, opt_out, shard)
+            boxes += _crop_batch(decoded, detector, pose, options, opt_out, shard)
         write_rejected_images(target, source, rejected)
+        beside = os.path.join(os.path.dirname(target), "rejected_boxes", os.path.basename(target))
+        with shard_writer(beside, REJECTED_BOXES) as rejects:
+            rejects.write_batch(pa.Table.from_pylist(boxes, schema=REJECTED_BOXES))
     return dict(shard.counts)
 
 
@@ -116,10 +132,8 @@ def _decode_batch(
     images: Iterator[tuple[str, SourceImage]], size: int, opt_out: OptOut
 ) -> tuple[list[_Decoded], dict[str, int], list[tuple[str, str]]] | None:
     """Up to `size` images, decoded, their counts, and those rejected with their reasons; `None` at the end."""
-    chunk = list(itertools.islice(images, size))
-    if not chunk:
-        return None
-    decoded, counts = [], {"rows_in": len(chunk)}
+    decoded: list[_Decoded] = []
+    counts = {"rows_in": 0}
     rejected: list[tuple[str, str]] = []
 
     def count(reason: str) -> None:
@@ -129,7 +143,11 @@ def _decode_batch(
         count(reason)
         rejected.append((image.name or image.source_id, reason))
 
-    for name, source in chunk:
+    while counts["rows_in"] < size and sum(item.image.width * item.image.height for item in decoded) < PIXELS_OF_BATCH:
+        name, source = next(images, ("", None))
+        if source is None:
+            break
+        counts["rows_in"] += 1
         if source.problem == "not_downloaded":  # there is no file to name
             count(source.problem)
             continue
@@ -141,12 +159,13 @@ def _decode_batch(
             count(f"opted_out_{reason}")
             continue
         try:
-            image = decode_rgb(source.data, source.source_id)
+            image, scale = decode_within(source.data, source.source_id, PIXELS_OF_IMAGE)
         except ImageError as error:
             reject(source, "image_too_large" if error.code == "image-bomb" else "image_unreadable")
             continue
-        decoded.append(_Decoded(source, name, image, sha256))
-    return decoded, counts, rejected
+        source.data = None  # the bytes are not needed any more
+        decoded.append(_Decoded(source, name, image, scale, sha256))
+    return (decoded, counts, rejected) if counts["rows_in"] else None
 
 
 def _crop_batch(
@@ -156,10 +175,19 @@ def _crop_batch(
     options: CropOptions,
     opt_out: OptOut,
     shard: ShardWriter,
-) -> None:
+) -> list[dict[str, Any]]:
+    """Write the crops of a batch. Returns the boxes that are rejected, rows of `REJECTED_BOXES`."""
+    rejected: list[dict[str, Any]] = []
     if not decoded:
-        return
+        return rejected
     candidates = []
+    shared: set[tuple[str, int]] = set()
+
+    def reject(item: _Decoded, box: np.ndarray, reason: str) -> None:
+        shard.counts[reason] += 1
+        place = (box[:4] * item.scale).tolist()
+        rejected.append({"image": item.name, "box": place, "box_score": float(box[4]), "reason": reason})
+
     name = public_name(options.detector.model)
     found = detector.persons([item.image for item in decoded])
     for item, boxes in zip(decoded, found, strict=True):
@@ -168,9 +196,15 @@ def _crop_batch(
         shard.counts["boxes"] += len(boxes)
         for number, box in enumerate(boxes):
             box = np.concatenate([np.clip(box[:4], 0, limits), box[4:]])
-            if problem := box_problem(box, options.detector.min_score, options.rule):
-                shard.counts[problem] += 1
+            covered = covered_by_another(box, np.delete(boxes, number, axis=0), options.detector.min_score)
+            problem = box_problem(box, options.detector.min_score, options.rule)
+            if not problem and covered > options.rule.max_overlap:
+                problem = "second_person"
+            if problem:
+                reject(item, box, problem)
                 continue
+            if covered >= TWO_PERSONS:
+                shared.add((item.name, number))
             area = crop_area(box, options.margin, *item.image.size)
             candidates.append((item, number, box, area, item.image.crop(area)))
     for start in range(0, len(candidates), options.batch_size):
@@ -178,13 +212,16 @@ def _crop_batch(
         poses = pose.keypoints([crop for *_, crop in part])
         for (item, number, box, area, crop), keypoints in zip(part, poses, strict=True):
             if problem := pose_problem(keypoints, options.pose.min_score, options.rule):
-                shard.counts[problem] += 1
+                reject(item, box, problem)
                 continue
             row = _row(item, number, box, crop, keypoints + np.array([area[0], area[1], 0]), name)
             if reason := opt_out.excludes(None, row["image_sha256"]):
                 shard.counts[f"opted_out_{reason}"] += 1
                 continue
+            if (item.name, number) in shared:
+                shard.counts["crops_with_two_persons"] += 1
             shard.write(row)
+    return rejected
 
 
 def _row(
@@ -202,8 +239,8 @@ def _row(
         "source_sha256": item.sha256,
         "image_sha256": hashlib.sha256(data).hexdigest(),
         "phash": f"{perceptual_hash(crop):016x}",
-        "box": box[:4].tolist(),
+        "box": (box[:4] * item.scale).tolist(),
         "box_score": float(box[4]),
-        "keypoints": keypoints.tolist(),
+        "keypoints": (keypoints * [item.scale, item.scale, 1]).tolist(),
         "detector": detector,
     }

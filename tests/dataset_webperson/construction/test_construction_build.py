@@ -267,3 +267,23 @@ def test_twenty_kills_of_the_whole_command_give_the_release_of_an_undisturbed_ru
             process.wait()
     names = Counter(row["image_path"] for row in expected_rows)
     assert len(names) > 30 and set(names.values()) == {1}
+
+
+def test_images_added_to_the_source_are_taken_up_and_only_they_are_paid_for(stub, tmp_path):
+    write_source(tmp_path / "source", shards=3, images=3, copies=2)
+    later = sorted((tmp_path / "source").glob("00002*"))
+    (tmp_path / "later").mkdir()
+    for path in later:
+        path.rename(tmp_path / "later" / path.name)
+    with serve(CaptionServer()) as server:
+        config = write_config(tmp_path, server.url)
+        assert build.main([config]) == 0
+        asked, old = len(server.requests), rows_of(tmp_path / "out")
+        made = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("[0-9]_*/*.parquet")}
+        for path in (tmp_path / "later").iterdir():
+            path.rename(tmp_path / "source" / path.name)
+        assert build.main([config]) == 0
+        new = rows_of(tmp_path / "out")
+        assert len(new) > len(old) and new[: len(old)] == old  # two copies of old pictures stay out
+        assert len(server.requests) - asked == 2 * (len(new) - len(old))
+        assert made == {path: path.stat().st_mtime_ns for path in made}

@@ -3,9 +3,11 @@
 import hashlib
 import io
 import json
+import os
 import sys
 import tarfile
 import types
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from made_up_persons import GOOD, STUB_CROP, StubPose, picture, stub_crop_shard, write_source
-from PIL import Image
+from made_up_webperson import add_member
+from PIL import Image, ImageColor
 from transformers import (
     RTDetrImageProcessorPil,
     RTDetrResNetConfig,
@@ -25,11 +28,19 @@ from transformers import (
     VitPoseImageProcessorPil,
 )
 
+from dataset_webperson.construction.boxes_sheet import boxes_sheet
 from dataset_webperson.construction.opt_out import OptOut
 from dataset_webperson.construction.persons.detectors import DetectorOptions, PoseOptions, open_models
-from dataset_webperson.construction.persons.rule import RuleOptions, box_problem, crop_area, pose_problem
+from dataset_webperson.construction.persons.rule import (
+    RuleOptions,
+    box_problem,
+    covered_by_another,
+    crop_area,
+    pose_problem,
+)
 from dataset_webperson.construction.shards import read_rows, shard_counts
-from dataset_webperson.construction.sources import find_shards, read_images
+from dataset_webperson.construction.sources import find_shards, list_images, read_images
+from dataset_webperson.construction.stages import crop
 from dataset_webperson.construction.stages.crop import CropOptions, crop_shard
 from dataset_webperson.construction.stages.duplicates import DedupOptions, dedup_shard, find_duplicates
 from dataset_webperson.findings import DataError
@@ -188,14 +199,14 @@ def test_files_that_share_a_name_keep_their_persons_apart(tmp_path):
     for folder, people, gone in ((files, 4, 1), (tars, 2, 0)):
         shards, _ = find_shards(str(folder), str(tmp_path / "lists"))
         crops = [str(tmp_path / f"crop_{folder.name}" / f"{number:05d}.parquet") for number in range(len(shards))]
-        for shard, crop in zip(shards, crops, strict=True):
-            stub_crop_shard(shard, crop, STUB_CROP)
+        for shard, target in zip(shards, crops, strict=True):
+            stub_crop_shard(shard, target, STUB_CROP)
         options = DedupOptions(max_distance=0, plan=str(tmp_path / f"plan_{folder.name}"))
         find_duplicates(crops, options)
         rows = []
-        for number, crop in enumerate(crops):
+        for number, source in enumerate(crops):
             target = str(tmp_path / f"dedup_{folder.name}" / f"{number:05d}.parquet")
-            assert dedup_shard(crop, target, options).get("duplicate_bytes", 0) == gone
+            assert dedup_shard(source, target, options).get("duplicate_bytes", 0) == gone
             rows += read_rows(target)
         assert len({row["source_sha256"] for row in rows}) == len({row["image_path"] for row in rows}) == people
 
@@ -341,3 +352,101 @@ def test_the_stand_in_pose_fails_the_part_of_the_rule_it_is_told_to(tmp_path):
         (tmp_path / "a.png").write_bytes(picture((*GOOD[:5], name)))
         (found,) = StubPose().keypoints([open_image(tmp_path / "a.png").crop(GOOD[:4])])
         assert pose_problem(found, 0.3, RuleOptions()) == ("" if name == "seen" else name)
+
+
+class WidePerson:
+    """A person in every image, from a tenth to four tenths of its width and the middle eight tenths of its height."""
+
+    def persons(self, images):
+        part = np.array([0.1, 0.1, 0.4, 0.9])
+        return [np.array([[*(part * [*image.size, *image.size]), 0.99]], np.float32) for image in images]
+
+    def keypoints(self, crops):
+        middle = [[crop.width / 2, crop.height / 2, 0.9] for crop in crops]
+        return [np.tile(np.array(point, np.float32), (17, 1)) for point in middle]
+
+
+def test_a_huge_jpeg_is_decoded_smaller_and_its_boxes_are_those_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(crop, "open_models", lambda detector, pose: (WidePerson(), WidePerson()))
+    monkeypatch.setattr(crop, "PIXELS_OF_IMAGE", 300_000)
+    (tmp_path / "images").mkdir()
+    gradient = Image.linear_gradient("L").resize((1200, 900)).convert("RGB")
+    gradient.save(tmp_path / "images" / "large.jpg")
+    gradient.resize((600, 450)).save(tmp_path / "images" / "small.jpg")
+    (source,) = list_images(str(tmp_path / "images"), str(tmp_path / "lists"))
+    crop_shard(source, str(tmp_path / "out.parquet"), STUB_CROP)
+    large, small = read_rows(str(tmp_path / "out.parquet"))
+    assert large["box"] == pytest.approx([120, 90, 480, 810]) and small["box"] == pytest.approx([60, 45, 240, 405])
+    assert large["keypoints"][0][:2] == pytest.approx([300, 450], abs=2)
+    one, other = (Image.open(io.BytesIO(row["image"]["bytes"])) for row in (large, small))
+    assert one.size == other.size
+    assert np.abs(np.asarray(one, float) - np.asarray(other, float)).mean() < 2
+
+
+def test_batches_end_at_their_number_of_pixels_and_lose_no_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(crop, "PIXELS_OF_BATCH", 2 * 420 * 300 - 1)
+    (source,) = write_source(tmp_path / "source", shards=1, images=7, copies=0)
+    images, sizes = crop._named(source), []
+    while (batch := crop._decode_batch(images, 5, OptOut())) is not None:
+        sizes.append((len(batch[0]), batch[1]["rows_in"]))
+    assert sizes == [(2, 2), (2, 2), (2, 2), (1, 2)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_share_that_another_person_covers_is_that_of_counted_pixels(seed):
+    random = np.random.default_rng(seed)
+    boxes = np.column_stack([random.integers(0, 30, (6, 2)), random.integers(31, 60, (6, 2)), random.random(6)])
+    boxes[1] = [*(boxes[0, :4] + [0, 0, 1, 0]), 0.9]  # the same person once more
+    pixels = [np.zeros((60, 60), bool) for _ in boxes]
+    for mask, (x0, y0, x1, y1, _) in zip(pixels, boxes.astype(int), strict=True):
+        mask[y0:y1, x0:x1] = True
+    shares = [
+        (pixels[0] & other).sum() / pixels[0].sum()
+        for other, box in zip(pixels[1:], boxes[1:], strict=True)
+        if box[4] > 0.25 and (pixels[0] & other).sum() <= 0.7 * (pixels[0] | other).sum()
+    ]
+    assert covered_by_another(boxes[0], boxes[1:], 0.5) == pytest.approx(max(shares, default=0))
+    assert covered_by_another(boxes[0], boxes[:0], 0.5) == 0
+
+
+def test_two_persons_in_a_crop_are_counted_and_rejected_where_the_rule_says_so(tmp_path):
+    beside = (100, 0, 200, 290, 0.97, "seen")  # behind the first one; each covers over a third of the other
+    (source,) = write_source(tmp_path / "source", shards=1, images=1, copies=0)
+    with tarfile.open(source, "w") as tar:
+        add_member(tar, "a.png", picture(beside, GOOD))
+    counts = stub_crop_shard(source, str(tmp_path / "a.parquet"), STUB_CROP)
+    assert counts["crops_with_two_persons"] == counts["rows_out"] > 0
+    strict = replace(STUB_CROP, rule=RuleOptions(max_overlap=0.1))
+    counts = stub_crop_shard(source, str(tmp_path / "b" / "a.parquet"), strict)
+    assert counts["second_person"] > 0 and counts["rows_out"] == 0
+    rejected = list(read_rows(str(tmp_path / "b" / "rejected_boxes" / "a.parquet")))
+    assert {row["reason"] for row in rejected} == {"second_person"} and rejected[0]["image"] == "00000_000000"
+
+
+def test_sheets_show_kept_and_rejected_persons_page_by_page_whatever_lies_beside_the_images(tmp_path):
+    folder, work = tmp_path / "images", tmp_path / "work"
+    folder.mkdir()
+    small = (250, 20, 280, 90, 0.95, "seen")
+    for number in range(22):
+        data = picture(GOOD, small, seed=number)
+        (folder / f"{number:02d}.png").write_bytes(data)
+    (folder / "00.json").write_text("{}")
+    (folder / "00.heic").write_bytes(b"not read")
+    shards = []
+    for source in list_images(str(folder), str(work / "0_lists")):
+        shards.append(str(work / "1_crop" / os.path.basename(source).replace(".json", ".parquet")))
+        stub_crop_shard(source, shards[-1], STUB_CROP)
+    pages = boxes_sheet(str(folder), shards, str(tmp_path / "sheet.png"))
+    assert [os.path.basename(page) for page in pages] == ["sheet.png", "sheet-2.png"]
+    first, second = (np.asarray(Image.open(page).convert("RGB")).reshape(-1, 3) for page in pages)
+    assert len(first) < 1_280 * 1_800 and len(second) < len(first)
+    for colour in ("lime", "orange"):  # kept, and too small: as boxes, not only in the legend
+        assert (first == ImageColor.getrgb(colour)).all(1).sum() > 1_000
+    assert boxes_sheet(str(folder), shards, str(tmp_path / "one.png"), max_pages=1) == [str(tmp_path / "one.png")]
+    (tar,) = write_source(tmp_path / "tars", shards=1, images=2, copies=0)
+    stub_crop_shard(tar, str(tmp_path / "t" / "00000.parquet"), STUB_CROP)
+    assert (
+        len(boxes_sheet(str(tmp_path / "tars"), [str(tmp_path / "t" / "00000.parquet")], str(tmp_path / "t.png"))) == 1
+    )
+    with pytest.raises(DataError, match="not the images of .*00000.parquet; give the folder"):
+        boxes_sheet(str(tmp_path), [str(tmp_path / "t" / "00000.parquet")], str(tmp_path / "t.png"))

@@ -203,7 +203,7 @@ def test_a_release_that_is_killed_at_random_moments_is_there_whole_or_not_at_all
         assert code in (0, -signal.SIGKILL)
         kills += code == -signal.SIGKILL
         for path in tmp_path.glob("out*/**/*.parquet"):
-            assert pq.read_table(path).num_rows
+            assert pq.read_table(path).num_rows or path.name == "removed.parquet"  # nobody is, here
         there = folders(tmp_path)
         assert there.items() <= expected.items()
         if code == 0 or (tmp_path / "out").exists():
