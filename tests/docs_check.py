@@ -111,7 +111,7 @@ BY_HAND = {
     "hf auth login",
     "python examples/prepare_photo_models.py [FOLDER]",
     "python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--num_images 128] [--growth FILE.json]",
-    "python examples/benchmark_pipeline.py --growth examples/studies/results/growth.json",
+    "python examples/benchmark_pipeline.py --growth examples/studies/results/growth.json --parts hashes",
 }
 
 # (text in a block of Python, its replacement when the block runs here)
