@@ -646,7 +646,7 @@ mutants(
     ("R@k below k", "[kept] <= k", "[kept] < k", RANKING),
     ("queries without a match count", "kept = ranks.num_matches > 0", "kept = ranks.num_matches >= 0", RANKING),
     ("a rough device trusted", " + 8 * error", "", RANKING),
-    ("normalised in any case", "normalize=normalize, order", "normalize=True, order", RANKING),
+    ("normalised in any case", "normalize, pool, order", "True, pool, order", RANKING),
     ("another person's image of the camera left out", "same & (query_cameras", "(query_cameras", RANKING),
     ("at the limit is above", "limit.contiguous(), right=True", "limit.contiguous(), right=False", RANKING),
     (
