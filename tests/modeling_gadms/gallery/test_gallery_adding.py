@@ -22,12 +22,6 @@ from modeling_gadms.gallery.items import row_id
 from modeling_gadms.gallery.rows import Rows, vector_array
 
 
-@pytest.fixture(scope="module")
-def model():
-    processor = tiny_processor()
-    return tiny_model(vocab_size=len(processor.tokenizer)), processor
-
-
 @pytest.fixture
 def gallery(model, tmp_path):
     return Gallery.create(tmp_path / "people", model)

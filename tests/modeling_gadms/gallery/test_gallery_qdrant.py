@@ -6,16 +6,10 @@ import shutil
 import pytest
 from qdrant_client import QdrantClient
 from test_gallery_filters import COLUMNS, SITES, random_condition
-from tiny import tiny_model, tiny_processor, tiny_rows
+from tiny import tiny_model, tiny_rows
 
 from dataset_webperson import DataError
 from modeling_gadms.gallery import Gallery, QdrantGallery
-
-
-@pytest.fixture(scope="module")
-def model():
-    processor = tiny_processor()
-    return tiny_model(vocab_size=len(processor.tokenizer)), processor
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tiny import tiny_model, tiny_processor, tiny_rows
+from tiny import tiny_model, tiny_rows
 
 from dataset_webperson import DataError
 from dataset_webperson.near_duplicates import perceptual_hash
@@ -14,12 +14,6 @@ from modeling_gadms.gallery import rows as table_rows
 from modeling_gadms.gallery.filters import any_of
 from modeling_gadms.gallery.rows import Rows, vector_array
 from modeling_gadms.gallery.searching import find
-
-
-@pytest.fixture(scope="module")
-def model():
-    processor = tiny_processor()
-    return tiny_model(vocab_size=len(processor.tokenizer)), processor
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,10 @@ The address is lancedb's own for a local folder that is treated as an object sto
 """
 
 import pytest
-from tiny import tiny_model, tiny_processor, tiny_rows
+from tiny import tiny_rows
 
 from dataset_webperson import DataError
 from modeling_gadms.gallery import Gallery, StoredGallery
-
-
-@pytest.fixture(scope="module")
-def model():
-    processor = tiny_processor()
-    return tiny_model(vocab_size=len(processor.tokenizer)), processor
 
 
 @pytest.fixture
