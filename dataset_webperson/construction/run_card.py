@@ -9,6 +9,7 @@ from .captions.rules import CaptionRules
 from .captions.templates import load_templates
 from .config import BuildConfig
 from .persons.detectors import DetectorOptions, PoseOptions
+from .persons.rule import TWO_PERSONS
 from .public_names import file_digest, public_name
 from .stages.captioning import CaptionOptions
 from .stages.crop import CropOptions
@@ -32,6 +33,7 @@ _OF_BOXES = {
     "keypoints_few": "for too few keypoints",
     "hips_hidden": "for hidden hips",
     "head_hidden": "for a hidden head",
+    "second_person": "for a second person",
 }
 _COPIES = {
     "duplicate_bytes": "of the same bytes",
@@ -102,12 +104,20 @@ def _persons(options: CropOptions, counts: Mapping[str, int]) -> str:
         f"{_model(options.pose)}, a keypoint is visible from a score of {options.pose.min_score:g}. A box is kept if "
         f"its shorter side has at least {rule.min_side:g} px, its height is {rule.min_ratio:g} to {rule.max_ratio:g} "
         f"times its width, and in the crop at least {rule.min_keypoints} of COCO's 17 keypoints are visible, among "
-        f"them {rule.min_hips} of the hips and {rule.min_head} of nose, eyes and ears. Crops extend their box by "
+        f"them {rule.min_hips} of the hips and {rule.min_head} of nose, eyes and ears. "
+    )
+    if rule.max_overlap < 1:
+        text += f"No more than {rule.max_overlap:.0%} of it may lie in another person's box. "
+    text += (
+        f"Crops extend their box by "
         f"{options.margin:.0%} on each side. {counts.get('boxes', 0):,} boxes were found and "
         f"{counts['rows_out']:,} kept"
     )
-    left = _named(counts, _OF_BOXES)
-    return f"{text}; left out: {left}." if left else f"{text}."
+    if left := _named(counts, _OF_BOXES):
+        text += f"; left out: {left}"
+    if shared := counts.get("crops_with_two_persons", 0):
+        text += f". In {shared:,} of the kept ones another person's box covers {TWO_PERSONS:.0%} or more"
+    return f"{text}."
 
 
 def _near_duplicates(options: DedupOptions, counts: Mapping[str, int]) -> str:

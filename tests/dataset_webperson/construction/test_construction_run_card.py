@@ -15,7 +15,11 @@ from made_up_persons import picture, stub_crop_shard
 from made_up_webperson import add_member
 
 from dataset_webperson import build
+from dataset_webperson.construction import run_card
+from dataset_webperson.construction.persons.detectors import DetectorOptions, PoseOptions
+from dataset_webperson.construction.persons.rule import RuleOptions
 from dataset_webperson.construction.public_names import public_name, public_url
+from dataset_webperson.construction.stages.crop import CropOptions
 
 HOME = "home_of_somebody"
 URLS = ["https://site.org/0.jpg", "file:///{root}/1.jpg", "http://localhost/2.jpg", "http://192.168.0.7/3.jpg", None]
@@ -78,6 +82,17 @@ def test_every_sentence_of_the_card_follows_from_a_value(released):
     for foreign in ("COYO", "YOLO11", "0.85", "90 px", "Qwen", "1,000", "no near-duplicates", "has not said"):
         assert foreign not in card, foreign
     assert counts["2_dedup"]["duplicate_bytes"] == 1 and counts["release"]["rows_out"] == 9
+
+
+def test_the_card_says_what_was_done_about_second_persons():
+    models = DetectorOptions("onnx", "a.onnx"), PoseOptions("onnx", "b.onnx")
+    lenient, strict = (run_card._persons(CropOptions(*models, RuleOptions(max_overlap=most)), counts)
+                       for most, counts in ((1.0, {"boxes": 9, "rows_out": 7, "crops_with_two_persons": 3}),
+                                            (0.2, {"boxes": 9, "rows_out": 5, "second_person": 4})))  # fmt: skip
+    assert "may lie in another" not in lenient and "for a second person" not in lenient
+    assert lenient.endswith("7 kept. In 3 of the kept ones another person's box covers 20% or more.")
+    assert "No more than 20% of it may lie in another person's box." in strict
+    assert strict.endswith("5 kept; left out: 4 for a second person.")
 
 
 def test_nothing_in_a_release_names_the_machine_that_made_it(released):
