@@ -2,7 +2,6 @@
 
     python examples/leaderboard.py --model runs/demo examples/small_clip --benchmark synthetic --image_size 64 32
     python examples/leaderboard.py --model runs/cuhk MarketaJu/siglip2-person-description-reid \
-        --as_released MarketaJu/siglip2-person-description-reid \
         --benchmark cuhk-pedes icfg-pedes rstpreid --data_root data --protocol direct-transfer
 
 A model is any GA-DMS, CLIP or SigLIP that plain transformers loads, a benchmark as for evaluate_retrieval.py.
@@ -42,7 +41,7 @@ class LeaderboardArguments:
     benchmark: list[str] = field(metadata={"help": "Names of benchmarks, `synthetic`, or folders."})
     as_released: list[str] = field(
         default_factory=list,
-        metadata={"help": "Those of the models that others trained and chose."},
+        metadata={"help": "Folders of models that others trained and chose; those of the Hub count as such."},
     )
     data_root: str | None = field(default=None, metadata={"help": "Folder that holds the benchmarks."})
     protocol: str = field(
@@ -58,6 +57,12 @@ class LeaderboardArguments:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.as_released) - set(self.model)):
             raise ValueError(f"--as_released: {', '.join(unknown)} is not among --model")
+
+
+def source_of(name: str, as_released: list[str]) -> str:
+    """How a model came here: those of the Hub were trained by others, as those that are said to be."""
+    of_hub = not all(os.path.isdir(run) for run in name.split(","))
+    return RELEASED if of_hub or name in as_released else TRAINED
 
 
 @torch.no_grad()
@@ -103,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
                 {
                     "model": shown[0] + (f" (mean of {len(runs)} runs)" if len(runs) > 1 else ""),
                     "benchmark": display_name(benchmark) + (f" ({INCOMPLETE})" if fault else ""),
-                    "source": RELEASED if name in args.as_released else TRAINED,
+                    "source": source_of(name, args.as_released),
                     "incomplete": fault,
                     "metrics": mean_of_runs(found, seed=args.seed) if len(runs) > 1 else found[0].metrics,
                     "cost": cost,

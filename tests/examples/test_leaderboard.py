@@ -101,3 +101,9 @@ def test_the_mean_of_several_runs_is_that_of_their_figures():
 def test_a_released_model_that_is_not_measured_is_refused(capsys):
     assert leaderboard.main(["--model", "a", "--as_released", "b", "--benchmark", "synthetic"]) == 2
     assert "--as_released: b is not among --model" in capsys.readouterr().err
+
+
+def test_a_model_of_the_hub_was_not_trained_here(tmp_path):
+    mine, theirs = str(tmp_path), "org/name"
+    assert leaderboard.source_of(mine, []) == leaderboard.source_of(f"{mine},{mine}", []) == TRAINED
+    assert leaderboard.source_of(mine, [mine]) == leaderboard.source_of(theirs, []) == RELEASED
