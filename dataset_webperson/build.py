@@ -1,10 +1,12 @@
 """Build a WebPerson from web images: select, crop, dedup, caption, quality and release, all described in one file.
 
-    python -m dataset_webperson.build CONFIG.yaml [--dry_run]
+    python -m dataset_webperson.build CONFIG.yaml [--dry_run] [--engine local | slurm | jobs]
 
 Everything that the file names is checked before the first stage. Each stage writes its shards below the folder that
 the file calls `work`. After an interruption, give the same command again: only what is missing is made. With a section
 `select` and no images yet, it writes the list of addresses, says how to download them with img2dataset, and stops.
+`WORK/report.html` shows what every stage left, and why the rest was dropped. With `--engine`, datatrove's executors do
+the work of all stages (`dataset_webperson/construction/engines.py`); the bytes are the same.
 """
 
 import dataclasses
@@ -32,8 +34,18 @@ from .construction.preflight import (
     check_quality_model,
     forget_models,
 )
+from .construction.quality_report import write_report
 from .construction.run_card import describe_run
-from .construction.shards import Stage, read_rows, run_stage, shard_counts, shard_targets
+from .construction.shards import (
+    Engine,
+    Stage,
+    on_engine,
+    read_rows,
+    run_missing,
+    run_stage,
+    shard_counts,
+    shard_targets,
+)
 from .construction.source_scan import Scan, scan_source, write_rejected
 from .construction.sources import find_shards
 from .construction.stages.captioning import CaptionOptions, caption_shard
@@ -44,7 +56,7 @@ from .construction.stages.select_urls import select_shard, unique_urls
 from .construction.work_lock import work_lock
 from .files import write_json
 from .findings import DataError
-from .release import release
+from .release import ReleaseSettings, release
 from .release_card import Made
 from .removed import NAME as REMOVED
 from .removed import read_removed, removed_beside, write_removed
@@ -57,12 +69,13 @@ _DOWNLOAD = """The images are not there yet: {source}. Download them, then give 
 """
 
 
-def build(config: BuildConfig, dry_run: bool = False) -> dict[str, dict[str, int]]:
+def build(config: BuildConfig, dry_run: bool = False, engine: str | None = None) -> dict[str, dict[str, int]]:
     """Run every stage that the configuration names.
 
     Args:
         config: of the construction.
         dry_run: check everything, print what the stages would take, and stop.
+        engine: one of `construction.engines.ENGINES`; without it, processes of this machine do the work.
 
     Returns:
         The counts of each stage, by the stage's name; also written to `work/counts.json`.
@@ -70,8 +83,14 @@ def build(config: BuildConfig, dry_run: bool = False) -> dict[str, dict[str, int
     Raises:
         `DataError`: an input or an option that cannot be used, or another build in `work`. Finished shards stay.
     """
-    with work_lock(config.work):
+    with work_lock(config.work), on_engine(_open_engine(config, engine) if engine else None):
         return _run_stages(config.resolved(), dry_run)
+
+
+def _open_engine(config: BuildConfig, kind: str) -> Engine:
+    from .construction.engines import DatatroveEngine  # datatrove is there only for those who ask for it
+
+    return DatatroveEngine(kind, config.work, config.num_workers, config.engine)
 
 
 def _run_stages(config: BuildConfig, dry_run: bool) -> dict[str, dict[str, int]]:
@@ -126,11 +145,14 @@ def _run_stages(config: BuildConfig, dry_run: bool) -> dict[str, dict[str, int]]
         write_json(place("counts.json"), counts)
     if config.quality:
         if config.quality.max_same_caption:
-            find_repeated(shards, config.quality.plan, config.quality.max_same_caption)
+            find_repeated(shards, config.quality.plan, config.quality.max_same_caption, config.num_workers)
         captioned, shards = shards, run("4_quality", assess_shard, shards, config.quality)
-        # For the report, while there are processes to count them.
         stage_statistics(config.work, "caption", captioned, config.num_workers)
         stage_statistics(config.work, "quality", shards, config.num_workers)
+        page = place("report.html")
+        if os.path.exists(page):
+            os.remove(page)  # it may show somebody who has opted out since
+        run_missing(write_report, [(config.work, page)], None, 1, "report")
     if config.release:
         removed = _removed(config, config.release, opt_out)
         made = describe_run(config, counts, os.path.splitext(sources[0])[1])
@@ -234,11 +256,19 @@ def _release(
         # A release is moved here last, so it is whole; an interrupted run may have left its working folder behind.
         shutil.rmtree(out + ".partial", ignore_errors=True)
     else:
-        release(os.path.dirname(shards[0]), out, options.settings(config.num_workers, made, removed))
+        settings = options.settings(config.num_workers, made, removed)
+        # The card comes into its place together with all the rest, and last.
+        run_missing(
+            _release_rows, [(os.path.dirname(shards[0]), os.path.join(out, "README.md"))], settings, 1, "release"
+        )
 
     with open(os.path.join(out + "-report", "report.json"), encoding="utf-8") as file:
         report = json.load(file)
     return {"rows_in": report["rows"]["read"], "rows_out": report["rows"].get("kept", 0), **report["left_out"]}
+
+
+def _release_rows(source: str, target: str, settings: ReleaseSettings) -> None:
+    release(source, os.path.dirname(target), settings)
 
 
 def _record(config: BuildConfig) -> str:
@@ -271,8 +301,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--dry_run", action="store_true", help="check everything and print what each stage would take, from a sample"
     )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "slurm", "jobs"),
+        help="let datatrove's executor do the work; the section `engine` says what it asks for",
+    )
     args = parser.parse_args(arguments)
-    build(read_config(args.config), args.dry_run)
+    build(read_config(args.config), args.dry_run, args.engine)
 
 
 if __name__ == "__main__":

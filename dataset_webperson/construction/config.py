@@ -10,6 +10,7 @@ from ..findings import DataError
 from ..release import ROW_GROUP_ROWS, ROWS_PER_SHARD, Layout, ReleaseSettings
 from ..release_card import Made
 from ..rows.preparation import RowOptions
+from .engine_options import EngineSection
 from .source_scan import ON_BAD_SHARD
 from .stages.captioning import CaptionOptions
 from .stages.crop import CropOptions
@@ -58,7 +59,7 @@ class BuildConfig:
     Args:
         source: folder of images: the output of img2dataset, tars, or plain files.
         work: folder for the stages' shards; created if it does not exist.
-        num_workers: number of processes.
+        num_workers: number of processes, or of tasks at a time on an engine.
         on_bad_shard: what becomes of a cut or empty tar, and of files whose name or address is no text: "error" stops
             before anything is paid for, "skip" leaves them out. Either way `work/rejected.parquet` lists every file
             that is not taken, with its reason.
@@ -66,6 +67,7 @@ class BuildConfig:
         select: rules for COYO's metadata; without them the images must already be in `source`.
         crop, dedup, caption, quality, release: the stages. Without `caption` the work ends after `dedup`; without
             `quality` or `release` it ends after the stage before.
+        engine: what `--engine slurm` and `--engine jobs` are to ask for.
     """
 
     source: str
@@ -79,6 +81,7 @@ class BuildConfig:
     caption: CaptionOptions | None = None
     quality: QualityOptions | None = None
     release: ReleaseSection | None = None
+    engine: EngineSection = field(default_factory=EngineSection)
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:

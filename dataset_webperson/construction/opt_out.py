@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..findings import DataError
@@ -23,6 +24,7 @@ class OptOut:
     """
 
     def __init__(self, urls: Iterable[str] = (), sha256s: Iterable[str] = (), domains: Iterable[str] = ()):
+        self.path = ""
         self.urls = frozenset(_plain_url(url) for url in urls)
         self.sha256s = frozenset(value.lower() for value in sha256s)
         self.domains = frozenset(domain.lower().strip(".").removeprefix("www.") for domain in domains)
@@ -35,6 +37,10 @@ class OptOut:
 
     def __bool__(self) -> bool:
         return bool(self.urls or self.sha256s or self.domains)
+
+    def __reduce__(self) -> Any:
+        # Millions of entries are not sent to a process with each shard: it reads their file, once.
+        return (OptOut.from_file, (self.path,)) if self.path else super().__reduce__()
 
     @classmethod
     def from_file(cls, path: str | os.PathLike) -> "OptOut":
@@ -91,7 +97,9 @@ class OptOut:
 
 @lru_cache(maxsize=1)
 def _read_once(path: str, size: int, time: int) -> OptOut:
-    return OptOut._read(path)
+    found = OptOut._read(path)
+    found.path = path
+    return found
 
 
 def _host(url: str) -> str:

@@ -49,6 +49,13 @@ def own_gpu(number: int, visible: str | None, present: int) -> str | None:
     return names[number % len(names)] if names else None
 
 
+def take_gpu(number: int) -> None:
+    """Let this process, worker `number` of its machine, see a GPU of its own alone."""
+    present = len([name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)])
+    if (gpu := own_gpu(number, os.environ.get("CUDA_VISIBLE_DEVICES"), present)) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
 def start_worker(rows: "Synchronized[int]", started: "Synchronized[int]") -> None:
     """Let a process of a pool add its rows to `rows`, take a GPU of its own, and end with its parent.
 
@@ -56,9 +63,7 @@ def start_worker(rows: "Synchronized[int]", started: "Synchronized[int]") -> Non
     """
     with started.get_lock():
         number, started.value = started.value, started.value + 1
-    present = len([name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)])
-    if (gpu := own_gpu(number, os.environ.get("CUDA_VISIBLE_DEVICES"), present)) is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    take_gpu(number)
 
     def add(number: int) -> None:
         with rows.get_lock():

@@ -226,6 +226,11 @@ def write_build_page(summary: Summary, path: str) -> None:
     )
 
 
+def write_report(work: str, path: str, options: None = None) -> None:
+    """A part of a build: the page of what lies in `work`."""
+    write_build_page(summarize(work), path)
+
+
 @dataclass(frozen=True)
 class _Bin:
     low: float

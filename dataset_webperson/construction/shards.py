@@ -1,4 +1,4 @@
-"""Shards of a stage: written whole, counts included, by a pool of processes that makes only those missing.
+"""Shards of a stage: written whole, counts included, by a pool of processes or an engine; only those missing are made.
 
 A stage is a function `stage(source, target, options) -> counts`: it reads the shard `source`, writes the parquet
 `target` whole and depends on nothing else, so that it gives the same bytes wherever it runs. The counts (`rows_in`,
@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,10 +30,33 @@ from .opt_out import OptOut
 from .progress import Counts, Follow, followed_by, start_worker
 
 Stage = Callable[[str, str, Any], dict[str, int]]
+Pairs = list[tuple[str, str]]
+
+
+class Engine(Protocol):
+    """What works on shards in the place of this machine's processes, such as a cluster; see `engines`."""
+
+    def __call__(self, part: Callable[[str, str, Any], Any], pairs: Pairs, options: Any, name: str) -> Iterator[str]:
+        """Call `part(source, target, options)` for all pairs, somewhere; yields each target once it is there."""
+
+
+_engine: ContextVar[Engine | None] = ContextVar("engine", default=None)
+
+
+@contextmanager
+def on_engine(engine: Engine | None) -> Iterator[None]:
+    """Within the block, `run_stage` and `run_missing` let this engine do the work."""
+    token = _engine.set(engine)
+    try:
+        yield
+    finally:
+        _engine.reset(token)
+
 
 GROUP_ROWS = 100
 _BATCH_ROWS = 1_000
 _LOOK_S = 0.5  # between two looks at how far the workers are
+_FEW = 32  # shards
 # Options marked like this may differ between two runs in one folder: they do not affect the output.
 CHANGEABLE = {"changeable": True}
 
@@ -247,7 +272,8 @@ def run_stage(
         sources: input shards.
         folder: where the outputs go, `<source's name>.parquet`.
         options: the stage's dataclass. Fields with the metadata `CHANGEABLE` may differ from the previous run.
-        num_workers: number of processes; with 1 the work is done in this one.
+        num_workers: number of processes; with 1 the work is done in this one, unless an engine does it, and with 0 in
+            any case.
         opt_out: rows that it excludes are removed from old and new shards.
         sizes: rows of each source, for the time left; those of a parquet need not be given.
 
@@ -262,7 +288,8 @@ def run_stage(
     missing = [(source, target) for source, target in targets.items() if not os.path.exists(target)]
     waiting = {target for _, target in missing}
     if opt_out:
-        _recheck([target for target in targets.values() if target not in waiting], folder, opt_out)
+        recheck([target for target in targets.values() if target not in waiting], folder, opt_out, num_workers)
+        stage = _WithOptOut(stage, opt_out)
     name = os.path.basename(os.path.normpath(folder))
     left = [_rows_of(source, sizes) for source, _ in missing]
     done = sum(shard_counts(target)["rows_in"] for target in targets.values() if target not in waiting)
@@ -270,9 +297,7 @@ def run_stage(
     with tqdm(total=rows, initial=done, desc=name, unit=" rows") as bar:
         finished = len(targets) - len(missing)
         bar.set_postfix_str(f"{finished}/{len(targets)} shards")
-        for target in _finished(stage, missing, options, min(num_workers, len(missing)), bar.update):
-            if opt_out:
-                remove_opted_out(target, opt_out)
+        for _ in _finished(stage, missing, options, num_workers, name, bar.update):
             finished += 1
             bar.set_postfix_str(f"{finished}/{len(targets)} shards")
     if opt_out:
@@ -283,7 +308,19 @@ def run_stage(
     return dict(total)
 
 
-def _recheck(targets: list[str], folder: str, opt_out: OptOut) -> None:
+@dataclass(frozen=True)
+class _WithOptOut:
+    """A stage that leaves out what an opt-out list excludes, wherever it runs."""
+
+    stage: Stage
+    opt_out: OptOut
+
+    def __call__(self, source: str, target: str, options: Any) -> None:
+        self.stage(source, target, options)
+        remove_opted_out(target, self.opt_out)
+
+
+def recheck(targets: list[str], folder: str, opt_out: OptOut, num_workers: int = 1) -> None:
     """Remove opted-out rows from the finished shards, but from none that this very list was applied to before."""
     path = os.path.join(folder, "opted_out.json")
     checked: dict[str, int] = {}
@@ -291,10 +328,16 @@ def _recheck(targets: list[str], folder: str, opt_out: OptOut) -> None:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
         checked = record["shards"] if record["list"] == opt_out.digest else {}
-    for target in targets:
-        if checked.get(os.path.basename(target)) != os.stat(target).st_mtime_ns:
-            remove_opted_out(target, opt_out)
+    todo = [target for target in targets if checked.get(os.path.basename(target)) != os.stat(target).st_mtime_ns]
+    if todo:
+        workers = num_workers if len(todo) > _FEW else 0  # processes take longer to start than a few are looked at
+        for _ in _finished(_remove, list(zip(todo, todo, strict=True)), opt_out, workers, "opt-out"):
+            pass
     _write_checked(targets, folder, opt_out)
+
+
+def _remove(_: str, target: str, opt_out: OptOut) -> None:
+    remove_opted_out(target, opt_out)
 
 
 def _write_checked(targets: list[str], folder: str, opt_out: OptOut) -> None:
@@ -321,19 +364,28 @@ def run_missing(
     pairs = list(pairs)
     missing = [(source, target) for source, target in pairs if not os.path.exists(target)]
     with tqdm(total=len(pairs), initial=len(pairs) - len(missing), desc=name) as bar:
-        for _ in _finished(part, missing, options, min(num_workers, len(missing))):
+        for _ in _finished(part, missing, options, num_workers, name):
             bar.update()
 
 
 def _finished(
     stage: Callable[[str, str, Any], Any],
-    pairs: list[tuple[str, str]],
+    pairs: Pairs,
     options: Any,
     num_workers: int,
+    name: str,
     follow: Follow | None = None,
 ) -> Iterator[str]:
     """The targets, in the order in which they are finished; `follow` is called with the rows as they are taken in."""
+    engine = _engine.get()
+    if engine and pairs and num_workers:
+        for target in engine(stage, pairs, options, name):
+            if follow:
+                follow(shard_counts(target)["rows_in"])
+            yield target
+        return
     follow = follow or (lambda rows: None)
+    num_workers = min(num_workers, len(pairs))
     if num_workers <= 1:
         for source, target in pairs:
             with followed_by(follow):
@@ -343,7 +395,7 @@ def _finished(
     spawn = multiprocessing.get_context("spawn")
     rows, started, seen = spawn.Value("q", 0), spawn.Value("q", 0), 0
     with (
-        _threads_for(num_workers),
+        threads_for(num_workers),
         ProcessPoolExecutor(num_workers, spawn, initializer=start_worker, initargs=(rows, started)) as pool,
     ):
         todo = iter(pairs)
@@ -351,7 +403,7 @@ def _finished(
         try:
             while True:
                 while len(running) < num_workers and (pair := next(todo, None)) is not None:
-                    running[pool.submit(_in_worker, stage, *pair, options)] = pair
+                    running[pool.submit(in_worker, stage, *pair, options)] = pair
                 if not running:
                     return
                 finished = wait(running, timeout=_LOOK_S, return_when=FIRST_COMPLETED).done
@@ -369,7 +421,7 @@ def _finished(
             ) from error
 
 
-def _in_worker(stage: Callable[[str, str, Any], Any], source: str, target: str, options: Any) -> None:
+def in_worker(stage: Callable[[str, str, Any], Any], source: str, target: str, options: Any) -> None:
     """Run the stage; a user's mistake leaves the process as a `DataError`, which is reported in one line."""
     try:
         stage(source, target, options)
@@ -380,7 +432,7 @@ def _in_worker(stage: Callable[[str, str, Any], Any], source: str, target: str, 
 
 
 @contextmanager
-def _threads_for(num_workers: int) -> Iterator[None]:
+def threads_for(num_workers: int) -> Iterator[None]:
     """Share out the cores: each process that starts inside the block gets its share of the threads."""
     before = os.environ.get("OMP_NUM_THREADS")
     if before is None:

@@ -24,7 +24,7 @@ REJECTED = pa.schema([("shard", pa.string()), ("name", pa.string()), ("reason", 
 BROKEN = ("tar_cut", "tar_empty", "parquet_cut")  # the whole shard cannot be used
 _FATAL = (*BROKEN, "name_not_utf8", "url_not_text")  # with `on_bad_shard: error`
 _SHOWN = 5
-_SHARDS_PER_WORKER = 32
+_FEW = 32  # shards
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def scan_source(folder: str, shards: list[str], work: str, on_bad_shard: str, nu
             os.remove(targets[shard])
     if looked_at:
         # processes take longer to start than a few shards to be read
-        run_stage(scan_shard, looked_at, place, None, min(num_workers, 1 + len(looked_at) // _SHARDS_PER_WORKER))
+        run_stage(scan_shard, looked_at, place, None, num_workers if len(looked_at) > _FEW else 0)
 
     sizes = {shard: count_images(shard) or 0 for shard in listed}
     counts: Counter[str] = Counter()

@@ -21,7 +21,7 @@ def test_every_option_of_a_configuration_exists(name):
     config = read_config(path)
     assert config.caption and config.quality and config.release
     assert all(len(line) < 120 for line in path.read_text().splitlines())
-    assert len(list(CONFIGS.iterdir())) == 4
+    assert len(list(CONFIGS.iterdir())) == 4 and (config.engine.slurm is not None) == (name == "slurm")
 
 
 def test_the_local_configuration_goes_from_images_to_a_release(tmp_path, monkeypatch):

@@ -7,16 +7,16 @@
 import hashlib
 import os
 import re
+import shutil
 
 import numpy as np
 
 from ...files import replacing, write_json, written_once
 from ...findings import DataError
-from ..shards import read_rows
+from ..shards import read_rows, run_missing
 
 _WORD = re.compile(r"\w+")
 _IN_MEMORY = 4_000_000  # hashes that are sorted at a time
-_CHUNK = 1 << 20
 COLUMNS = ["caption1", "caption2"]
 
 
@@ -26,7 +26,7 @@ def caption_hash(caption: str) -> int:
     return int.from_bytes(hashlib.blake2b(words.encode(errors="replace"), digest_size=8).digest(), "little")
 
 
-def find_repeated(shards: list[str], plan: str, limit: int) -> int:
+def find_repeated(shards: list[str], plan: str, limit: int, num_workers: int = 1) -> int:
     """Write the hashes of captions that stand on more than `limit` images to the folder `plan`.
 
     An image whose captions are equal counts once. Nothing is counted again for the same shards.
@@ -38,30 +38,38 @@ def find_repeated(shards: list[str], plan: str, limit: int) -> int:
     done, path = os.path.join(plan, "done.json"), os.path.join(plan, "repeated.npy")
     if os.path.exists(done) and written_once(done, state) == state:
         return len(load_repeated(plan))
-    os.makedirs(plan, exist_ok=True)
-    work = os.path.join(plan, "hashes")
-    count = 0
-    with open(work, "wb") as file:
-        for shard in shards:
-            rows = ({caption_hash(row[name]) for name in COLUMNS if row[name]} for row in read_rows(shard, COLUMNS))
-            hashes = np.array([number for row in rows for number in sorted(row)], np.uint64)
-            hashes.tofile(file)
-            count += len(hashes)
-    found = _over(np.memmap(work, np.uint64, "r"), limit) if count else np.empty(0, np.uint64)
-    os.remove(work)
+    work = os.path.join(plan, "counted")
+    facts = [os.stat(shard) for shard in shards]
+    begun = state | {"files": [[fact.st_size, fact.st_mtime_ns] for fact in facts]}
+    if os.path.isdir(work) and written_once(os.path.join(work, "state.json"), begun) != begun:
+        shutil.rmtree(work)  # of shards that have changed since
+    written_once(os.path.join(work, "state.json"), begun)
+    files = [os.path.join(work, f"{os.path.basename(shard)}.hashes") for shard in shards]
+    run_missing(write_hashes, zip(shards, files, strict=True), None, num_workers, "quality: captions")
+    found = _over(files, limit)
     with replacing(path) as part, open(part, "wb") as file:
         np.save(file, found)
     write_json(done, state)  # last: it says that the plan is complete
+    shutil.rmtree(work)
     return len(found)
 
 
-def _over(hashes: np.ndarray, limit: int) -> np.ndarray:
+def write_hashes(source: str, target: str, options: None) -> None:
+    """Write the hashes of a shard's captions, each once for an image."""
+    rows = ({caption_hash(row[name]) for name in COLUMNS if row[name]} for row in read_rows(source, COLUMNS))
+    with replacing(target) as part:
+        np.array([number for row in rows for number in sorted(row)], np.uint64).tofile(part)
+
+
+def _over(files: list[str], limit: int) -> np.ndarray:
     """The hashes that are there more than `limit` times, sorted; a share of them in memory at a time."""
-    parts = np.uint64(1 + len(hashes) // _IN_MEMORY)
-    found = []
+    parts = np.uint64(1 + sum(map(os.path.getsize, files)) // 8 // _IN_MEMORY)
+    found = [np.empty(0, np.uint64)]
     for part in range(int(parts)):
-        chunks = (hashes[start : start + _CHUNK] for start in range(0, len(hashes), _CHUNK))
-        values, counts = np.unique(np.concatenate([c[c % parts == part] for c in chunks]), return_counts=True)
+        chunks = (np.fromfile(path, np.uint64) for path in files)
+        values, counts = np.unique(
+            np.concatenate([found[0], *(c[c % parts == part] for c in chunks)]), return_counts=True
+        )
         found.append(values[counts > limit])
     return np.sort(np.concatenate(found))
 

@@ -22,7 +22,7 @@ from ..shards import (
     CHANGEABLE,
     clear_half_written,
     read_table,
-    remove_opted_out,
+    recheck,
     run_missing,
     shard_counts,
     shard_writer,
@@ -168,9 +168,10 @@ def unique_urls(shards: list[str], folder: str, options: SelectOptions, num_work
     if os.path.isdir(search.work):
         shutil.rmtree(search.work)
     opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
+    if opt_out:
+        recheck(targets, folder, opt_out, num_workers)
     total = Counter(rows_in=0, duplicate_phash=0, rows_out=0)
     for target in targets:
-        remove_opted_out(target, opt_out)
         total.update(shard_counts(target))
     return dict(total)
 

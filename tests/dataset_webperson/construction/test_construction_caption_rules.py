@@ -140,7 +140,6 @@ def test_a_coat_with_a_note_on_it_is_no_note_on_the_task():
 
 def test_captions_on_too_many_images_are_found_as_by_counting(tmp_path, monkeypatch):
     monkeypatch.setattr(repeated, "_IN_MEMORY", 7)
-    monkeypatch.setattr(repeated, "_CHUNK", 5)
     random = np.random.default_rng(0)
     rows = [{f"caption{n}": f"A man, number {random.integers(1, 12) ** 2}." for n in (1, 2)} for _ in range(60)]
     rows += [{"caption1": "a MAN  number 1", "caption2": ""}]

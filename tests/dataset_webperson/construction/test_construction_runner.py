@@ -1,6 +1,7 @@
 """The runner: only what is missing is done, options are remembered, opted-out rows go, a configuration is checked."""
 
 import os
+import pickle
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,6 +185,10 @@ def test_a_process_reads_an_opt_out_list_once_and_again_when_it_has_changed(tmp_
     second = OptOut.from_file(path)
     assert second.excludes("https://b.org/x") == "url" and second.digest != first.digest
     assert OptOut(urls=["b.org/x"], domains=["a.org"]).digest == second.digest
+    # What a shard's process is sent is the name of the file, and it has read that already.
+    sent = pickle.dumps(second)
+    assert len(sent) < 300 and pickle.loads(sent) is second
+    assert pickle.loads(pickle.dumps(OptOut(domains=["a.org"]))).domains == {"a.org"}
 
 
 def test_a_row_is_removed_by_the_hash_of_its_picture_or_of_its_source(tmp_path):

@@ -93,7 +93,11 @@ def test_one_address_of_each_hash_stays_the_one_with_the_lowest_id(tmp_path):
     assert [row["id"] for row in listed] == sorted(first.values())
     urls = {row["id"]: row["url"] for row in rows}
     assert all(row["url"] == urls[row["id"]] and "site3.org" not in row["url"] for row in listed)
-    assert sorted(path.name for path in (tmp_path / "0_urls").iterdir()) == ["a.parquet", "b.parquet"]
+    assert sorted(path.name for path in (tmp_path / "0_urls").iterdir()) == [
+        "a.parquet",
+        "b.parquet",
+        "opted_out.json",
+    ]
 
 
 def test_who_opts_out_later_is_gone_from_the_addresses_too(tmp_path):
