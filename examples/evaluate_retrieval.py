@@ -28,9 +28,10 @@ from modeling_gadms.evaluation.metrics import Evaluation, compare, evaluate_embe
 from modeling_gadms.evaluation.models import load_retriever
 from modeling_gadms.evaluation.published_results import column_of
 from modeling_gadms.evaluation.report_page import write_retrieval_page
-from modeling_gadms.evaluation.rescoring import RESCORINGS, refusal, rescore
+from modeling_gadms.evaluation.rescoring import SCORINGS, TOKEN_SELECTION, refusal, rescore
 from modeling_gadms.evaluation.robustness import measure_robustness
 from modeling_gadms.evaluation.tables import write_results
+from modeling_gadms.released.token_selection import WithTokenSelection, load_selection
 from modeling_gadms.training.command_line import free_folder, parse_arguments
 
 
@@ -54,8 +55,9 @@ def evaluate(
     state = PartialState()
     options = {"batch_size": args.batch_size, "num_workers": args.num_workers, "progress": state.is_main_process}
     model, processor = load_retriever(name, bf16=args.bf16, device=state.device)
+    data = (processor, dataset, args.cache_dir)
     start = time.time()
-    encoded, note = cached_retrieval_set(model, processor, dataset, args.cache_dir, limit=args.cache_limit, **options)
+    encoded, note = cached_retrieval_set(model, *data, limit=args.cache_limit, **options)
     result = {
         "model": os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -67,17 +69,24 @@ def evaluate(
     }
     evaluations = {"cosine": evaluate_embeddings(encoded, seed=args.seed)}
     results = [{**result, "scoring": "cosine", "metrics": evaluations["cosine"].metrics}]
+    branch = load_selection(name) if TOKEN_SELECTION in args.rescore else None
     for scoring in args.rescore:
-        if why_not := refusal(scoring, encoded):  # another benchmark may well have what this one lacks
+        # another benchmark, or another model, may well have what is lacking here
+        if why_not := refusal(scoring, encoded, result["model"], branch):
             results[0].setdefault("not_rescored", []).append(why_not)
             if state.is_main_process:
                 print(f"{display_name(benchmark)}: {why_not}")
             continue
         start = time.time()
-        ranks = {"t2i": rescore(scoring, encoded, state.is_main_process)}
-        evaluations[scoring] = evaluate_ranks(ranks, evaluations["cosine"].person_ids, seed=args.seed)
+        if branch is not None and scoring == TOKEN_SELECTION:
+            both = WithTokenSelection(model, branch)
+            fused, _ = cached_retrieval_set(both, *data, limit=args.cache_limit, **options)
+            evaluations[scoring] = evaluate_embeddings(fused, seed=args.seed)
+        else:
+            ranks = {"t2i": rescore(scoring, encoded, state.is_main_process)}
+            evaluations[scoring] = evaluate_ranks(ranks, evaluations["cosine"].person_ids, seed=args.seed)
         seconds = {"rescoring_seconds": round(time.time() - start, 2)}
-        results.append({**result, **seconds, "scoring": RESCORINGS[scoring], "metrics": evaluations[scoring].metrics})
+        results.append({**result, **seconds, "scoring": SCORINGS[scoring], "metrics": evaluations[scoring].metrics})
     if args.robustness:
         results[0]["robustness"] = measure_robustness(model, processor, dataset, encoded, seed=args.seed, **options)
     return results, evaluations, encoded
@@ -106,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
             shown = found[0]["model"]
             for scoring in list(evaluations)[1:]:
                 differences = compare(evaluations[scoring], evaluations["cosine"], seed=args.seed)
-                names = {"model": f"{shown}, {RESCORINGS[scoring]}", "other": shown, "benchmark": shown_as}
+                names = {"model": f"{shown}, {SCORINGS[scoring]}", "other": shown, "benchmark": shown_as}
                 comparisons.append({**names, "differences": differences})
             if state.is_main_process:
                 page = os.path.join(output_dir, f"{number}-{known}-{shown.replace('/', '--')}.html")

@@ -3,7 +3,8 @@
     python -m modeling_gadms.convert_gadms_to_hf --checkpoint FILE --output_dir DIR [--tokenizer CLIP]
     python -m modeling_gadms.convert_gadms_to_hf --reverse --checkpoint DIR --output_dir DIR
 
-Of RDE the global branch is converted; its second branch, token selection, is listed as left out.
+Of RDE the global branch is converted; its second branch, token selection, is written beside the model, for
+`examples/evaluate_retrieval.py --rescore token-selection`.
 CLIP names the vocabulary: openai/clip-vit-base-patch16, a folder, or bpe_simple_vocab_16e6.txt.gz.
 """
 
@@ -22,6 +23,7 @@ from .image_processing_gadms import GADMSImageProcessor
 from .modeling_gadms import GADMSForPreTraining, GADMSModel
 from .processing_gadms import GADMSProcessor
 from .released.checkpoints import Conversion, load_converted, load_released, save_released
+from .released.token_selection import save_selection
 from .tokenization_gadms import GADMSTokenizer
 
 RELEASED_FILE = "gadms_released.pth"
@@ -94,6 +96,8 @@ def convert_checkpoint(
     try:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
+        if conversion.selection is not None:
+            save_selection(conversion.selection, temporary)
         with open(os.path.join(temporary, "README.md"), "w", encoding="utf-8") as file:
             file.write(_model_card(name, checkpoint, model, processor, conversion))
         os.replace(temporary, output_dir)

@@ -57,6 +57,7 @@ SEEN = "test_towers.py::test_siglip_sees_its_padding_so_captions_are_padded_as_i
 ALIKE = "test_towers.py::test_embeddings_do_not_depend_on_padding_or_on_the_other_captions"
 IN_SPACE = "test_towers.py::test_patches_lie_in_the_joint_space_behind_the_image_itself"
 OF_TOWERS = "test_towers.py::test_scores_equal_full_autograd_on_an_ordinary_forward"
+SELECTED = "evaluation/test_token_selection.py::test_both_sides_embed_the_selected_tokens_as_described"
 HIDDEN = "test_towers.py::test_masks_hide_own_tokens_alone_and_random_words_never_end_a_caption"
 SCORES = "test_token_scores.py::test_scores_equal_full_autograd_on_an_ordinary_forward"
 POOLING = "test_token_scores.py::test_pooling_matrix_equals_pooling_and_interpolation"
@@ -277,6 +278,17 @@ mutants(
         "return output",
         IN_SPACE,
     ),
+)
+
+mutants(
+    "released/token_selection.py",
+    ("selected: the mean of tokens", "-torch.inf).amax(dim=1)", "0.0).mean(dim=1)", SELECTED),
+    ("selected: tokens of any length", "chosen], dim=-1)", "chosen], dim=-1) * 2", SELECTED),
+    ("selected: the CLS too", "own[:, 0] = False", "own[:, 0] = True", SELECTED),
+    ("selected: the weakest", ".masked_fill(~own, -1.0)", ".neg().masked_fill(~own, -2.0)", SELECTED),
+    ("selected: by one head", ".softmax(-1).mean(dim=1)[:, 0]", ".softmax(-1)[:, 0, 0]", SELECTED),
+    ("selected: by the count of tokens given", "model.config.text_config.max_position_embeddings - 2", "11", SELECTED),
+    ("selected: exclamation marks", "& (input_ids != EXCLAMATION_MARK)", "", SELECTED),
 )
 
 mutants(

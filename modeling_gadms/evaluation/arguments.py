@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from .embedding_cache import DEFAULT_FOLDER, DEFAULT_LIMIT
 from .published_results import PROTOCOLS
-from .rescoring import RESCORINGS
+from .rescoring import SCORINGS
 
 
 @dataclass
@@ -36,7 +36,7 @@ class EvaluationArguments:
     protocol: str | None = field(default=None, metadata={"help": "A table to lay out.", "choices": PROTOCOLS})
     trained_on: list[str] = field(default_factory=list, metadata={"help": "cross-domain: what `model` has seen."})
     rescore: list[str] = field(
-        default_factory=list, metadata={"help": "Score anew as well.", "choices": list(RESCORINGS)}
+        default_factory=list, metadata={"help": "Score anew as well.", "choices": list(SCORINGS)}
     )
     robustness: bool = field(default=False, metadata={"help": "Measure on damaged captions and images too."})
     output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from ..person_retrieval.ranking import QueryRanks, rank_queries
+from ..released.token_selection import TokenSelection
 from .encoding import RetrievalSet
 
 K1, K2, LAMBDA = 20, 6, 0.3  # of Zhong et al.
@@ -22,13 +23,17 @@ RESCORINGS = {
     "phrasings": "mean over the phrasings of an image",
     "k-reciprocal": f"k-reciprocal re-ranking, k1={K1}, k2={K2}, lambda={LAMBDA}",
 }
-
+# these, and one that embeds images and captions once more; see `released.token_selection`
+TOKEN_SELECTION = "token-selection"
+SCORINGS = {**RESCORINGS, TOKEN_SELECTION: "mean of two cosines, the second of tokens selected as RDE does"}
 
 ScoreRows = Callable[[int, int], np.ndarray]  # (start, stop) -> scores (stop - start, num_gallery)
 
 
-def refusal(name: str, encoded: RetrievalSet) -> str | None:
-    """Why [`rescore`] by `name` has no meaning on this set, in words; None where it has one."""
+def refusal(name: str, encoded: RetrievalSet, model: str, branch: TokenSelection | None = None) -> str | None:
+    """Why scoring by `name` has no meaning for this set and this model, in words; None where it has one."""
+    if name == TOKEN_SELECTION and branch is None:
+        return f"{model} has no token selection; a converted checkpoint of RDE has"
     index = encoded.text_image_index
     if name == "phrasings" and len(index.unique()) == len(index):
         return "re-scoring by phrasings needs images with two captions or more; here each has one"

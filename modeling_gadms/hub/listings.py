@@ -128,6 +128,7 @@ MODEL = Listing(
         "tokenizer.json",
         "tokenizer_config.json",
         "*_gadms.py",
+        "token_selection.safetensors",
         *SENTENCE_TRANSFORMERS,
         *PICTURES,
     ),

@@ -20,6 +20,7 @@ from .layout import (
     to_released,
 )
 from .reading import read_checkpoint
+from .token_selection import TokenSelection, selection_from_released
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Conversion:
     used (`list[str]`): released weights that the model holds.
     left (`dict[str, str]`): weights it has no place for, with the reason.
     architecture (`str`): the architecture read from the shapes, in words.
+    selection ([`TokenSelection`], *optional*): the second branch of an RDE, which is not a part of the model.
     """
 
     used: list[str]
     left: dict[str, str]
     architecture: str
+    selection: TokenSelection | None = None
 
     def __str__(self) -> str:
         lines = [self.architecture, f"used: {len(self.used)} weights"]
@@ -92,7 +95,11 @@ def load_released(
 
     left = {name: reason for name in weights if name not in names and (reason := reason_to_leave(name))}
     left |= {name: "the state of a training run, not a weight" for name in beside}
-    return model, Conversion(list(names), left, _describe(config, has_decoder))
+    try:
+        selection = selection_from_released(weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return model, Conversion(list(names), left, _describe(config, has_decoder), selection)
 
 
 def save_released(model: GADMSModel | GADMSForPreTraining, path: str) -> int:

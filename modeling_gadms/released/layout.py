@@ -44,8 +44,19 @@ LEFT_BEHIND = {
     "vocab_size": "a number that the shapes repeat",
 }
 
-_SELECTION = "the second branch of RDE, token selection, whose similarity RDE averages with that of this model"
-LEFT_BRANCHES = {"visul_emb_layer.": _SELECTION, "texual_emb_layer.": _SELECTION}
+_SELECTION = (
+    "the second branch of RDE, token selection, whose similarity RDE averages with that of this model; it is kept "
+    "beside the model, for `--rescore token-selection` of the evaluation"
+)
+_UNUSED = "a layer of RDE's second branch that RDE itself does not use"
+# the first prefix that fits counts
+LEFT_BRANCHES = {
+    "visul_emb_layer.linear.": _UNUSED,
+    "visul_emb_layer.mlp.bns.1.": _UNUSED,
+    "texual_emb_layer.mlp.bns.1.": _UNUSED,
+    "visul_emb_layer.": _SELECTION,
+    "texual_emb_layer.": _SELECTION,
+}
 
 # parts of names that give another method away, the most specific first
 GIVEAWAYS = {
