@@ -193,8 +193,17 @@ def remove_opted_out(path: str, opt_out: OptOut) -> int:
     if not opt_out:
         return 0
     schema = rows_schema(path)
-    columns = [name for name in ("url", "source_sha256", "image_sha256") if name in schema.names]
-    reasons = [opt_out.excludes(row.pop("url", None), *row.values()) for row in read_rows(path, columns)]
+    names = ["url", "source_sha256", "image_sha256", *(["source_phash", "phash"] if opt_out.phashes else [])]
+    names = [name for name in names if name in schema.names]
+    rows = read_table(path, names).to_pylist() if names else []
+    reasons = [
+        opt_out.excludes(
+            row.get("url"),
+            (row.get("source_sha256"), row.get("image_sha256")),
+            (row.get("source_phash"), row.get("phash")),
+        )
+        for row in rows
+    ]
     removed = Counter(f"opted_out_{reason}" for reason in reasons if reason)
     if not removed:
         return 0
@@ -232,9 +241,10 @@ def begin_stage(folder: str, options: Any) -> None:
     """
     clear_half_written(folder)
     wanted = json.loads(json.dumps(_fixed_options(options)))
-    begun = written_once(os.path.join(folder, "options.json"), wanted)
-    if begun != wanted:
-        names = sorted(name for name in begun.keys() | wanted.keys() if begun.get(name) != wanted.get(name))
+    begun = written_once(os.path.join(folder, "options.json"), wanted) or {}
+    # An option that came since, and is not set, makes no difference.
+    names = sorted(name for name in {*begun, *(wanted or {})} if begun.get(name) != (wanted or {}).get(name))
+    if names:
         raise DataError(
             f"{folder}: was begun with other options ({', '.join(names)}); restore them, or delete this folder and "
             "those of the later stages"
@@ -242,11 +252,12 @@ def begin_stage(folder: str, options: Any) -> None:
 
 
 def clear_half_written(folder: str) -> None:
-    """Make the folder if it is missing, and remove half-written files that killed writers left in it."""
+    """Make the folder if it is missing, and remove half-written files that killed writers left in it, or below it."""
     os.makedirs(folder, exist_ok=True)
-    for name in os.listdir(folder):
-        if name.endswith(".part"):
-            os.remove(os.path.join(folder, name))
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".part"):
+                os.remove(os.path.join(place, name))
 
 
 def _fixed_options(options: Any) -> Any:
@@ -315,9 +326,10 @@ class _WithOptOut:
     stage: Stage
     opt_out: OptOut
 
-    def __call__(self, source: str, target: str, options: Any) -> None:
+    def __call__(self, source: str, target: str, options: Any) -> dict[str, int]:
         self.stage(source, target, options)
         remove_opted_out(target, self.opt_out)
+        return shard_counts(target)
 
 
 def recheck(targets: list[str], folder: str, opt_out: OptOut, num_workers: int = 1) -> None:
