@@ -10,6 +10,7 @@ from collections import Counter
 from glob import escape, glob
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..files import replacing
@@ -65,3 +66,18 @@ def add_up_hosts(folder: str, path: str) -> None:
     total = total.sort_by([("images", "descending"), ("host", "ascending"), ("result", "ascending")])
     with replacing(path) as part:
         pq.write_table(total, part)
+
+
+def top_hosts(path: str, most: int = 15) -> dict[str, dict[str, int]]:
+    """The results of all hosts together, under "", and of the hosts with the most images; empty without the file."""
+    found: dict[str, Counter[str]] = {"": Counter()}
+    if not os.path.exists(path):
+        return {}
+    table = read_table(path)
+    for row in table.group_by("result").aggregate([("images", "sum")]).to_pylist():
+        found[""][row["result"]] = row["images_sum"]
+    images = table.group_by("host").aggregate([("images", "sum")])
+    largest = images.sort_by([("images_sum", "descending"), ("host", "ascending")])["host"].slice(0, most)
+    for row in table.filter(pc.is_in(table["host"], largest.combine_chunks())).to_pylist():
+        found.setdefault(row["host"] or "no address", Counter())[row["result"]] += row["images"]
+    return {host: dict(results) for host, results in found.items() if results}

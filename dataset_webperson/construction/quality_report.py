@@ -22,6 +22,7 @@ from ..findings import DataError
 from ..images import ImageError, decode_rgb
 from ..pages import Picture, embed, write_page
 from .caption_statistics import GROUPS, Case, Scores, Statistics, row_at, stage_statistics
+from .hosts import top_hosts
 from .persons.views import TRAITS
 from .rejects import Reject, sample_rejects
 from .shards import shard_counts
@@ -50,6 +51,7 @@ class Summary:
         cases: the row of each caption that is shown.
         seen: of the persons whose pose was looked for, how many are seen in which way, as `persons.views` counts them.
         rejects: by rule, pictures of what it left out.
+        hosts: what came back from all hosts together, and from the largest (`hosts.top_hosts`).
     """
 
     stages: dict[str, dict[str, int]]
@@ -58,6 +60,7 @@ class Summary:
     cases: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
     rejects: dict[str, list[Reject]] = field(default_factory=dict)
+    hosts: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def stage_folders(work: str) -> dict[str, str]:
@@ -97,7 +100,9 @@ def summarize(work: str, num_workers: int = 1) -> Summary:
     seen: Counter[str] = Counter()
     for shard in _shards(os.path.join(folders.get("crop", ""), "rejected_boxes")):
         seen.update({name: count for name, count in shard_counts(shard).items() if "/" in name})
-    return Summary(stages, before, after, rows, seen, sample_rejects(folders))
+    return Summary(
+        stages, before, after, rows, seen, sample_rejects(folders), top_hosts(os.path.join(work, "hosts.parquet"))
+    )
 
 
 @dataclass(frozen=True)
@@ -248,6 +253,10 @@ def write_build_page(summary: Summary, path: str) -> None:
         stages=[stage_counts(name, counts) for name, counts in summary.stages.items()],
         funnel=funnel(summary.stages),
         groups=list(GROUPS),
+        hosts=[
+            (host or "all hosts", sum(results.values()), results.get("downloaded", 0), _others(results))
+            for host, results in summary.hosts.items()
+        ],
         seen=seen_as(summary.seen),
         rejects={
             rule.replace("_", " "): [
@@ -264,6 +273,12 @@ def write_build_page(summary: Summary, path: str) -> None:
         highest=[_case(case, summary.cases) for case in after.highest],
         samples={name: [_case(case, summary.cases) for case in after.samples[name]] for name in sorted(after.samples)},
     )
+
+
+def _others(results: Mapping[str, int]) -> str:
+    """What became of the pictures that are not there, the commonest first."""
+    ordered = sorted(results.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in ordered if name != "downloaded")
 
 
 def write_report(work: str, path: str, options: None = None) -> None:

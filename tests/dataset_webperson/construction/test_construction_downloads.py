@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from urllib.robotparser import RobotFileParser
@@ -13,7 +14,7 @@ import pytest
 from made_up_persons import GOOD, STUB_CROP, picture, stub_crop_shard
 from made_up_webperson import add_member
 
-from dataset_webperson.construction.hosts import SCHEMA, add_up_hosts
+from dataset_webperson.construction.hosts import SCHEMA, add_up_hosts, top_hosts
 from dataset_webperson.construction.preflight import check_files
 from dataset_webperson.construction.reservations import Robots, RobotsOptions, reserved_by
 from dataset_webperson.construction.shards import read_rows
@@ -156,8 +157,16 @@ def test_counts_of_many_shards_are_added_up(tmp_path):
     rows = pq.read_table(tmp_path / "all.parquet").to_pylist()
     assert {(row["host"], row["result"]): row["images"] for row in rows} == expected
     assert [row["images"] for row in rows] == sorted(expected.values(), reverse=True)
+    hosts: Counter[str] = Counter()
+    for (host, _), count in expected.items():
+        hosts[host] += count
+    shown = top_hosts(str(tmp_path / "all.parquet"), 4)
+    largest = [host for host, _ in sorted(hosts.items(), key=lambda item: (-item[1], item[0]))[:4]]
+    assert shown.keys() == {"", *largest} and sum(shown[""].values()) == sum(expected.values())
+    for host in largest:
+        assert shown[host] == {result: count for (name, result), count in expected.items() if name == host}
     add_up_hosts(str(tmp_path / "none"), str(tmp_path / "none.parquet"))
-    assert pq.read_table(tmp_path / "none.parquet").num_rows == 0
+    assert top_hosts(str(tmp_path / "none.parquet")) == top_hosts(str(tmp_path / "nowhere")) == {}
 
 
 def test_a_folder_of_robots_that_is_not_there_is_told_before_the_first_stage(tmp_path):
