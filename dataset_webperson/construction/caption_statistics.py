@@ -348,7 +348,7 @@ def stage_statistics(work: str, stage: str, shards: list[str], num_workers: int 
     known = {path: _counted(shard, path) for shard, path in pairs if os.path.exists(path)}
     for path in (path for path, found in known.items() if found is None):
         os.remove(path)
-    run_missing(count_shard, pairs, stage, num_workers, f"statistics: {stage}")
+    run_missing(count_shard, pairs, stage, num_workers, f"statistics: {stage}", short=True)
     total = Statistics()
     for shard, path in pairs:
         total.add(known.get(path) or _counted(shard, path) or Statistics())

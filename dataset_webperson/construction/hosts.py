@@ -11,11 +11,9 @@ from glob import escape, glob
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from ..files import replacing
 from .opt_out import host_of
-from .shards import read_table
+from .shards import read_table, shard_writer
 
 SCHEMA = pa.schema([("host", pa.string()), ("result", pa.string()), ("images", pa.int64())])
 _TOGETHER = 64  # shards whose counts are added up at a time
@@ -49,8 +47,8 @@ class HostCounts:
         rows = [
             {"host": host, "result": result, "images": count} for (host, result), count in sorted(self._counts.items())
         ]
-        with replacing(path) as part:
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part)
+        with shard_writer(path, SCHEMA) as shard:
+            shard.write_batch(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def add_up_hosts(folder: str, path: str) -> None:
@@ -64,8 +62,8 @@ def add_up_hosts(folder: str, path: str) -> None:
             total = found.rename_columns({"images_sum": "images"}).select(SCHEMA.names).cast(SCHEMA)
             waiting = []
     total = total.sort_by([("images", "descending"), ("host", "ascending"), ("result", "ascending")])
-    with replacing(path) as part:
-        pq.write_table(total, part)
+    with shard_writer(path, SCHEMA) as shard:
+        shard.write_batch(total)
 
 
 def top_hosts(path: str, most: int = 15) -> dict[str, dict[str, int]]:

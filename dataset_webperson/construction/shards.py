@@ -9,6 +9,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..command_line import in_one_line, is_mistake
-from ..files import write_json, written_once
+from ..files import write_json, write_text, written_once
 from ..findings import DataError
 from .opt_out import OptOut
 from .progress import Counts, Follow, followed_by, start_worker
@@ -57,6 +58,7 @@ GROUP_ROWS = 100
 _BATCH_ROWS = 1_000
 _LOOK_S = 0.5  # between two looks at how far the workers are
 _FEW = 32  # shards
+FEW_PARTS = 8
 # Options marked like this may differ between two runs in one folder: they do not affect the output.
 CHANGEABLE = {"changeable": True}
 
@@ -106,7 +108,8 @@ def shard_writer(target: str, schema: pa.Schema) -> Iterator[ShardWriter]:
             shard.counts["rows_in"] += 1
             shard.write(row)
     """
-    compression = {name: "NONE" if name == "image.bytes" else "ZSTD" for name in _leaves(schema)}
+    # Row groups are small: to begin with ZSTD in each column of each would take longer than all the rest.
+    compression = {name: "NONE" if name == "image.bytes" else "SNAPPY" for name in _leaves(schema)}
     os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
     # A separate name for each writer: a process that outlived its killed parent must not write into our file.
     part = f"{target}.{uuid.uuid4().hex}.part"
@@ -342,14 +345,20 @@ def recheck(targets: list[str], folder: str, opt_out: OptOut, num_workers: int =
         checked = record["shards"] if record["list"] == opt_out.digest else {}
     todo = [target for target in targets if checked.get(os.path.basename(target)) != os.stat(target).st_mtime_ns]
     if todo:
+        marks = os.path.join(folder, "checked")
+        shutil.rmtree(marks, ignore_errors=True)  # of a run that was killed
+        pairs = [(target, os.path.join(marks, os.path.basename(target))) for target in todo]
         workers = num_workers if len(todo) > _FEW else 0  # processes take longer to start than a few are looked at
-        for _ in _finished(_remove, list(zip(todo, todo, strict=True)), opt_out, workers, "opt-out"):
+        for _ in _finished(_remove, pairs, opt_out, workers, "opt-out"):
             pass
+        shutil.rmtree(marks)
     _write_checked(targets, folder, opt_out)
 
 
-def _remove(_: str, target: str, opt_out: OptOut) -> None:
-    remove_opted_out(target, opt_out)
+def _remove(source: str, target: str, opt_out: OptOut) -> None:
+    """Remove the opted-out rows of the shard `source`; `target` is a mark that says so."""
+    remove_opted_out(source, opt_out)
+    write_text(target, "")
 
 
 def _write_checked(targets: list[str], folder: str, opt_out: OptOut) -> None:
@@ -367,14 +376,21 @@ def _rows_of(source: str, sizes: Mapping[str, int] | None) -> int | None:
 
 
 def run_missing(
-    part: Callable[[str, str, Any], Any], pairs: Iterable[tuple[str, str]], options: Any, num_workers: int, name: str
+    part: Callable[[str, str, Any], Any],
+    pairs: Iterable[tuple[str, str]],
+    options: Any,
+    num_workers: int,
+    name: str,
+    short: bool = False,
 ) -> None:
     """Call `part(source, target, options)` for each pair whose target is missing, which it writes whole.
 
-    Unlike the shards of a stage, targets may be files of any kind.
+    Unlike the shards of a stage, targets may be files of any kind. Where a part is `short`, of seconds, a few of them
+    are called here: processes, or an engine, would take as long to start.
     """
     pairs = list(pairs)
     missing = [(source, target) for source, target in pairs if not os.path.exists(target)]
+    num_workers = 0 if short and len(missing) <= FEW_PARTS else num_workers
     with tqdm(total=len(pairs), initial=len(pairs) - len(missing), desc=name) as bar:
         for _ in _finished(part, missing, options, num_workers, name):
             bar.update()
