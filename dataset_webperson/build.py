@@ -19,18 +19,22 @@ from collections.abc import Mapping
 from glob import escape, glob
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from .command_line import CommandParser, command
 from .construction.caption_statistics import stage_statistics
 from .construction.captions.cache import TOKENS, tokens_spent
 from .construction.captions.repeated import find_repeated
 from .construction.config import BuildConfig, ReleaseSection, read_config
 from .construction.estimate import SAMPLE, StageEstimate, describe, estimate
+from .construction.hosts import add_up_hosts
 from .construction.opt_out import OptOut
 from .construction.preflight import (
     check_captioners,
     check_disk,
     check_embedder,
     check_files,
+    check_nsfw_model,
     check_quality_model,
     forget_models,
 )
@@ -41,6 +45,7 @@ from .construction.shards import (
     Stage,
     on_engine,
     read_rows,
+    recheck,
     run_missing,
     run_stage,
     shard_counts,
@@ -136,6 +141,10 @@ def _run_stages(config: BuildConfig, dry_run: bool) -> dict[str, dict[str, int]]
         return counts
     every_shard, sources = sources, scan.shards
     shards = run("1_crop", crop_shard, sources, config.crop, scan.sizes)
+    if opt_out:
+        rejected = place(os.path.join("1_crop", "rejected_boxes"))
+        recheck(sorted(glob(os.path.join(escape(rejected), "*.parquet"))), rejected, opt_out, config.num_workers)
+    add_up_hosts(place(os.path.join("1_crop", "hosts")), place("hosts.parquet"))
     write_rejected(config.source, every_shard, place("1_crop"), place("rejected.parquet"))
     find_duplicates(shards, config.dedup, config.num_workers)
     shards = run("2_dedup", dedup_shard, shards, config.dedup)
@@ -174,6 +183,8 @@ def _check_ahead(config: BuildConfig, scan: Scan, dry_run: bool) -> dict[str, St
     images = sum(scan.sizes.values())
     if config.caption and (dry_run or left("3_caption")):
         check_captioners(config.caption)
+    if dry_run or left("1_crop"):
+        check_nsfw_model(config)
     if dry_run or left("2_dedup"):
         check_embedder(config)
     if config.quality and (dry_run or left("4_quality")):
@@ -222,8 +233,10 @@ def _removed(config: BuildConfig, options: ReleaseSection, opt_out: OptOut) -> d
     before = _released_before(config, options)
     if opt_out and before and os.path.isdir(before["out"]):
         for shard in sorted(glob(os.path.join(escape(before["out"]), "data", "*.parquet"))):
-            for row in read_rows(shard, ["url", "source_sha256", "image_sha256"]):
-                if reason := opt_out.excludes(row["url"], row["source_sha256"], row["image_sha256"]):
+            names = ["url", "source_sha256", "image_sha256", "source_phash", "phash"]
+            for row in read_rows(shard, [name for name in names if name in pq.read_schema(shard).names]):
+                hashes = (row["source_sha256"], row["image_sha256"]), (row.get("source_phash"), row["phash"])
+                if reason := opt_out.excludes(row["url"], *hashes):
                     removed[row["image_sha256"]] = f"opted_out_{reason}"
     write_removed(path, removed)
     return removed

@@ -69,6 +69,8 @@ PROVEN = {
     "test_the_command_reads_a_benchmark_and_writes_a_review",
     "dataset_webperson.construction.quality_report": "test_construction_quality.py::"
     "test_the_report_shows_survivors_scores_shares_and_pictures",
+    "dataset_webperson.construction.opt_out": "test_construction_left_out.py::"
+    "test_an_opt_out_list_knows_pictures_by_their_looks",
     "dataset_webperson.construction.boxes_sheet": "test_construction_crop.py::"
     "test_sheets_show_kept_and_rejected_persons_page_by_page_whatever_lies_beside_the_images",
     "examples/demo_webperson.py": "test_construction_demo.py::test_the_demonstration_pretrains_on_what_it_released",

@@ -4,31 +4,32 @@ The statistics of a shard lie in `WORK/statistics/<stage>/<shard>.json`, togethe
 and are counted again when these change, as after an opt-out.
 """
 
-import hashlib
 import json
 import os
-import re
+import zlib
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..files import write_json
 from ..findings import DataError
 from ..pages import percent
-from .captions.words import find_attributes
+from .caption_words import CaptionWords, text_hash
 from .distinct import Distinct
-from .shards import read_rows, run_missing
+from .shards import read_table, run_missing
 from .stages.quality import check_scored
 
 NUM_CASES = 12
 NUM_SAMPLES = 20
-_WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 _OPENINGS = 1_000  # openings whose number is kept
 _BINS = 2_000  # of cosines, from -1 to 1
+_VERSION = 2  # raise it when statistics of another version cannot be added to these
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 # Groups whose share of the persons is shown before and after, by the words that put a person into one.
 GROUPS: dict[str, str | set[str]] = {
     "man": {"man", "male", "gentleman", "guy", "men", "boy"},
@@ -59,23 +60,33 @@ class Diversity:
     openings: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, captions: Iterable[str]) -> "Diversity":
-        """Count captions, all in memory."""
-        found = cls()
-        texts: dict[str, set[str]] = {"captions": set(), "words": set(), "openings": set(), "pairs": set()}
-        for caption in captions:
-            words = _WORD.findall(caption.lower())
-            opening = " ".join(words[:3])
-            found.captions += 1
-            found.words += len(words)
-            found.pairs += max(0, len(words) - 1)
-            found.openings[opening] += 1
-            texts["captions"].add(caption.lower())
-            texts["words"].update(words)
-            texts["openings"].add(opening)
-            texts["pairs"].update(map(" ".join, zip(words, words[1:], strict=False)))
-        found.different = {name: Distinct.of(values) for name, values in texts.items()}
-        return found
+    def of(cls, words: CaptionWords, chosen: np.ndarray) -> "Diversity":
+        """Count the captions that `chosen`, bool of shape `(captions,)`, says."""
+        mine = chosen[words.caption]
+        word, caption = words.word[mine].astype(np.int64), words.caption[mine]
+        beside = caption[1:] == caption[:-1]
+        # The hash of a pair follows from those of its words; their order matters.
+        many = len(words.words) + 1
+        pairs = pc.unique(pa.array(word[:-1][beside] * many + word[1:][beside])).to_numpy()
+        first, second = (words.word_hashes[place] for place in np.divmod(pairs, many))
+        # Three words as one number, with 0 for none.
+        openings = pc.value_counts(pa.array((words.openings()[chosen] + 1) @ np.array([many**2, many, 1])))
+        kinds = openings.field("values").to_numpy()
+        threes = np.stack([kinds // many**2, kinds // many % many, kinds % many], axis=1) - 1
+        texts = [" ".join(words.words[place] for place in three if place >= 0) for three in threes.tolist()]
+        hashes = {
+            "captions": words.hashes[chosen],
+            "words": words.word_hashes[np.bincount(word, minlength=many - 1) > 0],
+            "openings": np.array(list(map(text_hash, texts)), np.uint64),
+            "pairs": first * _ODD + second,
+        }
+        return cls(
+            int(chosen.sum()),
+            len(word),
+            int(beside.sum()),
+            {name: Distinct.of(values) for name, values in hashes.items()},
+            Counter(dict(zip(texts, openings.field("counts").to_pylist(), strict=True))),
+        )
 
     def add(self, other: "Diversity") -> None:
         self.captions += other.captions
@@ -119,8 +130,7 @@ class Scores:
     bins: Counter[int] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "Scores":
-        array = np.fromiter(values, float)
+    def of(cls, array: np.ndarray) -> "Scores":
         if not len(array):
             return cls()
         places, counts = np.unique((array.clip(-1, 1) + 1) * (_BINS / 2) // 1, return_counts=True)
@@ -217,69 +227,104 @@ class Statistics:
         return found
 
 
-def words_of(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """The kind and the text of every attribute word in a row's captions, from the quality stage if it has run."""
-    words = []
-    for name in ("caption1", "caption2"):
-        if (known := row.get(f"{name}_words")) is None:
-            words += [(kind, word) for kind, word, _, _ in find_attributes(row[name])]
-        else:
-            words += [(word["kind"], row[name][word["start"] : word["end"]].lower()) for word in known]
-    return words
+def _groups(attribute: np.ndarray, caption: np.ndarray, named: list[tuple[str, str]], rows: int) -> Counter[str]:
+    """How many rows have captions that put their person into each group; see `CaptionWords.attributes`."""
+    found: Counter[str] = Counter()
+    for name, of in GROUPS.items():
+        belongs = np.array([of == kind if isinstance(of, str) else word in of for kind, word in named], bool)
+        rows_in = np.zeros(rows, bool)
+        rows_in[caption[belongs[attribute]] % max(rows, 1)] = True
+        if rows_in.any():
+            found[name] = int(rows_in.sum())
+    return found
 
 
-def groups_of(words: list[tuple[str, str]]) -> set[str]:
-    """The groups that a row's captions put its person in."""
-    kinds, said = {kind for kind, _ in words}, {word for _, word in words}
-    return {name for name, of in GROUPS.items() if (of in kinds if isinstance(of, str) else of & said)}
+def _both(table: pa.Table, part: str = "") -> pa.ChunkedArray:
+    """A column of the first captions, and then that of the second ones."""
+    return pa.chunked_array([*table[f"caption1{part}"].chunks, *table[f"caption2{part}"].chunks])
 
 
 def count_captioned(shard: str) -> Statistics:
     """The statistics of a shard of the caption stage: its rows and their groups."""
-    found = Statistics()
-    for row in read_rows(shard, ["caption1", "caption2"]):
-        found.rows += 1
-        found.groups.update(groups_of(words_of(row)))
-    return found
+    table = read_table(shard, ["caption1", "caption2"])
+    return Statistics(len(table), _groups(*CaptionWords.of(_both(table)).attributes(), len(table)))
 
 
 def count_assessed(shard: str) -> Statistics:
     """The statistics of a shard of the quality stage. Raises `DataError` if it is none."""
     check_scored(shard)
-    found, captions, cosines = Statistics(), dict[str, list[str]](), dict[str, list[float]]()
+    columns = ["image_path", "template_id", "captioner1", "captioner2"]
+    columns += [f"caption{number}{part}" for number in (1, 2) for part in ("", "_score")]
+    table = read_table(shard, columns)
+    rows, words = len(table), CaptionWords.of(_both(table))
+    if not rows:
+        return Statistics()
+    attribute, caption, named = words.attributes()
+    found = Statistics(rows, _groups(attribute, caption, named, rows))
+    found.templates.update(
+        {part["values"]: part["counts"] for part in pc.value_counts(table["template_id"]).to_pylist()}
+    )
+
+    # A caption that stands twice in a row, because it replaced a marked one, counts once.
+    counted = np.append(np.ones(rows, bool), pc.not_equal(table["caption1"], table["caption2"]).to_numpy())
+    counts = np.bincount(attribute[counted[caption]], minlength=len(named))
+    for (kind, word), count in zip(named, counts.tolist(), strict=True):
+        if count:
+            found.vocabulary.setdefault(kind, Counter())[word] += count
+
+    captioners = pa.chunked_array([*table["captioner1"].chunks, *table["captioner2"].chunks])
+    encoded = captioners.combine_chunks().dictionary_encode()
+    scores = pc.cast(_both(table, "_score"), pa.float64()).to_numpy()  # null becomes NaN
+    scored = counted & ~np.isnan(scores)
+    paths = table["image_path"].to_pylist()
     name = os.path.basename(shard)
-    parts = ("", "_words", "_score")
-    columns = [f"caption{number}{part}" for number in (1, 2) for part in parts]
-    cases: list[Case] = []
-    for place, row in enumerate(read_rows(shard, ["image_path", "template_id", "captioner1", "captioner2", *columns])):
-        found.rows += 1
-        found.groups.update(groups_of(words_of(row)))
-        found.templates[row["template_id"]] += 1
-        for number in (1, 2):
-            if number == 2 and row["caption2"] == row["caption1"]:
-                continue  # the same caption twice: it replaced a marked one
-            caption, captioner = row[f"caption{number}"], row[f"captioner{number}"]
-            captions.setdefault(captioner, []).append(caption)
-            for word in row[f"caption{number}_words"]:
-                text = caption[word["start"] : word["end"]].lower()
-                found.vocabulary.setdefault(word["kind"], Counter())[text] += 1
-                if word["score"] is not None:
-                    sums = found.word_sums.setdefault(word["kind"], [0, 0.0, 0])
-                    sums[0] += 1
-                    sums[1] += word["score"]
-                    sums[2] += word["score"] < 0
-            if (score := row[f"caption{number}_score"]) is not None:
-                cosines.setdefault(captioner, []).append(score)
-                cases.append((score, row["image_path"], number, name, place))
-            draw = hashlib.blake2b(f"{row['image_path']} {number}".encode(), digest_size=6).digest()
-            case = (float(int.from_bytes(draw, "big")), row["image_path"], number, name, place)
-            found.samples.setdefault(captioner, []).append(case)
-    found.diversity = {captioner: Diversity.of(texts) for captioner, texts in captions.items()}
-    found.scores = {captioner: Scores.of(values) for captioner, values in cosines.items()}
-    whole = Statistics()
-    found.lowest = found.highest = cases
-    whole.add(found)  # keeps of all cases those that are shown
-    return whole
+
+    def cases(values: np.ndarray, chosen: np.ndarray, most: int, sign: int = 1) -> list[Case]:
+        """The chosen captions with the least values, or with the greatest."""
+        places = np.flatnonzero(chosen)
+        if len(places) > most:
+            limit = np.partition(sign * values[places], most - 1)[most - 1]
+            places = places[sign * values[places] <= limit]
+        shown = [
+            (float(values[place]), paths[place % rows], 1 + place // rows, name, place % rows)
+            for place in places.tolist()
+        ]
+        return sorted(shown, key=lambda case: (sign * case[0], *case[1:]))[:most]
+
+    draws = _draws(paths)
+    for number, captioner in enumerate(encoded.dictionary.to_pylist()):
+        mine = counted & (encoded.indices.to_numpy() == number)
+        if mine.any():
+            found.diversity[captioner] = Diversity.of(words, mine)
+            found.samples[captioner] = cases(draws, mine, NUM_SAMPLES)
+        if (mine & scored).any():
+            found.scores[captioner] = Scores.of(scores[mine & scored])
+    found.lowest, found.highest = cases(scores, scored, NUM_CASES), cases(scores, scored, NUM_CASES, -1)
+    if scored.any():
+        found.word_sums = _word_sums(shard, counted)
+    return found
+
+
+def _draws(paths: list[str]) -> np.ndarray:
+    """A random-looking number for each caption, `(2 * len(paths),)`, which follows from its image's name."""
+    marks = np.array([zlib.crc32(path.encode()) for path in paths], np.uint64)
+    mixed = (np.append(marks, marks + np.uint64(1 << 32)) + np.uint64(1)) * _ODD
+    mixed = (mixed ^ mixed >> np.uint64(29)) * _ODD
+    return (mixed >> np.uint64(16)).astype(np.float64)
+
+
+def _word_sums(shard: str, counted: np.ndarray) -> dict[str, list[float]]:
+    """By kind of word, how many are scored, the sum of their scores, and how many are below 0."""
+    column = _both(read_table(shard, ["caption1_words", "caption2_words"]), "_words")
+    lists = pa.concat_arrays(column.chunks)
+    words = lists.flatten()
+    kinds = words.field("kind").dictionary_encode()
+    scores = pc.cast(words.field("score"), pa.float64()).to_numpy(zero_copy_only=False)
+    mine = np.repeat(counted, np.diff(lists.offsets.to_numpy())) & ~np.isnan(scores)
+    kind, score = kinds.indices.to_numpy()[mine], scores[mine]
+    sums = [np.bincount(kind, weights, len(kinds.dictionary)) for weights in (None, score, score < 0)]
+    named = zip(kinds.dictionary.to_pylist(), *sums, strict=True)
+    return {name: [int(count), float(total), int(below)] for name, count, total, below in named if count}
 
 
 _COUNTERS = {"caption": count_captioned, "quality": count_assessed}
@@ -289,7 +334,7 @@ def count_shard(source: str, target: str, stage: str) -> None:
     """Write the statistics of a shard of the stage `caption` or `quality`."""
     facts = os.stat(source)  # before it is read: if it changes meanwhile, it is counted again
     content = _COUNTERS[stage](source).as_json()
-    write_json(target, {"file": [facts.st_size, facts.st_mtime_ns], "statistics": content})
+    write_json(target, {"version": _VERSION, "file": [facts.st_size, facts.st_mtime_ns], "statistics": content})
 
 
 def stage_statistics(work: str, stage: str, shards: list[str], num_workers: int = 1) -> Statistics:
@@ -303,7 +348,7 @@ def stage_statistics(work: str, stage: str, shards: list[str], num_workers: int 
     known = {path: _counted(shard, path) for shard, path in pairs if os.path.exists(path)}
     for path in (path for path, found in known.items() if found is None):
         os.remove(path)
-    run_missing(count_shard, pairs, stage, num_workers, f"statistics: {stage}")
+    run_missing(count_shard, pairs, stage, num_workers, f"statistics: {stage}", short=True)
     total = Statistics()
     for shard, path in pairs:
         total.add(known.get(path) or _counted(shard, path) or Statistics())
@@ -311,12 +356,12 @@ def stage_statistics(work: str, stage: str, shards: list[str], num_workers: int 
 
 
 def _counted(shard: str, path: str) -> Statistics | None:
-    """The statistics that lie in `path`; `None` if they are of another version of the shard."""
+    """The statistics that lie in `path`; `None` if they are of another version of the shard, or of this code."""
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
         facts = os.stat(shard)
-        same = content["file"] == [facts.st_size, facts.st_mtime_ns]
+        same = (content.get("version"), content["file"]) == (_VERSION, [facts.st_size, facts.st_mtime_ns])
         return Statistics.from_json(content["statistics"]) if same else None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: broken ({error}); delete it") from error

@@ -1,8 +1,11 @@
 """How many different texts there are among many, in bounded memory, from parts that can be counted apart."""
 
-import hashlib
 import heapq
 from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 _KEPT = 1_024
 
@@ -18,9 +21,10 @@ class Distinct:
         self.least = sorted(least)
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "Distinct":
-        hashes = {int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") for text in texts}
-        return cls(heapq.nsmallest(_KEPT, hashes))
+    def of(cls, hashes: np.ndarray) -> "Distinct":
+        """The texts of these hashes (`caption_words.text_hash`), uint64, in which one may stand many times."""
+        found = pc.unique(pa.array(hashes)).to_numpy()
+        return cls((np.partition(found, _KEPT)[:_KEPT] if len(found) > _KEPT else found).tolist())
 
     def __or__(self, other: "Distinct") -> "Distinct":
         return Distinct(heapq.nsmallest(_KEPT, {*self.least, *other.least}))

@@ -15,10 +15,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,19 +193,22 @@ class DatatroveEngine:
             step = PartStep(part, pairs, options, told, workers if self.kind == "local" else 1)
         executor = self._executor(step, tasks, workers, plain, os.path.join(folder, "logs"), name in _WITH_MODELS)
         waiting = {target for _, target in pairs}
-        with ThreadPoolExecutor(1) as thread:
-            running = thread.submit(executor.run)
-            while waiting:
-                over = running.done()  # asked before the files are looked for, so that none is missed
-                if over and self.kind != "local" and not running.exception() and not _mistakes(told):
-                    _settle(waiting)
-                for target in sorted(filter(os.path.exists, waiting)):
-                    waiting.remove(target)
-                    yield target
-                if over:
-                    break
-                wait([running], timeout=_LOOK_S)
-        failed = running.exception()
+        # A daemon: who interrupts the command need not wait for a pool whose processes were interrupted with it.
+        errors: list[BaseException] = []
+        thread = threading.Thread(target=_run, args=(executor, errors), daemon=True)
+        thread.start()
+        while waiting:
+            over = not thread.is_alive()  # asked before the files are looked for, so that none is missed
+            if over and self.kind != "local" and not errors and not _mistakes(told):
+                _settle(waiting)
+            for target in sorted(filter(os.path.exists, waiting)):
+                waiting.remove(target)
+                yield target
+            if over:
+                break
+            thread.join(_LOOK_S)
+        thread.join()
+        failed = errors[0] if errors else None
         if mistakes := _mistakes(told):
             with open(mistakes[0], encoding="utf-8") as file:
                 raise DataError(file.read())
@@ -236,6 +239,13 @@ class DatatroveEngine:
         # Their processes come from one server that has imported this: each starts at once.
         multiprocess.set_forkserver_preload([__name__, "dataset_webperson.build", "openai"])
         return LocalPipelineExecutor([step], tasks=tasks, workers=workers, logging_dir=logs)
+
+
+def _run(executor: Any, errors: list[BaseException]) -> None:
+    try:
+        executor.run()
+    except BaseException as error:  # told where it is waited for
+        errors.append(error)
 
 
 def _settle(waiting: set[str]) -> None:

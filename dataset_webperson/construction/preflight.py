@@ -13,6 +13,7 @@ from .captions.templates import load_templates
 from .config import BuildConfig
 from .opt_out import OptOut
 from .persons.detectors import open_models
+from .persons.nsfw import open_classifier
 from .stages.captioning import CaptionOptions
 from .stages.embedding_duplicates import open_embedder
 from .stages.quality import open_scorer
@@ -26,6 +27,8 @@ def check_files(config: BuildConfig) -> None:
     """
     if config.opt_out:
         OptOut.from_file(config.opt_out)
+    if config.crop.robots and not os.path.isdir(config.crop.robots.folder):
+        raise DataError(f"{config.crop.robots.folder}: no such folder; check `crop.robots.folder`")
     if config.caption:
         load_templates(config.caption.templates or None)
     if config.release:
@@ -62,6 +65,12 @@ def check_embedder(config: BuildConfig) -> None:
         _try(lambda: open_embedder(embedding.model, embedding.revision), embedding.model, "dedup.embedding.model")
 
 
+def check_nsfw_model(config: BuildConfig) -> None:
+    """Load the model that looks for unsafe pictures, once. Raises `DataError`."""
+    if nsfw := config.crop.nsfw:
+        _try(lambda: open_classifier(nsfw), nsfw.model, "crop.nsfw.model")
+
+
 def check_quality_model(config: BuildConfig) -> None:
     """Load the model that scores captions, once. Raises `DataError`."""
     if config.quality and (model := config.quality.model):
@@ -71,6 +80,8 @@ def check_quality_model(config: BuildConfig) -> None:
 def _try(load: Callable[[], object], model: str, option: str) -> None:
     try:
         load()
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{model}: `{option}` cannot be opened ({reason})") from error
@@ -78,7 +89,7 @@ def _try(load: Callable[[], object], model: str, option: str) -> None:
 
 def forget_models() -> None:
     """Give back the memory of the models that were loaded here, where others do the work."""
-    for opened in (open_models, open_embedder, open_scorer):
+    for opened in (open_models, open_classifier, open_embedder, open_scorer):
         opened.cache_clear()
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -22,6 +22,9 @@ from ..findings import DataError
 from ..images import ImageError, decode_rgb
 from ..pages import Picture, embed, write_page
 from .caption_statistics import GROUPS, Case, Scores, Statistics, row_at, stage_statistics
+from .hosts import top_hosts
+from .persons.views import TRAITS
+from .rejects import Reject, sample_rejects
 from .shards import shard_counts
 from .stages.quality import LOW_SCORE
 
@@ -46,12 +49,18 @@ class Summary:
 
     Attributes:
         cases: the row of each caption that is shown.
+        seen: of the persons whose pose was looked for, how many are seen in which way, as `persons.views` counts them.
+        rejects: by rule, pictures of what it left out.
+        hosts: what came back from all hosts together, and from the largest (`hosts.top_hosts`).
     """
 
     stages: dict[str, dict[str, int]]
     before: Statistics = field(default_factory=Statistics)
     after: Statistics = field(default_factory=Statistics)
     cases: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    seen: Counter[str] = field(default_factory=Counter)
+    rejects: dict[str, list[Reject]] = field(default_factory=dict)
+    hosts: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def stage_folders(work: str) -> dict[str, str]:
@@ -88,7 +97,12 @@ def summarize(work: str, num_workers: int = 1) -> Summary:
     after = stage_statistics(work, "quality", shards, num_workers)
     shown = [*after.lowest, *after.highest, *itertools.chain.from_iterable(after.samples.values())]
     rows = {(name, place): row_at(os.path.join(folders["quality"], name), place) for *_, name, place in shown}
-    return Summary(stages, before, after, rows)
+    seen: Counter[str] = Counter()
+    for shard in _shards(os.path.join(folders.get("crop", ""), "rejected_boxes")):
+        seen.update({name: count for name, count in shard_counts(shard).items() if "/" in name})
+    return Summary(
+        stages, before, after, rows, seen, sample_rejects(folders), top_hosts(os.path.join(work, "hosts.parquet"))
+    )
 
 
 @dataclass(frozen=True)
@@ -160,6 +174,8 @@ def _whole_of(reason: str, incoming: str) -> str:
 _LOST_IMAGES = {
     "not downloaded or missing": ("not_downloaded", "image_missing"),
     "unreadable": ("image_unreadable",),
+    "reserved by their sites": ("reserved_robots_tag", "reserved_tdm", "reserved_robots_txt"),
+    "taken for unsafe": ("image_nsfw",),
     "without a person": ("images_without_person",),
 }
 _LOST_BOXES = {
@@ -202,6 +218,28 @@ def funnel(stages: Mapping[str, Mapping[str, int]]) -> list[Count]:
     return steps
 
 
+@dataclass(frozen=True)
+class SeenAs:
+    """How the persons of one fate are seen; `shares`: by trait, those who have it and those of whom the pose tells."""
+
+    fate: str
+    persons: int
+    shares: dict[str, tuple[int, int]]
+
+
+def seen_as(seen: Mapping[str, int]) -> list[SeenAs]:
+    """A row for the persons that were kept, and one for each rule by which poses were rejected."""
+    fates = sorted({name.partition("/")[0] for name in seen}, key=lambda fate: (fate != "kept", fate))
+    return [
+        SeenAs(
+            fate.replace("_", " "),
+            seen[f"{fate}/persons"],
+            {trait: (seen.get(f"{fate}/{trait}", 0), seen.get(f"{fate}/{trait}_told", 0)) for trait in TRAITS},
+        )
+        for fate in fates
+    ]
+
+
 def write_build_page(summary: Summary, path: str) -> None:
     """Write one self-contained page on a construction."""
     after = summary.after
@@ -215,6 +253,17 @@ def write_build_page(summary: Summary, path: str) -> None:
         stages=[stage_counts(name, counts) for name, counts in summary.stages.items()],
         funnel=funnel(summary.stages),
         groups=list(GROUPS),
+        hosts=[
+            (host or "all hosts", sum(results.values()), results.get("downloaded", 0), _others(results))
+            for host, results in summary.hosts.items()
+        ],
+        seen=seen_as(summary.seen),
+        rejects={
+            rule.replace("_", " "): [
+                _Rejected(_picture(reject.data, reject.name), reject.name, reject.text) for reject in shown
+            ]
+            for rule, shown in sorted(summary.rejects.items())
+        },
         histograms=_histograms(after.scores),
         word_kinds=_word_kinds(after.word_sums),
         captioners=captioners,
@@ -224,6 +273,12 @@ def write_build_page(summary: Summary, path: str) -> None:
         highest=[_case(case, summary.cases) for case in after.highest],
         samples={name: [_case(case, summary.cases) for case in after.samples[name]] for name in sorted(after.samples)},
     )
+
+
+def _others(results: Mapping[str, int]) -> str:
+    """What became of the pictures that are not there, the commonest first."""
+    ordered = sorted(results.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in ordered if name != "downloaded")
 
 
 def write_report(work: str, path: str, options: None = None) -> None:
@@ -325,6 +380,15 @@ def _case(case: Case, rows: Mapping[tuple[str, int], dict[str, Any]]) -> _Case:
     picture = _picture(row["image"]["bytes"], path)
     score, captioner = row[f"caption{number}_score"], row[f"captioner{number}"]
     return _Case(picture, pieces, score, captioner, path, row[f"caption{number}_problems"])
+
+
+@dataclass(frozen=True)
+class _Rejected:
+    """A picture that was left out, as the page shows it."""
+
+    picture: Picture | None
+    name: str
+    text: str
 
 
 def _picture(data: bytes, name: str) -> Picture | None:

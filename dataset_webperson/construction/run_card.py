@@ -24,6 +24,10 @@ _OF_IMAGES = {
     "image_missing": "missing",
     "image_unreadable": "unreadable",
     "image_too_large": "with too many pixels",
+    "reserved_robots_tag": "reserved by the header X-Robots-Tag",
+    "reserved_tdm": "reserved by the header TDM-Reservation",
+    "reserved_robots_txt": "reserved by robots.txt",
+    "image_nsfw": "taken for unsafe by a classifier",
     "images_without_person": "without a person",
 }
 _OF_BOXES = {
@@ -108,6 +112,12 @@ def _persons(options: CropOptions, counts: Mapping[str, int]) -> str:
     )
     if rule.max_overlap < 1:
         text += f"No more than {rule.max_overlap:.0%} of it may lie in another person's box. "
+    if options.nsfw:
+        name = public_name(options.nsfw.model)
+        text += (
+            f"Images that `{name}` gave the label `{options.nsfw.label}` with a probability over "
+            f"{options.nsfw.max_score:g} were not looked at. "
+        )
     text += (
         f"Crops extend their box by "
         f"{options.margin:.0%} on each side. {counts.get('boxes', 0):,} boxes were found and "

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..command_line import in_one_line, is_mistake
-from ..files import write_json, written_once
+from ..files import write_json, write_text, written_once
 from ..findings import DataError
 from .opt_out import OptOut
 from .progress import Counts, Follow, followed_by, start_worker
@@ -57,6 +58,7 @@ GROUP_ROWS = 100
 _BATCH_ROWS = 1_000
 _LOOK_S = 0.5  # between two looks at how far the workers are
 _FEW = 32  # shards
+FEW_PARTS = 8
 # Options marked like this may differ between two runs in one folder: they do not affect the output.
 CHANGEABLE = {"changeable": True}
 
@@ -106,7 +108,8 @@ def shard_writer(target: str, schema: pa.Schema) -> Iterator[ShardWriter]:
             shard.counts["rows_in"] += 1
             shard.write(row)
     """
-    compression = {name: "NONE" if name == "image.bytes" else "ZSTD" for name in _leaves(schema)}
+    # Row groups are small: to begin with ZSTD in each column of each would take longer than all the rest.
+    compression = {name: "NONE" if name == "image.bytes" else "SNAPPY" for name in _leaves(schema)}
     os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
     # A separate name for each writer: a process that outlived its killed parent must not write into our file.
     part = f"{target}.{uuid.uuid4().hex}.part"
@@ -193,8 +196,17 @@ def remove_opted_out(path: str, opt_out: OptOut) -> int:
     if not opt_out:
         return 0
     schema = rows_schema(path)
-    columns = [name for name in ("url", "source_sha256", "image_sha256") if name in schema.names]
-    reasons = [opt_out.excludes(row.pop("url", None), *row.values()) for row in read_rows(path, columns)]
+    names = ["url", "source_sha256", "image_sha256", *(["source_phash", "phash"] if opt_out.phashes else [])]
+    names = [name for name in names if name in schema.names]
+    rows = read_table(path, names).to_pylist() if names else []
+    reasons = [
+        opt_out.excludes(
+            row.get("url"),
+            (row.get("source_sha256"), row.get("image_sha256")),
+            (row.get("source_phash"), row.get("phash")),
+        )
+        for row in rows
+    ]
     removed = Counter(f"opted_out_{reason}" for reason in reasons if reason)
     if not removed:
         return 0
@@ -232,9 +244,10 @@ def begin_stage(folder: str, options: Any) -> None:
     """
     clear_half_written(folder)
     wanted = json.loads(json.dumps(_fixed_options(options)))
-    begun = written_once(os.path.join(folder, "options.json"), wanted)
-    if begun != wanted:
-        names = sorted(name for name in begun.keys() | wanted.keys() if begun.get(name) != wanted.get(name))
+    begun = written_once(os.path.join(folder, "options.json"), wanted) or {}
+    # An option that came since, and is not set, makes no difference.
+    names = sorted(name for name in {*begun, *(wanted or {})} if begun.get(name) != (wanted or {}).get(name))
+    if names:
         raise DataError(
             f"{folder}: was begun with other options ({', '.join(names)}); restore them, or delete this folder and "
             "those of the later stages"
@@ -242,11 +255,12 @@ def begin_stage(folder: str, options: Any) -> None:
 
 
 def clear_half_written(folder: str) -> None:
-    """Make the folder if it is missing, and remove half-written files that killed writers left in it."""
+    """Make the folder if it is missing, and remove half-written files that killed writers left in it, or below it."""
     os.makedirs(folder, exist_ok=True)
-    for name in os.listdir(folder):
-        if name.endswith(".part"):
-            os.remove(os.path.join(folder, name))
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".part"):
+                os.remove(os.path.join(place, name))
 
 
 def _fixed_options(options: Any) -> Any:
@@ -315,9 +329,10 @@ class _WithOptOut:
     stage: Stage
     opt_out: OptOut
 
-    def __call__(self, source: str, target: str, options: Any) -> None:
+    def __call__(self, source: str, target: str, options: Any) -> dict[str, int]:
         self.stage(source, target, options)
         remove_opted_out(target, self.opt_out)
+        return shard_counts(target)
 
 
 def recheck(targets: list[str], folder: str, opt_out: OptOut, num_workers: int = 1) -> None:
@@ -330,14 +345,20 @@ def recheck(targets: list[str], folder: str, opt_out: OptOut, num_workers: int =
         checked = record["shards"] if record["list"] == opt_out.digest else {}
     todo = [target for target in targets if checked.get(os.path.basename(target)) != os.stat(target).st_mtime_ns]
     if todo:
+        marks = os.path.join(folder, "checked")
+        shutil.rmtree(marks, ignore_errors=True)  # of a run that was killed
+        pairs = [(target, os.path.join(marks, os.path.basename(target))) for target in todo]
         workers = num_workers if len(todo) > _FEW else 0  # processes take longer to start than a few are looked at
-        for _ in _finished(_remove, list(zip(todo, todo, strict=True)), opt_out, workers, "opt-out"):
+        for _ in _finished(_remove, pairs, opt_out, workers, "opt-out"):
             pass
+        shutil.rmtree(marks)
     _write_checked(targets, folder, opt_out)
 
 
-def _remove(_: str, target: str, opt_out: OptOut) -> None:
-    remove_opted_out(target, opt_out)
+def _remove(source: str, target: str, opt_out: OptOut) -> None:
+    """Remove the opted-out rows of the shard `source`; `target` is a mark that says so."""
+    remove_opted_out(source, opt_out)
+    write_text(target, "")
 
 
 def _write_checked(targets: list[str], folder: str, opt_out: OptOut) -> None:
@@ -355,14 +376,21 @@ def _rows_of(source: str, sizes: Mapping[str, int] | None) -> int | None:
 
 
 def run_missing(
-    part: Callable[[str, str, Any], Any], pairs: Iterable[tuple[str, str]], options: Any, num_workers: int, name: str
+    part: Callable[[str, str, Any], Any],
+    pairs: Iterable[tuple[str, str]],
+    options: Any,
+    num_workers: int,
+    name: str,
+    short: bool = False,
 ) -> None:
     """Call `part(source, target, options)` for each pair whose target is missing, which it writes whole.
 
-    Unlike the shards of a stage, targets may be files of any kind.
+    Unlike the shards of a stage, targets may be files of any kind. Where a part is `short`, of seconds, a few of them
+    are called here: processes, or an engine, would take as long to start.
     """
     pairs = list(pairs)
     missing = [(source, target) for source, target in pairs if not os.path.exists(target)]
+    num_workers = 0 if short and len(missing) <= FEW_PARTS else num_workers
     with tqdm(total=len(pairs), initial=len(pairs) - len(missing), desc=name) as bar:
         for _ in _finished(part, missing, options, num_workers, name):
             bar.update()

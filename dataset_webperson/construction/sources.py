@@ -21,7 +21,9 @@ from ..findings import DataError
 from ..rows.cleaning import is_unicode
 from ..safe_paths import SafeRoot, UnsafePathError
 from .file_names import file_problem, readable
+from .hosts import failure
 from .public_names import end_of_path
+from .reservations import reserved_by
 from .shards import read_rows
 from .tar_images import BadShardError, SourceImage, described, read_tar
 
@@ -169,9 +171,11 @@ def _tar_images(shard: str, with_data: bool = True) -> Iterator[SourceImage]:
             f"{beside}: not a whole parquet file ({error}); download it again", "parquet_cut"
         ) from error
     if "status" in names:
-        for facts in read_rows(beside, ["key", "url", "status"]):
+        columns = [name for name in ("key", "url", "status", "error_message") if name in names]
+        for facts in read_rows(beside, columns):
             if facts["status"] != "success":
-                yield SourceImage(str(facts["key"]), facts["url"], None, "not_downloaded")
+                note = failure(facts.get("error_message"))
+                yield SourceImage(str(facts["key"]), facts["url"], None, "not_downloaded", note=note)
 
 
 def _parquet_images(shard: str, with_data: bool = True) -> Iterator[SourceImage]:
@@ -179,7 +183,8 @@ def _parquet_images(shard: str, with_data: bool = True) -> Iterator[SourceImage]
         with pq.ParquetFile(shard) as parquet:
             present = parquet.schema_arrow.names
             column = next(name for name in _IMAGE_COLUMNS if name in present)
-            wanted = [*((column,) if with_data else ()), *(name for name in ("key", "url") if name in present)]
+            texts = [name for name in ("key", "url", "headers", "error_message") if name in present]
+            wanted = [*((column,) if with_data else ()), *texts]
             rows = read_rows(shard, wanted) if wanted else ({} for _ in range(parquet.metadata.num_rows))
             stem = os.path.splitext(os.path.basename(shard))[0]
             for number, row in enumerate(rows):
@@ -190,7 +195,9 @@ def _parquet_images(shard: str, with_data: bool = True) -> Iterator[SourceImage]
                 if url is not None and not isinstance(url, str):
                     image.data, image.problem = None, "url_not_text"
                 elif with_data and not data:
-                    image.problem = "not_downloaded"
+                    image.problem, image.note = "not_downloaded", failure(row.get("error_message"))
+                elif reserved := reserved_by(row.get("headers")):
+                    image.data, image.problem = None, reserved
                 image.url = url if isinstance(url, str) else None
                 yield image
     except (pa.ArrowException, OSError) as error:
@@ -214,9 +221,11 @@ def _listed_images(shard: str) -> Iterator[SourceImage]:
             beside = os.path.splitext(path)[0] + ".json"
             if os.path.exists(beside):
                 with open(beside, "rb") as file_beside:
-                    url = described(file_beside.read()).get("url")
+                    facts = described(file_beside.read())
+                url = facts.get("url")
                 image.url = url if isinstance(url, str) else None
                 image.problem = "" if url is None or isinstance(url, str) else "url_not_text"
+                image.problem = image.problem or reserved_by(facts.get("headers"))
             if not image.problem:
                 with open(path, "rb") as opened:
                     image.data = opened.read()

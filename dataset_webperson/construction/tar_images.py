@@ -14,6 +14,7 @@ from ..findings import DataError
 from ..rows.cleaning import is_unicode
 from ..rows.local_source import MAX_MEMBER_BYTES, MAX_TEXT_BYTES
 from .file_names import file_problem, is_other_picture, readable
+from .reservations import reserved_by
 
 _HELD = 32  # pictures of one key that wait for a json before they go on without it
 
@@ -35,6 +36,7 @@ class SourceImage:
 
     Attributes:
         problem: `not_downloaded`, `image_missing`, or another reason under which the file is counted as rejected.
+        note: what the downloader says of a picture that is not there, in short.
     """
 
     source_id: str
@@ -42,6 +44,7 @@ class SourceImage:
     data: bytes | None
     problem: str = ""
     name: str = ""  # of its file in the shard, where that has files
+    note: str = ""
 
 
 @dataclass
@@ -64,6 +67,8 @@ class _Group:
                 image.url = url
             else:
                 image.data, image.problem = None, "url_not_text"
+            if reserved := reserved_by(facts.get("headers")):
+                image.data, image.problem = None, image.problem or reserved
             yield image
         if is_last and not self.has_images:  # texts and other files beside a picture are its own
             for stem in self.texts:

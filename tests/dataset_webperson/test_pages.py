@@ -5,6 +5,8 @@ from collections import Counter
 from pathlib import Path
 
 import datasets
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from browser import CHROMIUM, running_browser
@@ -12,6 +14,7 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from dataset_webperson.construction.caption_statistics import Diversity, Scores, Statistics
+from dataset_webperson.construction.caption_words import CaptionWords
 from dataset_webperson.construction.quality_report import Summary, write_build_page
 from dataset_webperson.doctor_report import Report, write_doctor_page
 from dataset_webperson.drawn.rows import generate_rows
@@ -71,9 +74,10 @@ def write_construction(rows, path):
     summary.before = Statistics(60, Counter(man=30, bag=7))
     after = summary.after = Statistics(57, Counter(man=28))
     after.vocabulary = {"color": Counter(red=5, blue=3), "bag": Counter(bag=40)}
-    after.scores = {"small <b>": Scores.of([0.1, 0.3]), "large": Scores.of([0.2, 0.25, 0.4])}
+    after.scores = {"small <b>": Scores.of(np.array([0.1, 0.3])), "large": Scores.of(np.array([0.2, 0.25, 0.4]))}
     after.word_sums = {"color": [2, 0.95, 0], "bag": [1, 0.4, 0]}
-    after.diversity = {"small <b>": Diversity(), "large": Diversity.of(row["caption1"] for row in rows[:4])}
+    words = CaptionWords.of(pa.chunked_array([[row["caption1"] for row in rows[:4]]]))
+    after.diversity = {"small <b>": Diversity(), "large": Diversity.of(words, np.ones(4, bool))}
     for number, row in enumerate(rows[:4]):
         case = {f"caption1{part}": value for part, value in (("", row["caption1"]), ("_problems", ["mood"]))}
         case["caption1_words"] = [

@@ -45,7 +45,7 @@ def find_repeated(shards: list[str], plan: str, limit: int, num_workers: int = 1
         shutil.rmtree(work)  # of shards that have changed since
     written_once(os.path.join(work, "state.json"), begun)
     files = [os.path.join(work, f"{os.path.basename(shard)}.hashes") for shard in shards]
-    run_missing(write_hashes, zip(shards, files, strict=True), None, num_workers, "quality: captions")
+    run_missing(write_hashes, zip(shards, files, strict=True), None, num_workers, "quality: captions", short=True)
     found = _over(files, limit)
     with replacing(path) as part, open(part, "wb") as file:
         np.save(file, found)

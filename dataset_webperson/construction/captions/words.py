@@ -80,8 +80,8 @@ ATTRIBUTE_WORDS: dict[str, frozenset[str]] = {
     }.items()
 }
 _KIND_OF = {word: kind for kind, words in ATTRIBUTE_WORDS.items() for word in words}
-_WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
-_TWO_WORDS = {
+WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
+TWO_WORDS = {
     ("tank", "top"): "top",
     ("body", "warmer"): "outerwear",
     ("flip", "flops"): "shoes",
@@ -96,28 +96,28 @@ def find_attributes(text: str) -> list[tuple[str, str, int, int]]:
     >>> find_attributes("A man in a Navy-blue coat")
     [('gender', 'man', 2, 5), ('color', 'navy-blue', 11, 20), ('outerwear', 'coat', 21, 25)]
     """
-    words = [(match.group().lower().replace("’", "'"), *match.span()) for match in _WORD.finditer(text)]
+    words = [(match.group().lower().replace("’", "'"), *match.span()) for match in WORD.finditer(text)]
     found, place = [], 0
     while place < len(words):
         word, start, end = words[place]
         following = words[place + 1] if place + 1 < len(words) else ("", end, end)
-        if kind := _TWO_WORDS.get((word, following[0])):
+        if kind := TWO_WORDS.get((word, following[0])):
             found.append((kind, f"{word} {following[0]}", start, following[2]))
             place += 2
             continue
-        if kind := _kind(word):
+        if kind := kind_of(word):
             found.append((kind, word, start, end))
         place += 1
     return found
 
 
-def _kind(word: str) -> str:
+def kind_of(word: str) -> str:
     """The kind of a word, of its singular, or of a part of a word with a hyphen; "" for no attribute."""
     word = word.removesuffix("'s")
     for form in (word, word.removesuffix("s"), word.removesuffix("es")):
         if form in _KIND_OF:
             return _KIND_OF[form]
     if "-" in word:
-        kinds = [kind for part in word.split("-") if (kind := _kind(part))]
+        kinds = [kind for part in word.split("-") if (kind := kind_of(part))]
         return kinds[-1] if kinds else ""
     return ""

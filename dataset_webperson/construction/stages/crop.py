@@ -1,8 +1,10 @@
 """Stage `crop`: images -> crops of persons that pass the rule, one row per person; rejected boxes are counted."""
 
+import bisect
 import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,10 +17,14 @@ from PIL import Image
 from ...images import ImageError, decode_within
 from ...near_duplicates import perceptual_hash
 from ...rows.images import JPEG_QUALITY
+from ..hosts import HostCounts
 from ..opt_out import OptOut
 from ..persons.detectors import DetectorOptions, PersonDetector, PoseModel, PoseOptions, open_models
+from ..persons.nsfw import NsfwClassifier, NsfwOptions, open_classifier
 from ..persons.rule import TWO_PERSONS, RuleOptions, box_problem, covered_by_another, crop_area, pose_problem
+from ..persons.views import count_traits, traits
 from ..public_names import public_name, public_url
+from ..reservations import RobotsOptions
 from ..shards import CHANGEABLE, ShardWriter, shard_writer
 from ..source_scan import write_rejected_images
 from ..sources import read_images
@@ -32,6 +38,7 @@ SCHEMA = pa.schema(
         ("source_id", pa.string()),
         ("source_sha256", pa.string()),
         ("image_sha256", pa.string()),
+        ("source_phash", pa.string()),
         ("phash", pa.string()),
         ("box", pa.list_(pa.float32())),
         ("box_score", pa.float32()),
@@ -42,15 +49,20 @@ SCHEMA = pa.schema(
 REJECTED_BOXES = pa.schema(
     [
         ("image", pa.string()),
+        ("url", pa.string()),
+        ("source_sha256", pa.string()),
+        ("source_phash", pa.string()),
         ("box", pa.list_(pa.float32())),
         ("box_score", pa.float32()),
         ("reason", pa.string()),
+        ("picture", pa.binary()),
     ]
 )
 # A larger JPEG is decoded at a half, a quarter or an eighth. Two batches of decoded images are held at a time, each
 # ended by the image that reaches its limit: at most 2 * (48 + 24) million pixels of 3 bytes, 430 MB in each worker.
 PIXELS_OF_IMAGE = 24_000_000
 PIXELS_OF_BATCH = 48_000_000
+PICTURED, PICTURED_MARGIN, PICTURED_SIZE = 2, 0.25, (120, 240)  # boxes of each reason that are shown, and how
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,8 @@ class CropOptions:
         pose: the pose model and its threshold.
         rule: thresholds for sizes and counts.
         margin: extends a box on each side, as a share of its width or height.
+        nsfw: a classifier whose verdict keeps pictures from being looked at; without it none is asked.
+        robots: files robots.txt that were fetched too; see `reservations`, which headers follow without being asked.
         batch_size: number of images, or of crops, per call of a model.
         opt_out: file with an opt-out list (`opt_out.OptOut`); its images are not looked at.
     """
@@ -70,6 +84,8 @@ class CropOptions:
     pose: PoseOptions = field(default_factory=PoseOptions)
     rule: RuleOptions = field(default_factory=RuleOptions)
     margin: float = 0.05
+    nsfw: NsfwOptions | None = None
+    robots: RobotsOptions | None = None
     batch_size: int = 16
     opt_out: str | None = field(default=None, metadata=CHANGEABLE)
 
@@ -87,33 +103,44 @@ class _Decoded:
     image: Image.Image
     scale: int  # of the file's own pixels to those of `image`
     sha256: str
+    phash: str
 
 
 def crop_shard(source: str, target: str, options: CropOptions) -> dict[str, int]:
     """Detect persons in the images of a source shard (`sources.read_images`), find poses, filter and crop.
 
     Counts: `rows_in` images; of these `not_downloaded`, `image_missing`, `image_unreadable`, `image_too_large`, the
-    further reasons of `source_scan`, `opted_out_<reason>` and `images_without_person`; `boxes`, each of which counts
-    under one of the reasons of `persons.rule` or in `rows_out`.
+    further reasons of `source_scan`, `image_nsfw`, `opted_out_<reason>` and `images_without_person`; `boxes`, each of
+    which counts under one of the reasons of `persons.rule` or in `rows_out`.
+
+    Beside the shard, `rejected_boxes/` holds the boxes that were left out, pictures of a few, and in its counts how
+    the persons with a pose are seen (`persons.views`).
     """
     detector, pose = open_models(options.detector, options.pose)
+    classifier = open_classifier(options.nsfw) if options.nsfw else None
     opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()
     rejected: list[tuple[str, str]] = []
-    boxes: list[dict[str, Any]] = []
+    left_out, hosts = _LeftOut(), HostCounts()
     with shard_writer(target, SCHEMA) as shard, ThreadPoolExecutor(1) as thread:
         images = _named(source)
-        batch = thread.submit(_decode_batch, images, options.batch_size, opt_out)
+        batch = thread.submit(_decode_batch, images, options, opt_out, hosts)
         while (result := batch.result()) is not None:
             # The next images are read and decoded while the models work on these.
-            batch = thread.submit(_decode_batch, images, options.batch_size, opt_out)
+            batch = thread.submit(_decode_batch, images, options, opt_out, hosts)
             decoded, counts, refused = result
+            if classifier and decoded:
+                decoded, unsafe = _without_unsafe(decoded, classifier)
+                counts["image_nsfw"] = len(unsafe)
+                refused += unsafe
             shard.counts.update(counts)
             rejected += refused
-            boxes += _crop_batch(decoded, detector, pose, options, opt_out, shard)
+            _crop_batch(decoded, detector, pose, options, opt_out, shard, left_out)
         write_rejected_images(target, source, rejected)
+        hosts.write(os.path.join(os.path.dirname(target), "hosts", os.path.basename(target)))
         beside = os.path.join(os.path.dirname(target), "rejected_boxes", os.path.basename(target))
         with shard_writer(beside, REJECTED_BOXES) as rejects:
-            rejects.write_batch(pa.Table.from_pylist(boxes, schema=REJECTED_BOXES))
+            rejects.counts.update(left_out.seen)
+            rejects.write_batch(pa.Table.from_pylist(left_out.rows, schema=REJECTED_BOXES))
     return dict(shard.counts)
 
 
@@ -129,43 +156,110 @@ def _named(shard: str) -> Iterator[tuple[str, SourceImage]]:
 
 
 def _decode_batch(
-    images: Iterator[tuple[str, SourceImage]], size: int, opt_out: OptOut
+    images: Iterator[tuple[str, SourceImage]], options: CropOptions, opt_out: OptOut, hosts: HostCounts
 ) -> tuple[list[_Decoded], dict[str, int], list[tuple[str, str]]] | None:
-    """Up to `size` images, decoded, their counts, and those rejected with their reasons; `None` at the end."""
+    """Up to `batch_size` images, decoded, their counts, and those rejected with their reasons; `None` at the end."""
     decoded: list[_Decoded] = []
     counts = {"rows_in": 0}
     rejected: list[tuple[str, str]] = []
 
-    def count(reason: str) -> None:
+    def count(image: SourceImage, reason: str, result: str = "") -> None:
         counts[reason] = counts.get(reason, 0) + 1
+        hosts.add(image.url, result or reason)
 
     def reject(image: SourceImage, reason: str) -> None:
-        count(reason)
+        count(image, reason)
         rejected.append((image.name or image.source_id, reason))
 
-    while counts["rows_in"] < size and sum(item.image.width * item.image.height for item in decoded) < PIXELS_OF_BATCH:
+    def is_full() -> bool:
+        pixels = sum(item.image.width * item.image.height for item in decoded)
+        return counts["rows_in"] >= options.batch_size or pixels >= PIXELS_OF_BATCH
+
+    while not is_full():
         name, source = next(images, ("", None))
         if source is None:
             break
         counts["rows_in"] += 1
         if source.problem == "not_downloaded":  # there is no file to name
-            count(source.problem)
+            count(source, source.problem, source.note)
             continue
         if source.problem or source.data is None:
             reject(source, source.problem or "image_missing")
             continue
+        if options.robots and options.robots.forbids(source.url):
+            reject(source, "reserved_robots_txt")
+            continue
         sha256 = hashlib.sha256(source.data).hexdigest()
-        if reason := opt_out.excludes(source.url, sha256):
-            count(f"opted_out_{reason}")
+        if reason := opt_out.excludes(source.url, [sha256]):
+            count(source, f"opted_out_{reason}")
             continue
         try:
             image, scale = decode_within(source.data, source.source_id, PIXELS_OF_IMAGE)
         except ImageError as error:
             reject(source, "image_too_large" if error.code == "image-bomb" else "image_unreadable")
             continue
+        phash = f"{perceptual_hash(image):016x}"
+        if reason := opt_out.excludes(None, (), [phash]):
+            count(source, f"opted_out_{reason}")
+            continue
+        hosts.add(source.url, "downloaded")
         source.data = None  # the bytes are not needed any more
-        decoded.append(_Decoded(source, name, image, scale, sha256))
+        decoded.append(_Decoded(source, name, image, scale, sha256, phash))
     return (decoded, counts, rejected) if counts["rows_in"] else None
+
+
+def _without_unsafe(
+    decoded: list[_Decoded], classifier: NsfwClassifier
+) -> tuple[list[_Decoded], list[tuple[str, str]]]:
+    """The images that a classifier lets pass, and those that it does not, with their reason."""
+    scores = classifier.scores([item.image for item in decoded])
+    passed = [item for item, score in zip(decoded, scores, strict=True) if score <= classifier.options.max_score]
+    kept = {item.name for item in passed}
+    return passed, [
+        (item.source.name or item.source.source_id, "image_nsfw") for item in decoded if item.name not in kept
+    ]
+
+
+class _LeftOut:
+    """The boxes that are left out of a shard, `rows` of `REJECTED_BOXES`, and how persons are seen, `seen`.
+
+    Of each reason, the few boxes whose names come first in a random order get a picture.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.seen: Counter[str] = Counter()
+        self._pictured: dict[str, list[tuple[bytes, int, dict[str, Any]]]] = {}
+
+    def add(self, item: _Decoded, box: np.ndarray, reason: str) -> None:
+        row = {
+            "image": item.name,
+            "url": public_url(item.source.url),
+            "source_sha256": item.sha256,
+            "source_phash": item.phash,
+            "box": (box[:4] * item.scale).tolist(),
+            "box_score": float(box[4]),
+            "reason": reason,
+        }
+        self.rows.append(row)
+        mark = hashlib.blake2b(f"{item.name} {box.tolist()}".encode(), digest_size=8).digest()
+        pictured = self._pictured.setdefault(reason, [])
+        if len(pictured) == PICTURED and mark >= pictured[-1][0]:
+            return
+        row["picture"] = _small_picture(item.image.crop(crop_area(box, PICTURED_MARGIN, *item.image.size)))
+        bisect.insort(pictured, (mark, len(self.rows), row))
+        for _, _, other in pictured[PICTURED:]:
+            del other["picture"]
+        del pictured[PICTURED:]
+
+
+def _small_picture(image: Image.Image) -> bytes | None:
+    if not image.width or not image.height:
+        return None
+    image.thumbnail(PICTURED_SIZE)
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=80)
+    return buffer.getvalue()
 
 
 def _crop_batch(
@@ -175,18 +269,17 @@ def _crop_batch(
     options: CropOptions,
     opt_out: OptOut,
     shard: ShardWriter,
-) -> list[dict[str, Any]]:
-    """Write the crops of a batch. Returns the boxes that are rejected, rows of `REJECTED_BOXES`."""
-    rejected: list[dict[str, Any]] = []
+    left_out: _LeftOut,
+) -> None:
+    """Write the crops of a batch."""
     if not decoded:
-        return rejected
+        return
     candidates = []
     shared: set[tuple[str, int]] = set()
 
     def reject(item: _Decoded, box: np.ndarray, reason: str) -> None:
         shard.counts[reason] += 1
-        place = (box[:4] * item.scale).tolist()
-        rejected.append({"image": item.name, "box": place, "box_score": float(box[4]), "reason": reason})
+        left_out.add(item, box, reason)
 
     name = public_name(options.detector.model)
     found = detector.persons([item.image for item in decoded])
@@ -211,17 +304,18 @@ def _crop_batch(
         part = candidates[start : start + options.batch_size]
         poses = pose.keypoints([crop for *_, crop in part])
         for (item, number, box, area, crop), keypoints in zip(part, poses, strict=True):
-            if problem := pose_problem(keypoints, options.pose.min_score, options.rule):
+            problem = pose_problem(keypoints, options.pose.min_score, options.rule)
+            count_traits(left_out.seen, problem or "kept", traits(keypoints, options.pose.min_score))
+            if problem:
                 reject(item, box, problem)
                 continue
             row = _row(item, number, box, crop, keypoints + np.array([area[0], area[1], 0]), name)
-            if reason := opt_out.excludes(None, row["image_sha256"]):
+            if reason := opt_out.excludes(None, [row["image_sha256"]], [row["phash"]]):
                 shard.counts[f"opted_out_{reason}"] += 1
                 continue
             if (item.name, number) in shared:
                 shard.counts["crops_with_two_persons"] += 1
             shard.write(row)
-    return rejected
 
 
 def _row(
@@ -238,6 +332,7 @@ def _row(
         "source_id": item.source.source_id,
         "source_sha256": item.sha256,
         "image_sha256": hashlib.sha256(data).hexdigest(),
+        "source_phash": item.phash,
         "phash": f"{perceptual_hash(crop):016x}",
         "box": (box[:4] * item.scale).tolist(),
         "box_score": float(box[4]),

@@ -101,13 +101,13 @@ def find_duplicates(shards: list[str], options: DedupOptions, num_workers: int =
     search.begin(ordered, numbers, repr(options.embedding), added)
 
     keys = search.files("keys")
-    run_missing(write_keys, zip(ordered, keys, strict=True), search, num_workers, "dedup: keys")
+    run_missing(write_keys, zip(ordered, keys, strict=True), search, num_workers, "dedup: keys", short=True)
     lists = [path for path, _ in search.found()]
-    run_missing(compare_bucket, zip(lists, lists, strict=True), search, num_workers, "dedup: comparing")
+    run_missing(compare_bucket, zip(lists, lists, strict=True), search, num_workers, "dedup: comparing", short=True)
     if options.embedding:
         find_close_embeddings(search, ordered, rows, options.embedding, num_workers)
     plans = zip(ordered[len(old) :], added, strict=True)
-    run_missing(write_plan, plans, search, num_workers, "dedup: plan")
+    run_missing(write_plan, plans, search, num_workers, "dedup: plan", short=True)
 
     # Written last: its presence says that the plan is complete.
     write_json(done, runs)

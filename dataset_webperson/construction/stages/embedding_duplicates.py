@@ -112,14 +112,14 @@ def find_close_embeddings(
 
     for folder in ("sample", "cells", "close"):
         clear_half_written(os.path.join(search.work, folder))
-    run_missing(write_sample, pairs("sample"), grouping, num_workers, "dedup: sample")
+    run_missing(write_sample, pairs("sample"), grouping, num_workers, "dedup: sample", short=True)
     if not os.path.exists(grouping.tree):
         drawn = np.concatenate([np.load(path) for path in search.files("sample") if os.path.getsize(path) > 128])
         # In an order that does not depend on the shards.
         cells = grow_cells(drawn[:, 4:][np.lexsort(drawn[:, :4].T)], grouping.clusters)
         with replacing(grouping.tree) as part, open(part, "wb") as file:
             np.savez(file, centres=cells.centres, first=cells.first, leads=cells.leads, count=cells.count)
-    run_missing(write_cells, pairs("cells"), grouping, num_workers, "dedup: cells")
+    run_missing(write_cells, pairs("cells"), grouping, num_workers, "dedup: cells", short=True)
     lists = [os.path.join(search.work, "close", f"{bucket}.npy") for bucket in range(grouping.buckets)]
     run_missing(compare_cells, [(path, path) for path in lists], grouping, num_workers, "dedup: comparing")
 

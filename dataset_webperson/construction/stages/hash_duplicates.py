@@ -128,17 +128,32 @@ def compare_bucket(_: str, target: str, search: Search) -> None:
     """List the rows of one bucket that go for another row of it; `target` names the bucket."""
     kind, part = map(int, os.path.basename(target).removesuffix(".npy").split("-"))
     keys = read_bucket(search.files("keys"), kind * search.parts + part, KEY)
-    keys = keys[np.lexsort((keys["row"], keys["order"][:, 1], keys["order"][:, 0]))]
+    keys = keys[_in_order(keys["order"][:, 0], keys["order"][:, 1], keys["row"])]
     # Rows of the same value: the first stays, and stands in for the others below.
-    same = np.lexsort((np.arange(len(keys)), keys["value"][:, 1], keys["value"][:, 0]))
-    repeats = np.append(False, (keys["value"][same][1:] == keys["value"][same][:-1]).all(1))[: len(keys)]
+    values = np.ascontiguousarray(keys["value"].T)
+    same = _in_order(*values, np.arange(len(keys)))
+    repeats = np.append(False, (values[:, same[1:]] == values[:, same[:-1]]).all(0))[: len(keys)]
     gone = np.zeros(len(keys), bool)
     gone[same[repeats]] = True
     if kind and search.max_distance:
         first = np.flatnonzero(~gone)
-        hashes = np.ascontiguousarray(keys["value"][first, 0])
-        gone[first[close_to_earlier(hashes, search.max_distance, search.masks[kind])]] = True
+        gone[first[close_to_earlier(values[0, first], search.max_distance, search.masks[kind])]] = True
     save_rows(target, keys["row"][gone])
+
+
+def _in_order(first: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    """The places of rows in ascending order of the first column, then of the others, as `np.lexsort` would have them.
+
+    The first column tells most rows apart: only those that it does not are sorted by all.
+    """
+    first = np.ascontiguousarray(first)
+    order = np.argsort(first)
+    same = first[order[1:]] == first[order[:-1]]
+    if same.any():
+        tied = np.append(False, same) | np.append(same, False)
+        rows = order[tied]
+        order[tied] = rows[np.lexsort([column[rows] for column in (*reversed(others), first)])]
+    return order
 
 
 def save_rows(path: str, rows: np.ndarray) -> None:

@@ -161,10 +161,10 @@ def unique_urls(shards: list[str], folder: str, options: SelectOptions, num_work
     if not all(map(os.path.exists, targets)):
         search.begin(shards, [0] * len(shards), "", targets)
         keys = search.files("keys")
-        run_missing(_write_keys, zip(shards, keys, strict=True), search, num_workers, "urls: keys")
+        run_missing(_write_keys, zip(shards, keys, strict=True), search, num_workers, "urls: keys", short=True)
         lists = [path for path, _ in search.found()]
-        run_missing(compare_bucket, zip(lists, lists, strict=True), search, num_workers, "urls: comparing")
-        run_missing(_write_urls, zip(shards, targets, strict=True), search, num_workers, "urls")
+        run_missing(compare_bucket, zip(lists, lists, strict=True), search, num_workers, "urls: comparing", short=True)
+        run_missing(_write_urls, zip(shards, targets, strict=True), search, num_workers, "urls", short=True)
     if os.path.isdir(search.work):
         shutil.rmtree(search.work)
     opt_out = OptOut.from_file(options.opt_out) if options.opt_out else OptOut()

@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from dataset_webperson.construction.boxes_sheet import boxes_sheet
+from dataset_webperson.construction.hosts import HostCounts
 from dataset_webperson.construction.opt_out import OptOut
 from dataset_webperson.construction.persons.detectors import DetectorOptions, PoseOptions, open_models
 from dataset_webperson.construction.persons.rule import (
@@ -153,8 +154,8 @@ def test_an_opt_out_list_takes_sites_with_their_sub_domains_and_refuses_what_it_
     assert listed.excludes("http://A.org/x#part") == "url"
     assert listed.excludes("https://img.b.org/1") == listed.excludes("b.org/1") == "domain"
     assert listed.excludes("https://notb.org/1") is None and listed.excludes("http://a.org/X") is None
-    assert listed.excludes(None, None, "ab" * 32) == "sha256" and listed.excludes("http://[bad") is None
-    for line in ("site:a.org", "a.org", "sha256:12", "url:"):
+    assert listed.excludes(None, [None, "ab" * 32]) == "sha256" and listed.excludes("http://[bad") is None
+    for line in ("site:a.org", "a.org", "sha256:12", "url:", "phash:12"):
         (tmp_path / "list.txt").write_text(f"\n{line}\n")
         with pytest.raises(DataError, match="list.txt line 2.*write `url:`"):
             OptOut.from_file(tmp_path / "list.txt")
@@ -387,7 +388,8 @@ def test_batches_end_at_their_number_of_pixels_and_lose_no_image(tmp_path, monke
     monkeypatch.setattr(crop, "PIXELS_OF_BATCH", 2 * 420 * 300 - 1)
     (source,) = write_source(tmp_path / "source", shards=1, images=7, copies=0)
     images, sizes = crop._named(source), []
-    while (batch := crop._decode_batch(images, 5, OptOut())) is not None:
+    options = replace(STUB_CROP, batch_size=5)
+    while (batch := crop._decode_batch(images, options, OptOut(), HostCounts())) is not None:
         sizes.append((len(batch[0]), batch[1]["rows_in"]))
     assert sizes == [(2, 2), (2, 2), (2, 2), (1, 2)]
 

@@ -69,6 +69,15 @@ def test_the_rows_that_go_are_those_of_a_comparison_of_all_pairs(max_distance, r
     assert counts == {"rows_in": 300, "rows_out": 300 - len(gone), **expected}
 
 
+@pytest.mark.parametrize("kinds", [1, 3, 40])
+def test_rows_are_put_in_order_as_by_sorting_all_columns(kinds):
+    random = np.random.default_rng(kinds)
+    for count in (0, 1, 2, 50):
+        columns = [random.integers(kinds, size=count, dtype=np.uint64) for _ in range(2)] + [random.permutation(count)]
+        slow = sorted(range(count), key=lambda place: [column[place] for column in columns])
+        assert hash_duplicates._in_order(*columns).tolist() == slow
+
+
 def test_shards_and_their_order_do_not_change_which_copy_stays(tmp_path):
     rows = person_rows(200, seed=5)
     first, _ = dedup(tmp_path / "a", rows, 1)

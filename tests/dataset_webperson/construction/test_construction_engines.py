@@ -10,13 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 from caption_server import CaptionServer, serve
-from made_up_persons import STUB_CROP, stub_crop_shard, write_source
+from made_up_persons import STUB_CROP, person_rows, stub_crop_shard, write_crops, write_source
 from places import HELPERS, REPO
 from test_construction_build import write_config
 from test_construction_select import coyo
 
 from dataset_webperson import build
+from dataset_webperson.construction import shards
 from dataset_webperson.construction.engine_options import EngineSection, JobsOptions, SlurmOptions
+from dataset_webperson.construction.opt_out import OptOut
 from dataset_webperson.construction.shards import on_engine, run_missing, run_stage
 from dataset_webperson.findings import DataError
 
@@ -42,6 +44,7 @@ def contents(folder):
 
 def test_two_workers_of_datatrove_leave_the_bytes_of_the_build_without_an_engine(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "crop_shard", stub_crop_shard)
+    monkeypatch.setattr(shards, "FEW_PARTS", 0)  # short parts go to the engine too, as those of many shards do
     source = tmp_path / "source"
     write_source(source, shards=2, images=2, copies=1)
     (tmp_path / "list.txt").write_text("domain:site2.org\n")
@@ -74,6 +77,24 @@ def test_each_worker_of_this_machine_takes_a_gpu_of_its_own(tmp_path, monkeypatc
     assert sorted(Path(target).read_text() for target in targets) == ["4", "7"]
 
 
+def test_a_few_short_parts_are_done_here_and_many_by_the_engine(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    asked: list[int] = []
+
+    def engine(part, pairs, options, name):
+        asked.append(len(pairs))
+        return iter(())
+
+    targets = [str(tmp_path / f"{number}") for number in range(shards.FEW_PARTS + 1)]
+    pairs = [(target, target) for target in targets]
+    with on_engine(engine):
+        run_missing(which_gpu, pairs[1:], None, 2, "few", short=True)
+        run_missing(which_gpu, pairs[:1], None, 2, "long")
+        run_missing(which_gpu, [(f"{name}x", f"{name}x") for name in targets], None, 2, "many", short=True)
+    assert asked == [1, shards.FEW_PARTS + 1] and len(list(tmp_path.iterdir())) == shards.FEW_PARTS
+
+
 def refuse(source, target, options):
     raise DataError(f"{source}: cannot be used; mend it")
 
@@ -88,6 +109,21 @@ def test_a_mistake_in_a_task_is_one_line_and_a_shard_that_is_not_made_is_named(t
             run_missing(refuse, [("a.tar", str(tmp_path / "a"))], None, 1, "refused")
         with pytest.raises(DataError, match="1 of 1 shards of `1_crop` were not made; its logs are here"):
             run_stage(forget, ["a.tar"], str(tmp_path / "1_crop"), {})
+
+
+def test_rows_are_opted_out_of_finished_shards_on_an_engine_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_FEW", 0)
+    rows = person_rows(20, seed=0)
+    paths = write_crops(tmp_path / "1_crop", rows, 2)
+    with on_engine(engine_of("local", tmp_path, 1)):
+        shards.recheck(paths, str(tmp_path / "1_crop"), OptOut(domains=["site1.org"]), 1)
+    left = {row["url"] for path in paths for row in shards.read_rows(path)}
+    assert left == {row["url"] for row in rows if "site1.org" not in row["url"]} and 0 < len(left) < 20
+    assert sorted(path.name for path in (tmp_path / "1_crop").iterdir()) == [
+        "00000.parquet",
+        "00001.parquet",
+        "opted_out.json",
+    ]
 
 
 def script(path, text):

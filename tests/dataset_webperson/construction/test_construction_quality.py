@@ -13,7 +13,16 @@ from PIL import Image
 from tiny import tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson.construction import caption_statistics
-from dataset_webperson.construction.caption_statistics import Diversity, Scores, stage_statistics
+from dataset_webperson.construction.caption_statistics import (
+    GROUPS,
+    Diversity,
+    Scores,
+    Statistics,
+    count_assessed,
+    count_captioned,
+    stage_statistics,
+)
+from dataset_webperson.construction.caption_words import CaptionWords, text_hash
 from dataset_webperson.construction.captions.repeated import find_repeated
 from dataset_webperson.construction.captions.words import find_attributes
 from dataset_webperson.construction.distinct import Distinct
@@ -22,6 +31,7 @@ from dataset_webperson.construction.quality_report import funnel, main, stage_co
 from dataset_webperson.construction.shards import remove_opted_out, shard_counts, shard_writer
 from dataset_webperson.construction.stages.captioning import NEW_COLUMNS as CAPTION_COLUMNS
 from dataset_webperson.construction.stages.quality import (
+    NEW_COLUMNS,
     CaptionScorer,
     QualityOptions,
     assess_shard,
@@ -226,9 +236,14 @@ def test_options_that_make_no_sense_are_refused(fields):
         QualityOptions(**fields)
 
 
+def diversity_of(captions):
+    words = CaptionWords.of(pa.chunked_array([captions], pa.string()))
+    return Diversity.of(words, np.ones(len(captions), bool))
+
+
 def test_diversity_counts_what_it_says():
-    diversity = Diversity.of(["A man in red walks.", "a man in Red walks."])
-    diversity.add(Diversity.of(["A woman stands in blue."]))
+    diversity = diversity_of(["A man in red walks.", "a man in Red walks."])
+    diversity.add(diversity_of(["A woman stands in blue."]))
     assert diversity.figures() == {
         "captions": "3",
         "mean words": "5.0",
@@ -241,20 +256,113 @@ def test_diversity_counts_what_it_says():
 
 
 def test_different_texts_are_counted_exactly_and_then_estimated_whatever_the_parts():
-    texts = [f"text {number}" for number in range(20_000)]
+    hashes = np.array([text_hash(f"text {number}") for number in range(20_000)], np.uint64)
     for count in (0, 1, 700):
-        assert len(Distinct.of(texts[:count]) | Distinct.of(texts[: count // 2])) == count
-    whole, parts = Distinct.of(texts), Distinct()
+        assert len(Distinct.of(hashes[:count]) | Distinct.of(hashes[: count // 2])) == count
+    whole, parts = Distinct.of(hashes), Distinct()
     for start in range(0, 20_000, 3_000):
-        parts |= Distinct.of(texts[max(0, start - 500) : start + 3_000])
+        parts |= Distinct.of(hashes[max(0, start - 500) : start + 3_000])
     assert parts.least == whole.least and not whole.is_exact and abs(len(whole) - 20_000) < 4 * 0.03 * 20_000
+    twice = np.append(hashes[:1_500], hashes[:1_500])
+    assert Distinct.of(twice).least == Distinct.of(hashes[:1_500]).least == sorted(hashes[:1_500].tolist())[:1_024]
+
+
+PIECES = "A man, Woman young navy-blue jeans/shirt t-shirt. tank top Tank TOP flip flops polka dot dots body".split()
+PIECES += ["warmer", "man’s", "lady's", "ΣΑΣ", "über", "a_b", "3rd", "-", "", "top\ntank", "coats", "glasses", "(bag)"]
+PIECES += ["dress", "İ"]
+
+
+def slow_statistics(rows):
+    """Twin of `count_assessed`, caption by caption, with the tools that the stages use."""
+    found = {name: Counter() for name in ("groups", "templates", "vocabulary")}
+    captions, sums, scores = {}, {}, []
+    for row in rows:
+        said = [(kind, word) for n in (1, 2) for kind, word, _, _ in find_attributes(row[f"caption{n}"])]
+        for name, of in GROUPS.items():
+            found["groups"][name] += any(kind == of if isinstance(of, str) else word in of for kind, word in said)
+        found["templates"][row["template_id"]] += 1
+        for n in (1, 2) if row["caption1"] != row["caption2"] else (1,):
+            captions.setdefault(row[f"captioner{n}"], []).append(row[f"caption{n}"])
+            scores.append((row[f"caption{n}_score"], row["image_path"], n))
+            found["vocabulary"].update((kind, word) for kind, word, _, _ in find_attributes(row[f"caption{n}"]))
+            for word in row[f"caption{n}_words"]:
+                mine = sums.setdefault(word["kind"], [0, 0.0, 0])
+                mine[:] = [mine[0] + 1, mine[1] + word["score"], mine[2] + (word["score"] < 0)]
+    diversity = {}
+    for captioner, texts in captions.items():
+        words = [re.findall(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*", text.lower()) for text in texts]
+        openings = Counter(" ".join(found[:3]) for found in words)
+        pairs = [pair for found in words for pair in zip(found, found[1:], strict=False)]
+        different = {"captions": len({text.lower() for text in texts}), "openings": len(openings)}
+        different |= {"words": len({word for found in words for word in found}), "pairs": len(set(pairs))}
+        diversity[captioner] = (len(texts), sum(map(len, words)), len(pairs), different, openings)
+    return {**found, "sums": sums, "scores": scores, "diversity": diversity}
+
+
+def test_statistics_of_a_shard_are_those_of_counting_caption_by_caption(tmp_path):
+    random = np.random.default_rng(0)
+    schema = SCHEMA
+    for name, kind in NEW_COLUMNS.items():
+        schema = schema.append(pa.field(name, kind))
+    rows = []
+    for number in range(300):
+        row = {"image_path": f"{number}.jpg", "template_id": f"t{number % 3}", "captioner1": "small"}
+        row["captioner2"] = "large" if number % 4 else "small"
+        for n in (1, 2):
+            row[f"caption{n}"] = " ".join(random.choice(PIECES, random.integers(0, 9)))
+            row[f"caption{n}_score"] = float(np.float32(random.integers(-9, 9) / 10))
+        if number % 7 == 0:
+            row |= {"caption2": row["caption1"], "caption2_score": row["caption1_score"]}
+        for n in (1, 2):
+            row[f"caption{n}_words"] = [
+                {"start": start, "end": end, "kind": kind, "score": float(np.float32(random.normal()))}
+                for kind, _, start, end in find_attributes(row[f"caption{n}"])
+            ]
+        rows.append(row)
+    shard = str(tmp_path / "a.parquet")
+    with shard_writer(shard, schema) as writer:
+        for row in rows:
+            writer.write(row)
+    found, slow = count_assessed(shard), slow_statistics(rows)
+    assert found.rows == 300 and +slow["groups"] == found.groups and slow["templates"] == found.templates
+    assert len(found.groups) == 6  # there is no child and no hat
+    said = Counter({(kind, w.replace("’", "'")): n for kind, ws in found.vocabulary.items() for w, n in ws.items()})
+    assert said == slow["vocabulary"] and ("top", "tank top") in said and ("gender", "man's") in said
+    assert found.word_sums.keys() == slow["sums"].keys()
+    for kind, sums in slow["sums"].items():
+        assert found.word_sums[kind] == pytest.approx(sums)
+    for captioner, (captions, words, pairs, different, openings) in slow["diversity"].items():
+        mine = found.diversity[captioner]
+        assert (mine.captions, mine.words, mine.pairs) == (captions, words, pairs)
+        assert {name: len(part) for name, part in mine.different.items()} == different
+        assert mine.openings == openings
+        assert len(found.samples[captioner]) == min(20, captions)
+    assert [case[:3] for case in found.lowest] == sorted(slow["scores"])[:12]
+    highest = sorted(slow["scores"], key=lambda case: (-case[0], *case[1:]))[:12]
+    assert [case[:3] for case in found.highest] == highest
+    before = count_captioned(shard)
+    assert (before.rows, before.groups) == (found.rows, found.groups)
+    # The random captions that are shown do not depend on how rows lie in shards.
+    whole = Statistics()
+    for part in range(3):
+        path = str(tmp_path / f"{part}.parquet")
+        with shard_writer(path, schema) as writer:
+            for row in rows[part::3]:
+                writer.write(row)
+        whole.add(count_assessed(path))
+    for captioner, cases in found.samples.items():
+        assert [case[:3] for case in whole.samples[captioner]] == [case[:3] for case in cases]
+    assert whole.diversity["small"].different["pairs"].least == found.diversity["small"].different["pairs"].least
+    with shard_writer(shard, schema):
+        pass
+    assert (count_assessed(shard).rows, count_captioned(shard).rows) == (0, 0)
 
 
 def test_scores_in_bins_are_those_of_a_count():
     values = np.random.default_rng(0).normal(0.3, 0.2, 500).clip(-1, 1).tolist()
-    scores = Scores.of(values[:200])
-    scores.add(Scores.of(values[200:]))
-    scores.add(Scores.of([]))
+    scores = Scores.of(np.array(values[:200]))
+    scores.add(Scores.of(np.array(values[200:])))
+    scores.add(Scores.of(np.array([])))
     assert (scores.count, scores.least, scores.greatest) == (500, min(values), max(values))
     assert scores.total == pytest.approx(sum(values))
     for low, high in ((-1.0, 0.25), (0.1, 0.5), (0.0, 2.0)):
