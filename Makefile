@@ -100,7 +100,7 @@ docs-check: setup ## check every command in the pages, cards and docstrings
 lint: setup ## check style, formatting and types
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
-benchmark: setup ## time the parts of a training step beside a plain CLIP step
+benchmark: setup ## time the parts of a training step beside a plain one
 	@$(RUN) examples/benchmark_step.py
 
 clean: ## remove the virtual environment and caches, never runs/

@@ -1,13 +1,16 @@
 """Defects of a single caption, and its length in tokens."""
 
+import json
 import os
 import re
 import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from .findings import DataError
 
-MAX_TOKENS = 77
+MAX_TOKENS = 77  # of CLIP, and of a tokenizer that says nothing else
+UNLIMITED = 1_000_000  # transformers writes a number above this for "no limit"
 
 _LEAK = re.compile(
     r"description\]"  # the end of a captioner's own template, as in "[detailed description]"
@@ -81,15 +84,49 @@ def estimate_tokens(caption: str) -> int:
     return 2 + len(_PIECES.findall(caption))
 
 
-def token_counter(tokenizer_folder: str | None) -> Callable[[list[str]], list[int]]:
-    """A function from captions to token counts, the two ends included.
+@dataclass
+class TokenCounter:
+    """How long captions are to a text tower, what frames them included.
+
+    Attributes:
+        method (`str`): how tokens are counted, in words.
+        limit (`int`): tokens that the tower takes.
+        count (`Callable`): captions -> their numbers of tokens.
+    """
+
+    method: str
+    limit: int
+    count: Callable[[list[str]], list[int]]
+
+
+@dataclass
+class CaptionLengths:
+    """The captions of a data set, as long as one text tower finds them.
+
+    Attributes:
+        method, limit: as in [`TokenCounter`].
+        longest (`int`): tokens of the longest.
+        over_limit (`int`): captions of more tokens than the limit.
+    """
+
+    method: str
+    limit: int
+    longest: int = 0
+    over_limit: int = 0
+
+
+def token_counter(tokenizer_folder: str | None) -> TokenCounter:
+    """Exact counts by the tokenizer in a folder, and the limit of the model beside it; else estimates for CLIP.
 
     Args:
-        tokenizer_folder (`str`, *optional*): a folder saved by `save_pretrained`; exact counts by that tokenizer.
-            Without it the counts are `estimate_tokens`.
+        tokenizer_folder (`str`, *optional*): a folder saved by `save_pretrained`, of a tokenizer or a whole model.
+
+    Raises:
+        DataError: no such folder, or no tokenizer in it.
     """
     if tokenizer_folder is None:
-        return lambda captions: [estimate_tokens(caption) for caption in captions]
+        method = "estimated: one token per word, digit or mark"
+        return TokenCounter(method, MAX_TOKENS, lambda captions: [estimate_tokens(caption) for caption in captions])
     if not os.path.isdir(tokenizer_folder):
         raise DataError(f"{tokenizer_folder}: no such folder; pass the folder of a tokenizer saved by save_pretrained")
     from transformers import AutoTokenizer  # only this option needs transformers
@@ -99,4 +136,21 @@ def token_counter(tokenizer_folder: str | None) -> Callable[[list[str]], list[in
     except Exception as error:  # a broken tokenizer folder raises nearly every type there is
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"{tokenizer_folder}: no readable tokenizer ({reason}); save it again") from error
-    return lambda captions: [len(ids) for ids in tokenizer(captions, truncation=False)["input_ids"]]
+    said = tokenizer.model_max_length
+    limit = _context_length(tokenizer_folder) or (said if said < UNLIMITED else MAX_TOKENS)
+
+    def count(captions: list[str]) -> list[int]:
+        # longer captions are what is looked for: no warning of them
+        return [len(ids) for ids in tokenizer(captions, truncation=False, padding=False, verbose=False)["input_ids"]]
+
+    return TokenCounter(f"counted by the tokenizer in {tokenizer_folder}", limit, count)
+
+
+def _context_length(folder: str) -> int | None:
+    """Tokens that the text tower of the model in a folder takes, if there is one and its configuration says so."""
+    try:
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+            text_config = json.load(file).get("text_config") or {}
+        return text_config.get("max_position_embeddings")
+    except (OSError, ValueError, AttributeError):
+        return None

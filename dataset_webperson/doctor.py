@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from .caption_checks import MAX_TOKENS, caption_problems, token_counter
+from .caption_checks import CaptionLengths, caption_problems, token_counter
 from .command_line import CommandParser, command
 from .doctor_report import Report, print_table, write_doctor_json, write_doctor_page
 from .findings import MAX_EXAMPLES, DataError, Findings, share
@@ -48,7 +48,7 @@ class Options:
     annotations: str | None = None
     image_root: str | None = None
     partial: bool = False
-    tokenizer: str | None = None
+    tokenizers: tuple[str, ...] = ()
     max_images: int = 100_000
     num_workers: int = 1
 
@@ -96,10 +96,11 @@ def _named_after(root: str, folder: str) -> bool:
 class CaptionExaminer:
     """Takes the captions of one image after the other; findings are complete after `finish`."""
 
-    def __init__(self, findings: Findings, tokenizer: str | None):
+    def __init__(self, findings: Findings, tokenizers: tuple[str, ...]):
         self.findings = findings
-        self.count_tokens = token_counter(tokenizer)
-        self.captions = self.longest = self.over_limit = 0
+        self.counters = [token_counter(tokenizer) for tokenizer in tokenizers or (None,)]
+        self.lengths = [CaptionLengths(counter.method, counter.limit) for counter in self.counters]
+        self.captions = 0
         self._waiting: list[tuple[str, str]] = []
         self._person_of: dict[int, tuple[int, str]] = {}  # hash of a caption: first person, and its image
         self._shared: set[int] = set()
@@ -128,24 +129,30 @@ class CaptionExaminer:
             self.findings.add("caption-shared", f"{image_path}: {caption:.200}", (first[1], file))
 
     def _count_waiting(self) -> None:
-        lengths = self.count_tokens([caption for caption, _ in self._waiting])
-        for (caption, file), length in zip(self._waiting, lengths, strict=True):
-            self.longest = max(self.longest, length)
-            if length > MAX_TOKENS:
-                self.over_limit += 1
-                self.findings.add("caption-long", f"{length} tokens: {caption:.200}", (file,))
+        captions = [caption for caption, _ in self._waiting]
+        too_long: dict[int, int] = {}  # the number of a caption, and its tokens as the first tower that cuts it counts
+        for counter, found in zip(self.counters, self.lengths, strict=True):
+            for number, length in enumerate(counter.count(captions)):
+                found.longest = max(found.longest, length)
+                if length > counter.limit:
+                    found.over_limit += 1
+                    too_long.setdefault(number, length)
+        for number, length in sorted(too_long.items()):
+            caption, file = self._waiting[number]
+            self.findings.add("caption-long", f"{length} tokens: {caption:.200}", (file,))
         self._waiting.clear()
 
-    def finish(self, report: Report, tokenizer: str | None) -> None:
+    def finish(self, report: Report) -> None:
         if self._waiting:
             self._count_waiting()
-        report.captions, report.longest, report.over_limit = self.captions, self.longest, self.over_limit
-        report.token_method = (
-            f"counted by the tokenizer in {tokenizer}" if tokenizer else "estimated: one token per word, digit or mark"
-        )
-        if self.over_limit:
-            part = share(self.over_limit, self.captions)
-            self.findings.set_detail("caption-long", f"{part} of the captions ({report.token_method})")
+        report.captions, report.lengths = self.captions, self.lengths
+        cut = [found for found in self.lengths if found.over_limit]
+        if cut:
+            parts = (
+                f"{share(found.over_limit, self.captions)} of the captions over {found.limit} ({found.method})"
+                for found in cut
+            )
+            self.findings.set_detail("caption-long", "; ".join(parts))
 
 
 def examine_benchmark(benchmark: type[Benchmark], root: str, options: Options) -> Report:
@@ -158,10 +165,10 @@ def examine_benchmark(benchmark: type[Benchmark], root: str, options: Options) -
     report = Report(
         benchmark.name, root, copy.json_files, copy.image_root, copy.counts(), dict(benchmark.official), findings
     )
-    examiner = CaptionExaminer(findings, options.tokenizer)
+    examiner = CaptionExaminer(findings, options.tokenizers)
     for row in copy.rows:
         examiner.add(row.captions, row.person, row.image_path, row.file)
-    examiner.finish(report, options.tokenizer)
+    examiner.finish(report)
     report.images_named = len(copy.rows)
     present = [(row.image_path, row.file) for row in copy.rows if row.present]
     facts = _examine_images(present, report, options)
@@ -181,7 +188,7 @@ def examine_corpus(corpus: type[Corpus], root: str, options: Options) -> Report:
         tried = f"{options.annotations or home}: looked for {', '.join(corpus.json_patterns)}"
         findings.add("json-missing", tried + (f"; {near}" if near else ""))
         return report
-    examiner = CaptionExaminer(findings, options.tokenizer)
+    examiner = CaptionExaminer(findings, options.tokenizers)
     rng = random.Random(0)
     sample: list[tuple[str, str]] = []
     seen = captions = present = 0
@@ -198,7 +205,7 @@ def examine_corpus(corpus: type[Corpus], root: str, options: Options) -> Report:
                 sample.append((located.image_path, located.file))
             elif (place := rng.randrange(present)) < options.max_images:
                 sample[place] = (located.image_path, located.file)
-    examiner.finish(report, options.tokenizer)
+    examiner.finish(report)
     report.images_named = seen
     report.counts = {"train": Counts(0, seen, captions)}
     _examine_images(sample, report, options)
@@ -211,7 +218,7 @@ def examine_rows(root: str, options: Options) -> Report:
         raise DataError(f"{root}: annotations and image_root are of benchmarks and corpora, a WebPerson has neither")
     findings, source = Findings(), open_source(root)
     report = Report(WebPersonFolder.name, root, list(source.shards), root, {}, {}, findings)
-    examiner = CaptionExaminer(findings, options.tokenizer)
+    examiner = CaptionExaminer(findings, options.tokenizers)
     stride = -(-(source.count() or 0) // options.max_images) or 1
     for split, shards in source.splits.items():
         rows = captions = 0
@@ -232,7 +239,7 @@ def examine_rows(root: str, options: Options) -> Report:
             report.images_named += 1
             rows, captions = rows + 1, captions + len(texts)
         report.counts[split] = Counts(0, rows, captions)
-    examiner.finish(report, options.tokenizer)
+    examiner.finish(report)
     if report.images_examined < report.images_named:
         report.notes.append(f"{report.images_examined:,} of the {report.images_named:,} images were decoded")
     return report
@@ -326,7 +333,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="the copy is incomplete on purpose: differing counts are warnings, not errors",
     )
-    parser.add_argument("--tokenizer", metavar="FOLDER", help="a saved tokenizer, for exact caption lengths")
+    parser.add_argument(
+        "--tokenizer",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="saved tokenizers or models: what share of the captions each tower cuts (default: estimated for CLIP)",
+    )
     parser.add_argument(
         "--max_images",
         type=int,
@@ -372,7 +385,7 @@ def main(arguments: list[str] | None = None) -> int | None:
         annotations=args.annotations,
         image_root=args.image_root,
         partial=args.partial,
-        tokenizer=args.tokenizer,
+        tokenizers=tuple(args.tokenizer),
         max_images=args.max_images,
         num_workers=args.num_workers,
     )

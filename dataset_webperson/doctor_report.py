@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from .caption_checks import MAX_TOKENS
+from .caption_checks import CaptionLengths
 from .files import write_text
 from .findings import DataError, Findings, share
 from .images import open_image
@@ -28,10 +28,13 @@ class Report:
     images_named: int = 0
     images_examined: int = 0
     captions: int = 0
-    longest: int = 0  # tokens
-    over_limit: int = 0  # captions over MAX_TOKENS
-    token_method: str = ""
+    lengths: list[CaptionLengths] = field(default_factory=list)  # one per tokenizer
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest caption, by whichever tokenizer finds most."""
+        return max((found.longest for found in self.lengths), default=0)
 
 
 def print_table(reports: list[Report], out: TextIO) -> None:
@@ -68,11 +71,9 @@ def _counts(report: Report, split: str) -> str:
 
 def _notes(report: Report) -> list[str]:
     notes = list(report.notes)
-    if report.captions:
-        part = share(report.over_limit, report.captions)
-        notes.append(
-            f"captions over {MAX_TOKENS} tokens: {part}; the longest has {report.longest} ({report.token_method})"
-        )
+    for found in report.lengths if report.captions else ():
+        part = share(found.over_limit, report.captions)
+        notes.append(f"captions over {found.limit} tokens: {part}; the longest has {found.longest} ({found.method})")
     return notes
 
 
@@ -86,6 +87,7 @@ def _as_dict(report: Report) -> dict[str, Any]:
     values = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     for name in ("counts", "official"):
         values[name] = {split: dataclasses.asdict(counts) for split, counts in values[name].items()}
+    values["lengths"] = [dataclasses.asdict(found) for found in report.lengths]
     values["findings"] = [
         {**dataclasses.asdict(finding), "title": finding.title, "cure": finding.cure} for finding in report.findings
     ]

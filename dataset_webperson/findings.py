@@ -87,7 +87,9 @@ KINDS = {
     "caption-shared": Kind(
         "warning", "caption shared by several persons", "such a caption has more than one right answer"
     ),
-    "caption-long": Kind("note", "captions over 77 tokens", "the text tower cuts them at 77 tokens"),
+    "caption-long": Kind(
+        "note", "captions longer than the tower takes", "it cuts them there: another tower may take more"
+    ),
     "name-twice": Kind("warning", "file name twice in one json", "the first caption is read; file names are the key"),
 }
 

@@ -1,7 +1,21 @@
-"""The losses: similarity distribution matching (SDM), masked token prediction (MTP) and, in fine-tuning, identity."""
+"""The losses: similarity distribution matching (SDM), masked token prediction (MTP) and, in fine-tuning, identity.
+
+In place of SDM there is the sigmoid loss, with which SigLIP was trained.
+"""
 
 import torch
 import torch.nn.functional as F
+
+
+def cosines(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+    """Cosine of every image with every caption, `(N, D)` and `(M, D)` -> `(N, M)`, float32.
+
+    Autocast would take the product back to half precision, whose error is a multiple of a whole logit at 0.02.
+    """
+    with torch.autocast(image_embeds.device.type, enabled=False):
+        image_embeds = F.normalize(image_embeds.float(), dim=-1)
+        text_embeds = F.normalize(text_embeds.float(), dim=-1)
+        return image_embeds @ text_embeds.T
 
 
 def sdm_loss(
@@ -26,12 +40,7 @@ def sdm_loss(
     Returns:
         `torch.Tensor`: scalar, float32, mean over rows.
     """
-    # autocast would take the product back to half precision, whose error is a multiple of a whole logit at 0.02
-    with torch.autocast(image_embeds.device.type, enabled=False):
-        image_embeds = F.normalize(image_embeds.float(), dim=-1)
-        text_embeds = F.normalize(text_embeds.float(), dim=-1)
-        similarity = image_embeds @ text_embeds.T
-
+    similarity = cosines(image_embeds, text_embeds)
     # `matches` is symmetric, so its rows serve image-to-text and text-to-image alike
     matches = (person_ids[:, None] == person_ids[None]).float()
     log_target = (matches / matches.sum(dim=1, keepdim=True) + eps).log()
@@ -41,6 +50,36 @@ def sdm_loss(
         return (log_prediction.exp() * (log_prediction - log_target)).sum(dim=1).mean()
 
     return divergence(similarity / temperature) + divergence(similarity.T / temperature)
+
+
+def sigmoid_loss(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    image_ids: torch.Tensor,
+    text_ids: torch.Tensor,
+    temperature: float,
+    bias: float,
+) -> torch.Tensor:
+    """Whether each image and each caption belong together, one yes or no a pair (SigLIP, section 3.2).
+
+    `-log sigmoid(z * (cosine / temperature + bias))`, where `z` is 1 if the identities are equal, of whatever rows,
+    and -1 otherwise. Unlike in SDM, no pair's part depends on the others, so that each of several processes compares
+    its own images with the captions of all, and the mean of their losses is the loss of the batch.
+
+    Args:
+        image_embeds (`torch.Tensor` of shape `(N, D)`): image embeddings, of any norm above 0.
+        text_embeds (`torch.Tensor` of shape `(M, D)`): caption embeddings.
+        image_ids (`torch.Tensor` of shape `(N,)`): integers.
+        text_ids (`torch.Tensor` of shape `(M,)`): integers; equal ones match.
+        temperature (`float`): as in [`sdm_loss`].
+        bias (`float`): the logit of a pair before it is looked at; -10 where SigLIP starts, since few pairs match.
+
+    Returns:
+        `torch.Tensor`: scalar, float32, sum over captions and mean over images.
+    """
+    logits = cosines(image_embeds, text_embeds) / temperature + bias
+    signs = torch.where(image_ids[:, None] == text_ids[None], 1.0, -1.0)
+    return -F.logsigmoid(signs * logits).sum() / len(logits)
 
 
 def mtp_loss(logits: torch.Tensor, labels: torch.Tensor, num_masked: int | torch.Tensor | None = None) -> torch.Tensor:

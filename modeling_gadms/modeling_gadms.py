@@ -38,7 +38,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .chunk_gadms import BatchChunk
 from .configuration_gadms import GADMSConfig
 from .distributed_gadms import gather_batch, mean_over_processes, num_processes
-from .losses_gadms import mtp_loss, sdm_loss
+from .losses_gadms import mtp_loss, sdm_loss, sigmoid_loss
 from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions
 from .released_scores_gadms import released_scores
 from .starting_towers_gadms import STARTS, config_of_towers, fitted_weights, refuse_missing_weights
@@ -547,8 +547,10 @@ class GADMSDecoder(WholeInitialization, CLIPPreTrainedModel):
 @dataclass
 class GADMSForPreTrainingOutput(ModelOutput):
     """
-    loss (`torch.Tensor`): scalar, SDM + weight * MTP over the joint batch of all processes.
+    loss (`torch.Tensor`): scalar, SDM, or in its place the sigmoid loss, + weight * MTP; its mean over processes is
+        that of their joint batch.
     sdm_loss (`torch.Tensor`): scalar, similarity distribution matching.
+    sigmoid_loss (`torch.Tensor`): scalar, in its place.
     mtp_loss (`torch.Tensor`): scalar, masked token prediction.
     hidden_rate (`torch.Tensor`): share of valid tokens hidden before alignment, in this process.
     prediction_rate (`torch.Tensor`): share of valid tokens to predict, in this process.
@@ -560,6 +562,7 @@ class GADMSForPreTrainingOutput(ModelOutput):
 
     loss: torch.Tensor | None = None
     sdm_loss: torch.Tensor | None = None
+    sigmoid_loss: torch.Tensor | None = None
     mtp_loss: torch.Tensor | None = None
     hidden_rate: torch.Tensor | None = None
     prediction_rate: torch.Tensor | None = None
@@ -655,10 +658,21 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         gadms = self.gadms
         return gradient_attention_scores(gadms.text_model, gadms.text_projection, image_embeds, input_ids)
 
-    def joint_sdm_loss(
-        self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, person_ids: torch.Tensor
+    def joint_alignment_loss(
+        self,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
+        person_ids: torch.Tensor,
+        sigmoid_bias: float | None = None,
     ) -> torch.Tensor:
-        """SDM over the pairs of all processes; see `losses_gadms.sdm_loss`."""
+        """SDM over the pairs of all processes or, with a bias, the sigmoid loss; see `losses_gadms`.
+
+        Of the sigmoid loss each process computes the rows of its own images, which take its share of the memory; the
+        mean over processes, in value and in gradient, is the loss of all.
+        """
+        if sigmoid_bias is not None:
+            texts, ids = gather_batch(text_embeds), gather_batch(person_ids)
+            return sigmoid_loss(image_embeds, texts, person_ids, ids, self.config.temperature, sigmoid_bias)
         return sdm_loss(
             gather_batch(image_embeds), gather_batch(text_embeds), gather_batch(person_ids), self.config.temperature
         )
@@ -674,6 +688,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         masking: Masking | None = DualMasking(),  # noqa: B008 - frozen
         mtp_weight: float = 0.4,
         chunk: BatchChunk | None = None,
+        sigmoid_bias: float | None = None,
     ) -> GADMSForPreTrainingOutput:
         """One training step: score the tokens, draw both masks, align the noise view (SDM), predict tokens (MTP).
 
@@ -693,6 +708,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             mtp_weight (`float`): weight of MTP in the loss.
             chunk ([`BatchChunk`], *optional*): set if these pairs are only a chunk of the batch; see
                 `training.accumulation`.
+            sigmoid_bias (`float`, *optional*): align by SigLIP's sigmoid loss with this bias, in place of SDM.
 
         Raises:
             ValueError: captions are padded on the left, or the images are not of the model's size.
@@ -707,12 +723,13 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         pairs = self.encode_pairs(pixel_values, input_ids, mask_uniforms, masking)
         embeds = {"image_embeds": pairs.image_embeds, "text_embeds": pairs.text_embeds}
         if chunk is None:
-            sdm = self.joint_sdm_loss(**embeds, person_ids=person_ids)
+            alignment = self.joint_alignment_loss(**embeds, person_ids=person_ids, sigmoid_bias=sigmoid_bias)
         else:
-            sdm = chunk.sdm_loss(**embeds)
+            alignment = chunk.alignment_loss(**embeds)
+        named = {"sdm_loss" if sigmoid_bias is None else "sigmoid_loss": alignment.detach()}
         views = pairs.views
         if views is None:
-            return GADMSForPreTrainingOutput(loss=sdm, sdm_loss=sdm.detach(), **embeds)
+            return GADMSForPreTrainingOutput(loss=alignment, **named, **embeds)
 
         # padding is hidden from the decoder, unless it was trained to see it; BOS and EOS are not
         width = views.prediction_mask.shape[1]
@@ -727,8 +744,8 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         valid = valid_tokens(input_ids, text_config)
         num_valid = valid.sum().clamp_min(1)
         return GADMSForPreTrainingOutput(
-            loss=sdm + mtp_weight * mtp,
-            sdm_loss=sdm.detach(),
+            loss=alignment + mtp_weight * mtp,
+            **named,
             mtp_loss=mtp.detach(),
             hidden_rate=views.noise_mask.sum() / num_valid,
             prediction_rate=views.prediction_mask.sum() / num_valid,

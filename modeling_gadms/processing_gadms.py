@@ -122,8 +122,11 @@ class GADMSProcessor(ProcessorMixin):
         if text is not None and not isinstance(text, str):
             text = check_captions(text)
         if text is not None and self.tower == "siglip":
-            kwargs = {**self.caption_options(text), **kwargs}
-            text = kwargs.pop("text")
+            options = self.caption_options(text)
+            text = options.pop("text")
+            # what a caller gives goes before, in whichever way it is given: twice is an error
+            given = {**kwargs, **kwargs.get("text_kwargs", {}), **kwargs.get("common_kwargs", {})}
+            kwargs |= {name: value for name, value in options.items() if name not in given}
         return super().__call__(images=images, text=text, **kwargs)
 
 

@@ -21,14 +21,14 @@ def tower_tokenizer(path: str, **hub_kwargs: Any) -> Any:
     """
     config = AutoConfig.from_pretrained(path, **hub_kwargs)
     text_config = config.text_config
-    tokenizer = AutoTokenizer.from_pretrained(path, **hub_kwargs)
+    # as an option of loading it is saved with the tokenizer, which otherwise pads where its family does when reloaded
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right", **hub_kwargs)
     if not tokenizer.is_fast:
         raise ValueError(
             f"{path}: its tokenizer, {type(tokenizer).__name__}, does not say where in a caption its tokens lie, "
             "as hiding words needs; save one with a tokenizer.json there"
         )
     refuse_foreign_tokenizer(path, tokenizer, config)
-    tokenizer.padding_side = "right"
     tokenizer.model_max_length = text_config.max_position_embeddings
     if tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})

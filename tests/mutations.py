@@ -58,6 +58,7 @@ ALIKE = "test_towers.py::test_embeddings_do_not_depend_on_padding_or_on_the_othe
 IN_SPACE = "test_towers.py::test_patches_lie_in_the_joint_space_behind_the_image_itself"
 OF_TOWERS = "test_towers.py::test_scores_equal_full_autograd_on_an_ordinary_forward"
 SELECTED = "evaluation/test_token_selection.py::test_both_sides_embed_the_selected_tokens_as_described"
+SIGMOID = "test_losses.py::test_the_sigmoid_loss_equals_its_definition_with_gradients"
 HIDDEN = "test_towers.py::test_masks_hide_own_tokens_alone_and_random_words_never_end_a_caption"
 SCORES = "test_token_scores.py::test_scores_equal_full_autograd_on_an_ordinary_forward"
 POOLING = "test_token_scores.py::test_pooling_matrix_equals_pooling_and_interpolation"
@@ -415,11 +416,38 @@ mutants(
 )
 
 mutants(
+    "losses_gadms.py",
+    (
+        "sigmoid: matches by row",
+        "image_ids[:, None] == text_ids[None]",
+        "(image_ids[:, None] == text_ids[None]) & torch.eye(len(image_ids), len(text_ids)).bool()",
+        SIGMOID,
+    ),
+    ("sigmoid: without the bias", "/ temperature + bias\n", "/ temperature\n", SIGMOID),
+    ("sigmoid: mean over captions", "logits).sum() / len(logits)", "logits).mean()", SIGMOID),
+    (
+        "half precision under autocast",
+        "with torch.autocast(image_embeds.device.type, enabled=False):",
+        "if True:",
+        LOSSES,
+    ),
+)
+mutants(
+    "modeling_gadms.py",
+    (
+        "sigmoid: captions of one process",
+        "texts, ids = gather_batch(text_embeds), gather_batch(person_ids)",
+        "texts, ids = text_embeds, person_ids",
+        PROCESSES,
+    ),
+)
+
+mutants(
     "chunk_gadms.py",
     (
         "a chunk's loss off by its linear part",
-        "(self.batch_sdm_loss - linear).detach()",
-        "self.batch_sdm_loss.detach()",
+        "(self.batch_loss - linear).detach()",
+        "self.batch_loss.detach()",
         "training/test_chunk_loss.py",
     ),
     ("no gradient to the captions", "(text_embeds.float() * self.text_gradient).sum()", "0", CHUNKS),

@@ -13,16 +13,21 @@ from modeling_gadms.losses_gadms import sdm_loss
 from modeling_gadms.masking_gadms import DualMasking, draw_uniforms, mask_captions
 from modeling_gadms.released_scores_gadms import released_scores
 from modeling_gadms.token_scores_gadms import gradient_attention_scores
-from modeling_gadms.towers_gadms import eos_positions
+from modeling_gadms.towers_gadms import caption_tokens, eos_positions, random_ids, whole_captions
 
 
 def make_batch(config: GADMSConfig, lengths: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
-    """Noise for images, and captions of random words with these numbers of tokens, BOS and EOS included."""
+    """Noise for images, and captions of random words with these numbers of tokens, what frames them included."""
     generator = torch.Generator().manual_seed(seed)
     text = config.text_config
-    input_ids = torch.randint(1, config.mask_token_id, (len(lengths), max(lengths)), generator=generator)
+    low, high = random_ids(config.mask_token_id, text)
+    input_ids = torch.randint(max(low, 1), high, (len(lengths), max(lengths)), generator=generator)
     for ids, length in zip(input_ids, lengths, strict=True):
-        ids[0], ids[length - 1], ids[length:] = text.bos_token_id, text.eos_token_id, text.pad_token_id
+        ids[length:] = text.pad_token_id
+        if text.bos_token_id is not None:
+            ids[0] = text.bos_token_id
+        if text.eos_token_id is not None:
+            ids[length - 1] = text.eos_token_id
     return {
         "pixel_values": torch.randn(len(lengths), 3, *config.vision_config.image_size, generator=generator),
         "input_ids": input_ids,
@@ -105,20 +110,21 @@ def parts_of_step(model: GADMSForPreTraining, batch: dict[str, torch.Tensor]) ->
 
     Every part starts from what it would be given in the step, and ends in a sum for a loss.
     """
-    gadms, input_ids = model.gadms, batch["input_ids"]
+    gadms, text_config = model.gadms, model.config.text_config
+    input_ids = whole_captions(batch["input_ids"], text_config)
     with torch.no_grad():
         pairs = model.encode_pairs(**batch)
     image_tokens, text_tokens = (tokens.clone().requires_grad_() for tokens in (pairs.image_tokens, pairs.text_tokens))
     embeds = [one.clone().requires_grad_() for one in (pairs.image_embeds, pairs.text_embeds)]
     views = (pairs.views.noise_input_ids, pairs.views.prediction_input_ids)
-    own_tokens = torch.arange(input_ids.shape[1]) <= eos_positions(input_ids)[:, None]
+    own_tokens = caption_tokens(input_ids, text_config)
 
     def image_tower() -> None:
         tokens = gadms.vision_model(batch["pixel_values"]).last_hidden_state
         gadms.project_image_tokens(tokens).sum().backward()
 
     def text_pass(input_ids: torch.Tensor) -> torch.Tensor:
-        return gadms.text_projection(gadms.text_model(input_ids).last_hidden_state).sum()
+        return gadms.project_text_tokens(input_ids).sum()
 
     def token_scores() -> None:
         gradient_attention_scores(gadms.text_model, gadms.text_projection, pairs.image_embeds, input_ids)

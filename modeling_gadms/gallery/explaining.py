@@ -55,12 +55,12 @@ def explain(model: Any, processor: Any, texts: list[str], image: Image.Image, fo
     if not isinstance(model, GADMSModel):
         raise DataError(f"a {type(model).__name__} cannot explain its matches; make the gallery with a GA-DMS")
     pixels = processor(images=[image], return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
-    encoded = processor.tokenizer(
-        texts, padding=True, truncation=True, return_offsets_mapping=True, return_tensors="pt"
-    )
+    options = processor.caption_options(texts)
+    encoded = processor.tokenizer(**options, return_offsets_mapping=True, return_tensors="pt")
     input_ids = encoded["input_ids"].to(model.device)
-    numbers = [encoded.word_ids(row) for row in range(len(texts))]
-    word_ids = torch.tensor([[-1 if number is None else number for number in row] for row in numbers])
+    width = input_ids.shape[1]
+    numbers = [(processor.word_ids(text) + [-1] * width)[:width] for text in texts]
+    word_ids = torch.tensor(numbers)
     with torch.no_grad():
         drops = model.word_contributions(
             pixels.expand(len(texts), -1, -1, -1), input_ids, word_ids=word_ids.to(model.device)
@@ -69,24 +69,25 @@ def explain(model: Any, processor: Any, texts: list[str], image: Image.Image, fo
         score, patches = patch_contributions(model, pixels, queries)
         against = _against(model, pixels, input_ids, folder)
     words, doubted = [], []
-    for row, text in enumerate(texts):
-        for word, first, last in _words(clean_caption(text), numbers[row], encoded["offset_mapping"][row].tolist()):
+    for row, text in enumerate(options["text"]):
+        read = clean_caption(text) if processor.tower == "clip" else text  # what offsets count in
+        for word, first, last in _words(read, numbers[row], encoded["offset_mapping"][row].tolist()):
             words.append((word, float(drops[row, first])))
             if against is not None and (nats := float(against[row, first : last + 1].min())) < AGAINST:
                 doubted.append((word, nats))
     return Explanation(score, words, patches, None if against is None else doubted)
 
 
-def _words(text: str, numbers: list[int | None], offsets: list[list[int]]) -> list[tuple[str, int, int]]:
-    """`(word, first token, last token)` of a cleaned text."""
+def _words(text: str, numbers: list[int], offsets: list[list[int]]) -> list[tuple[str, int, int]]:
+    """`(word, first token, last token)` of a text as its tokenizer reads it."""
     places: dict[int, list[int]] = {}
     for place, number in enumerate(numbers):
-        if number is not None:
+        if number >= 0:
             places.setdefault(number, []).append(place)
     found = []
     for held in places.values():
         word = text[offsets[held[0]][0] : offsets[held[-1]][1]].strip()
-        if word:  # BOS and EOS cover no characters
+        if word:
             found.append((word, held[0], held[-1]))
     return found
 
@@ -101,11 +102,12 @@ def _against(model: GADMSModel, pixels: torch.Tensor, input_ids: torch.Tensor, f
 
 
 def patch_contributions(model: GADMSModel, pixels: torch.Tensor, queries: torch.Tensor) -> tuple[float, np.ndarray]:
-    """How far the cosine falls when the class token may not look at a patch in the last layer of the image tower.
+    """How far the cosine falls when what the image is read from may not look at a patch in the end.
 
-    Exact for that definition, and as cheap as one image: in the last layer only the class token counts, so that each
-    patch costs one softmax and one feed-forward step. What other patches took over from the patch in earlier layers
-    stays; leaving it out from the start would take one run of the tower per patch.
+    That is the class token in the last layer of the image tower, or, in SigLIP, the probe that pools its patches.
+    Exact for that definition, and as cheap as one image: there only one token counts, so that each patch costs one
+    softmax and one feed-forward step. What other patches took over from the patch in earlier layers stays; leaving it
+    out from the start would take one run of the tower per patch.
 
     Args:
         model ([`GADMSModel`]): the model, in evaluation mode.
@@ -115,22 +117,63 @@ def patch_contributions(model: GADMSModel, pixels: torch.Tensor, queries: torch.
     Returns:
         the mean cosine of the queries with the image, and its fall for each patch, float32 `(rows, columns)`.
     """
-    tower = model.vision_model
-    hidden = tower(pixels, output_hidden_states=True).hidden_states[-2]  # (1, 1 + patches, width)
-    layer = tower.encoder.layers[-1]
-    attention, states = layer.self_attn, layer.layer_norm1(hidden)[0]
-    heads, width = attention.num_heads, attention.head_dim
-    query = attention.q_proj(states[:1]).view(heads, width)
-    keys, values = (part(states).view(-1, heads, width) for part in (attention.k_proj, attention.v_proj))
-    logits = torch.einsum("hd,shd->hs", query, keys).float() * attention.scale  # (heads, 1 + patches)
-    count = len(states) - 1
-    # row 0 sees everything, row p all but patch p
-    hide = torch.cat([torch.zeros(1, 1 + count), torch.eye(1 + count)[1:]]).bool().to(logits.device)
-    weights = logits[None].masked_fill(hide[:, None], -torch.inf).softmax(dim=-1).to(values.dtype)
-    seen = torch.einsum("phs,shd->phd", weights, values).reshape(1 + count, -1)
-    tokens = hidden[0, :1] + attention.out_proj(seen)
-    tokens = tokens + layer.mlp(layer.layer_norm2(tokens))
-    embeds = F.normalize(model.visual_projection(tower.post_layernorm(tokens)).float(), dim=-1)
+    without = {"siglip": _siglip_without_each, "tipsv2": _tipsv2_without_each}
+    states = without.get(model.config.tower, _clip_without_each)(model.vision_model, pixels)
+    embeds = F.normalize(model.visual_projection(states).float(), dim=-1)
     cosines = (embeds @ queries.T.to(embeds.device)).mean(dim=1)
     fall = (cosines[0] - cosines[1:]).view(model.config.vision_config.grid)
     return float(cosines[0]), fall.cpu().numpy().astype(np.float32)
+
+
+def _clip_without_each(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """The pooled state of one image, and those without each of its patches: `(1 + patches, width)`."""
+    hidden = tower(pixels, output_hidden_states=True).hidden_states[-2]  # (1, 1 + patches, width)
+    layer = tower.encoder.layers[-1]
+    attention, states = layer.self_attn, layer.layer_norm1(hidden)[0]
+    keys, values = attention.k_proj(states), attention.v_proj(states)
+    seen = _look_past_each(attention.q_proj(states[:1]), keys, values, attention.num_heads, 1)
+    tokens = hidden[0, :1] + attention.out_proj(seen)
+    tokens = tokens + layer.mlp(layer.layer_norm2(tokens))
+    return tower.post_layernorm(tokens)
+
+
+def _tipsv2_without_each(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """As [`_clip_without_each`]; registers stand between the class token and the patches, and are looked at."""
+    hidden = tower(pixels, output_hidden_states=True).hidden_states[-2]
+    layer = tower.encoder.layer[-1]
+    attention, states = layer.attention, layer.norm1(hidden)[0]
+    keys, values = attention.k_proj(states), attention.v_proj(states)
+    first = 1 + tower.config.num_register_tokens
+    seen = _look_past_each(attention.q_proj(states[:1]), keys, values, attention.num_attention_heads, first)
+    tokens = hidden[0, :1] + layer.layer_scale1(attention.o_proj(seen))
+    tokens = tokens + layer.layer_scale2(layer.mlp(layer.norm2(tokens)))
+    return tower.layernorm(tokens)
+
+
+def _siglip_without_each(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """As [`_clip_without_each`]; there is no class token, and a probe looks at the patches after the last layer."""
+    states, head = tower(pixels).last_hidden_state[0], tower.head  # (patches, width)
+    weights, biases = (getattr(head.attention, f"in_proj_{part}").chunk(3) for part in ("weight", "bias"))
+    given = (head.probe[0], states, states)
+    query, keys, values = (F.linear(*one) for one in zip(given, weights, biases, strict=True))
+    seen = head.attention.out_proj(_look_past_each(query, keys, values, head.attention.num_heads, 0))
+    return seen + head.mlp(head.layernorm(seen))
+
+
+def _look_past_each(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, num_heads: int, first: int
+) -> torch.Tensor:
+    """What one query sees of all tokens, and then without each of them from `first` on, the heads side by side.
+
+    Args:
+        query (`torch.Tensor` of shape `(1, width)`), keys, values (`(S, width)`): of all heads.
+
+    Returns:
+        `torch.Tensor` of shape `(1 + S - first, width)`.
+    """
+    query, keys, values = (part.unflatten(-1, (num_heads, -1)) for part in (query, keys, values))
+    logits = torch.einsum("qhd,shd->qhs", query, keys).float() * query.shape[-1] ** -0.5  # (1, heads, S)
+    # row 0 sees everything, row 1 + p all but patch p
+    hide = torch.cat([torch.zeros(1, len(keys)), torch.eye(len(keys))[first:]]).bool().to(logits.device)
+    weights = logits.masked_fill(hide[:, None], -torch.inf).softmax(dim=-1).to(values.dtype)
+    return torch.einsum("phs,shd->phd", weights, values).flatten(1)

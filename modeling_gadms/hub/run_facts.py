@@ -21,6 +21,7 @@ RECIPE = (
     "seed",
     "masking",
     "mtp_weight",
+    "sigmoid_bias",
     "id_weight",
     "mask_probability",
     "alpha_noise",
@@ -65,7 +66,7 @@ def recipe_of(args: GADMSTrainingArguments) -> dict[str, Any]:
         ignored = _OF_SCORES | _OF_CHANCE | {"mtp_weight"}
     else:
         ignored = _OF_CHANCE if isinstance(masks, DualMasking) else _OF_SCORES
-    recipe = {name: values[name] for name in RECIPE if name in values and name not in ignored}
+    recipe = {name: values[name] for name in RECIPE if values.get(name) is not None and name not in ignored}
     recipe["precision"] = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
     if args.hidden_spans is not None:  # these are hidden instead of words chosen by their scores
         recipe |= {"hidden_spans": args.hidden_spans, "alpha_noise": 0.0}

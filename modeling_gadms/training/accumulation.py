@@ -1,9 +1,9 @@
 """Gradient accumulation for a contrastive loss: a batch in chunks, with the loss and gradient of the whole.
 
 The usual accumulation averages the losses of chunks and so compares each pair only with its own chunk. Here the batch
-is embedded chunk by chunk without a graph; SDM over all embeddings gives the gradient of each embedding; then every
-chunk runs again with a graph, through which that gradient flows into the weights. Memory is that of one chunk; the
-cost is one more forward pass of both towers (Gao et al. 2021, "Scaling deep contrastive learning batch size under
+is embedded chunk by chunk without a graph; the loss over all embeddings gives the gradient of each embedding; then
+every chunk runs again with a graph, through which that gradient flows into the weights. Memory is that of one chunk;
+the cost is one more forward pass of both towers (Gao et al. 2021, "Scaling deep contrastive learning batch size under
 memory limited setup").
 """
 
@@ -53,17 +53,22 @@ def set_random_states(states: list[torch.Tensor], device: torch.device) -> None:
         torch.get_device_module(device).set_rng_state(states[1])
 
 
-def plan_replays(model: GADMSForPreTraining, chunks: list[dict[str, Any]], masking: Masking | None) -> list[Replay]:
+def plan_replays(
+    model: GADMSForPreTraining,
+    chunks: list[dict[str, Any]],
+    masking: Masking | None,
+    sigmoid_bias: float | None = None,
+) -> list[Replay]:
     """Embed a batch chunk by chunk, without a graph, and find each chunk's part in the loss.
 
     Run `model(**chunk, masking=masking, chunk=replay.chunk)` within `replay.same_randomness()` for every chunk, and
     average the losses: value and gradient are those of the batch in one piece. Each of several processes has chunks of
-    its own, and all enter SDM.
+    its own, and all enter the loss.
 
     Args:
         model ([`GADMSForPreTraining`]): in training mode.
         chunks (`list[dict]`): arguments of its `forward`, with `person_ids` and `mask_uniforms`.
-        masking: as in its `forward`.
+        masking, sigmoid_bias: as in its `forward`, which is given `sigmoid_bias` again.
     """
     states, images, texts, counts = [], [], [], []
     device = chunks[0]["input_ids"].device
@@ -76,11 +81,11 @@ def plan_replays(model: GADMSForPreTraining, chunks: list[dict[str, Any]], maski
             nothing = torch.zeros((), device=device)
             counts.append(nothing if pairs.views is None else pairs.views.prediction_mask.sum())
 
-    # SDM of the whole batch, and its gradient with respect to every embedding
+    # the alignment of the whole batch, and its gradient with respect to every embedding
     all_images, all_texts = torch.cat(images).requires_grad_(), torch.cat(texts).requires_grad_()
     person_ids = torch.cat([chunk["person_ids"] for chunk in chunks])
     with torch.autocast(device.type, enabled=False):  # which would reach into the backward pass too
-        loss = model.joint_sdm_loss(all_images, all_texts, person_ids)
+        loss = model.joint_alignment_loss(all_images, all_texts, person_ids, sigmoid_bias)
         # times the number of chunks, since their losses are averaged
         image_gradient, text_gradient = torch.autograd.grad(len(chunks) * loss, (all_images, all_texts))
 

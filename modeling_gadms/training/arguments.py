@@ -102,6 +102,7 @@ class GADMSTrainingArguments(TrainingArguments):
             "weight_decay": "",
             "max_grad_norm": "",
             "mtp_weight": "",
+            "sigmoid_bias": "",
         },
         OPTIMISATION: {
             "warmup_steps": "Steps of warm-up (or, below 1, their share of all steps), in place of warmup_epochs.",
@@ -163,6 +164,10 @@ class GADMSTrainingArguments(TrainingArguments):
         },
     )
     mtp_weight: float = field(default=0.4, metadata={"help": "Weight of masked token prediction (paper)."})
+    sigmoid_bias: float | None = field(
+        default=None,
+        metadata={"help": "Align by SigLIP's sigmoid loss with this bias, such as -10, in place of SDM."},
+    )
     alpha_noise: float = field(default=0.2, metadata={"help": "Highest probability of the noise mask (paper)."})
     alpha_info: float = field(default=0.3, metadata={"help": "Highest probability of the prediction mask (paper)."})
     steepness: float = field(default=20.0, metadata={"help": "Slope of both probabilities (lambda in the paper)."})
@@ -324,7 +329,7 @@ class GADMSTrainingArguments(TrainingArguments):
 
     def loss_options(self) -> dict[str, Any]:
         """Arguments of the model's `forward` in addition to the batch."""
-        return {"masking": self.masks(), "mtp_weight": self.mtp_weight}
+        return {"masking": self.masks(), "mtp_weight": self.mtp_weight, "sigmoid_bias": self.sigmoid_bias}
 
     def masks(self) -> Masking | None:
         """Constants of the masks, or `None` to train without masks."""

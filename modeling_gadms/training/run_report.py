@@ -64,6 +64,7 @@ def save_curve(
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for key, label, unit in (
         ("sdm_loss", "SDM", "loss"),
+        ("sigmoid_loss", "sigmoid loss", "loss"),
         ("mtp_loss", "MTP", "loss"),
         ("eval_t2i_R@1", "text->image R@1", "%"),
         ("eval_i2t_R@1", "image->text R@1", "%"),

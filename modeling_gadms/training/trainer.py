@@ -36,7 +36,7 @@ logger = logging.get_logger(__name__)
 
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset | ShuffledParquet
 
-LOSS_PARTS = ("sdm_loss", "id_loss", "mtp_loss", "hidden_rate", "prediction_rate", "no_valid_tokens")
+LOSS_PARTS = ("sdm_loss", "sigmoid_loss", "id_loss", "mtp_loss", "hidden_rate", "prediction_rate", "no_valid_tokens")
 
 
 class GADMSTrainer(HubPushes):
@@ -269,9 +269,10 @@ class GADMSTrainer(HubPushes):
     def _plan_replays(self) -> list[Replay]:
         chunks = [self._prepare_inputs(chunk) for chunk in self._chunks]
         with self.accelerator.autocast():
-            replays = plan_replays(self.accelerator.unwrap_model(self.model), chunks, self.args.masks())
+            model = self.accelerator.unwrap_model(self.model)
+            replays = plan_replays(model, chunks, self.args.masks(), self.args.sigmoid_bias)
         paths = [path for chunk in chunks for path in chunk["image_paths"]]
-        self._refuse_not_finite(replays[0].chunk.batch_sdm_loss, paths)
+        self._refuse_not_finite(replays[0].chunk.batch_loss, paths)
         return replays
 
     def _refuse_not_finite(self, loss: torch.Tensor, image_paths: list[str]) -> None:

@@ -568,7 +568,9 @@ def test_the_share_of_long_captions_is_of_all_captions(tmp_path):
     root = write_copy("icfg", tmp_path)
     Copy(root).edit(lambda rows: [set_caption(rows, "walks on " * 40 + str(n), n) for n in range(7)] and None)
     _, report, _ = run(root, tmp_path / "out", "--partial")
-    assert (report["captions"], report["over_limit"], report["longest"]) == (14, 7, 2 + 80 + 1)
+    assert report["captions"] == 14
+    (lengths,) = report["lengths"]
+    assert (lengths["limit"], lengths["over_limit"], lengths["longest"]) == (77, 7, 2 + 80 + 1)
     finding = next(finding for finding in report["findings"] if finding["code"] == "caption-long")
     assert finding["detail"].startswith("50 % of the captions")
 
@@ -584,7 +586,7 @@ def test_a_caption_that_one_person_has_twice_is_not_shared(tmp_path):
     assert "caption-shared" not in codes(run(root, tmp_path / "out", "--partial")[1])
 
 
-def test_a_tokenizer_folder_gives_exact_lengths(tmp_path):
+def test_tokenizer_folders_give_exact_lengths_and_the_share_that_each_tower_cuts(tmp_path):
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     model = tokenizers.models.WordLevel({"[UNK]": 0, "[BOS]": 1, "[EOS]": 2}, unk_token="[UNK]")
@@ -593,14 +595,23 @@ def test_a_tokenizer_folder_gives_exact_lengths(tmp_path):
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single="[BOS] $A [EOS]", special_tokens=[("[BOS]", 1), ("[EOS]", 2)]
     )
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path / "tokenizer")
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    fast.save_pretrained(tmp_path / "tokenizer")
+    fast.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"text_config": {"max_position_embeddings": 30}}')
+    fast.model_max_length = 64
+    fast.save_pretrained(tmp_path / "limited")
     root = write_copy("icfg", tmp_path)
     rows = json.loads((root / "ICFG-PEDES.json").read_text())
     lengths = [len(text) + 2 for row in rows for text in row["captions"]]
-    _, report, _ = run(root, tmp_path / "out", "--partial", "--tokenizer", str(tmp_path / "tokenizer"))
-    assert report["longest"] == max(lengths)
-    assert report["over_limit"] == sum(length > 77 for length in lengths)
-    assert "counted by the tokenizer" in report["token_method"]
+    folders = [str(tmp_path / name) for name in ("tokenizer", "model", "limited")]
+    _, report, _ = run(root, tmp_path / "out", "--partial", "--tokenizer", *folders)
+    for found, folder, limit in zip(report["lengths"], folders, (77, 30, 64), strict=True):
+        assert found["longest"] == max(lengths) and found["limit"] == limit
+        assert found["over_limit"] == sum(length > limit for length in lengths)
+        assert found["method"] == f"counted by the tokenizer in {folder}"
+    finding = next(finding for finding in report["findings"] if finding["code"] == "caption-long")
+    assert finding["count"] == report["lengths"][1]["over_limit"] > 0 and "over 30 (counted" in finding["detail"]
 
 
 # captions

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import sys
 
 import datasets
@@ -14,7 +15,7 @@ from places import EXAMPLES
 from tiny import tiny_captions, tiny_config, tiny_images, tiny_model
 
 from dataset_webperson import DataError
-from modeling_gadms import GADMSForPreTraining, GADMSProcessor
+from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.losses_gadms import sdm_loss
 from modeling_gadms.masking_gadms import DualMasking, draw_uniforms, mask_captions
 from modeling_gadms.released_scores_gadms import released_scores
@@ -23,8 +24,9 @@ from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax
 from modeling_gadms.towers_gadms import valid_tokens
 from modeling_gadms.training.collator import PairCollator
 
-sys.path.insert(0, str(EXAMPLES / "studies"))
+sys.path[:0] = [str(EXAMPLES / "studies"), str(EXAMPLES)]
 
+import benchmark_step  # noqa: E402
 import cell_masks  # noqa: E402
 import cost  # noqa: E402
 import demo_gain  # noqa: E402
@@ -570,6 +572,31 @@ def test_parts_of_the_step_have_all_its_operations_and_the_released_schedule_has
     checkpointed = step_costs.count_flops(lambda: training_steps.checkpointed_step(model, batch))
     assert ours[0] < checkpointed[0] < 4 / 3 * ours[0]  # one more forward pass, of the layers alone
     assert not model.is_activation_checkpointing
+
+
+@pytest.mark.parametrize("tower", ["metaclip_2", "siglip", "tipsv2"])
+def test_a_step_of_every_kind_of_towers_is_timed_by_its_parts_beside_a_plain_one(tower, monkeypatch, capsys):
+    config = benchmark_step.base_config(tower).to_dict()
+    for part in ("text_config", "vision_config"):
+        config[part] |= {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
+        for name in ("out_features", "out_indices", "stage_names"):  # of 12 layers
+            config[part].pop(name, None)
+    config["text_config"] |= {"vocab_size": 60, "projection_size": 64}
+    side = config["vision_config"]["patch_size"]
+    config["vision_config"] |= {"image_size": (3 * side, side)}
+    config = GADMSConfig(**config | {"projection_dim": 64, "mask_token_id": 59})
+    monkeypatch.setattr(benchmark_step, "base_config", lambda kind: config)
+    assert benchmark_step.main(["--tower", tower, "--batch_size", "2", "--caption_length", "9", "--repeats", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{tower}, ViT-B/{side}, {3 * side}x{side}, batch 2, 9 tokens")
+    assert re.search(r"^plain contrastive step .* 1\.00 x", printed, re.MULTILINE) and "\nGA-DMS step " in printed
+
+    model = GADMSForPreTraining(config).train()
+    batch = training_steps.make_batch(config, [9, 5, 7])
+    parts = training_steps.parts_of_step(model, batch)
+    ours = step_costs.count_flops(lambda: training_steps.gadms_step(model, batch))
+    assert ours == tuple(map(sum, zip(*(step_costs.count_flops(parts[name]) for name in cost.PARTS), strict=True)))
+    assert step_costs.count_flops(lambda: training_steps.plain_step(model, batch))[0] < ours[0]
 
 
 def test_the_decoders_operations_are_those_of_its_tokens_and_masked_positions(training):

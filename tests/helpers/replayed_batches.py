@@ -34,13 +34,13 @@ def loss_and_gradients(model, losses):
     return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def by_replays(model, chunks, masking):
-    replays = plan_replays(model, chunks, masking)
+def by_replays(model, chunks, masking, sigmoid_bias=None):
+    replays = plan_replays(model, chunks, masking, sigmoid_bias)
 
     def losses():
         for chunk, replay in zip(chunks, replays, strict=True):
             with replay.same_randomness():
-                yield len(chunks), model(**chunk, masking=masking, chunk=replay.chunk).loss
+                yield len(chunks), model(**chunk, masking=masking, chunk=replay.chunk, sigmoid_bias=sigmoid_bias).loss
 
     return loss_and_gradients(model, losses())
 

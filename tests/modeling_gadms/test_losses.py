@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from modeling_gadms.losses_gadms import mtp_loss, sdm_loss
+from modeling_gadms.losses_gadms import mtp_loss, sdm_loss, sigmoid_loss
 
 
 def sdm_by_loops(images, texts, ids, temperature, eps=1e-8):
@@ -34,6 +34,41 @@ def test_sdm_equals_its_definition_with_gradients(ids):
         torch.autograd.grad(loss, (images, texts)), torch.autograd.grad(expected, (images, texts)), strict=True
     ):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+
+
+def sigmoid_by_loops(images, texts, image_ids, text_ids, temperature, bias):
+    total = 0
+    for image, image_id in zip(images, image_ids, strict=True):
+        for text, text_id in zip(texts, text_ids, strict=True):
+            logit = (image / image.norm()) @ (text / text.norm()) / temperature + bias
+            belong = 1 / (1 + (-logit).exp())
+            total = total - (belong if image_id == text_id else 1 - belong).log()
+    return total / len(images)
+
+
+@pytest.mark.parametrize("image_ids, text_ids", [([0, 1, 2], [0, 1, 2]), ([7, 7, 2], [7, 2, 7, 3, 7]), ([5], [5])])
+def test_the_sigmoid_loss_equals_its_definition_with_gradients(image_ids, text_ids):
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (
+        torch.randn(len(ids), 6, generator=generator, requires_grad=True) for ids in (image_ids, text_ids)
+    )
+    loss = sigmoid_loss(images, texts, torch.tensor(image_ids), torch.tensor(text_ids), temperature=0.2, bias=-1.5)
+    expected = sigmoid_by_loops(images, texts, image_ids, text_ids, 0.2, -1.5)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad(each, (images, texts)) for each in (loss, expected)]
+    for got, want in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = sigmoid_loss(images, texts, torch.tensor(image_ids), torch.tensor(text_ids), 0.2, -1.5)
+    assert half.dtype == torch.float32 and torch.equal(half, loss)
+
+
+def test_the_sigmoid_loss_of_far_and_of_equal_embeddings_is_finite_with_its_gradient():
+    embeds = torch.cat([torch.ones(2, 4), -torch.ones(2, 4)]).requires_grad_()
+    for ids in (torch.arange(4), torch.tensor([0, 1, 0, 1])):
+        loss = sigmoid_loss(embeds, embeds, ids, ids, temperature=0.001, bias=-10.0)
+        (gradient,) = torch.autograd.grad(loss, embeds)
+        assert torch.isfinite(loss) and torch.isfinite(gradient).all()
 
 
 def test_sdm_is_near_zero_when_similarities_match_identities():

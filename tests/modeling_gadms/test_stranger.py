@@ -8,6 +8,10 @@ import sys
 import pytest
 from places import HELPERS, REPO
 from tiny import save_published
+from tiny_towers import save_towers
+
+from modeling_gadms import GADMSModel, GADMSProcessor
+from modeling_gadms.hub.listings import write_sentence_transformers
 
 # interpreters of clean environments; absolute, but never resolved: what a link points to is outside of the environment
 STRANGER, EXPORTS = (os.path.abspath(os.environ.get(f"{name}_PYTHON", "")) for name in ("STRANGER", "EXPORTS"))
@@ -31,7 +35,7 @@ from transformers import AutoModel, AutoProcessor
 encoder = SentenceTransformer(sys.argv[1], trust_remote_code=True, device="cpu")
 model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
-captions = ["a person in a red coat", "someone in blue"]
+captions = ["a Person in a red coat", "someone in blue"]  # SigLIP's captions are lower-cased
 pictures = [Image.new("RGB", (20, 40), colour) for colour in ("red", "blue", "white")]
 with torch.no_grad():
     outputs = model(**processor(images=pictures, text=captions))
@@ -46,6 +50,19 @@ print("same")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
     save_published(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["clip", "metaclip_2", "siglip", "siglip2", "tipsv2"])
+def of_each_kind(request, tmp_path_factory):
+    """A checkpoint with towers of each kind, as it goes to the Hub."""
+    if request.param == "clip":
+        return request.getfixturevalue("checkpoint")
+    towers, folder = tmp_path_factory.mktemp("towers"), tmp_path_factory.mktemp("published")
+    save_towers(request.param, towers)
+    for kind in (GADMSModel, GADMSProcessor):
+        kind.from_pretrained_towers(towers, image_size=(32, 16)).save_pretrained(folder)
+    write_sentence_transformers(folder)
     return folder
 
 
@@ -80,12 +97,12 @@ def test_a_checkpoint_can_be_spread_over_devices_where_accelerate_is_installed(c
 
 
 @only_by_make
-def test_both_towers_give_the_same_embeddings_by_onnx_runtime(checkpoint, tmp_path):
-    last = run(EXPORTS, REPO / "examples/export_onnx.py", checkpoint, tmp_path / "onnx", cwd=tmp_path)
+def test_both_towers_give_the_same_embeddings_by_onnx_runtime(of_each_kind, tmp_path):
+    last = run(EXPORTS, REPO / "examples/export_onnx.py", of_each_kind, tmp_path / "onnx", "--int8", cwd=tmp_path)
     assert float(last.split()[-1]) < 1e-5
-    assert {"image.onnx", "text.onnx"} <= set(os.listdir(tmp_path / "onnx"))
+    assert {"image.onnx", "image-int8.onnx", "text.onnx"} <= set(os.listdir(tmp_path / "onnx"))
 
 
 @only_by_make
-def test_sentence_transformers_encodes_sentences_and_images_without_code_of_its_own(checkpoint, tmp_path):
-    assert run(EXPORTS, "-c", SENTENCES, checkpoint, cwd=tmp_path) == "same"
+def test_sentence_transformers_encodes_sentences_and_images_without_code_of_its_own(of_each_kind, tmp_path):
+    assert run(EXPORTS, "-c", SENTENCES, of_each_kind, cwd=tmp_path) == "same"

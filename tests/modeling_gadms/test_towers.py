@@ -221,6 +221,20 @@ def test_a_vocabulary_without_a_mask_gets_one_with_the_mean_embedding(of):
     torch.testing.assert_close(embeddings[mask], before.mean(dim=0))
 
 
+def test_a_processor_saved_before_its_first_use_prepares_captions_alike(started, tmp_path):
+    GADMSProcessor.from_pretrained_towers(started.folder, image_size=SIZE).save_pretrained(tmp_path)
+    found = GADMSProcessor.from_pretrained(tmp_path)(text=CAPTIONS)["input_ids"]
+    assert torch.equal(found, started.ids)
+
+
+def test_options_given_as_those_of_texts_go_before_the_towers_own(of):
+    processor = of("siglip").processor
+    options = {"padding": True, "truncation": True, "max_length": 10, "return_tensors": "pt"}
+    found = processor(text=["A RED COAT"] * 2, text_kwargs=options)["input_ids"]
+    assert torch.equal(found, processor(text=["a red coat"] * 2)["input_ids"][:, : found.shape[1]])
+    assert found.shape[1] <= 10
+
+
 def test_words_are_what_stands_between_spaces_whatever_the_tokenizer_calls_a_word(started):
     numbers = started.processor.word_ids("a person in red")
     offsets = started.processor.tokenizer("a person in red", return_offsets_mapping=True)["offset_mapping"]

@@ -32,11 +32,23 @@ def losses_and_gradients(rows=slice(None)):
     return {"loss": outputs.loss.detach(), "sdm": outputs.sdm_loss, "mtp": outputs.mtp_loss, **gradients}
 
 
+def sigmoid_and_gradients(rows=slice(None)):
+    """Of the towers, with persons of which both halves have images."""
+    model, persons = tiny_model(), torch.tensor([4, 7, 9, 7, 4, 4])[rows]
+    outputs = model(**batch(rows), person_ids=persons, masking=None, sigmoid_bias=-3.0)
+    outputs.loss.backward()
+    assert outputs.sdm_loss is None and torch.equal(outputs.sigmoid_loss, outputs.loss)
+    gradients = {name: parameter.grad for name, parameter in model.gadms.named_parameters()}
+    return {"loss": outputs.loss.detach(), **gradients}
+
+
 def work(rank, port, path):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    found = losses_and_gradients(slice(3 * rank, 3 * rank + 3))
+    mine = slice(3 * rank, 3 * rank + 3)
+    found = losses_and_gradients(mine)
+    found |= {f"sigmoid {name}": value for name, value in sigmoid_and_gradients(mine).items()}
     numbers = torch.tensor([[1.0 + rank], [10.0 + rank]], requires_grad=True)
     gathered = gather_batch(numbers)
     # either process weighs the rows by its own numbers
@@ -70,6 +82,13 @@ def test_the_means_over_processes_are_the_loss_and_gradient_of_the_joint_batch(b
     for name, expected in one.items():
         mean = (by_two[0][name] + by_two[1][name]) / 2
         torch.testing.assert_close(mean, expected, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_the_mean_sigmoid_loss_over_processes_is_that_of_the_joint_batch_with_its_gradient(by_two):
+    for name, expected in sigmoid_and_gradients().items():
+        halves = [found[f"sigmoid {name}"] for found in by_two]
+        torch.testing.assert_close(sum(halves) / 2, expected, atol=2e-4, rtol=1e-3, msg=name)
+    assert by_two[0]["sigmoid loss"] != by_two[1]["sigmoid loss"], "each has the rows of its own images"
 
 
 def test_rows_are_gathered_in_the_order_of_ranks_and_gradients_of_all_are_summed(by_two):

@@ -1,13 +1,17 @@
 """Explanations: words and patches against towers that are run again, and patch evidence where there is some."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from tiny import save_published, tiny_images, tiny_model, tiny_processor, tiny_rows
+from tiny_towers import KINDS, save_towers
 
 from dataset_webperson import DataError
+from modeling_gadms import GADMSModel, GADMSProcessor
 from modeling_gadms.gallery import Gallery, explaining
 from modeling_gadms.gallery.explaining import EVIDENCE, explain, patch_contributions
 from modeling_gadms.noise.patch_evidence import PatchEvidence
@@ -24,19 +28,49 @@ def folder(tmp_path_factory):
 
 @torch.no_grad()
 def without_patch(model, pixels, queries, patch):
-    """The mean cosine where no head of the class token looks at `patch` in the last layer, by the layer's own code."""
-    tower = model.vision_model
-    layer = tower.encoder.layers[-1]
-    hidden = tower(pixels, output_hidden_states=True).hidden_states[-2]
-    mask = torch.zeros(1, 1, hidden.shape[1], hidden.shape[1])
-    if patch is not None:
-        mask[..., 0, 1 + patch] = -torch.inf  # of the class token alone
-    token = tower.post_layernorm(layer(hidden, mask)[:, 0])
+    """The mean cosine where no head looks at `patch` in the end, by the layer's own code."""
+    tower, kind = model.vision_model, model.config.tower
+    if kind == "siglip":
+        states, head = tower(pixels).last_hidden_state, tower.head
+        hidden = torch.arange(states.shape[1])[None] == (-1 if patch is None else patch)
+        token = head.attention(head.probe, states, states, key_padding_mask=hidden)[0][:, 0]
+        token = token + head.mlp(head.layernorm(token))
+    else:
+        layers, norm = (
+            (tower.encoder.layer, tower.layernorm)
+            if kind == "tipsv2"
+            else (tower.encoder.layers, tower.post_layernorm)
+        )
+        first = 1 + (tower.config.num_register_tokens if kind == "tipsv2" else 0)
+        hidden = tower(pixels, output_hidden_states=True).hidden_states[-2]
+        mask = torch.zeros(1, 1, hidden.shape[1], hidden.shape[1])
+        if patch is not None:
+            mask[..., 0, first + patch] = -torch.inf  # of the class token alone
+        token = norm(layers[-1](hidden, mask)[:, 0])
     return F.cosine_similarity(model.visual_projection(token), queries).mean().item()
 
 
-def test_a_patch_contributes_what_the_cosine_falls_without_it():
-    model, pixels = tiny_model().gadms, tiny_images(1, seed=3)
+@pytest.fixture(scope="module")
+def of(tmp_path_factory):
+    """A model, its processor and the folder of its towers, by the kind of these."""
+
+    @functools.cache
+    def make(kind):
+        folder = tmp_path_factory.mktemp(kind)
+        if kind == "clip":
+            processor = tiny_processor()
+            return tiny_model(vocab_size=len(processor.tokenizer)).gadms, processor
+        save_towers(kind, folder)
+        torch.manual_seed(0)
+        model = GADMSModel.from_pretrained_towers(folder, image_size=(32, 16))
+        return model, GADMSProcessor.from_pretrained_towers(folder, image_size=(32, 16))
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["clip", *KINDS])
+def test_a_patch_contributes_what_the_cosine_falls_without_it(of, kind):
+    model, pixels = of(kind)[0], tiny_images(1, seed=3)
     queries = F.normalize(torch.randn(2, 64, generator=torch.Generator().manual_seed(0)), dim=-1)
     with torch.no_grad():
         score, patches = patch_contributions(model, pixels, queries)
@@ -47,7 +81,34 @@ def test_a_patch_contributes_what_the_cosine_falls_without_it():
     )
     falls = [whole - without_patch(model, pixels, queries, patch) for patch in range(8)]
     assert np.allclose(patches.ravel(), falls, atol=1e-5)
-    assert np.abs(patches).max() > 1e-3, "no patch matters: nothing was tested"
+    assert np.abs(patches).max() > 1e-4, "no patch matters: nothing was tested"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_of_other_towers_contribute_what_the_cosine_falls_when_they_are_masked(of, kind):
+    model, processor = of(kind)
+    texts, image = ["a red  Coat", "someone wears blue trousers"], tiny_rows(1)[0]["image"]
+    found = explain(model, processor, texts, image, None)
+    words = [["a", "red", "coat" if "siglip" in kind else "Coat"], texts[1].split()]
+    assert [word for word, _ in found.words] == words[0] + words[1] and found.against is None
+    with torch.no_grad():
+        embed = F.normalize(model.get_image_features(**processor(images=[image])).pooler_output, dim=-1)[0]
+        drops = []
+        for text, parts in zip(texts, words, strict=True):
+            inputs = processor(text=[text])["input_ids"]
+            whole = F.normalize(model.get_text_features(inputs).pooler_output, dim=-1)[0] @ embed
+            offsets = processor.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+            for part in parts:
+                first = text.lower().index(part.lower())
+                masked = inputs.clone()
+                for place, (start, end) in enumerate(offsets):
+                    # its letters, and the space before it where that is a token of its own
+                    if start < end and first - 1 <= start < first + len(part):
+                        masked[0, place] = model.config.mask_token_id
+                without = F.normalize(model.get_text_features(masked).pooler_output, dim=-1)[0] @ embed
+                drops.append(float(whole - without))
+    assert [drop for _, drop in found.words] == pytest.approx(drops, abs=1e-5)
+    assert max(map(abs, drops)) > 1e-3, "no word matters: nothing was tested"
 
 
 def test_a_word_contributes_what_the_cosine_falls_when_it_is_masked(folder):

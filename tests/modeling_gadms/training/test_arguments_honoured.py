@@ -26,6 +26,18 @@ def test_the_optimiser_is_the_one_asked_for(tmp_path, optim, kind):
     assert {(group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(3e-4, 0.07)}
 
 
+def test_the_sigmoid_loss_is_taken_whole_and_in_chunks_when_its_bias_is_given(tmp_path):
+    logs = []
+    for size, chunks in ((4, 1), (2, 2)):
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": chunks, "max_steps": 1}
+        trainer = tiny_trainer(tmp_path / str(chunks), sigmoid_bias=-3.0, logging_steps=1, **options)
+        trainer.train()
+        logs.append(next(entry for entry in trainer.state.log_history if "sigmoid_loss" in entry))
+    assert "sdm_loss" not in logs[0]
+    for name in ("loss", "sigmoid_loss", "mtp_loss"):
+        assert float(logs[0][name]) == pytest.approx(float(logs[1][name]), rel=1e-3), name
+
+
 def test_an_optimiser_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(ValueError, match="adamm"):
         arguments(tmp_path, optim="adamm")

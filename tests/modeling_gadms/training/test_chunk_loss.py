@@ -14,7 +14,7 @@ def test_the_value_is_the_batch_s_and_the_gradient_the_given_one():
     images, texts, image_gradient, text_gradient = torch.randn(4, 3, 8, generator=generator)
     chunk = BatchChunk(torch.tensor(5.0), image_gradient, text_gradient, torch.tensor(2.0), 3.0)
     embeds = images.requires_grad_(), texts.requires_grad_()
-    loss = chunk.sdm_loss(*embeds)
+    loss = chunk.alignment_loss(*embeds)
     assert loss.item() == 5
     for found, expected in zip(torch.autograd.grad(loss, embeds), (image_gradient, text_gradient), strict=True):
         torch.testing.assert_close(found, expected)
@@ -37,7 +37,7 @@ class KnownEmbeddings:
     def encode_pairs(self, pixel_values, input_ids, mask_uniforms, masking):
         return self.pairs[int(input_ids[0, 0])]
 
-    def joint_sdm_loss(self, image_embeds, text_embeds, person_ids):
+    def joint_alignment_loss(self, image_embeds, text_embeds, person_ids, sigmoid_bias):
         return sdm_loss(image_embeds, text_embeds, person_ids)
 
 
@@ -51,6 +51,6 @@ def test_a_batch_is_planned_in_float32_under_autocast_the_gradient_included():
     with torch.autocast("cpu", torch.bfloat16):
         found = plan_replays(KnownEmbeddings(), chunks, None)
     for one, other in zip(found, expected, strict=True):
-        assert torch.equal(one.chunk.batch_sdm_loss, other.chunk.batch_sdm_loss)
+        assert torch.equal(one.chunk.batch_loss, other.chunk.batch_loss)
         assert torch.equal(one.chunk.image_gradient, other.chunk.image_gradient)
         assert torch.equal(one.chunk.text_gradient, other.chunk.text_gradient)

@@ -18,17 +18,19 @@ from modeling_gadms.finetuning.model import GADMSForFineTuning
 from modeling_gadms.masking_gadms import DualMasking, RandomMasking
 from modeling_gadms.training.accumulation import plan_replays, set_random_states
 
+MASKINGS = [DualMasking(), RandomMasking(), RandomMasking(in_place=True), None]
+
 
 @pytest.mark.parametrize("sizes", [[16] * 4, [40, 20, 4]])
-@pytest.mark.parametrize("masking", [DualMasking(), RandomMasking(), RandomMasking(in_place=True), None])
+@pytest.mark.parametrize("masking, sigmoid_bias", [*((masking, None) for masking in MASKINGS), (DualMasking(), -3.0)])
 @pytest.mark.parametrize("fine_tuning", [False, True])
-def test_chunks_give_the_loss_and_gradient_of_one_batch_of_64(sizes, masking, fine_tuning):
+def test_chunks_give_the_loss_and_gradient_of_one_batch_of_64(sizes, masking, sigmoid_bias, fine_tuning):
     model = tiny_model().train()
     if fine_tuning:
         model = GADMSForFineTuning.from_pre_training(model, num_persons=20).train()
     batch = make_batch()
-    whole = loss_and_gradients(model, [(1, model(**batch, masking=masking).loss)])
-    assert_equal_to(by_replays(model, split(batch, sizes), masking), whole)
+    whole = loss_and_gradients(model, [(1, model(**batch, masking=masking, sigmoid_bias=sigmoid_bias).loss)])
+    assert_equal_to(by_replays(model, split(batch, sizes), masking, sigmoid_bias), whole)
 
 
 def test_averaging_the_losses_of_chunks_would_give_another_gradient():
@@ -55,11 +57,11 @@ def test_dropout_is_the_same_when_a_chunk_is_embedded_and_when_it_is_replayed():
     outputs = []
     for chunk, replay in zip(chunks, replays, strict=True):
         zero = torch.zeros_like(replay.chunk.image_gradient)
-        without_sdm = replace(replay.chunk, batch_sdm_loss=zero.sum(), image_gradient=zero, text_gradient=zero)
+        without_sdm = replace(replay.chunk, batch_loss=zero.sum(), image_gradient=zero, text_gradient=zero)
         set_random_states(replay.random_states, replay.device)
         outputs.append(model(**chunk, masking=masking, chunk=without_sdm))
     embeds = [torch.cat([output[name] for output in outputs]) for name in ("image_embeds", "text_embeds")]
-    sdm = model.joint_sdm_loss(*embeds, torch.cat([chunk["person_ids"] for chunk in chunks]))
+    sdm = model.joint_alignment_loss(*embeds, torch.cat([chunk["person_ids"] for chunk in chunks]))
     expected = loss_and_gradients(model, [(1, sdm + sum(output.loss for output in outputs) / 3)])
     assert_equal_to(got, expected)
     torch.manual_seed(6)
