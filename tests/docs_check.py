@@ -33,6 +33,7 @@ PAGES = [
     "CONTRIBUTING.md",
     "model_card.md",
     "modeling_gadms/person_retrieval/README.md",
+    "modeling_gadms/false_words/README.md",
 ]
 PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("dataset_webperson/release_files/*.md"))]
 PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("examples/*.md"))]
