@@ -23,6 +23,7 @@ import tempfile
 from huggingface_hub import HfApi
 
 from dataset_webperson.command_line import CommandParser, command
+from dataset_webperson.files import write_text
 from modeling_gadms.hub.listings import (
     DATASET,
     METRICS,
@@ -82,14 +83,13 @@ def publish_metric(args: argparse.Namespace, api: HfApi) -> str:
     name = args.repository.split("/")[-1]
     if name not in METRICS:
         raise ValueError(f"{args.repository}: `evaluate` finds a metric only in a Space named {' or '.join(METRICS)}")
-    source = os.path.join(HERE, "..", "modeling_gadms", name)
     begin(args, api, "space", "static")
     with tempfile.TemporaryDirectory() as folder:
+        source = os.path.join(HERE, "..", "modeling_gadms", name)
         for file_name in METRICS[name].files(source):
             with open(os.path.join(source, file_name), encoding="utf-8") as file:
                 text = file.read().replace(f"./modeling_gadms/{name}", args.repository)
-            with open(os.path.join(folder, file_name), "w", encoding="utf-8") as file:
-                file.write(text)
+            write_text(os.path.join(folder, file_name), text)
         where = {"repo_type": "space", "revision": args.branch}
         return upload(folder, args.repository, METRICS[name], args.message or "Metric and its card", **where)
 

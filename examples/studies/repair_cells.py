@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from dataset_webperson.drawn.attributes import WORDS
 from modeling_gadms.evaluation.metrics import evaluate_embeddings, query_values
-from modeling_gadms.noise.hidden_words import kept_evidence
+from modeling_gadms.noise.kept_evidence import kept_evidence
 from modeling_gadms.noise.repaired_captions import POSTERIOR, add_posteriors, calibrate_families, repaired
 from modeling_gadms.noise.word_families import drawn_families
 from modeling_gadms.training.starting_points import load_starting_point

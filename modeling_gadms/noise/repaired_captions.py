@@ -2,7 +2,6 @@
 
 import functools
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +19,12 @@ from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns, read_row, stable_hash
 from ..tokenization_gadms import clean_caption
 from .patch_evidence import PatchEvidence, refuse_unfit
+from .rewriting import POSTERIOR, as_cleaned, repaired
 from .value_evidence import ValueEvidence
 from .word_families import Family, SaidWord, said_words
 from .word_posteriors import FamilyCalibration, calibrate, share_of_false, true_probabilities
 
-POSTERIOR = "posterior"  # suffix of the columns that `add_posteriors` adds
-AS_FOUND = "as_found"  # and of those that keep a caption that was repaired
+AS_FOUND = "as_found"  # suffix of the columns that keep a caption that was repaired
 LEAST = 0.01  # a value less likely than this is left out
 CALIBRATION_ROWS = 10_000  # rows that the numbers of the families are estimated from
 FEATURE = datasets.List(
@@ -53,6 +52,16 @@ class Calibrated:
         words = self.families[family].values[value]
         counts = [self.word_counts.get((family, word), 0) + 1 for word in words]
         return random.Random(stable_hash(place)).choices(words, counts)[0]
+
+
+def refuse_repaired(columns: list[str]) -> None:
+    """Refuse a data set whose captions were judged already.
+
+    Raises:
+        DataError: names the columns.
+    """
+    if taken := [name for name in columns if name.endswith((f"_{POSTERIOR}", f"_{AS_FOUND}"))]:
+        raise DataError(f"the data set already has {', '.join(taken)}: start from the captions as they were found")
 
 
 def calibrate_families(
@@ -212,40 +221,6 @@ def _prepare(
     return pixel_values, [row["image_path"] for row in rows], captions, words
 
 
-def repaired(caption: str, posterior: Sequence[Mapping[str, Any]], draws: Sequence[float] | None = None) -> str:
-    """The caption with the likeliest word in each place or, given a number in [0, 1) for each, with words drawn.
-
-    An article before a word becomes the one that the word needs, and a first letter keeps its case.
-
-    >>> posterior = [{"start": 2, "end": 5, "words": ["red", "orange"], "probabilities": [0.3, 0.7]}]
-    >>> repaired("A red coat", posterior)
-    'An orange coat'
-    >>> repaired("A red coat", posterior, draws=[0.2])
-    'A red coat'
-    """
-    for number in reversed(range(len(posterior))):
-        one = posterior[number]
-        probabilities = np.asarray(one["probabilities"], dtype=np.float64)
-        if draws is None:
-            chosen = int(probabilities.argmax())
-        else:
-            chosen = min(
-                int(np.searchsorted(probabilities.cumsum(), draws[number], side="right")), len(probabilities) - 1
-            )
-        if chosen:
-            caption = _replaced(caption, one["start"], one["end"], one["words"][chosen])
-    return caption
-
-
-def _replaced(caption: str, start: int, end: int, word: str) -> str:
-    if caption[start].isupper():
-        word = word[0].upper() + word[1:]
-    before, after = caption[:start], caption[end:]
-    if article := re.search(r"\b([Aa])n? $", before):
-        before = before[: article.start()] + article[1] + ("n " if word[0].lower() in "aeiou" else " ")
-    return before + word + after
-
-
 def repair_captions(dataset: datasets.Dataset) -> datasets.Dataset:
     """The data set of [`add_posteriors`] with its captions repaired, and the old ones in `caption1_as_found`, ..."""
     names = caption_columns(dataset.column_names)
@@ -253,13 +228,7 @@ def repair_captions(dataset: datasets.Dataset) -> datasets.Dataset:
     found: dict[str, list[str]] = {name: [] for name in names}
     for row in texts:
         for name in names:
-            found[name].append(repaired(_as_cleaned(row[name]), row[f"{name}_{POSTERIOR}"]))
+            found[name].append(repaired(as_cleaned(row[name]), row[f"{name}_{POSTERIOR}"]))
     for name, values in found.items():
         dataset = dataset.rename_column(name, f"{name}_{AS_FOUND}").add_column(name, values)
     return dataset
-
-
-def _as_cleaned(caption: str) -> str:
-    """The caption with the places of its cleaned form; capitals stay where they are all that cleaning changes."""
-    cleaned = clean_caption(caption)
-    return caption if caption.lower() == cleaned else cleaned

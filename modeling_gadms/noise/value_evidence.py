@@ -26,17 +26,9 @@ class ValueEvidence:
     """
 
     def __init__(self, evidence: PatchEvidence, processor: GADMSProcessor, families: Mapping[str, Family]) -> None:
-        self.evidence, self.tokenizer, self.families = evidence, processor.tokenizer, families
-        self.runs: dict[tuple[int, int, int], int] = {}  # three tokens in a row -> their number
-        width = evidence.reference_keys.shape[-1]
-        self.queries = torch.empty(0, width, device=evidence.reference_keys.device)
-        self.others = torch.empty(0, device=evidence.reference_keys.device)
-        self.tokens = {
-            word: self.tokenizer(word)["input_ids"][1:-1]
-            for family in families.values()
-            for words in family.values.values()
-            for word in words
-        }
+        self.evidence, self.tokenizer = evidence, processor.tokenizer
+        self.parts = {name: self._parts_of(family) for name, family in families.items()}
+        self._forget()
 
     @torch.no_grad()
     def __call__(
@@ -54,53 +46,56 @@ class ValueEvidence:
         """
         encoded = self.tokenizer(list(captions), return_offsets_mapping=True, truncation=True)
         if len(self.runs) > KEPT:
-            self.runs, self.queries, self.others = {}, self.queries[:0], self.others[:0]
+            self._forget()
         wanted = [
-            [self._runs_of(ids, offsets, word) for word in words]
+            [self._runs_at(ids, offsets, word) for word in words]
             for ids, offsets, words in zip(encoded["input_ids"], encoded["offset_mapping"], said, strict=True)
         ]
         self._encode_new_runs()
         found: list[list[np.ndarray | None]] = []
-        for row, words in enumerate(wanted):
-            needed = sorted({run for word in words if word for value in word for one in value for run in one})
-            place = {run: number for number, run in enumerate(needed)}
-            chosen = torch.tensor(needed, dtype=torch.long, device=keys.device)
+        for row, (runs, words) in enumerate(zip(wanted, said, strict=True)):
+            own = [one for one in runs if one is not None]
+            needed, place = np.unique(np.concatenate(own), return_inverse=True) if own else (np.zeros(0, int), None)
+            chosen = torch.from_numpy(needed).to(keys.device)
             fit = self.evidence.logits(self.queries[chosen], keys[row : row + 1])[:, 0] - self.others[chosen]
-            nats = fit.cpu().numpy()
-            found.append(
-                [
-                    word
-                    and np.array(
-                        [np.mean([np.mean([nats[place[run]] for run in one]) for one in value]) for value in word],
-                        dtype=np.float32,
-                    )
-                    for word in words
-                ]
-            )
+            nats = iter(np.split(fit.cpu().numpy()[place], np.cumsum([len(one) for one in own])[:-1]) if own else ())
+            pairs = zip(runs, words, strict=True)
+            found.append([None if one is None else self._by_value(word.family, next(nats)) for one, word in pairs])
         return found
 
-    def _runs_of(
-        self,
-        ids: Sequence[int],
-        offsets: Sequence[tuple[int, int]],
-        word: SaidWord,
-    ) -> list[list[list[int]]] | None:
-        """For each value, for each of its words, the runs of three tokens around its tokens; new ones are numbered."""
+    def _forget(self) -> None:
+        keys = self.evidence.reference_keys
+        self.runs: dict[tuple[int, int, int], int] = {}  # three tokens in a row -> their number
+        self.places: dict[tuple[str, int, int], np.ndarray] = {}  # family, token before, token after -> runs
+        self.queries, self.others = keys.new_empty(0, keys.shape[-1]), keys.new_empty(0)
+
+    def _parts_of(self, family: Family) -> tuple[list[list[int]], np.ndarray, np.ndarray]:
+        """Tokens of each word of a family; for each token in order its value, and its share in the value's mean."""
+        words, values, shares = [], [], []
+        for value, of_value in enumerate(family.values.values()):
+            for word in of_value:
+                words.append(self.tokenizer(word)["input_ids"][1:-1])
+                values += [value] * len(words[-1])
+                shares += [1 / (len(of_value) * len(words[-1]))] * len(words[-1])
+        return words, np.array(values), np.array(shares)
+
+    def _by_value(self, family: str, nats: np.ndarray) -> np.ndarray:
+        _, values, shares = self.parts[family]
+        return np.bincount(values, shares * nats).astype(np.float32)
+
+    def _runs_at(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]], word: SaidWord) -> np.ndarray | None:
+        """Runs of three tokens around each token of the family's words, in the place of one; new ones get numbers."""
         inside = [
             token for token, (start, end) in enumerate(offsets) if word.start <= start < word.end and end > start
         ]
         if not inside or inside[-1] + 1 >= len(ids):
             return None
-        before, after = ids[inside[0] - 1], ids[inside[-1] + 1]
-        found = []
-        for words in self.families[word.family].values.values():
-            of_value = []
-            for one in words:
-                row = [before, *self.tokens[one], after]
-                triples = [(row[i - 1], row[i], row[i + 1]) for i in range(1, len(row) - 1)]
-                of_value.append([self.runs.setdefault(triple, len(self.runs)) for triple in triples])
-            found.append(of_value)
-        return found
+        place = (word.family, ids[inside[0] - 1], ids[inside[-1] + 1])
+        if place not in self.places:
+            rows = [[place[1], *tokens, place[2]] for tokens in self.parts[word.family][0]]
+            triples = [tuple(row[i - 1 : i + 2]) for row in rows for i in range(1, len(row) - 1)]
+            self.places[place] = np.array([self.runs.setdefault(triple, len(self.runs)) for triple in triples])
+        return self.places[place]
 
     def _encode_new_runs(self) -> None:
         """Queries of the runs that have none yet, and how the reference images fit them."""

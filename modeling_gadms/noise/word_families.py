@@ -11,8 +11,6 @@ from dataset_webperson import DataError
 from dataset_webperson.drawn.attributes import WORDS
 from dataset_webperson.files import write_json
 
-OPTIONAL = ("bag", "hat", "glasses", "carry")  # drawn persons may have none of these
-
 
 @dataclass(frozen=True)
 class Family:
@@ -20,11 +18,9 @@ class Family:
 
     Attributes:
         values (`dict[str, tuple[str, ...]]`): value -> the words for it, lower case. "grey" and "gray" are one value.
-        optional (`bool`): whether the thing may not be there at all, so that no value is right.
     """
 
     values: dict[str, tuple[str, ...]]
-    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,29 @@ class SaidWord:
 
 def drawn_families() -> dict[str, Family]:
     """The families of drawn captions: one for each attribute, by the names of their word columns."""
-    return {name: Family(values, name.split(".")[0] in OPTIONAL) for name, values in WORDS.items()}
+    return {name: Family(values) for name, values in WORDS.items()}
+
+
+def plain_families() -> dict[str, Family]:
+    """The same for captions whose words are not listed: one family of colours, and each word in one family alone."""
+    colors = [name for name in WORDS if name.endswith(".color")]
+    ordered = ["top.color", *(name for name in colors if name != "top.color"), *(n for n in WORDS if n not in colors)]
+    families: dict[str, dict[str, tuple[str, ...]]] = {}
+    taken: set[str] = set()
+    for name in ordered:
+        values = families.setdefault("color" if name in colors else name, {})
+        for value, words in WORDS[name].items():
+            if free := tuple(word for word in words if word not in taken):
+                values[value] = values.get(value, ()) + free
+                taken |= set(free)
+    return {name: Family(values) for name, values in families.items()}
+
+
+def families_for(columns: list[str], file: str | None = None) -> dict[str, Family]:
+    """The families of a file or, by default, those that fit a data set: whether its words are listed decides."""
+    if file is not None:
+        return read_families(file)
+    return drawn_families() if "caption1_words" in columns else plain_families()
 
 
 def write_families(families: Mapping[str, Family], file: str) -> None:
@@ -58,13 +76,13 @@ def read_families(file: str) -> dict[str, Family]:
         with open(file, encoding="utf-8") as opened:
             found = json.load(opened)
         families = {
-            name: Family({value: tuple(words) for value, words in one["values"].items()}, bool(one.get("optional")))
+            name: Family({value: tuple(map(str.lower, words)) for value, words in one["values"].items()})
             for name, one in found.items()
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f'{file}: not families of words ({error!r}); write {{"color": {{"values": {{"red": ["red", "scarlet"], '
-            '"blue": ["blue"]}, "optional": false}}'
+            '"blue": ["blue"]}}}'
         ) from error
     for name, family in families.items():
         if len(family.values) < 2:
