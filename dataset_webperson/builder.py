@@ -72,6 +72,8 @@ class WebPersonConfig(datasets.BuilderConfig):
         views_per_person: Pictures of each person, at least 1; each has two captions.
         noise_rate: Probability that an attribute word of a training caption is false, in [0, 1]; the captions of
             validation and test are true.
+        mistake_correlation: Share of the attributes, in [0, 1], about which both captions of an image are wrong
+            together and in the same way, as two captioners that see alike would be.
         seed: A whole number. The same seed gives the same rows on any machine.
     """
 
@@ -82,6 +84,7 @@ class WebPersonConfig(datasets.BuilderConfig):
     num_test_persons: int = 400
     views_per_person: int = 2
     noise_rate: float = 0.3
+    mistake_correlation: float = 0.0
     seed: int = 0
     source_format: str | None = None
     repository: str | None = None
@@ -112,10 +115,11 @@ class WebPersonConfig(datasets.BuilderConfig):
                 raise ValueError(f"{option} must be a whole number of at least 2 persons, not {persons!r}")
         if not _is_whole(self.views_per_person) or not 1 <= self.views_per_person <= 100:
             raise ValueError(f"views_per_person must be a whole number from 1 to 100, not {self.views_per_person!r}")
-        rate = self.noise_rate
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1:
-            raise ValueError(f"noise_rate is a probability between 0 and 1, not {rate!r}")
-        self.noise_rate = float(rate)
+        for option, what in (("noise_rate", "probability"), ("mistake_correlation", "share")):
+            value = getattr(self, option)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise ValueError(f"{option} is a {what} between 0 and 1, not {value!r}")
+            setattr(self, option, float(value))
         if not _is_whole(self.seed):
             raise ValueError(f"seed must be a whole number, not {self.seed!r}")
 
@@ -305,6 +309,7 @@ class WebPerson(datasets.GeneratorBasedBuilder):
                 views_per_person=self.config.views_per_person,
                 noise_rate=self.config.noise_rate,
                 seed=self.config.seed,
+                mistake_correlation=self.config.mistake_correlation,
             )
             for row in rows:
                 yield row["image_path"], row

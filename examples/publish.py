@@ -4,14 +4,14 @@
         --evaluation runs/evaluation
     python examples/publish.py model runs/webperson org/gadms --training_state runs/webperson/checkpoint-100000
     python examples/publish.py dataset release/webperson org/webperson --tag v1.0
-    python examples/publish.py metric org/person_retrieval
+    python examples/publish.py metric org/person_retrieval    # or org/false_words
     python examples/publish.py space examples/space org/gallery
 
 Log in first (`hf auth login`, or HF_TOKEN). The card of a model is filled with the facts its run recorded
-(run_facts.json, metrics.json, emissions.csv) and with --evaluation from the figures of examples/evaluate_retrieval.py.
-If a fact that the card needs is missing, nothing is published. A data set is a folder that
-`python -m dataset_webperson.release` wrote; it goes up in parts, its card last, and the same command continues after
-a break. Each command prints the commit, which readers can pin by `revision=`.
+(run_facts.json, metrics.json, emissions.csv), with --evaluation also from examples/evaluate_retrieval.py. If a fact
+that the card needs is missing, nothing is published. A data set is a folder of `python -m dataset_webperson.release`;
+it goes up in parts, its card last, and the same command continues after a break. Each command prints the commit, which
+readers can pin by `revision=`.
 """
 
 import argparse
@@ -23,9 +23,10 @@ import tempfile
 from huggingface_hub import HfApi
 
 from dataset_webperson.command_line import CommandParser, command
+from dataset_webperson.files import write_text
 from modeling_gadms.hub.listings import (
     DATASET,
-    METRIC,
+    METRICS,
     SCRIPT,
     TRAINING_STATE,
     model_listing,
@@ -37,7 +38,6 @@ from modeling_gadms.hub.spaces import APP, gather_space
 from modeling_gadms.hub.upload import LAST_CHECKPOINT, upload
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-METRIC_FOLDER = os.path.join(HERE, "..", "modeling_gadms", "person_retrieval")
 SHARDS_PER_COMMIT = 25  # of 200 MB: a break costs a few GB at most
 
 
@@ -80,17 +80,18 @@ def publish_dataset(args: argparse.Namespace, api: HfApi) -> str:
 
 
 def publish_metric(args: argparse.Namespace, api: HfApi) -> str:
-    if args.repository.split("/")[-1] != "person_retrieval":
-        raise ValueError(f"{args.repository}: `evaluate` finds the metric only in a Space named person_retrieval")
+    name = args.repository.split("/")[-1]
+    if name not in METRICS:
+        raise ValueError(f"{args.repository}: `evaluate` finds a metric only in a Space named {' or '.join(METRICS)}")
     begin(args, api, "space", "static")
     with tempfile.TemporaryDirectory() as folder:
-        for name in METRIC.files(METRIC_FOLDER):
-            with open(os.path.join(METRIC_FOLDER, name), encoding="utf-8") as file:
-                text = file.read().replace("./modeling_gadms/person_retrieval", args.repository)
-            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
-                file.write(text)
+        source = os.path.join(HERE, "..", "modeling_gadms", name)
+        for file_name in METRICS[name].files(source):
+            with open(os.path.join(source, file_name), encoding="utf-8") as file:
+                text = file.read().replace(f"./modeling_gadms/{name}", args.repository)
+            write_text(os.path.join(folder, file_name), text)
         where = {"repo_type": "space", "revision": args.branch}
-        return upload(folder, args.repository, METRIC, args.message or "Metric and its card", **where)
+        return upload(folder, args.repository, METRICS[name], args.message or "Metric and its card", **where)
 
 
 def publish_space(args: argparse.Namespace, api: HfApi) -> str:

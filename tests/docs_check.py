@@ -33,6 +33,7 @@ PAGES = [
     "CONTRIBUTING.md",
     "model_card.md",
     "modeling_gadms/person_retrieval/README.md",
+    "modeling_gadms/false_words/README.md",
 ]
 PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("dataset_webperson/release_files/*.md"))]
 PAGES += [str(path.relative_to(REPO)) for path in sorted(REPO.glob("examples/*.md"))]
@@ -84,7 +85,8 @@ PROVEN = {
     "test_likelihood_of_a_caption_is_that_of_its_words_one_at_a_time",
     "examples/studies/noise_detection.py": "test_studies.py::"
     "test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not",
-    "examples/hide_words.py": "test_patch_evidence.py::test_the_command_writes_a_data_set_and_continues_after_a_break",
+    "examples/repair_captions.py": "test_patch_evidence.py::"
+    "test_the_command_writes_a_data_set_and_continues_after_a_break",
     "examples/studies/masking_table.py": "test_studies.py::"
     "test_finished_cells_of_the_masking_table_are_not_trained_again",
     "examples/studies/noise_by_epoch.py": "test_studies.py::"

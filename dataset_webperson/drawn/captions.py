@@ -156,6 +156,24 @@ class _Phrase:
     made_up: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Mistakes:
+    """Where the mistakes of a caption come from: its own stream or, about some things, one that captions share.
+
+    About a thing that is shared, the captions of an image are wrong together, and in the same way.
+    """
+
+    own: random.Random
+    correlation: float
+    shared: tuple[object, ...]  # coordinates that the captions have in common
+
+    def about(self, thing: str) -> random.Random:
+        """The stream for an attribute, or for an object that may be made up."""
+        if self.correlation and chance(stream(*self.shared, thing, "is shared"), self.correlation):
+            return stream(*self.shared, thing, "mistake")
+        return self.own
+
+
 _Slots = dict[str, list[str | _Phrase]]
 
 
@@ -163,7 +181,7 @@ def _names(text: str) -> list[str]:
     return re.findall(r"\[([^]]+)\]", text)
 
 
-def _plan(person: Person, view: View, noise_rate: float, rng: random.Random, noise: random.Random) -> _Slots:
+def _plan(person: Person, view: View, noise_rate: float, rng: random.Random, mistakes: _Mistakes) -> _Slots:
     """What there is to say: slot -> phrases and glue. A slot that has nothing to say is missing."""
     truth, seen = true_attributes(person, view), visible_attributes(person, view)
 
@@ -204,6 +222,7 @@ def _plan(person: Person, view: View, noise_rate: float, rng: random.Random, noi
         replaced = noise_rate * (1.0 if thing == "glasses" else ABSENT_SHARE)
         rate = (noise_rate - replaced) / (1 - replaced) if replaced < 1 else 0.0
         made_up = {}
+        noise = mistakes.about(thing)
         if chance(noise, replaced):
             rate = 1.0
             if absent:
@@ -235,8 +254,8 @@ def _listed(items: list[list[str | _Phrase]]) -> list[str | _Phrase]:
 class _Writer:
     """Text that grows, and the attribute words in it."""
 
-    def __init__(self, truth: dict[str, str], rng: random.Random, noise: random.Random):
-        self.truth, self.rng, self.noise = truth, rng, noise
+    def __init__(self, truth: dict[str, str], rng: random.Random, mistakes: _Mistakes):
+        self.truth, self.rng, self.mistakes = truth, rng, mistakes
         self.text = ""
         self.words: list[Word] = []
 
@@ -260,9 +279,10 @@ class _Writer:
         said: dict[str, tuple[str, bool]] = {}
         for attribute in _names(phrase.text):
             value = phrase.made_up.get(attribute, self.truth[attribute])
-            if not phrase.made_up and chance(self.noise, phrase.noise_rate):
+            noise = self.mistakes.about(attribute)
+            if not phrase.made_up and chance(noise, phrase.noise_rate):
                 others = false_values(attribute, self.truth)
-                value = pick_weighted(self.noise, others) if others else value
+                value = pick_weighted(noise, others) if others else value
             said[attribute] = (value, value != self.truth[attribute])
         for piece in re.split(r"(\[[^]]+\])", _fitting_text(phrase.text, said)):
             if piece.startswith("["):
@@ -297,20 +317,25 @@ def _fitting_text(text: str, said: dict[str, tuple[str, bool]]) -> str:
     return text.replace("~", "a " if values.get("lower.garment") in ("skirt", "long skirt") else "")
 
 
-def write_caption(person: Person, view: View, noise_rate: float, *names: object) -> Caption:
+def write_caption(
+    person: Person, view: View, noise_rate: float, *names: object, correlation: float = 0.0, shared: tuple = ()
+) -> Caption:
     """A caption of a person in a view, 12 to 45 words long, with at least five attributes.
 
     Args:
         noise_rate: Probability in [0, 1] that an attribute word is false. Two kinds of mistake are made: a value is
             swapped for one that is plainly another, or an object is replaced by one that is not there.
         names: The coordinates of the caption; the same names give the same caption.
+        correlation: Share of the attributes, in [0, 1], about which all captions with the same `shared` coordinates
+            are wrong together and in the same way; about the others each is wrong by itself.
     """
     truth = true_attributes(person, view)
     for attempt in range(1000):
-        rng, noise = stream(*names, attempt), stream(*names, attempt, "noise")
-        slots = _plan(person, view, noise_rate, rng, noise)
+        rng = stream(*names, attempt)
+        mistakes = _Mistakes(stream(*names, attempt, "noise"), correlation, shared)
+        slots = _plan(person, view, noise_rate, rng, mistakes)
         fitting = [template for template, required in _REQUIRED.items() if required <= slots.keys()]
-        writer = _Writer(truth, rng, noise)
+        writer = _Writer(truth, rng, mistakes)
         writer.fill(pick(rng, fitting), slots)
         long_enough = MIN_WORDS <= len(writer.text.split()) <= MAX_WORDS
         if long_enough and len({word.attribute for word in writer.words}) >= MIN_VALUES:

@@ -24,12 +24,14 @@ def generate_rows(
     views_per_person: int,
     noise_rate: float,
     seed: int,
+    mistake_correlation: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
     """Rows of the persons `start` to `stop` (excluded) of a split, all views of a person one after the other.
 
     Args:
         split: "train", "validation" or "test". Captions are false at `noise_rate` in train, and true in the others.
         image_size: (height, width) in pixels. Nothing but the pictures depends on it.
+        mistake_correlation: share of the attributes about which both captions of an image are wrong together.
     """
     rate = noise_rate if split == "train" else 0.0
     for index in range(start, stop):
@@ -44,7 +46,9 @@ def generate_rows(
                 "attributes": json.dumps(true_attributes(person, view)),
             }
             for name in ("caption1", "caption2"):
-                caption = write_caption(person, view, rate, seed, split, index, number, name)
+                image = (seed, split, index, number)
+                options = {"correlation": mistake_correlation, "shared": image}
+                caption = write_caption(person, view, rate, *image, name, **options)
                 row |= _caption_columns(name, caption)
             yield row
 

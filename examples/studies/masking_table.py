@@ -9,7 +9,7 @@ From the same small CLIP, the same number of steps on drawn pedestrians with fal
 - none: alignment (SDM) on whole captions, no masks
 - random: as GASS, but every word is as likely to be masked as any other, at the rates that GASS ends up with
 - cosine: the paper's masks, from NAM's score: the cosine of a token to the image
-- evidence: what speaks against its image by patch evidence, as `examples/hide_words.py` finds it, is hidden
+- evidence: what speaks against its image by patch evidence, as `repair_captions.py --mode hide` finds it, is hidden
 - gass: the paper's masks; oracle: every false word, and no other, is hidden before alignment
 
 "SDM": the noise mask, and no prediction. "MTP": prediction, and alignment of whole captions. "both" is the paper's.

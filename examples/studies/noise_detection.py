@@ -13,13 +13,13 @@ import argparse
 import sys
 
 import numpy as np
-from detection_quality import caption_resamples, ranking_quality
 from noise_report import EVIDENCE, OWN_TOWER, draw, written
 from scored_words import by_word, drawn_data, load_rows, score_tokens
 from study_report import RESULTS, save_study
 
 from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
+from modeling_gadms.false_words.word_detection import group_resamples, ranking_quality
 from modeling_gadms.noise.patch_evidence import train_patch_evidence
 
 COLUMNS = "caption", "word", "attribute", "is_false"  # of what is scored; the others are scores
@@ -33,7 +33,7 @@ def quality(
     """AUROC and average precision of one score on the chosen tokens, with intervals."""
     suspicion, is_false = -columns[name][chosen].astype(np.float64), columns["is_false"][chosen]
     found = dict(zip(("auroc", "average_precision"), ranking_quality(suspicion, is_false), strict=True))
-    weights = caption_resamples(columns["caption"][chosen], num_resamples)
+    weights = group_resamples(columns["caption"][chosen], num_resamples).astype(np.float32)
     for key, values in zip(list(found), ranking_quality(suspicion, is_false, weights), strict=True):
         found[f"{key}_low"], found[f"{key}_high"] = map(float, np.nanquantile(values, (0.025, 0.975)))
     return found

@@ -92,6 +92,8 @@ class GADMSFineTuningArguments(GADMSTrainingArguments):
             raise ValueError(
                 f"hidden_spans={self.hidden_spans} belongs to pre-training: fine-tuning takes captions whole"
             )
+        if self.draw_words:
+            raise ValueError("draw_words belongs to pre-training: fine-tuning takes captions as they are")
         if self.push_to_hub and self.hub_strategy != "end":
             raise ValueError(
                 "hub_strategy must be end: checkpoints of fine-tuning hold a classifier of the training set's "

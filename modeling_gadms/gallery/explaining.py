@@ -12,10 +12,10 @@ from PIL import Image
 from dataset_webperson import DataError
 
 from ..modeling_gadms import GADMSModel
-from ..noise.hidden_words import load_evidence
+from ..noise.kept_evidence import load_evidence
 from ..tokenization_gadms import clean_caption
 
-EVIDENCE = "patch_evidence.safetensors"  # beside the model, as `examples/hide_words.py` writes it under another name
+EVIDENCE = "patch_evidence.safetensors"  # beside the model; `examples/repair_captions.py` writes it
 AGAINST = -0.5  # nats; a word is named that makes its image exp(0.5) times less likely than other images
 
 

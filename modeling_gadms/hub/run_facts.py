@@ -70,6 +70,8 @@ def recipe_of(args: GADMSTrainingArguments) -> dict[str, Any]:
     recipe["precision"] = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
     if args.hidden_spans is not None:  # these are hidden instead of words chosen by their scores
         recipe |= {"hidden_spans": args.hidden_spans, "alpha_noise": 0.0}
+    if args.draw_words:
+        recipe["draw_words"] = True
     return recipe
 
 

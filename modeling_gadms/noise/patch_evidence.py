@@ -112,11 +112,12 @@ class PatchEvidence(nn.Module):
             own_parts.append(fit[:, 0])
         own = torch.cat(own_parts)
 
-        # mean likelihood of the reference images
-        others = self.logits(queries, self.reference_keys).logsumexp(dim=1)
-        others = others - math.log(len(self.reference_keys))
-        scores[rows, places] = own - others
+        scores[rows, places] = own - self.of_references(queries)
         return scores
+
+    def of_references(self, queries: torch.Tensor) -> torch.Tensor:
+        """Logarithm of the mean likelihood of the reference images: queries `(N, D)` -> `(N,)`."""
+        return self.logits(queries, self.reference_keys).logsumexp(dim=1) - math.log(len(self.reference_keys))
 
 
 def refuse_unfit(dataset: datasets.Dataset) -> None:

@@ -118,6 +118,7 @@ class GADMSTrainingArguments(TrainingArguments):
             "gamma_noise": "",
             "gamma_info": "",
             "hidden_spans": "",
+            "draw_words": "",
         },
         "images": {"crop_padding": "", "flip_probability": "", "erasing_probability": ""},
         "run": _RUN,
@@ -160,7 +161,14 @@ class GADMSTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Suffix of columns caption<n>_SUFFIX that list the words to hide before alignment, in place of "
-            "words of low score; examples/hide_words.py writes them with the suffix `hidden_spans`."
+            "words of low score; examples/repair_captions.py writes them with the suffix `hidden_spans`."
+        },
+    )
+    draw_words: bool = field(
+        default=False,
+        metadata={
+            "help": "In each epoch, draw the words of captions from what is likely to be true; "
+            "examples/repair_captions.py --mode sample writes the columns caption<n>_posterior."
         },
     )
     mtp_weight: float = field(default=0.4, metadata={"help": "Weight of masked token prediction (paper)."})
@@ -214,6 +222,8 @@ class GADMSTrainingArguments(TrainingArguments):
         self._refuse_divided_layers()
         if self.masking == "none" and self.hidden_spans is not None:
             raise ValueError(f"hidden_spans={self.hidden_spans} hides words, and masking=none hides none: choose one")
+        if self.draw_words and self.hidden_spans is not None:
+            raise ValueError(f"draw_words moves the places that hidden_spans={self.hidden_spans} lists: choose one")
         for name in ("flip_probability", "erasing_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, between 0 and 1; got {getattr(self, name)}")

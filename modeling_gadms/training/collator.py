@@ -9,6 +9,7 @@ import torch
 from dataset_webperson import DataError
 
 from ..masking_gadms import draw_uniforms
+from ..noise.rewriting import POSTERIOR, as_cleaned, repaired
 from ..processing_gadms import GADMSProcessor
 from ..rows import pick_column, stable_hash
 
@@ -38,6 +39,8 @@ class PairCollator:
         hidden_spans (`str`, *optional*): suffix of the columns that list the words always hidden before alignment:
             `caption1_<suffix>` holds `[start, end]` characters, end excluded, of `caption1` as the tokenizer cleans it
             (`tokenization_gadms.clean_caption`).
+        draw_words (`bool`): in each epoch, draw the words of a caption anew from `caption1_posterior`, ..., which list
+            places, words and their probabilities (`noise.repaired_captions.add_posteriors`).
     """
 
     processor: GADMSProcessor
@@ -47,10 +50,11 @@ class PairCollator:
     erasing_probability: float = 0.5
     persons: dict[int, int] | None = None
     hidden_spans: str | None = None
+    draw_words: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         columns = [pick_column(row) for row in rows]
-        captions = [self._cell(row, column, str) for row, column in zip(rows, columns, strict=True)]
+        captions = [self._caption(row, column) for row, column in zip(rows, columns, strict=True)]
         batch = self.processor(text=captions, images=[row["image"] for row in rows], return_tensors="pt")
 
         generator = torch.Generator()
@@ -73,6 +77,15 @@ class PairCollator:
             "mask_uniforms": uniforms,
             "image_paths": [row["image_path"] for row in rows],
         }
+
+    def _caption(self, row: dict[str, Any], column: str) -> str:
+        caption = self._cell(row, column, str)
+        if not self.draw_words:
+            return caption
+        posterior = self._cell(row, f"{column}_{POSTERIOR}", list)
+        # a stream of its own, so that the image and its masks are those of a run that draws no words
+        generator = torch.Generator().manual_seed(stable_hash(self.seed, row["epoch"], row["image_path"], "words"))
+        return repaired(as_cleaned(caption), posterior, torch.rand(len(posterior), generator=generator).tolist())
 
     @staticmethod
     def _cell(row: dict[str, Any], column: str, kind: type) -> Any:

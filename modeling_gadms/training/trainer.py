@@ -25,6 +25,7 @@ from ..evaluation.encoding import RetrievalSet, encode_retrieval_set
 from ..hub.pushes import HubPushes
 from ..hub.run_facts import FACTS_FILE, facts_of_run
 from ..modeling_gadms import GADMSModel, GADMSPreTrainedModel
+from ..noise.rewriting import POSTERIOR
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
 from .accumulation import Replay, plan_replays
@@ -96,6 +97,7 @@ class GADMSTrainer(HubPushes):
             flip_probability=args.flip_probability,
             erasing_probability=args.erasing_probability,
             hidden_spans=args.hidden_spans,
+            draw_words=args.draw_words,
         )
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = args.masks() is None  # without masks the decoder is not used
@@ -133,7 +135,7 @@ class GADMSTrainer(HubPushes):
     def training_rows(self, dataset: Rows, args: GADMSTrainingArguments) -> TrainingRows | ParquetRows | StreamedRows:
         """Wrap the training set so that rows carry their epoch; refuse one that would stop the training."""
         if dataset.column_names is not None:  # a stream may not know them
-            refuse_missing_columns(dataset.column_names, args.hidden_spans)
+            refuse_missing_columns(dataset.column_names, args.hidden_spans, args.draw_words)
         if isinstance(dataset, datasets.IterableDataset):
             return StreamedRows(split_dataset_by_node(dataset, args.process_index, args.world_size))
         rows: TrainingRows | ParquetRows
@@ -349,26 +351,24 @@ class GADMSTrainer(HubPushes):
         write_json(os.path.join(folder, FACTS_FILE), facts_of_run(self))
 
 
-def refuse_missing_columns(columns: list[str], hidden_spans: str | None) -> None:
+def refuse_missing_columns(columns: list[str], hidden_spans: str | None, draw_words: bool) -> None:
     """Refuse a training set that lacks a column.
 
     Args:
         columns (`list[str]`): columns of the training set.
         hidden_spans (`str`, *optional*): suffix of the columns that list the words to hide.
+        draw_words (`bool`): whether words are drawn from the columns of their probabilities.
 
     Raises:
         DataError: names the missing columns.
     """
     if not {"image", "image_path", "caption1"} <= set(columns):
         raise DataError(f"the training set needs the columns image, image_path, caption1, ...; it has {columns}")
-    if hidden_spans is None:
-        return
-    needed = {f"{name}_{hidden_spans}" for name in caption_columns(columns)}
-    if missing := sorted(needed - set(columns)):
-        raise DataError(
-            f"hidden_spans={hidden_spans}: the training set lacks {', '.join(missing)}; examples/hide_words.py writes "
-            "a data set with caption1_hidden_spans, ..."
-        )
+    for argument, suffix in ((f"hidden_spans={hidden_spans}", hidden_spans), ("draw_words", draw_words and POSTERIOR)):
+        if suffix and (missing := sorted({f"{name}_{suffix}" for name in caption_columns(columns)} - set(columns))):
+            raise DataError(
+                f"{argument}: the training set lacks {', '.join(missing)}; examples/repair_captions.py writes them"
+            )
 
 
 def warmup_then_cosine(step: int, *, warmup_steps: int, num_training_steps: int, warmup_factor: float) -> float:

@@ -20,8 +20,8 @@ from modeling_gadms import GADMSModel, GADMSProcessor
 from modeling_gadms.evaluation.models import load_retriever
 
 sys.path.insert(0, str(REPO / "examples"))
-import hide_words  # noqa: E402
 import pretrain  # noqa: E402
+import repair_captions  # noqa: E402
 import train_small_clip  # noqa: E402
 
 SMALL = ["--num_train_epochs", "2", "--num_persons", "128", "--logging_steps", "1"]
@@ -182,17 +182,18 @@ def test_a_mistake_in_pretraining_ends_in_one_line_and_code_2(tmp_path, capsys, 
     assert pretrain.main([str(tmp_path / "no_recipe.yaml")]) == 2
 
 
-def test_a_mistake_in_hiding_words_ends_in_one_line_and_code_2(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [str(REPO / "examples" / "hide_words.py")])
+def test_a_mistake_in_repairing_captions_ends_in_one_line_and_code_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(REPO / "examples" / "repair_captions.py")])
     (tmp_path / "taken").mkdir()
     for options, words in (
         (["--output_dir", str(tmp_path / "taken")], "taken already exists"),
         (["--out", str(tmp_path / "taken")], "taken already exists"),
         (["--output_dir", str(tmp_path / "out"), "--streaming", "True"], "streaming"),
         (["--output_dir", str(tmp_path / "out"), "--threshold", "0"], "threshold must be above 0"),
+        (["--output_dir", str(tmp_path / "out"), "--mode", "hide", "--families", "f.json"], "families belong to"),
         (["--output_dir", str(tmp_path / "out"), "--dataset_name", str(tmp_path / "nowhere")], "nowhere"),
     ):
-        assert hide_words.main(options) == 2
+        assert repair_captions.main(options) == 2
         errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and words in errors[0], (words, errors)
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 import re
 import sys
 
@@ -16,6 +15,7 @@ from tiny import tiny_captions, tiny_config, tiny_images, tiny_model
 
 from dataset_webperson import DataError
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
+from modeling_gadms.false_words.word_detection import group_resamples, ranking_quality
 from modeling_gadms.losses_gadms import sdm_loss
 from modeling_gadms.masking_gadms import DualMasking, draw_uniforms, mask_captions
 from modeling_gadms.released_scores_gadms import released_scores
@@ -30,7 +30,6 @@ import benchmark_step  # noqa: E402
 import cell_masks  # noqa: E402
 import cost  # noqa: E402
 import demo_gain  # noqa: E402
-import detection_quality  # noqa: E402
 import masked_scores  # noqa: E402
 import masking_cells  # noqa: E402
 import masking_table  # noqa: E402
@@ -41,62 +40,6 @@ import scores  # noqa: E402
 import settings  # noqa: E402
 import step_costs  # noqa: E402
 import training_steps  # noqa: E402
-
-
-def pairwise_auroc(suspicion, is_false):
-    pairs = [
-        (a, b)
-        for a, x in zip(suspicion, is_false, strict=True)
-        if x
-        for b, y in zip(suspicion, is_false, strict=True)
-        if not y
-    ]
-    return sum((a > b) + (a == b) / 2 for a, b in pairs) / len(pairs)
-
-
-def stepwise_average_precision(suspicion, is_false):
-    """Recall gained at each threshold, from the highest, times the precision there."""
-    total = 0.0
-    for threshold in set(suspicion):
-        gained = sum(x for s, x in zip(suspicion, is_false, strict=True) if s == threshold)
-        above = [x for s, x in zip(suspicion, is_false, strict=True) if s >= threshold]
-        total += gained / sum(is_false) * sum(above) / len(above)
-    return total
-
-
-def some_tokens(count=60, seed=0):
-    draw = random.Random(seed)
-    suspicion = np.array([draw.randint(0, 12) / 12 for _ in range(count)])  # many ties
-    return suspicion, np.array([draw.random() < 0.2 + 0.4 * value for value in suspicion])
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_ranking_quality_is_that_of_loops_over_pairs_and_thresholds(seed):
-    suspicion, is_false = some_tokens(seed=seed)
-    auroc, precision = detection_quality.ranking_quality(suspicion, is_false)
-    assert auroc == pytest.approx(pairwise_auroc(suspicion, is_false), abs=1e-12)
-    assert precision == pytest.approx(stepwise_average_precision(suspicion, is_false), abs=1e-12)
-
-
-def test_scores_that_are_all_equal_are_chance():
-    is_false = np.array([True, False, False, True, False])
-    assert detection_quality.ranking_quality(np.zeros(5), is_false) == (0.5, 0.4)
-
-
-def test_tokens_of_one_kind_alone_have_no_quality():
-    assert np.isnan(detection_quality.ranking_quality(np.arange(3.0), np.array([True, True, True]))).all()
-
-
-def test_a_weight_counts_a_token_that_many_times():
-    suspicion, is_false = some_tokens()
-    captions = np.arange(60) // 6
-    weights = detection_quality.caption_resamples(captions, num_resamples=4, seed=1)
-    found = detection_quality.ranking_quality(suspicion, is_false, weights)
-    for number, row in enumerate(weights.astype(int)):
-        assert row.sum() == 60 and all(len(set(row[captions == caption])) == 1 for caption in range(10))
-        drawn = np.repeat(suspicion, row), np.repeat(is_false, row)
-        assert found[0][number] == pytest.approx(pairwise_auroc(*drawn), abs=1e-6)
-        assert found[1][number] == pytest.approx(stepwise_average_precision(*drawn), abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +208,7 @@ def test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not(sma
     model, processor = small_clip
     rows = scored_words.load_rows((64, 32), 120, noise_rate=0.3, seed=1000)
     columns = scored_words.score_tokens(model, processor, rows, batch_size=60, progress=False)
-    weights = detection_quality.caption_resamples(columns["caption"], num_resamples=200)
+    weights = group_resamples(columns["caption"], num_resamples=200).astype(np.float32)
     low, high = {}, {}
     for name in (
         "masked drop",
@@ -274,7 +217,7 @@ def test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not(sma
         "random",
         "decoder's surprise",
     ):
-        resampled = detection_quality.ranking_quality(-columns[name].astype(float), columns["is_false"], weights)[0]
+        resampled = ranking_quality(-columns[name].astype(float), columns["is_false"], weights)[0]
         low[name], high[name] = np.quantile(resampled, (0.005, 0.995))
     assert low["masked drop"] > 0.55
     assert low["masked drop"] > high["GASS's attention alone"]
@@ -302,7 +245,7 @@ def test_noise_detection_reports_every_score_by_what_the_word_speaks_of(small_cl
         assert counts == [len(expected), sum(expected)], group
     columns = scored_words.score_tokens(*small_clip, rows, progress=False)
     suspicion, is_false = -columns["GASS, paper"].astype(float), columns["is_false"]
-    auroc = detection_quality.ranking_quality(suspicion, is_false)[0]
+    auroc = ranking_quality(suspicion, is_false)[0]
     result = found["results"]["GASS, paper"]["tokens"]
     assert result["auroc"] == pytest.approx(auroc) and result["auroc_low"] < auroc < result["auroc_high"]
     text = (tmp_path / "noise_detection.md").read_text(encoding="utf-8")
@@ -406,10 +349,10 @@ def test_scores_are_measured_before_training_and_after_each_epoch(tmp_path, monk
     held_out, of_training = surprises[::2], surprises[1::2]
     assert not np.array_equal(of_training[0][0], of_training[2][0])  # the model has learnt in between
     for epoch, (values, is_false) in zip(found["epochs"], held_out, strict=True):
-        expected = detection_quality.ranking_quality(-values, is_false)[0]
+        expected = ranking_quality(-values, is_false)[0]
         assert epoch[noise_by_epoch.SURPRISE]["auroc"] == pytest.approx(expected)
     smoothed = np.mean([values for values, _ in of_training], axis=0)
-    expected = detection_quality.ranking_quality(-smoothed, of_training[0][1])[0]
+    expected = ranking_quality(-smoothed, of_training[0][1])[0]
     assert found["epochs"][2][noise_by_epoch.SMOOTHED]["auroc"] == pytest.approx(expected)
 
 

@@ -134,6 +134,43 @@ def test_the_share_of_false_words_is_the_noise_rate(noise_rate):
     assert abs(np.mean(flags) - noise_rate) <= 4 * (noise_rate * (1 - noise_rate) / len(flags)) ** 0.5 + 0.01
 
 
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 1.0])
+def test_both_captions_are_wrong_together_as_often_as_asked(correlation):
+    together, alike, shares = [], [], []
+    for row in generate_rows(
+        "train",
+        0,
+        250,
+        image_size=(32, 16),
+        views_per_person=1,
+        noise_rate=0.4,
+        seed=3,
+        mistake_correlation=correlation,
+    ):
+        said = {}
+        for name in ("caption1", "caption2"):
+            words = row[f"{name}_words"]
+            shares += [word["is_false"] for word in words]
+            said[name] = {
+                word["attribute"]: (
+                    word["is_false"],
+                    value_of_words(word["attribute"], row[name][word["start"] : word["end"]].lower()),
+                )
+                for word in words
+            }
+        for attribute in said["caption1"].keys() & said["caption2"].keys():
+            if attribute.split(".")[0] in ("bag", "hat", "glasses", "carry"):
+                continue  # these can be made up in one and named truly in the other
+            (first, one), (second, other) = said["caption1"][attribute], said["caption2"][attribute]
+            together.append(first == second)
+            if first and second:
+                alike.append(one == other)
+    assert np.mean(shares) == pytest.approx(0.4, abs=0.03)
+    # by themselves both are true or both false in 0.4 ** 2 + 0.6 ** 2 of the cases
+    assert np.mean(together) == pytest.approx(correlation + (1 - correlation) * 0.52, abs=0.04)
+    assert all(alike) if correlation == 1 else np.mean(alike) < 0.9
+
+
 def test_false_spans_are_the_spans_of_false_words(noisy_rows):
     for row in noisy_rows:
         for name in CAPTIONS:
@@ -488,6 +525,7 @@ def test_every_option_and_the_version_have_a_cache_of_their_own(tmp_path, monkey
         {"num_test_persons": 9},
         {"views_per_person": 3},
         {"noise_rate": 0.31},
+        {"mistake_correlation": 0.5},
         {"seed": 1},
     ]
     folders = [
@@ -517,6 +555,7 @@ def test_a_default_given_or_left_out_is_the_same_cache(tmp_path):
         ({"noise_rate": 1.1}, "noise_rate"),
         ({"noise_rate": float("nan")}, "noise_rate"),
         ({"noise_rate": "0.3"}, "noise_rate"),
+        ({"mistake_correlation": 1.5}, "mistake_correlation"),
         ({"num_train_persons": 1}, "num_train_persons"),
         ({"num_validation_persons": 0}, "num_validation_persons"),
         ({"num_test_persons": 1}, "num_test_persons"),

@@ -12,13 +12,12 @@ from tiny import tiny_model, tiny_processor
 
 from modeling_gadms.evaluation.published_results import published
 from modeling_gadms.finetuning.arguments import GADMSFineTuningArguments
-from modeling_gadms.hub.listings import METRIC
+from modeling_gadms.hub.listings import METRICS
 from modeling_gadms.hub.model_card import model_card
 from modeling_gadms.hub.run_facts import metrics_of_weights, recipe_of
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 
 NAMES = ("R@1", "R@5", "R@10", "mAP", "mINP")
-METRIC_FOLDER = REPO / "modeling_gadms" / "person_retrieval"
 UNFILLED = re.compile(r"\$|TODO|To be filled|More Information Needed|\bNone\b|\bnan\b|\{\w+\}\}", re.IGNORECASE)
 
 
@@ -237,12 +236,12 @@ def test_the_snippet_of_the_card_defines_what_it_uses(folder):
     assert {node.id for node in names if isinstance(node.ctx, ast.Load)} <= defined
 
 
-def test_the_space_of_the_metric_has_a_page():
-    page = (METRIC_FOLDER / "index.html").read_text()
-    assert (
-        "index.html" in METRIC.files(str(METRIC_FOLDER)) and "sdk: static" in (METRIC_FOLDER / "README.md").read_text()
-    )
-    assert page.count('evaluate.load("./modeling_gadms/person_retrieval")') == 1  # becomes the Space's id
+@pytest.mark.parametrize("name", METRICS)
+def test_the_space_of_a_metric_has_a_page(name):
+    folder = REPO / "modeling_gadms" / name
+    page = (folder / "index.html").read_text()
+    assert "index.html" in METRICS[name].files(str(folder)) and "sdk: static" in (folder / "README.md").read_text()
+    assert page.count(f'evaluate.load("./modeling_gadms/{name}")') == 1  # becomes the Space's id
 
 
 def test_figures_of_other_weights_are_not_claimed():

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from tiny import tiny_model, tiny_processor
 
 from dataset_webperson.release import main as release
-from modeling_gadms.hub.listings import DATASET, MODEL, TRAINING_STATE
+from modeling_gadms.hub.listings import DATASET, METRICS, MODEL, TRAINING_STATE
 
-METRICS = {f"{way}_{name}": 50.0 for way in ("t2i", "i2t") for name in ("R@1", "R@5", "R@10", "mAP", "mINP")}
+FIGURES = {f"{way}_{name}": 50.0 for way in ("t2i", "i2t") for name in ("R@1", "R@5", "R@10", "mAP", "mINP")}
 
 
 def start(hub, cache, *arguments, token=TOKEN):
@@ -61,7 +61,7 @@ def checkpoint(tmp_path):
     processor = tiny_processor()
     tiny_model(vocab_size=len(processor.tokenizer)).save_pretrained(folder)
     processor.save_pretrained(folder)
-    run = {"metrics": {"before": METRICS, "after": METRICS}, "test_images": 12, "seconds": 7200.0}
+    run = {"metrics": {"before": FIGURES, "after": FIGURES}, "test_images": 12, "seconds": 7200.0}
     run["arguments"] = {
         "dataset_name": "synthetic",
         "noise_rate": 0.3,
@@ -139,7 +139,7 @@ def test_what_cannot_be_published_stops_before_anything_is_created(checkpoint, t
         )
         assert "training data is not recorded" in unknown and "--data" in unknown
         assert "no processor_config.json, without which" in incomplete
-        assert "only in a Space named person_retrieval" in misnamed
+        assert "only in a Space named person_retrieval or false_words" in misnamed
         assert not hub.repositories
 
 
@@ -206,17 +206,21 @@ print(json.dumps([len(part) for part in rows]))
         assert run(hub, tmp_path / "load", code, "v1", commit) == [23, 20]
 
 
-def test_the_metric_is_a_space_that_evaluate_loads(tmp_path):
+def test_the_metrics_are_spaces_that_evaluate_loads(tmp_path):
     code = """
 import json, evaluate
 metric = evaluate.load("org/person_retrieval")
 gallery = {"gallery_embeds": [[0.8, 0.6], [0.0, 1.0], [1.0, 0.1]], "gallery_ids": [7, 9, 8]}
-print(json.dumps(metric.compute(predictions=[[1.0, 0.0], [0.0, 1.0]], references=[7, 9], **gallery)))
+found = [metric.compute(predictions=[[1.0, 0.0], [0.0, 1.0]], references=[7, 9], **gallery)]
+words = [{"start": n, "end": n + 1, "attribute": "color", "is_false": n > 0} for n in range(2)]
+found.append(evaluate.load("org/false_words").compute(predictions=[[0.1, 0.7]], references=[words])["AUROC"])
+print(json.dumps(found))
 """
     with running_hub() as hub:
-        publish(hub, tmp_path / "cache", ["metric", "org/person_retrieval"])
-        tree = hub["spaces/org/person_retrieval"].tree()
-        assert set(tree) == {".gitattributes", "README.md", "index.html", "person_retrieval.py", "ranking.py"}
-        assert b"./modeling_gadms" not in b"".join(tree.values())
+        publish(hub, tmp_path / "cache", *(["metric", f"org/{name}"] for name in METRICS))
+        for name, listing in METRICS.items():
+            tree = hub[f"spaces/org/{name}"].tree()
+            assert set(tree) == {".gitattributes", *listing.required}
+            assert b"./modeling_gadms" not in b"".join(tree.values())
         found = run(hub, tmp_path / "evaluate", code)
-        assert found == {"R@1": 50.0, "R@5": 100.0, "R@10": 100.0, "mAP": 75.0, "mINP": 75.0}
+        assert found == [{"R@1": 50.0, "R@5": 100.0, "R@10": 100.0, "mAP": 75.0, "mINP": 75.0}, 1.0]

@@ -16,7 +16,7 @@ from tiny import COLOURS, tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson import DataError
 from modeling_gadms.masking_gadms import mask_captions
-from modeling_gadms.noise.hidden_words import kept_evidence
+from modeling_gadms.noise.kept_evidence import kept_evidence
 from modeling_gadms.noise.patch_evidence import hide_words, train_patch_evidence
 from modeling_gadms.towers_gadms import valid_tokens
 from modeling_gadms.training.arguments import GADMSTrainingArguments
@@ -213,7 +213,7 @@ def test_training_without_the_columns_is_refused_at_the_start(pair, tmp_path):
         output_dir=str(tmp_path), use_cpu=True, hidden_spans="hidden_spans", per_device_train_batch_size=4
     )
     model = tiny_model(vocab_size=len(pair[1].tokenizer))
-    with pytest.raises(ValueError, match="lacks caption1_hidden_spans, caption2_hidden_spans; examples/hide_words.py"):
+    with pytest.raises(ValueError, match="lacks caption1_hidden_spans, caption2_hidden_spans; examples/repair"):
         GADMSTrainer(model, arguments, pair[1], train_dataset=tiny_rows(8))
     trainer = GADMSTrainer(model, arguments, pair[1], train_dataset=spans_of_persons(tiny_rows(8)))
     assert trainer.data_collator.hidden_spans == "hidden_spans"
@@ -222,7 +222,17 @@ def test_training_without_the_columns_is_refused_at_the_start(pair, tmp_path):
 
 
 def hide(tmp_path, *options):
-    command = [sys.executable, str(EXAMPLES / "hide_words.py"), "--image_size", "64", "32", "--num_persons", "40"]
+    command = [
+        sys.executable,
+        str(EXAMPLES / "repair_captions.py"),
+        "--mode",
+        "hide",
+        "--image_size",
+        "64",
+        "32",
+        "--num_persons",
+        "40",
+    ]
     command += ["--tower_learning_rate", "5e-4", "--threshold", "0.01", "--rows_per_shard", "30", "--steps", "2"]
     return subprocess.run([*command, "--output_dir", str(tmp_path / "out"), *options], capture_output=True, text=True)
 
@@ -248,7 +258,7 @@ def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path):
                 )
                 for key, value in (("all", 1), ("hidden", hidden), ("false", false), ("both", hidden and false)):
                     counts[key] += value
-    assert report["hidden"] == pytest.approx(counts["hidden"] / counts["all"])
+    assert report["doubted"] == pytest.approx(counts["hidden"] / counts["all"])
     assert report["precision"] == pytest.approx(counts["both"] / counts["hidden"])
     assert report["recall"] == pytest.approx(counts["both"] / counts["false"])
 
@@ -262,7 +272,7 @@ def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path):
     (tmp_path / "out").rmdir()
     (tmp_path / "out-evidence.safetensors").rename(work / "evidence.safetensors")
     (tmp_path / "out-report.json").unlink()
-    found = {"hidden", "most_hidden", "false", "precision", "recall", "output_dir", "device", "num_workers"}
+    found = {"doubted", "most_doubted", "false", "precision", "recall", "output_dir", "device", "num_workers"}
     settings = {name: value for name, value in report.items() if name not in found}
     (work / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     for number in (1, 2):

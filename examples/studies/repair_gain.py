@@ -1,0 +1,133 @@
+"""Study: is it better to put the right word in than to leave the false one, and how often is the right one found?
+
+    python examples/studies/repair_gain.py                # patch evidence, then four cells, a few minutes each
+
+Patch evidence is learnt from the noisy captions themselves; within the family of a word (the other values of its
+attribute) it gives the probability of each value to be true. In the cells, one recipe trains on
+
+- none: the captions as they are
+- repair: each word replaced by the likeliest of its family, as `examples/repair_captions.py --mode repair` does
+- oracle: each false word replaced by the true one; things that are made up stay
+- true: captions without a false word, the most that any repair can reach
+
+Each finished cell, the evidence and the repaired captions are kept in --output_dir.
+"""
+
+import argparse
+import os
+import sys
+
+import datasets
+import numpy as np
+from masking_cells import EVIDENCE_STEPS, EVIDENCE_TOWER_RATE, kept_cell
+from repair_cells import CELLS, evidence_and_rows, train_cell
+from repair_words import detection
+from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
+
+from dataset_webperson.command_line import CommandParser, command
+from modeling_gadms.evaluation.significance import bootstrap_interval, paired_difference
+
+SCORES = "evidence", "posterior"
+SHARES = {
+    "right_before": "right as said",
+    "right_after": "right once repaired",
+    "changed": "changed",
+    "false_of_changed": "of these false",
+    "right_of_changed": "of these now right",
+}
+WAYS = {"t2i": "text to image", "i2t": "image to text"}
+
+
+def summarize(cells: dict[tuple[str, int], dict]) -> dict:
+    """R@1 of each cell and way over the seeds, and its gain over none; whole persons are resampled."""
+    rows: dict[str, dict] = {}
+    for cell in CELLS:
+        runs = {seed: run for (name, seed), run in cells.items() if name == cell}
+        rows[cell] = {"seeds": sorted(runs)}
+        for way in WAYS:
+            groups = next(iter(runs.values()))["persons"][way]
+            values = np.mean([run["values"][way] for run in runs.values()], axis=0)
+            rows[cell][way] = vars(bootstrap_interval(values, groups=groups))
+            if cell != "none":
+                plain = np.mean([cells["none", seed]["values"][way] for seed in runs], axis=0)
+                rows[cell][way]["gain"] = vars(paired_difference(values, plain, groups=groups))
+    return rows
+
+
+def written(noise_rate: float, rows: dict, words: dict) -> str:
+    """Both tables of a noise rate."""
+    lines = []
+    for cell, row in rows.items():
+        line = [cell, len(row["seeds"])]
+        for way in WAYS:
+            gain = row[way].get("gain")
+            line += [interval(row[way]), f"{interval(gain, sign='+')}, p {gain['p_value']:.3f}" if gain else "-"]
+        lines.append(line)
+    head = ["captions", "seeds", *(part for way in WAYS.values() for part in (f"R@1, {way}", "gain over none"))]
+    found = [
+        [name, *(interval(one[score], 3) for score in SCORES), *(f"{one[key]:.3f}" for key in SHARES)]
+        for name, one in words["groups"].items()
+    ]
+    titles = ["words", "AUROC, evidence", "AUROC, posterior", *SHARES.values()]
+    return (
+        f"{noise_rate} of the words false; estimated: {words['share_false']:.2f}. Expected calibration error of the "
+        f"posterior: {words['calibration_error']:.3f}.\n\n{table(titles, found)}\n\n{table(head, lines)}"
+    )
+
+
+def draw(results: dict[str, dict]) -> pyplot.Figure:
+    figure, axes = pyplot.subplots(1, len(results), figsize=(6 * len(results), 3), layout="constrained", squeeze=False)
+    for axis, (noise_rate, one) in zip(axes[0], results.items(), strict=True):
+        rows = one["cells"]
+        for place, way in enumerate(WAYS):
+            found = [row[way] for row in rows.values()]
+            at = np.arange(len(rows)) + 0.4 * place
+            axis.barh(at, [row["mean"] for row in found], 0.35, xerr=error_bars(found), label=WAYS[way], alpha=0.6)
+        axis.set_yticks(np.arange(len(rows)) + 0.2, list(rows))
+        axis.set(xlabel="R@1", title=f"{noise_rate} of words false", xlim=(50, None))
+        axis.invert_yaxis()
+    axes[0][0].legend(loc="lower left")
+    return figure
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--noise_rates", nargs="+", type=float, default=[0.3, 0.5], help="shares of false words")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run per seed and cell")
+    parser.add_argument("--epochs", type=float, default=1.0, help="passes over the images (default: %(default)s)")
+    parser.add_argument("--num_persons", type=int, default=4000, help="drawn, two images each (default: %(default)s)")
+    parser.add_argument("--image_size", nargs=2, type=int, default=[64, 32], help="height and width")
+    parser.add_argument("--evidence_steps", type=int, default=EVIDENCE_STEPS, help="batches that evidence learns from")
+    parser.add_argument("--output_dir", default=os.path.join("runs", "repair_gain"), help="keeps what is finished")
+    parser.add_argument("--results_dir", default=RESULTS, help="where the tables and the figure go")
+    return parser.parse_args(arguments)
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    args = parse(arguments)
+    datasets.disable_progress_bars()
+    os.makedirs(args.output_dir, exist_ok=True)
+    names = ("epochs", "num_persons", "image_size", "evidence_steps")
+    setting = {name: getattr(args, name) for name in names} | {"tower_learning_rate": EVIDENCE_TOWER_RATE}
+    results, texts = {}, []
+    for noise_rate in args.noise_rates:
+        rows, share_false, plain = evidence_and_rows(noise_rate, args, setting)
+        words = detection(rows, plain) | {"share_false": share_false}
+        cells = {}
+        for seed in args.seeds:
+            for cell in CELLS:
+                file = os.path.join(args.output_dir, f"{cell}_{noise_rate}_{seed}.json")
+                work = lambda cell=cell, seed=seed: train_cell(cell, noise_rate, seed, rows, args)  # noqa: E731, B023
+                cells[cell, seed] = kept_cell(file, setting, work)
+                measured = {way: float(np.mean(values)) for way, values in cells[cell, seed]["values"].items()}
+                print(cell, noise_rate, seed, measured, flush=True)
+        results[str(noise_rate)] = {"words": words, "cells": summarize(cells)}
+        texts.append(written(noise_rate, results[str(noise_rate)]["cells"], words))
+    content = {"arguments": vars(args), "results": results}
+    title = "Is it better to repair false words than to leave them?"
+    save_study("repair_gain", title, content, "\n\n".join(texts), draw(results), args.results_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""How well the repair study finds false words, and how often it puts the right one in."""
+
+import json
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from dataset_webperson.drawn.attributes import WORDS, value_of_words
+from modeling_gadms.false_words.word_detection import calibration_error, group_resamples, ranking_quality
+from modeling_gadms.noise.patch_evidence import PatchEvidence
+from modeling_gadms.noise.repaired_captions import POSTERIOR
+from modeling_gadms.processing_gadms import GADMSProcessor
+
+CAPTIONS = "caption1", "caption2"
+
+
+@torch.no_grad()
+def said_evidence(
+    evidence: PatchEvidence, processor: GADMSProcessor, rows: datasets.Dataset, batch_size: int = 100
+) -> list[list[float]]:
+    """Evidence of every attribute word as it is said, the mean of its tokens; by row, caption1 before caption2."""
+    found = []
+    for first in range(0, len(rows), batch_size):
+        part = rows[first : first + batch_size]
+        keys = evidence.keys(processor(images=part["image"], return_tensors="pt")["pixel_values"])
+        scores = []
+        for name in CAPTIONS:
+            options = {"return_offsets_mapping": True, "padding": True, "truncation": True, "return_tensors": "pt"}
+            encoded = processor.tokenizer(part[name], **options)
+            scores.append((evidence.score(keys, encoded["input_ids"]), encoded["offset_mapping"][..., 0]))
+        for number in range(len(part["image"])):
+            own = []
+            for name, (score, starts) in zip(CAPTIONS, scores, strict=True):
+                for word in part[f"{name}_words"][number]:
+                    inside = (starts[number] >= word["start"]) & (starts[number] < word["end"]) & (score[number] != 0)
+                    own.append(float(score[number][inside].mean()) if inside.any() else 0.0)
+            found.append(own)
+    return found
+
+
+def detection(rows: datasets.Dataset, plain: list[list[float]]) -> dict[str, Any]:
+    """How well false words are found, and how often the right one is put in, by kinds of words; persons are drawn."""
+    columns: dict[str, list] = {name: [] for name in ("attribute", "person", "evidence", "posterior")}
+    flags: dict[str, list[bool]] = {name: [] for name in ("false", "right_before", "right_after", "changed")}
+    for row, evidences in zip(rows.remove_columns("image"), plain, strict=True):
+        truth = json.loads(row["attributes"])
+        own = iter(evidences)
+        for name in CAPTIONS:
+            posteriors = {one["start"]: one for one in row[f"{name}_{POSTERIOR}"]}
+            for word in row[f"{name}_words"]:
+                evidence, attribute = next(own), word["attribute"]
+                if word["start"] not in posteriors:
+                    continue  # beyond the tower's length
+                one = posteriors[word["start"]]
+                best = one["words"][int(np.argmax(one["probabilities"]))]
+                said = row[name][word["start"] : word["end"]].lower()
+                values = [value_of_words(attribute, text.lower()) for text in (said, best)]
+                columns["attribute"].append(attribute)
+                columns["person"].append(row["person_id"])
+                columns["evidence"].append(-evidence)
+                columns["posterior"].append(1 - one["probabilities"][0])
+                flags["false"].append(word["is_false"])
+                flags["right_before"].append(values[0] == truth[attribute])
+                flags["right_after"].append(values[1] == truth[attribute])
+                flags["changed"].append(values[0] != values[1])
+    found = {name: np.array(values) for name, values in (columns | flags).items()}
+    is_color = np.char.endswith(found["attribute"], ".color")
+    groups = {"all": np.ones(len(is_color), dtype=bool), "colours": is_color, "others": ~is_color}
+    groups |= {attribute: found["attribute"] == attribute for attribute in WORDS}
+    return {
+        "calibration_error": calibration_error(found["posterior"], found["false"]),
+        "groups": {
+            name: _group({key: values[chosen] for key, values in found.items()})
+            for name, chosen in groups.items()
+            if len(set(found["false"][chosen])) == 2
+        },
+    }
+
+
+def _group(found: dict[str, np.ndarray]) -> dict[str, Any]:
+    weights = group_resamples(found["person"], 100)
+    result: dict[str, Any] = {}
+    for score in ("evidence", "posterior"):
+        drawn = [ranking_quality(found[score], found["false"], part[None].astype(float))[0][0] for part in weights]
+        low, high = np.nanquantile(drawn, (0.025, 0.975))
+        result[score] = {"mean": ranking_quality(found[score], found["false"])[0], "low": low, "high": high}
+    changed = found["changed"]
+    return result | {
+        **{name: float(found[name].mean()) for name in ("right_before", "right_after", "changed")},
+        "false_of_changed": float(found["false"][changed].mean()) if changed.any() else 0.0,
+        "right_of_changed": float(found["right_after"][changed].mean()) if changed.any() else 0.0,
+    }

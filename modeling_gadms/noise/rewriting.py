@@ -1,0 +1,51 @@
+"""Puts other words into a caption, in places and with probabilities that a column of the data set lists."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..tokenization_gadms import clean_caption
+
+POSTERIOR = "posterior"  # suffix of the columns that list words and their probabilities
+
+
+def repaired(caption: str, posterior: Sequence[Mapping[str, Any]], draws: Sequence[float] | None = None) -> str:
+    """The caption with the likeliest word in each place or, given a number in [0, 1) for each, with words drawn.
+
+    An article before a word becomes the one that the word needs, and a first letter keeps its case.
+
+    >>> posterior = [{"start": 2, "end": 5, "words": ["red", "orange"], "probabilities": [0.3, 0.7]}]
+    >>> repaired("A red coat", posterior)
+    'An orange coat'
+    >>> repaired("A red coat", posterior, draws=[0.2])
+    'A red coat'
+    """
+    for number in reversed(range(len(posterior))):
+        one = posterior[number]
+        probabilities = np.asarray(one["probabilities"], dtype=np.float64)
+        if draws is None:
+            chosen = int(probabilities.argmax())
+        else:
+            chosen = min(
+                int(np.searchsorted(probabilities.cumsum(), draws[number], side="right")), len(probabilities) - 1
+            )
+        if chosen:
+            caption = _replaced(caption, one["start"], one["end"], one["words"][chosen])
+    return caption
+
+
+def _replaced(caption: str, start: int, end: int, word: str) -> str:
+    if caption[start].isupper():
+        word = word[0].upper() + word[1:]
+    before, after = caption[:start], caption[end:]
+    if article := re.search(r"\b([Aa])n? $", before):
+        before = before[: article.start()] + article[1] + ("n " if word[0].lower() in "aeiou" else " ")
+    return before + word + after
+
+
+def as_cleaned(caption: str) -> str:
+    """The caption with the places of its cleaned form; capitals stay where they are all that cleaning changes."""
+    cleaned = clean_caption(caption)
+    return caption if caption.lower() == cleaned else cleaned
