@@ -58,8 +58,7 @@ def publish_model(args: argparse.Namespace, api: HfApi) -> str:
         message = f"Training state of {os.path.basename(args.training_state)}"
         where = {"path_in_repo": LAST_CHECKPOINT, "revision": args.branch}
         upload(args.training_state, args.repository, TRAINING_STATE, message, **where)
-    message = args.message or "Model, processor, code and card"
-    return upload(args.folder, args.repository, listing, message, revision=args.branch)
+    return upload(args.folder, args.repository, listing, args.message or "Model and card", revision=args.branch)
 
 
 def publish_dataset(args: argparse.Namespace, api: HfApi) -> str:

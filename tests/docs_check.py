@@ -85,6 +85,7 @@ PROVEN = {
     "test_likelihood_of_a_caption_is_that_of_its_words_one_at_a_time",
     "examples/studies/noise_detection.py": "test_studies.py::"
     "test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not",
+    "examples/studies/repair_gain.py": "test_repair_study.py::test_the_study_of_repair_writes_its_tables",
     "examples/repair_captions.py": "test_patch_evidence.py::"
     "test_the_command_writes_a_data_set_and_continues_after_a_break",
     "examples/studies/masking_table.py": "test_studies.py::"

@@ -803,7 +803,7 @@ mutants(
 
 mutants(
     "gallery/explaining.py",
-    ("the patch before", "torch.eye(1 + count)[1:]", "torch.eye(1 + count)[:-1]", PATCHES),
+    ("the patch before", "torch.eye(len(keys))[first:]", "torch.eye(len(keys)).roll(-1, 0)[first:]", PATCHES),
     ("the cosine without the patch", "(cosines[0] - cosines[1:])", "cosines[1:]", PATCHES),
 )
 
