@@ -63,6 +63,8 @@ PROVEN = {
     "test_the_folder_loads_in_a_fresh_process_without_the_package",
     "dataset_webperson.contact_sheet": "test_synthetic_webperson.py::"
     "test_the_contact_sheet_is_written_and_bad_options_stop_it",
+    "dataset_webperson.false_words": "test_false_words.py::"
+    "test_the_benchmark_loads_as_two_noisy_splits_of_other_persons",
     "dataset_webperson.doctor": "test_doctor.py::test_the_command_line_gives_the_exit_code_and_a_progress_bar",
     "dataset_webperson.release": "test_release.py::test_every_layout_becomes_shards_that_load_plain_and_streaming",
     "dataset_webperson.build": "test_construction_build.py::test_one_file_goes_from_images_to_a_release_that_loads",
@@ -86,6 +88,8 @@ PROVEN = {
     "examples/studies/noise_detection.py": "test_studies.py::"
     "test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not",
     "examples/studies/repair_gain.py": "test_repair_study.py::test_the_study_of_repair_writes_its_tables",
+    "examples/score_false_words.py": "test_false_words.py::"
+    "test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run",
     "examples/repair_captions.py": "test_patch_evidence.py::"
     "test_the_command_writes_a_data_set_and_continues_after_a_break",
     "examples/studies/masking_table.py": "test_studies.py::"

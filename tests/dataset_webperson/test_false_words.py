@@ -1,0 +1,81 @@
+"""The benchmark of false words: what is written, and what scoring a method on it says."""
+
+import json
+import sys
+
+import datasets
+import numpy as np
+import pytest
+from places import EXAMPLES
+
+from dataset_webperson.drawn.rows import generate_rows
+from dataset_webperson.false_words import main as write
+from modeling_gadms.false_words.word_detection import false_word_metrics
+
+sys.path.insert(0, str(EXAMPLES))
+
+import score_false_words  # noqa: E402
+
+SMALL = ["--image_size", "64", "32", "--num_train_persons", "70", "--num_test_persons", "20", "--noise_rate", "0.4"]
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark") / "false_words"
+    write([*SMALL, "--output_dir", str(folder)])
+    return folder
+
+
+def test_the_benchmark_loads_as_two_noisy_splits_of_other_persons(benchmark, tmp_path, capsys):
+    data = datasets.load_dataset(str(benchmark), cache_dir=str(tmp_path))
+    assert {name: len(rows) for name, rows in data.items()} == {"train": 70, "test": 20}
+    assert not set(data["train"]["person_id"]) & set(data["test"]["person_id"])
+    options = {"image_size": (64, 32), "views_per_person": 1, "noise_rate": 0.4, "seed": 0, "mistake_correlation": 0.5}
+    for row, expected in zip(data["test"], generate_rows("train", 70, 90, **options), strict=True):
+        assert row["caption2_words"] == expected["caption2_words"] and row["caption1"] == expected["caption1"]
+        assert row["image"].size == (32, 64)
+    flags = [word["is_false"] for rows in data.values() for words in rows["caption1_words"] for word in words]
+    assert np.mean(flags) == pytest.approx(0.4, abs=0.06)
+    card = (benchmark / "README.md").read_text()
+    assert "70 drawn images to learn from and 20 to be scored, 64 x 32 pixels" in card and "$" not in card
+    taken, wrong = ["--output_dir", str(benchmark)], ["--output_dir", "x", "--noise_rate", "2"]
+    for given, words in ((taken, "already exists"), (wrong, "noise_rate")):
+        assert write(given) == 2 and words in capsys.readouterr().err
+
+
+def test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run(benchmark, tmp_path, capsys):
+    test = datasets.load_dataset("parquet", data_files=str(benchmark / "data" / "test-*.parquet"), split="train")
+    rng = np.random.default_rng(0)
+    scores = {
+        row["image_path"]: {name: rng.random(len(row[f"{name}_words"])).tolist() for name in ("caption1", "caption2")}
+        for row in test
+    }
+    file, out = tmp_path / "mine.json", tmp_path / "results" / "found"
+    file.write_text(json.dumps(scores))
+    options = ["--data_root", str(benchmark), "--output_file", str(out), "--evidence_steps", "2"]
+    score_false_words.main([*options, "--predictions", str(file), "--methods", *score_false_words.METHODS])
+    found = json.loads((tmp_path / "results" / "found.json").read_text())["results"]
+    assert set(found) == {"mine.json", *score_false_words.METHODS}
+    expected = false_word_metrics(
+        [scores[row["image_path"]][name] for row in test for name in ("caption1", "caption2")],
+        [row[f"{name}_words"] for row in test for name in ("caption1", "caption2")],
+        groups=[row["person_id"] for row in test for _ in range(2)],
+    )
+    assert found["mine.json"] == json.loads(json.dumps(expected))
+    assert found["masked"]["AUROC"] > 0.58 > found["random"]["AUROC"]  # the small CLIP knows what it sees
+    assert found["posterior"]["ECE"] is not None and found["evidence"]["ECE"] is None
+    assert "| mine.json | " in (tmp_path / "results" / "found.md").read_text()
+
+    file.write_text(json.dumps({"elsewhere.png": {}}))
+    capsys.readouterr()
+    for more, words in (
+        (["--predictions", str(file)], "has no scores for"),
+        (["--predictions", str(tmp_path / "none.json")], "none.json: cannot be read"),
+    ):
+        assert score_false_words.main([*options, *more]) == 2
+        assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        score_false_words.main(options)
+    assert "give --predictions FILE" in capsys.readouterr().err
+    assert score_false_words.main(["--data_root", str(tmp_path), "--methods", "random"]) == 2
+    assert "no data/train-*.parquet" in capsys.readouterr().err
