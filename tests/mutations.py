@@ -83,6 +83,12 @@ KNOWN = "gallery/test_gallery_adding.py::test_ids_that_end_in_zeros_are_known"
 NO_ZEROS = "np.array([np.bytes_(bytes.fromhex(number)[:-1])])"
 Z = "gallery/test_gallery_calibration.py::test_a_cosine_is_standardised_by_those_of_all_images"
 HALVES = "gallery/test_gallery_calibration.py::test_a_half_is_judged_by_the_curve_of_the_other"
+POSTERIORS = "noise/test_repaired_captions.py::test_probabilities_are_those_of_loops_over_values"
+NUMBERS = "noise/test_repaired_captions.py::test_the_numbers_of_a_family_are_found_without_knowing_the_truth"
+DRAWN_WORDS = "noise/test_repaired_captions.py::test_drawn_words_follow_seed_epoch_and_image_and_leave_the_rest_alone"
+PUT_IN = "noise/test_repaired_captions.py::test_words_are_put_in_by_their_probability"
+VALUES = "noise/test_repaired_captions.py::test_evidence_of_values_is_the_score_of_the_caption_that_says_them"
+QUALITY, PERSONS_DRAWN = "false_words/test_word_detection.py", "test_intervals_draw_whole_persons_and_hold_the_figure"
 MODES, ROBUSTNESS = "evaluation/test_encoding_modes.py", "evaluation/test_robustness.py"
 
 mutants(
@@ -799,6 +805,52 @@ mutants(
     "gallery/filters.py",
     ("at least as more than", '">=": ">="', '">=": ">"', FILTERS),
     ("a quote ends a text", 'text.replace("\'", "\'\'")', "text", FILTERS),
+)
+
+mutants(
+    "noise/word_posteriors.py",
+    ("a false word may say the truth", "/ (1 - frequency)[:, None]", "/ np.ones((len(frequency), 1))", POSTERIORS),
+    ("mistakes are left in what is said", "for _ in range(STEPS):", "for _ in range(0):", POSTERIORS),
+    ("what is said does not count", "true = true * says[:, said].T", "true = true * 1.0", POSTERIORS),
+    (
+        "the least sure tenth",
+        "surest >= np.quantile(surest, 1 - SUREST)",
+        "surest <= np.quantile(surest, SUREST)",
+        NUMBERS,
+    ),
+    ("the share of the worst family", "families.values()], CLEAREST)", "families.values()], 1 - CLEAREST)", NUMBERS),
+)
+
+mutants(
+    "noise/value_evidence.py",
+    ("the token before for the token after", "*tokens, place[2]]", "*tokens, place[1]]", VALUES),
+    ("sum of a value's tokens", "1 / (len(of_value) * len(words[-1]))", "1.0", VALUES),
+)
+
+mutants(
+    "noise/rewriting.py",
+    ("the least likely word", "probabilities.argmax()", "probabilities.argmin()", PUT_IN),
+    ("draws the other way round", "draws[number], side", "1 - draws[number], side", PUT_IN),
+)
+
+mutants(
+    "false_words/word_detection.py",
+    ("ties are wins", "(false_so_far - false / 2)", "false_so_far", QUALITY),
+    (
+        "precision among the true",
+        "false_so_far / (false_so_far + true_so_far))\n        average",
+        "false_so_far / (1 + true_so_far))\n        average",
+        QUALITY,
+    ),
+    ("the share of the true words", "called = false_so_far + true_so_far", "called = true_so_far", QUALITY),
+    ("bins count alike", "np.abs(surplus).sum(axis=1) / counts.sum(axis=1)", "np.abs(surplus).mean(axis=1)", QUALITY),
+    (
+        "words are drawn, not persons",
+        "np.unique(groups, return_inverse=True)[1]",
+        "np.arange(len(groups))",
+        f"{QUALITY}::{PERSONS_DRAWN}",
+    ),
+    ("F1 without the words missed", "true_so_far + false_so_far[:, -1:]))", "true_so_far + false_so_far))", QUALITY),
 )
 
 mutants(
