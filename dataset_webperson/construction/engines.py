@@ -10,6 +10,7 @@ All machines must see the same folders under the same names. What datatrove writ
 runs, and stays there if it failed. Needs `pip install datatrove`.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -221,6 +222,8 @@ class DatatroveEngine:
         if failed:
             raise failed
         shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # another stage's, which failed, may lie beside it
+            os.rmdir(os.path.dirname(folder))
 
     def _executor(self, step: PartStep, tasks: int, workers: int, name: str, logs: str, with_models: bool) -> Any:
         if self.kind == "slurm" and self.options.slurm:
