@@ -39,7 +39,6 @@ try:
 except ImportError as error:
     raise DataError(f"--engine needs datatrove 0.10 or newer ({error}): pip install --upgrade datatrove") from error
 
-ENGINES = ("local", "slurm", "jobs")
 Part = Callable[[str, str, Any], Any]
 
 # Stages that take long, so that each task gets few shards, and those of them that run a model.
@@ -157,7 +156,7 @@ class DatatroveEngine:
     """An engine for `shards.on_engine`.
 
     Args:
-        kind: one of `ENGINES`.
+        kind: one of `engine_options.ENGINES`.
         work: folder of the build.
         num_workers: tasks at a time.
         options: of the engines.
