@@ -26,6 +26,7 @@ from .construction.caption_statistics import stage_statistics
 from .construction.captions.cache import TOKENS, tokens_spent
 from .construction.captions.repeated import find_repeated
 from .construction.config import BuildConfig, ReleaseSection, read_config
+from .construction.engine_options import ENGINES
 from .construction.estimate import SAMPLE, StageEstimate, describe, estimate
 from .construction.hosts import add_up_hosts
 from .construction.opt_out import OptOut
@@ -80,7 +81,7 @@ def build(config: BuildConfig, dry_run: bool = False, engine: str | None = None)
     Args:
         config: of the construction.
         dry_run: check everything, print what the stages would take, and stop.
-        engine: one of `construction.engines.ENGINES`; without it, processes of this machine do the work.
+        engine: one of `ENGINES`; without it, processes of this machine do the work.
 
     Returns:
         The counts of each stage, by the stage's name; also written to `work/counts.json`.
@@ -316,7 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--engine",
-        choices=("local", "slurm", "jobs"),
+        choices=ENGINES,
         help="let datatrove's executor do the work; the section `engine` says what it asks for",
     )
     args = parser.parse_args(arguments)

@@ -120,7 +120,8 @@ BY_HAND = {
     "hf auth login",
     "python examples/prepare_photo_models.py [FOLDER]",
     "python examples/benchmark_pipeline.py [--photos ~/.cache/gadms/photos] [--num_images 128] [--growth FILE.json]",
-    "python examples/benchmark_pipeline.py --growth examples/studies/results/growth.json --parts hashes",
+    "python examples/benchmark_pipeline.py --growth examples/studies/results/growth.json "
+    "--parts hashes statistics report",
 }
 
 # (text in a block of Python, its replacement when the block runs here)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+ENGINES = ("local", "slurm", "jobs")
+
 
 @dataclass(frozen=True)
 class SlurmOptions:

@@ -10,6 +10,7 @@ All machines must see the same folders under the same names. What datatrove writ
 runs, and stays there if it failed. Needs `pip install datatrove`.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -38,7 +39,6 @@ try:
 except ImportError as error:
     raise DataError(f"--engine needs datatrove 0.10 or newer ({error}): pip install --upgrade datatrove") from error
 
-ENGINES = ("local", "slurm", "jobs")
 Part = Callable[[str, str, Any], Any]
 
 # Stages that take long, so that each task gets few shards, and those of them that run a model.
@@ -156,7 +156,7 @@ class DatatroveEngine:
     """An engine for `shards.on_engine`.
 
     Args:
-        kind: one of `ENGINES`.
+        kind: one of `engine_options.ENGINES`.
         work: folder of the build.
         num_workers: tasks at a time.
         options: of the engines.
@@ -221,6 +221,8 @@ class DatatroveEngine:
         if failed:
             raise failed
         shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # another stage's, which failed, may lie beside it
+            os.rmdir(os.path.dirname(folder))
 
     def _executor(self, step: PartStep, tasks: int, workers: int, name: str, logs: str, with_models: bool) -> Any:
         if self.kind == "slurm" and self.options.slurm:
