@@ -1,4 +1,7 @@
-"""Paths that come from a json or an archive, resolved without ever leaving the dataset's folder."""
+"""Paths that come from a json or an archive, resolved without ever leaving the dataset's folder.
+
+Also what may be said of a path to strangers: its last part, and not where it lies on this machine.
+"""
 
 import os
 import re
@@ -7,6 +10,25 @@ from .findings import DataError
 
 _MAX_FOLDERS = 10_000  # kept at a time; a corpus may have one folder per person
 _DRIVE = re.compile(r"^[A-Za-z]:")
+_ABSOLUTE = re.compile(r"^(?:[/\\~]|[A-Za-z]:[/\\]|file:)")
+
+
+def last_part(path: str) -> str:
+    """The name of a file or folder, without the folders that it lies in.
+
+    >>> last_part("runs/webperson/"), last_part(r"C:\\models\\person.onnx")
+    ('webperson', 'person.onnx')
+    """
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
+def end_of_path(name: str) -> str:
+    """The last part of an absolute path, and any other name, such as a Hub id, as it is.
+
+    >>> end_of_path("/home/me/models/person.onnx"), end_of_path("org/gadms")
+    ('person.onnx', 'org/gadms')
+    """
+    return last_part(name) if _ABSOLUTE.match(name) else name
 
 
 class UnsafePathError(DataError):

@@ -1,10 +1,12 @@
-"""Convert released checkpoints (OpenAI's CLIP, GA-DMS, IRRA, NAM, RDE, HAM) to a Hub-ready folder, and back.
+"""Convert released checkpoints (CLIP, open_clip, GA-DMS, IRRA, NAM, RDE, HAM) to a Hub-ready folder, and back.
 
     python -m modeling_gadms.convert_gadms_to_hf --checkpoint FILE --output_dir DIR [--tokenizer CLIP]
     python -m modeling_gadms.convert_gadms_to_hf --reverse --checkpoint DIR --output_dir DIR
 
 Of RDE the global branch is converted; its second branch, token selection, is written beside the model, for
 `examples/evaluate_retrieval.py --rescore token-selection`.
+Of open_clip plain ViTs of any size are taken (LAION, DataComp, DFN), with the model's `open_clip_config.json` beside
+the weights; `--image_size 384 128`, or 378 126 in patches of 14, resizes their position table.
 CLIP names the vocabulary: openai/clip-vit-base-patch16, a folder, or bpe_simple_vocab_16e6.txt.gz.
 """
 
@@ -83,7 +85,7 @@ def convert_checkpoint(
     _refuse_used_folder(output_dir)
     model, conversion = load_released(checkpoint, image_size, dtype)
     height, width = model.config.vision_config.image_size
-    image_processor = GADMSImageProcessor(size={"height": height, "width": width})
+    image_processor = GADMSImageProcessor(size={"height": height, "width": width}, **conversion.image_options)
     processor: GADMSImageProcessor | GADMSProcessor = image_processor
     if tokenizer is not None:
         processor = GADMSProcessor(image_processor, _load_tokenizer(tokenizer, model.config.text_config))
@@ -150,11 +152,15 @@ def _refuse_used_folder(folder: str) -> None:
 @command
 def main(arguments: list[str] | None = None) -> None:
     parser = CommandParser(prog="python -m modeling_gadms.convert_gadms_to_hf", description=__doc__)
-    parser.add_argument("--checkpoint", required=True, help="released .pt or .pth; with --reverse a model folder")
+    parser.add_argument("--checkpoint", required=True, help="released file; with --reverse a model folder")
     parser.add_argument("--output_dir", required=True, help="folder to write; it must not exist, or be empty")
     parser.add_argument("--tokenizer", help="vocabulary: CLIP or GA-DMS folder, Hub id, or OpenAI's BPE file")
     parser.add_argument(
-        "--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="for grids neither square nor 3:1"
+        "--image_size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="for grids neither square nor 3:1, and open_clip",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the weights (default: float32)")
     parser.add_argument("--reverse", action="store_true", help=f"write OUTPUT_DIR/{RELEASED_FILE} from a model folder")

@@ -12,7 +12,6 @@ from transformers import (
     SiglipVisionModel,
     Tipsv2VisionModel,
 )
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPVisionEmbeddings
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipMultiheadAttentionPoolingHead
@@ -155,12 +154,6 @@ class GADMSSiglipVisionModel(WholeInitialization, SiglipVisionModel):
         self.use_head = True
         self.head = SiglipMultiheadAttentionPoolingHead(config)
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, GADMSSiglipVisionEmbeddings):
-            init.normal_(module.position_embedding.weight, std=self.config.hidden_size**-0.5)
 
 
 class GADMSTipsv2VisionModel(WholeInitialization, Tipsv2VisionModel):

@@ -77,6 +77,18 @@ RANKING, PERSONS = "person_retrieval/test_ranking.py", "evaluation/test_persons_
 SIGNIFICANCE, ENCODING = "evaluation/test_significance.py", "evaluation/test_encoding.py"
 EXACT = "gallery/test_gallery_search.py::test_exact_search_is_plain_arithmetic_ties_included"
 GROUPS, FILTERS = "gallery/test_gallery_search.py::test_one_of_each_group_is_shown", "gallery/test_gallery_filters.py"
+NO_MASK = "test_towers.py::test_a_vocabulary_without_a_mask_gets_one_with_the_mean_embedding"
+PICTURES = "test_towers.py::test_images_have_the_embeddings_of_the_tower_they_come_from"
+NON_SQUARE = "test_towers.py::test_non_square_images_are_taken_as_the_tower_itself_takes_them"
+HALF = "test_towers.py::test_half_of_the_weights_are_named_and_counted"
+UNUSED = "test_towers.py::test_a_processor_saved_before_its_first_use_prepares_captions_alike"
+FOREIGN = "test_towers.py::test_a_tokenizer_of_another_tower_is_refused"
+SPACES = "test_towers.py::test_words_are_what_stands_between_spaces_whatever_the_tokenizer_calls_a_word"
+OPTIONS = "test_towers.py::test_options_given_as_those_of_texts_go_before_the_towers_own"
+SIZES = "test_towers.py::test_image_sizes_that_patches_do_not_divide_are_refused_with_the_nearest"
+VOCABULARY = "training/test_vocabulary.py::"
+VOCABULARY += "test_captions_of_the_corpus_keep_their_embeddings_and_the_way_back_is_kept"
+OPEN_CLIP = "released/test_open_clip.py"
 PATCHES = "gallery/test_gallery_explaining.py::test_a_patch_contributes_what_the_cosine_falls_without_it"
 SOURCES = "gallery/test_gallery_adding.py::test_lists_data_sets_parquet_and_tars_are_sources"
 KNOWN = "gallery/test_gallery_adding.py::test_ids_that_end_in_zeros_are_known"
@@ -855,7 +867,9 @@ mutants(
 
 mutants(
     "gallery/explaining.py",
-    ("the patch before", "torch.eye(len(keys))[first:]", "torch.eye(len(keys)).roll(-1, 0)[first:]", PATCHES),
+    ("the patch before", "torch.eye(len(keys))[first:]", "torch.eye(len(keys))[first:].roll(1, dims=0)", PATCHES),
+    ("TIPSv2 without its scales", "layer.layer_scale1(attention.o_proj(seen))", "attention.o_proj(seen)", PATCHES),
+    ("the pooled without its MLP", "return seen + head.mlp(head.layernorm(seen))", "return seen", PATCHES),
     ("the cosine without the patch", "(cosines[0] - cosines[1:])", "cosines[1:]", PATCHES),
 )
 
@@ -869,6 +883,69 @@ mutants(
     "gallery/calibration.py",
     ("a spread of squares", "np.sqrt(max(float(query @ covariance @ query), 1e-12))", "query @ covariance @ query", Z),
     ("judged by its own half", "fit_curve(z[~own], is_true[~own])", "fit_curve(z[own], is_true[own])", HALVES),
+)
+
+
+mutants(
+    "starting_towers_gadms.py",
+    ("a mask of zeros", "weights[tokens].mean(dim=0, keepdim=True)", "0 * weights[tokens][:1]", NO_MASK),
+    ("patches on their sides", "flat.permute(0, 3, 1, 2)", "flat.permute(0, 3, 2, 1)", PICTURES),
+    (
+        "the ids that configurations name",
+        "text |= {name: getattr(tokenizer, name)",
+        "text |= {} or {name: text.get(name)",
+        TEXTS,
+    ),
+    ("NaFlex resized without averages", 'antialias=kind == "siglip2"', "antialias=False", NON_SQUARE),
+    (
+        "TIPSv2 resized without averages",
+        "weights[table][0], grid, antialias=True)",
+        "weights[table][0], grid)",
+        NON_SQUARE,
+    ),
+    ("no weight is missing", "    if names:\n", "    if False:\n", HALF),
+)
+
+mutants(
+    "tower_tokenizers_gadms.py",
+    ("padded where the family does", 'padding_side="right", ', "", UNUSED),
+    ("more ids than embeddings", "if len(tokenizer) > vocab_size:", "if False:", FOREIGN),
+    ("frames of other towers", "elif (begins, ends) != expected:", "elif False:", FOREIGN),
+    ("captions of any length", "tokenizer.model_max_length = text_config.max_position_embeddings", "pass", SEEN),
+)
+
+mutants(
+    "processing_gadms.py",
+    ("SigLIP's capitals kept", "[caption.lower() for caption in captions]", "list(captions)", SEEN),
+    ("a word after each space token", 'caption[:first].count(" ")', 'caption[:start].count(" ")', SPACES),
+    ("the tower's options come first", "if name not in given}", "}", OPTIONS),
+)
+
+mutants(
+    "vision_gadms.py",
+    (
+        "TIPSv2 takes any size",
+        "        grid_of(pixel_values, self.config, interpolate_pos_encoding)  # refuses",
+        "        # refuses",
+        SIZES,
+    ),
+)
+
+mutants(
+    "training/vocabulary.py",
+    ("merges without their parts", "    return {numbers[piece] for piece in found}", "    return set()", VOCABULARY),
+    ("letters without a piece", "kept.update(numbers[piece] for piece in BYTES & numbers.keys())", "pass", VOCABULARY),
+    ("biases of other words", "layer.bias[old_ids]", "layer.bias[: len(old_ids)]", VOCABULARY),
+    ("the old mask", "config.mask_token_id = new_ids[config.mask_token_id]", "pass", VOCABULARY),
+)
+
+mutants(
+    "released/open_clip.py",
+    ("always QuickGELU", '"quick_gelu" if model.get("quick_gelu") else "gelu"', '"quick_gelu"', OPEN_CLIP),
+    ("heads of 64", 'vision["width"] // vision["head_width"]', 'vision["width"] // 64', OPEN_CLIP),
+    ("another model's configuration", "if said != is_so:", "if False:", OPEN_CLIP),
+    ("any option is plain", "if not known and value not in", "if False and value not in", OPEN_CLIP),
+    ("off is not plain", '(None, False, 0, 0.0, "", {})', "()", OPEN_CLIP),
 )
 
 

@@ -6,7 +6,8 @@ import os
 import re
 from urllib.parse import urlsplit
 
-_ABSOLUTE = re.compile(r"^(?:[/\\~]|[A-Za-z]:[/\\]|file:)")
+from ..safe_paths import end_of_path, last_part
+
 _HUB_CACHE = re.compile(r"[/\\]models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]")
 
 
@@ -20,13 +21,8 @@ def public_name(model: str) -> str:
         return f"{found[1]}/{found[2]}"
     # A served name with slashes is taken for a path only where it says so, or lies on this machine.
     if model.startswith(".") or os.path.exists(model):
-        return re.split(r"[/\\]", model.rstrip("/\\"))[-1]
+        return last_part(model)
     return end_of_path(model)
-
-
-def end_of_path(name: str) -> str:
-    """The last part of an absolute path, and any other name as it is."""
-    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if _ABSOLUTE.match(name) else name
 
 
 def file_digest(model: str) -> str:

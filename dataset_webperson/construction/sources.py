@@ -19,10 +19,9 @@ import pyarrow.parquet as pq
 from ..files import write_json
 from ..findings import DataError
 from ..rows.cleaning import is_unicode
-from ..safe_paths import SafeRoot, UnsafePathError
+from ..safe_paths import SafeRoot, UnsafePathError, end_of_path
 from .file_names import file_problem, readable
 from .hosts import failure
-from .public_names import end_of_path
 from .reservations import reserved_by
 from .shards import read_rows
 from .tar_images import BadShardError, SourceImage, described, read_tar

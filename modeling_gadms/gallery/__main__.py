@@ -88,8 +88,15 @@ def _update(args: argparse.Namespace) -> None:
     _say(f"{Gallery.open(args.gallery).update(args.ids, values):,} updated in {args.gallery}")
 
 
+def _opened(args: argparse.Namespace) -> Gallery:
+    """The gallery that is asked: its own rows, those of a copy on object storage, or those in Qdrant."""
+    if args.url:
+        return QdrantGallery(args.gallery, args.url, args.collection, args.model)
+    return Gallery.open(args.gallery, args.model)
+
+
 def _search(args: argparse.Namespace) -> None:
-    gallery = QdrantGallery(args.gallery, args.url, args.collection) if args.url else Gallery.open(args.gallery)
+    gallery = _opened(args)
     options = {"k": args.top, "where": args.where, "exact": args.exact}
     with gallery.audit.asked(getpass.getuser(), " | ".join([*args.texts, *args.image]), args.purpose) as hits:
         hits += gallery.search(args.texts, args.image, unlike=args.unlike, collapse=args.collapse, **options)
@@ -159,7 +166,7 @@ def _serve(args: argparse.Namespace) -> None:
         from .server import serve
     except ImportError as error:
         raise DataError(f"the page needs {error.name}, which is not installed; pip install gadms[gallery]") from error
-    serve(args.gallery, host=args.host, port=args.port, token=args.token, audit=args.audit)
+    serve(_opened(args), host=args.host, port=args.port, token=args.token, audit=args.audit)
 
 
 def _opt_out(args: argparse.Namespace) -> None:
@@ -225,8 +232,6 @@ def _parser() -> CommandParser:
     search.add_argument("--collapse", metavar="COLUMN", help="one image of each value, or phash")
     search.add_argument("--exact", action="store_true", help="compare every row")
     search.add_argument("--purpose", help="what the search is for, where queries are recorded")
-    search.add_argument("--url", help="search the rows that were exported to this Qdrant server")
-    search.add_argument("--collection", default="gallery", help="of that server (default: %(default)s)")
     search.add_argument("--json", action="store_true", help="print the results as JSON")
 
     explain = kind("explain", _explain, "how far the match falls without each word")
@@ -266,6 +271,11 @@ def _parser() -> CommandParser:
     serve.add_argument("--port", type=int, default=7860, help="port (default: %(default)s)")
     serve.add_argument("--token", help="what a browser must give")
     serve.add_argument("--audit", action="store_true", help="record queries, with their purpose")
+
+    for asked in (search, serve):
+        asked.add_argument("--url", help="ask the rows that were exported to this Qdrant server")
+        asked.add_argument("--collection", default="gallery", help="of that server (default: %(default)s)")
+        asked.add_argument("--model", help="where the gallery's model lies, if not where it was made")
 
     opt_out = kind("opt_out", _opt_out, "put images on the opt-out list, and remove them")
     opt_out.add_argument("--sha256", nargs="+", default=[], help="of image files")

@@ -16,7 +16,7 @@ from dataset_webperson.files import replacing, write_text
 
 from . import calibration, opt_out, settings
 from .columns import OWN, as_given
-from .models import refuse_other
+from .models import public_facts, refuse_other
 from .rows import INDEXES, Rows, connect, vector_array
 from .searching import unit
 
@@ -187,7 +187,9 @@ def export_lance(rows: Rows, target: str | os.PathLike, *, folder: Path) -> int:
         DataError: the storage refuses, or holds other tables of these names.
     """
     files = {name: (folder / name).read_bytes() for name in KEPT if (folder / name).exists()}
-    files[settings.FILE] = json.dumps({**settings.read_settings(folder), "table": ROWS}).encode()
+    told = settings.read_settings(folder)
+    told |= {"table": ROWS, "model": public_facts(told["model"])}
+    files[settings.FILE] = json.dumps(told).encode()
     content = {"name": pa.array(files), "data": pa.array(files.values(), pa.large_binary())}
     schema = rows.table.schema
     parts = (batch.select(schema.names) for batch in rows.batches(schema.names))

@@ -24,7 +24,7 @@ from .finishing import delete_ids, finish, list_skipped, one_process, opted_out_
 from .image_towers import ImageTower
 from .items import Source, open_items
 from .locks import writing
-from .models import Encoder, as_encoder, differences, digest_of, refuse_other
+from .models import Encoder, as_encoder, differences, digest_of, public_facts, refuse_other
 from .opt_out import extend_opt_out, read_opt_out
 from .reports import Report
 from .rows import INDEXES, Rows, vector_array
@@ -173,6 +173,11 @@ class Gallery:
             if self._encoder is None or differences(recorded, self._encoder.facts):
                 if not recorded["id"]:
                     raise DataError(f"{self.path}: made by a model of no name; pass it as `model`")
+                if "/" not in recorded["id"] and not os.path.isdir(recorded["id"]):  # a copy tells the name alone
+                    raise DataError(
+                        f"{self.path}: made by the model {recorded['id']}, which lay elsewhere; say where it lies, by "
+                        "--model or `model`"
+                    )
                 self._encoder = Encoder(recorded["id"], recorded["revision"], ImageTower.recorded(recorded))
             refuse_other(recorded, self._encoder.facts, self.path)
             return self._encoder
@@ -556,7 +561,7 @@ class Gallery:
         if kind not in exporting.EXPORTS:
             raise DataError(f"export to {', '.join(exporting.EXPORTS)}, not to {kind!r}")
         if kind == "qdrant":  # a collection is searched without the gallery's own rows, and says what made it
-            options = {"model": self.model_facts, **options}
+            options = {"model": public_facts(self.model_facts), **options}
         if kind == "lance":
             options = {"folder": self.path, **options}
         return exporting.EXPORTS[kind](self._rows(), target, **options)

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from dataset_webperson import DataError
+from dataset_webperson.safe_paths import end_of_path
 
 from ..evaluation.encoding import encode_captions
 from ..evaluation.models import load_retriever
@@ -119,11 +120,7 @@ def as_encoder(model: Any, image_tower: ImageTower | None = None) -> Encoder:
 
 def public_facts(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts as strangers may see them: of a folder or file on this machine, its last name alone."""
-    places = {name: facts[name] for name in ("id", "image_tower_file") if facts.get(name)}
-    return {
-        **facts,
-        **{name: os.path.basename(place) if os.path.isabs(place) else place for name, place in places.items()},
-    }
+    return facts | {name: end_of_path(facts[name]) for name in ("id", "image_tower_file") if facts.get(name)}
 
 
 def differences(recorded: dict[str, Any], found: dict[str, Any]) -> list[str]:

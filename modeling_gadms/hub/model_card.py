@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from dataset_webperson.files import replacing
+from dataset_webperson.safe_paths import last_part
 
 from ..evaluation.benchmarks import INCOMPLETE
 from ..evaluation.published_results import PAPER_BENCHMARKS, published
@@ -140,12 +141,7 @@ def linked(name: str, folder: str, kind: str = "") -> str:
     no use for the publisher's folders."""
     if is_hub_id(name, folder):
         return f"[`{name}`](https://huggingface.co/{kind}{name})"
-    return f"`{short(name)}`" + (", not on the Hub" if short(name) != name or os.path.isdir(name) else "")
-
-
-def short(name: str) -> str:
-    """The last part of a path; any other name as it is."""
-    return os.path.basename(os.path.normpath(name)) if os.sep in name else name
+    return f"`{last_part(name)}`" + (", not on the Hub" if last_part(name) != name or os.path.isdir(name) else "")
 
 
 def metadata(
@@ -198,7 +194,7 @@ def measured_by_run(facts: dict, run: dict, folder: str) -> list[dict]:
     for name, metrics in found.items():
         dataset = name or facts.get("test_data") or arguments.get("dataset_name") or "held-out rows"
         on_the_hub = is_hub_id(dataset, folder)
-        dataset = dataset if on_the_hub else short(dataset)
+        dataset = dataset if on_the_hub else last_part(dataset)
         intervals = run.get("intervals", {}) if "metrics" in run else {}
         for direction in DIRECTIONS:
             values = {

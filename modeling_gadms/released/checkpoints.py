@@ -1,6 +1,7 @@
 """Models from released checkpoints and back: each weight is used, or listed with a reason; any other is an error."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import AutoConfig
@@ -9,6 +10,7 @@ from dataset_webperson.files import replacing
 
 from ..configuration_gadms import GADMSConfig
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
+from ..vision_gadms import resize_position_table
 from .layout import (
     DECODER_PREFIXES,
     GIVEAWAYS,
@@ -19,6 +21,7 @@ from .layout import (
     reason_to_leave,
     to_released,
 )
+from .open_clip import Settings, refuse_other_shapes, settings_beside, without_prefix
 from .reading import read_checkpoint
 from .token_selection import TokenSelection, selection_from_released
 
@@ -31,12 +34,14 @@ class Conversion:
     left (`dict[str, str]`): weights it has no place for, with the reason.
     architecture (`str`): the architecture read from the shapes, in words.
     selection ([`TokenSelection`], *optional*): the second branch of an RDE, which is not a part of the model.
+    image_options (`dict`): options of the image processor other than CLIP's.
     """
 
     used: list[str]
     left: dict[str, str]
     architecture: str
     selection: TokenSelection | None = None
+    image_options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [self.architecture, f"used: {len(self.used)} weights"]
@@ -52,12 +57,13 @@ def load_released(
 
     Widths, depths, patch and image size, context length and vocabulary are read from the shapes. Activation
     (QuickGELU), heads (64 wide) and the last three ids (mask, BOS, EOS) are those of the family, and so is a decoder
-    that attends to padding (`config.decoder_attends_padding`).
+    that attends to padding (`config.decoder_attends_padding`). For an open_clip model activation and heads are read
+    from the configuration beside it; see `open_clip`.
 
     Args:
         path (`str`): see `reading.read_checkpoint`; weights of any floating type.
         image_size (`tuple[int, int]`, *optional*): height and width in pixels, for a grid that is neither square nor
-            3:1.
+            3:1. The position table of an open_clip model, which is known to be square, is resized to it.
         dtype (`torch.dtype`): dtype of the model.
 
     Raises:
@@ -66,10 +72,15 @@ def load_released(
             message guesses whose checkpoint it is), or a position table that does not fit the image size.
     """
     weights, beside = read_checkpoint(path)
+    settings = settings_beside(path)
     towers = "base_model." if any(name.startswith("base_model.") for name in weights) else ""
     has_decoder = any(name.startswith(DECODER_PREFIXES) for name in weights)
     try:
-        config = config_from_shapes(weights, towers, image_size)
+        if settings is not None:
+            weights = without_prefix(weights)
+            refuse_other_shapes(path, weights, settings)
+            weights = resized(weights, settings, image_size)
+        config = config_from_shapes(weights, towers, image_size, settings or Settings())
     except KeyError as error:
         raise ValueError(_refusal(path, weights, [], [error.args[0]])) from None
     except ValueError as error:
@@ -99,7 +110,19 @@ def load_released(
         selection = selection_from_released(weights)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return model, Conversion(list(names), left, _describe(config, has_decoder), selection)
+    image_options = {} if settings is None else settings.image_options
+    return model, Conversion(list(names), left, _describe(config, has_decoder), selection, image_options)
+
+
+def resized(
+    weights: dict[str, torch.Tensor], settings: Settings, image_size: tuple[int, int] | None
+) -> dict[str, torch.Tensor]:
+    """Weights with the position table of the image tower resized to images of this size, if one is given."""
+    if image_size is None:
+        return weights
+    table, patch_size = weights["visual.positional_embedding"], settings.told["vision_cfg"]["patch_size"]
+    grid = image_size[0] // patch_size, image_size[1] // patch_size
+    return weights | {"visual.positional_embedding": resize_position_table(table, grid)}
 
 
 def save_released(model: GADMSModel | GADMSForPreTraining, path: str) -> int:

@@ -12,6 +12,7 @@ import re
 import torch
 
 from ..configuration_gadms import GADMSConfig
+from .open_clip import Settings
 
 # inside a transformer block: released name -> ours
 BLOCK_PARTS = {
@@ -69,7 +70,9 @@ GIVEAWAYS = {
     "vision_model.": "Hugging Face's CLIP (load its folder with GADMSModel.from_clip_pretrained) or converted already",
     "visual.layer1.": "a CLIP with a ResNet; only those with a ViT can be converted",
     "lora_": "an adapter (LoRA) without its model",
-    "text.transformer.": "open_clip with a text tower of its own",
+    "visual.trunk.": "open_clip with an image tower of timm (EVA02, MobileCLIP, PE-Core, SigLIP); only plain ViTs can "
+    "be converted",
+    "text.transformer.": "open_clip (put its open_clip_config.json beside the file)",
 }
 
 
@@ -174,28 +177,34 @@ def image_size_from(num_patches: int, patch_size: int, image_size: tuple[int, in
 
 
 def config_from_shapes(
-    weights: dict[str, torch.Tensor], towers: str, image_size: tuple[int, int] | None = None
+    weights: dict[str, torch.Tensor],
+    towers: str,
+    image_size: tuple[int, int] | None = None,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
 ) -> GADMSConfig:
-    """The architecture of released weights; heads are 64 wide throughout, as in every CLIP ViT.
+    """The architecture of released weights; heads are 64 wide, as in OpenAI's ViTs, unless the settings say otherwise.
 
     Raises:
         KeyError: a weight whose shape is needed is missing; its name is the error's argument.
-        ValueError: a position table that is no grid, or a width that heads of 64 do not divide.
+        ValueError: a position table that is no grid, or a width that its heads do not divide.
     """
     vocab_size, text_width = weights[f"{towers}token_embedding.weight"].shape
     context_length = weights[f"{towers}positional_embedding"].shape[0]
     vision_width, num_channels, patch_size = weights[f"{towers}visual.conv1.weight"].shape[:3]
     num_patches = weights[f"{towers}visual.positional_embedding"].shape[0] - 1
-    for name, width in (("text", text_width), ("image", vision_width)):
-        if width % 64:
-            raise ValueError(f"the {name} tower is {width} wide, which heads of 64 do not divide")
+    text_heads, vision_heads = settings.text_heads or text_width // 64, settings.vision_heads or vision_width // 64
+    for name, width, heads in (("text", text_width, text_heads), ("image", vision_width, vision_heads)):
+        if heads == 0 or width % heads or settings.text_heads is None and width % 64:
+            of_heads = "heads of 64" if settings.text_heads is None else f"{heads} heads"
+            raise ValueError(f"the {name} tower is {width} wide, which {of_heads} do not divide")
     decoder_num_layers = _depth(weights, "cross_modal_transformer")
     return GADMSConfig(
         text_config={
             "vocab_size": vocab_size,
             "hidden_size": text_width,
             "intermediate_size": weights[f"{towers}transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-            "num_attention_heads": text_width // 64,
+            "num_attention_heads": text_heads,
+            "hidden_act": settings.hidden_act,
             "num_hidden_layers": _depth(weights, f"{towers}transformer"),
             "max_position_embeddings": context_length,
             "projection_dim": weights[f"{towers}text_projection"].shape[1],
@@ -206,7 +215,8 @@ def config_from_shapes(
             "num_channels": num_channels,
             "hidden_size": vision_width,
             "intermediate_size": weights[f"{towers}visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-            "num_attention_heads": vision_width // 64,
+            "num_attention_heads": vision_heads,
+            "hidden_act": settings.hidden_act,
             "num_hidden_layers": _depth(weights, f"{towers}visual.transformer"),
             "projection_dim": weights[f"{towers}visual.proj"].shape[1],
         },

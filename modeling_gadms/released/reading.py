@@ -8,20 +8,23 @@ import zipfile
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 STATE_DICT_KEYS = ("model", "state_dict")
 EXPECTED = "a state dict was expected, alone or under 'model' or 'state_dict'"
 
 
 def read_checkpoint(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The weights in a `.pt` or `.pth` file, on the CPU, as they were saved.
+    """The weights in a `.pt`, `.pth`, `.bin` or `.safetensors` file, on the CPU, as they were saved.
 
     A checkpoint is read with `weights_only=True`: tensors and plain containers, no code. A TorchScript archive, as
     OpenAI's own CLIP files are, is a program and is read by `torch.jit.load`, which builds it without calling it; the
     one part that would run on loading, a `__setstate__` written by its author, is refused.
 
     Args:
-        path (`str`): a state dict, a dict that holds one under `model` or `state_dict`, or a TorchScript archive.
+        path (`str`): a safetensors file, a state dict, a dict that holds one under `model` or `state_dict`, or a
+            TorchScript archive.
 
     Returns:
         `dict[str, torch.Tensor]`: weights by name, without the `module.` of data-parallel training.
@@ -39,7 +42,11 @@ def read_checkpoint(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such checkpoint file")
     try:
+        if os.path.splitext(path)[1] == ".safetensors":
+            return load_file(path), []
         content = _read_torchscript(path) if _is_torchscript(path) else _read_weights_only(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is cut short, or no safetensors file ({error!s:.80}): download it again") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         if isinstance(error, pickle.UnpicklingError):
             reason = "not in its format"  # torch's own message advises reading the file unsafely

@@ -69,7 +69,10 @@ class SelectedTokens(nn.Module):
 
 
 class TokenSelection(nn.Module):
-    """Both sides of the branch, `images` and `captions`, from weights under the names of this class."""
+    """Both sides of the branch, from weights under the names of this class."""
+
+    images: SelectedTokens
+    captions: SelectedTokens
 
     def __init__(self, weights: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -82,7 +85,7 @@ class TokenSelection(nn.Module):
 
 def selection_names() -> dict[str, str]:
     """RDE's name of every weight that its branch uses -> ours."""
-    names = {}
+    names: dict[str, str] = {}
     for side, (released, beside) in SIDES.items():
         for theirs, ours in (("mlp.layers.0", "first"), ("mlp.layers.1", "second"), (beside, "beside")):
             names |= {f"{released}.{theirs}.{part}": f"{side}.{ours}.{part}" for part in ("weight", "bias")}

@@ -134,7 +134,11 @@ def heads_attention(query, key, value, num_heads, forbidden=None):
     return torch.cat(outputs, -1), mean_attention
 
 
-def block(weights, name, x, forbidden=None, num_heads=None):
+def quick_gelu(x):
+    return x * torch.sigmoid(1.702 * x)
+
+
+def block(weights, name, x, forbidden=None, num_heads=None, activation=quick_gelu):
     """One block on one sample `(T, D)`: its tokens, and the tensors inside its attention."""
     normed = norm(weights, f"{name}.ln_1", x)
     q, k, v = F.linear(normed, weights[f"{name}.attn.in_proj_weight"], weights[f"{name}.attn.in_proj_bias"]).chunk(
@@ -145,12 +149,12 @@ def block(weights, name, x, forbidden=None, num_heads=None):
     hidden = F.linear(
         norm(weights, f"{name}.ln_2", x), weights[f"{name}.mlp.c_fc.weight"], weights[f"{name}.mlp.c_fc.bias"]
     )
-    hidden = hidden * torch.sigmoid(1.702 * hidden)
+    hidden = activation(hidden)
     x = x + F.linear(hidden, weights[f"{name}.mlp.c_proj.weight"], weights[f"{name}.mlp.c_proj.bias"])
     return x, (q, k, v, output, attention)
 
 
-def encode_image(weights, image) -> torch.Tensor:
+def encode_image(weights, image, num_heads=None, activation=quick_gelu) -> torch.Tensor:
     """All tokens of one `(3, H, W)` image in the joint space, CLS first; the patches are cut by hand."""
     weights = towers_of(weights)
     kernel = weights["visual.conv1.weight"].flatten(1)
@@ -160,16 +164,16 @@ def encode_image(weights, image) -> torch.Tensor:
             rows.append(kernel @ image[:, top : top + PATCH, left : left + PATCH].flatten())
     x = norm(weights, "visual.ln_pre", torch.stack(rows) + weights["visual.positional_embedding"])
     for index in range(DEPTHS["visual.transformer"]):
-        x, _ = block(weights, f"visual.transformer.resblocks.{index}", x)
+        x, _ = block(weights, f"visual.transformer.resblocks.{index}", x, None, num_heads, activation)
     return norm(weights, "visual.ln_post", x) @ weights["visual.proj"]
 
 
-def encode_text(weights, ids) -> torch.Tensor:
+def encode_text(weights, ids, num_heads=None, activation=quick_gelu) -> torch.Tensor:
     """All tokens of one caption `(T,)`, padding included, in the joint space."""
     weights = towers_of(weights)
     x, later = text_input(weights, ids)
     for index in range(DEPTHS["transformer"]):
-        x, _ = block(weights, f"transformer.resblocks.{index}", x, later)
+        x, _ = block(weights, f"transformer.resblocks.{index}", x, later, num_heads, activation)
     return norm(weights, "ln_final", x) @ weights["text_projection"]
 
 

@@ -12,14 +12,15 @@ import torch.nn.functional as F
 from PIL import Image
 from tiny import tiny_images, tiny_model, tiny_rows
 from tiny_towers import CONTEXT, KINDS, PATCH, SIDE, save_towers, set_by_arithmetic, tiny_tokenizer
-from transformers import Siglip2TextModel
+from transformers import Siglip2TextModel, SiglipVisionModel
 
 from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
+from modeling_gadms.configuration_gadms import GADMSSiglipVisionConfig
 from modeling_gadms.finetuning.model import GADMSForFineTuning
 from modeling_gadms.masking_gadms import DualMasking, RandomMasking, draw_uniforms, mask_captions
 from modeling_gadms.towers_gadms import random_ids, valid_tokens
 from modeling_gadms.training.accumulation import plan_replays
-from modeling_gadms.vision_gadms import resize_position_table
+from modeling_gadms.vision_gadms import GADMSSiglipVisionModel, resize_position_table
 
 SIZE = (48, 16)
 FROZEN = [0.153782, 0.094210, 0.116059, -0.068162, -0.039833, -0.281712]
@@ -188,6 +189,8 @@ def test_siglip_sees_its_padding_so_captions_are_padded_as_it_was_trained(of):
     with pytest.raises(ValueError, match="padded on the left"):
         gadms.get_text_features(left)
     assert tokenizer.padding_side == "right" and tokenizer.model_max_length == 64
+    lowered = [started.processor.caption_options(text)["text"] for text in ("A Coat", ["A Coat"])]
+    assert lowered == ["a coat", ["a coat"]], "whatever the tokenizer does"
 
 
 @torch.no_grad()
@@ -221,10 +224,20 @@ def test_a_vocabulary_without_a_mask_gets_one_with_the_mean_embedding(of):
     torch.testing.assert_close(embeddings[mask], before.mean(dim=0))
 
 
+def test_a_new_image_tower_of_siglip_starts_as_its_own_does(of):
+    config = of("siglip").source.config.vision_config
+    torch.manual_seed(0)
+    theirs = dict(SiglipVisionModel(config).named_parameters())
+    ours = GADMSSiglipVisionModel(GADMSSiglipVisionConfig(**config.to_dict())).named_parameters()
+    for name, weight in ours:
+        assert weight.std().item() == pytest.approx(theirs.pop(name).std().item(), rel=0.15, abs=1e-6), name
+    assert not theirs
+
+
 def test_a_processor_saved_before_its_first_use_prepares_captions_alike(started, tmp_path):
     GADMSProcessor.from_pretrained_towers(started.folder, image_size=SIZE).save_pretrained(tmp_path)
     found = GADMSProcessor.from_pretrained(tmp_path)(text=CAPTIONS)["input_ids"]
-    assert torch.equal(found, started.ids)
+    assert torch.equal(found, started.ids) and (found[:, 0] != started.text_config.pad_token_id).all()
 
 
 def test_options_given_as_those_of_texts_go_before_the_towers_own(of):

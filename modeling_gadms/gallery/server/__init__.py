@@ -19,7 +19,7 @@ __all__ = ["address_of", "create_app", "listen", "run_app", "serve"]
 
 
 def serve(
-    path: str | os.PathLike,
+    place: Gallery | str | os.PathLike,
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
@@ -29,7 +29,7 @@ def serve(
     """Serve a gallery until interrupted; the address of its page is printed when it answers.
 
     Args:
-        path: the gallery.
+        place: the gallery, open, or its folder, or the address of a copy on object storage.
         host: address to listen on; any but a loopback address needs a token.
         port: 0 takes a free one.
         token: what a client must know.
@@ -39,7 +39,7 @@ def serve(
         DataError: the address needs a token, it is taken, or there is no gallery.
     """
     refuse_open_address(host, token)
-    gallery = Gallery.open(path)
+    gallery = place if isinstance(place, Gallery) else Gallery.open(place)
     if audit:
         gallery.audit.switch(True)
     with listen(host, port) as listener:

@@ -4,10 +4,13 @@ The address is lancedb's own for a local folder that is treated as an object sto
 """
 
 import pytest
-from tiny import tiny_rows
+from fastapi.testclient import TestClient
+from qdrant_client import QdrantClient
+from tiny import save_published, tiny_rows
 
 from dataset_webperson import DataError
-from modeling_gadms.gallery import Gallery, StoredGallery
+from modeling_gadms.gallery import Gallery, StoredGallery, server
+from modeling_gadms.gallery.__main__ import main
 
 
 @pytest.fixture
@@ -34,6 +37,31 @@ def test_a_copy_is_opened_by_its_address_and_finds_the_same(gallery, address, mo
     for change in (copy.add, copy.remove, copy.rebuild, copy.opt_out, copy.export):
         with pytest.raises(DataError, match="file-object-store.*: is only searched; change the gallery"):
             change("x")
+
+
+def test_copies_do_not_tell_where_the_model_lay_and_are_asked_and_served_by_its_place(tmp_path, address, monkeypatch):
+    place = str(tmp_path / "model")
+    save_published(place)
+    gallery = Gallery.create(tmp_path / "people", place)
+    gallery.add([row["image"] for row in tiny_rows(6)])
+    in_qdrant = str(tmp_path / "qdrant")
+    for kind, target in (("lance", address), ("qdrant", in_qdrant)):
+        assert gallery.export(kind, target) == 6
+    copy = Gallery.open(address)
+    assert copy.model_facts["id"] == "model" and str(tmp_path) not in (copy.path / "gallery.json").read_text()
+    client = QdrantClient(path=in_qdrant)
+    assert client.get_collection("gallery").config.metadata["model"]["id"] == "model"
+    client.close()
+    with pytest.raises(DataError, match="made by the model model, which lay elsewhere; say where it lies, by --"):
+        copy.search("a coat")
+    served = []
+    monkeypatch.setattr(server, "run_app", lambda app, listener: served.append(app))
+    for options in ([address, "--model", place], [str(gallery.path), "--url", in_qdrant]):
+        assert main(["serve", *options, "--port", "0"]) == 0
+    expected = [hit.id for hit in gallery.search("a coat", exact=True)]
+    for app in served:
+        answer = TestClient(app, base_url="http://127.0.0.1").post("/api/search", json={"texts": ["a coat"]})
+        assert [hit["id"] for hit in answer.json()["hits"]] == expected, answer.text
 
 
 def test_another_copy_forgets_what_was_removed_and_keeps_the_opt_out_list(gallery, address, model, tmp_path):

@@ -1,7 +1,5 @@
 """Trimmed vocabularies: captions of the corpus keep their embeddings, and most of the weights go."""
 
-import sys
-
 import pytest
 import torch
 from places import REPO
@@ -11,9 +9,6 @@ from tiny_towers import save_towers
 from dataset_webperson import DataError
 from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
 from modeling_gadms.training.vocabulary import trim_vocabulary
-
-sys.path.insert(0, str(REPO / "examples"))
-import trim_vocabulary as example  # noqa: E402
 
 CORPUS = ["a red coat", "A red dress, and a red coat", "wears red"]
 # of the tokenizers in `tiny_towers`: what the corpus is not made of, with a word that the corpus has no piece for
@@ -34,6 +29,9 @@ def test_captions_of_the_corpus_keep_their_embeddings_and_the_way_back_is_kept(k
     ids = processor(text=CORPUS)["input_ids"]
     embeds = model.gadms.get_text_features(ids).pooler_output
     embeddings = model.gadms.text_model.embeddings.token_embedding.weight.clone()
+    torch.nn.init.normal_(model.decoder.vocabulary.bias)
+    biases = model.decoder.vocabulary.bias.clone()
+    accented = processor(text="\u00e9")["input_ids"]
     layer, mask, weights = model.decoder.vocabulary.weight.clone(), model.config.mask_token_id, model.num_parameters()
     assert GONE[kind] in processor.tokenizer.get_vocab(), "the example is not what it should be"
 
@@ -43,6 +41,8 @@ def test_captions_of_the_corpus_keep_their_embeddings_and_the_way_back_is_kept(k
     assert torch.equal(model.gadms.get_text_features(new).pooler_output, embeds)
     assert torch.equal(model.gadms.text_model.embeddings.token_embedding.weight, embeddings[old_ids])
     assert torch.equal(model.decoder.vocabulary.weight, layer[old_ids])
+    assert torch.equal(model.decoder.vocabulary.bias, biases[old_ids])
+    assert torch.equal(old_ids[processor(text="\u00e9")["input_ids"]], accented), "bytes are kept, and what is unknown"
     assert (
         old_ids[model.config.mask_token_id] == mask and processor.tokenizer.mask_token_id == model.config.mask_token_id
     )
@@ -77,7 +77,10 @@ def test_clips_vocabulary_and_an_empty_corpus_are_refused(tmp_path):
         trim_vocabulary(*start("tipsv2", tmp_path), [])
 
 
-def test_the_example_prints_the_share_saved_and_leaves_a_model_that_loads(tmp_path, capsys):
+def test_the_example_prints_the_share_saved_and_leaves_a_model_that_loads(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(REPO / "examples")
+    import trim_vocabulary as example  # here, for mutants are tried in a tree without examples
+
     save_towers("siglip", tmp_path / "towers")
     (tmp_path / "data").mkdir()
     tiny_rows(6).to_parquet(tmp_path / "data" / "train-0.parquet")
