@@ -28,7 +28,7 @@ from transformers import set_seed
 from dataset_webperson import DataError
 from dataset_webperson.command_line import command
 from dataset_webperson.files import replacing, write_json, written_once
-from dataset_webperson.release import ROWS_PER_SHARD
+from dataset_webperson.release_shards import ROWS_PER_SHARD
 from dataset_webperson.rows.streaming import ShuffledParquet
 from modeling_gadms.noise.hidden_words import kept_evidence, summarize, write_parquet, write_shards
 from modeling_gadms.noise.patch_evidence import refuse_unfit

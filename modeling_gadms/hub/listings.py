@@ -146,7 +146,10 @@ TRAINING_STATE = Listing(
     ),
     required=("trainer_state.json", "optimizer.pt", "scheduler.pt"),
 )
-DATASET = Listing(allowed=("README.md", "removed.parquet", "data/*.parquet"), required=("README.md", "data/*.parquet"))
+DATASET = Listing(
+    allowed=("README.md", "removed.parquet", "data/*.parquet", "captions/*.parquet"),
+    required=("README.md", "data/*.parquet"),
+)
 SCRIPT = Listing(allowed=("README.md", "*.py"), required=("README.md", "*.py"))
 METRIC = Listing(
     allowed=("README.md", "index.html", "person_retrieval.py", "ranking.py"),

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from dataset_webperson import DataError
 from dataset_webperson.files import replacing
-from dataset_webperson.release import ROW_GROUP_ROWS
+from dataset_webperson.release_shards import ROW_GROUP_ROWS
 
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
