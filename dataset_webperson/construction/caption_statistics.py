@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from ..files import write_json
 from ..findings import DataError
 from ..pages import percent
+from ..rows.joined_parquet import whole_batches
 from .captions.words import find_attributes
 from .distinct import Distinct
 from .shards import read_rows, run_missing
@@ -328,6 +330,7 @@ def row_at(shard: str, place: int) -> dict[str, Any]:
         for group in range(parquet.num_row_groups):
             count = parquet.metadata.row_group(group).num_rows
             if place < count:
-                return parquet.read_row_group(group).slice(place, 1).to_pylist()[0]
+                rows = (row for batch in whole_batches(shard, parquet, 1, None, [group]) for row in batch.to_pylist())
+                return next(islice(rows, place, None))
             place -= count
     raise IndexError(f"{shard} has no such row")
