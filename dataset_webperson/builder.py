@@ -59,7 +59,7 @@ class WebPersonConfig(datasets.BuilderConfig):
         expected_rows: Rows there must be, left-out ones included. By default the declared number of a released
             repository, and any number in a folder; 0 is any number.
         removed: A `removed.parquet` whose pictures are left out, for an older copy of a release. By default the one
-            that lies in `data_dir`, or in the repository.
+            that lies in `data_dir`.
         on_bad_images, clean_captions, min_side: See `row_preparation.RowOptions`.
 
     Of "synthetic":

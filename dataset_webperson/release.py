@@ -3,9 +3,10 @@
     python -m dataset_webperson.release --source data/webperson --output_dir release/webperson \\
         --repository org/webperson --contact privacy@example.org
 
-OUTPUT_DIR is branch `main` of the dataset repository, OUTPUT_DIR-script its branch `script` for `datasets` 3.x, and
-OUTPUT_DIR-report, for the publisher only, lists what was left out, repaired or rewritten. An interrupted run continues
-where it stopped when it is started again; the same source and options give the same bytes.
+OUTPUT_DIR is branch `main` of the dataset repository, with the configs `default`, of all columns, `images`, and
+`captions`, whose files of its own are joined by `image_sha256`. OUTPUT_DIR-script is its branch `script` for
+`datasets` 3.x, and OUTPUT_DIR-report, for the publisher only, lists what was left out, repaired or rewritten. An
+interrupted run continues where it stopped when it is started again; the same source and options give the same bytes.
 """
 
 import argparse
@@ -21,47 +22,23 @@ from dataclasses import asdict, dataclass, field
 from string import Template
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Features
 from tqdm import tqdm
 
 from .builder import source_state
 from .command_line import CommandParser, command
-from .files import replacing, write_json, written_once
+from .files import write_json, written_once
 from .findings import DataError
-from .release_card import Made, SplitFacts, card_texts
+from .release_card import CAPTIONS, DATA, Made, SplitFacts, card_texts
+from .release_shards import ROW_GROUP_ROWS, ROWS_PER_SHARD, Layout, release_features, write_shard
 from .removed import NAME as REMOVED
 from .removed import read_removed, removed_beside, write_removed
 from .rows.local_source import FORMATS, Source, SourceRow, open_source, source_features
 from .rows.preparation import ON_BAD_IMAGES, RowOptions, RowReport, describe_summary, merge_summaries, prepare_rows
 from .worker_processes import end_with_parent
 
-# Chosen by measurement: `release_files/layout.md`.
-ROWS_PER_SHARD = 10_000
-ROW_GROUP_ROWS = 100
 _FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "release_files")
-_VERSION = 3  # raise it when the same source and options would give other bytes: a run begun before is not continued
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How rows lie in parquet.
-
-    Args:
-        rows_per_shard: source rows per file; rows left out are not replaced.
-        row_group_rows: rows per row group, which is the least that a stream reads at a time.
-    """
-
-    rows_per_shard: int = ROWS_PER_SHARD
-    row_group_rows: int = ROW_GROUP_ROWS
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.row_group_rows <= self.rows_per_shard:
-            raise ValueError(
-                f"rows_per_shard={self.rows_per_shard} and row_group_rows={self.row_group_rows}: a row group needs "
-                "at least one row, and a shard at least one row group"
-            )
+_VERSION = 4  # raise it when the same source and options would give other bytes: a run begun before is not continued
 
 
 @dataclass(frozen=True)
@@ -174,7 +151,7 @@ def release(source: str, output_dir: str, settings: ReleaseSettings) -> dict[str
         if pool:
             pool.shutdown(cancel_futures=True)
     write_removed(os.path.join(work, "main", REMOVED), removed)
-    summary = _finish(work, source_features(rows), {**about, "format": rows.format})
+    summary = _finish(work, release_features(source_features(rows)), {**about, "format": rows.format})
 
     # The report and the script first: once `out` exists, everything does.
     for name, target in (("report", report), ("script", out + "-script"), ("main", out)):
@@ -216,10 +193,10 @@ def _write_shards(
     removed: Mapping[str, str],
 ) -> None:
     """Write all missing shards. A shard counts as written once its file of facts exists, which is written last."""
-    done, start = _written_shards(work)
-    features = source_features(source)
+    done, read, start = _written_shards(work)
+    features = release_features(source_features(source))
     last = 0
-    with tqdm(total=source.count(), desc="release", unit=" rows", initial=done * layout.rows_per_shard) as bar:
+    with tqdm(total=source.count(), desc="release", unit=" rows", initial=read) as bar:
         for split, shards in source.splits.items():
             first_shard, last = last, last + len(shards)
             if last <= start[0]:
@@ -228,91 +205,52 @@ def _write_shards(
             # One row is taken ahead, so that no empty shard is begun when the split ends with a full one.
             while (first := next(rows, None)) is not None:
                 stem = os.path.join(work, "shards", f"{done:06d}")
-                taken = _Taken(itertools.chain([first], itertools.islice(rows, layout.rows_per_shard - 1)), bar)
+                taken = _Taken(itertools.chain([first], rows), layout, bar)
                 with RowReport(stem) as report:
                     kept = prepare_rows(taken, source.extra, options, report, pool, removed)
-                    _write_parquet(stem + ".parquet", kept, features, layout.row_group_rows)
-                facts = {"end": taken.end, "kept": report.counts["kept"], "split": split}
+                    write_shard(stem, kept, features, layout)
+                facts = {"end": taken.end, "read": taken.rows, "kept": report.counts["kept"], "split": split}
                 write_json(stem + ".facts.json", facts)
                 done += 1
 
 
 class _Taken:
-    """The rows of one shard; `end` is the position in the source after the last one taken."""
+    """The rows of one shard, of all that are left; `end` is the position in the source after the last one taken."""
 
-    def __init__(self, rows: Iterator[tuple[tuple[int, int], SourceRow]], bar: tqdm):
-        self._rows, self._bar = rows, bar
+    def __init__(self, rows: Iterator[tuple[tuple[int, int], SourceRow]], layout: Layout, bar: tqdm):
+        self._left, self._layout, self._bar = rows, layout, bar
+        self.rows = 0
         self.end = (0, 0)
 
     def __iter__(self) -> Iterator[SourceRow]:
-        for end, row in self._rows:
+        for end, row in self._left:
             self.end = end
+            self.rows += 1
             self._bar.update()
             yield row
+            if self._layout.ends_shard(row.image_path, self.rows):
+                return
 
 
-def _written_shards(work: str) -> tuple[int, tuple[int, int]]:
-    """How many shards are written, and the position in the source where the next one starts."""
-    done, start = 0, (0, 0)
-    while os.path.exists(facts := os.path.join(work, "shards", f"{done:06d}.facts.json")):
-        with open(facts, encoding="utf-8") as file:
-            shard_number, position = json.load(file)["end"]
+def _written_shards(work: str) -> tuple[int, int, tuple[int, int]]:
+    """How many shards are written, of how many source rows, and the position in the source where the next starts."""
+    done, read, start = 0, 0, (0, 0)
+    while os.path.exists(path := os.path.join(work, "shards", f"{done:06d}.facts.json")):
+        with open(path, encoding="utf-8") as file:
+            facts = json.load(file)
+        shard_number, position = facts["end"]
         start = (shard_number, position)
+        read += facts["read"]
         done += 1
-    return done, start
-
-
-def _write_parquet(path: str, rows: Iterator[dict[str, Any]], features: Features, row_group_rows: int) -> None:
-    schema = release_schema(features)
-    columns = schema.names
-    with (
-        replacing(path) as part,
-        pq.ParquetWriter(
-            part,
-            schema,
-            # JPEGs do not shrink; text does. Least and greatest values of pictures would only fill the footer.
-            compression={**dict.fromkeys(columns, "SNAPPY"), "image.bytes": "NONE", "image.path": "SNAPPY"},
-            use_dictionary=False,
-            write_statistics=False,
-        ) as writer,
-    ):
-        group: list[dict[str, Any]] = []
-
-        def flush() -> None:
-            table = pa.table([[row[name] for row in group] for name in columns], schema=schema)
-            writer.write_table(table, row_group_size=row_group_rows)
-            group.clear()
-
-        for row in rows:
-            group.append(row)
-            if len(group) == row_group_rows:
-                flush()
-        if group:
-            flush()
-
-
-def release_schema(features: Features) -> pa.Schema:
-    """The Arrow schema, with the features written so that `datasets` 3.x and newer read them alike."""
-    described = json.dumps({"info": {"features": _older_form(features.to_dict())}})
-    return features.arrow_schema.with_metadata({"huggingface": described})
-
-
-def _older_form(feature: Any) -> Any:
-    """Lists as `datasets` 3.x writes them, `[feature]`: it does not know the type "List"."""
-    if isinstance(feature, dict) and feature.get("_type") in ("List", "LargeList") and feature.get("length", -1) == -1:
-        return [_older_form(feature["feature"])]
-    if isinstance(feature, dict):
-        return {name: _older_form(value) for name, value in feature.items()}
-    return feature
+    return done, read, start
 
 
 def _finish(work: str, features: Features, about: dict[str, Any]) -> dict[str, Any]:
     """Put the shards in order under their final names, and write card, script and report beside them."""
     shards = os.path.join(work, "shards")
     places = {name: os.path.join(work, name) for name in ("main", "script", "report")}
-    os.makedirs(os.path.join(places["main"], "data"), exist_ok=True)
-    for place in ("script", "report"):
-        os.makedirs(places[place], exist_ok=True)
+    for place in (os.path.join(places["main"], DATA), os.path.join(places["main"], CAPTIONS), *places.values()):
+        os.makedirs(place, exist_ok=True)
     facts: list[tuple[str, dict[str, Any]]] = []
     for name in sorted(os.listdir(shards)):
         if name.endswith(".facts.json"):
@@ -321,13 +259,14 @@ def _finish(work: str, features: Features, about: dict[str, Any]) -> dict[str, A
     splits: dict[str, SplitFacts] = {}
     for split in dict.fromkeys(known["split"] for _, known in facts):
         kept = [(stem, known["kept"]) for stem, known in facts if known["split"] == split and known["kept"]]
-        names = [f"data/{split}-{number:05d}-of-{len(kept):05d}.parquet" for number in range(len(kept))]
+        names = [f"{split}-{number:05d}-of-{len(kept):05d}.parquet" for number in range(len(kept))]
         for (stem, _), name in zip(kept, names, strict=True):
-            target = os.path.join(places["main"], name)
-            # Linked, not moved: a run that is interrupted here finds the shards where it looks for them.
-            if os.path.lexists(target):
-                os.remove(target)
-            _link(os.path.join(shards, f"{stem}.parquet"), target)
+            for folder, ending in ((DATA, ".parquet"), (CAPTIONS, ".captions.parquet")):
+                target = os.path.join(places["main"], folder, name)
+                # Linked, not moved: a run that is interrupted here finds the shards where it looks for them.
+                if os.path.lexists(target):
+                    os.remove(target)
+                _link(os.path.join(shards, stem + ending), target)
         if kept:
             splits[split] = SplitFacts.of(places["main"], names, sum(rows for _, rows in kept))
     if not splits:
@@ -339,12 +278,12 @@ def _finish(work: str, features: Features, about: dict[str, Any]) -> dict[str, A
                 shutil.copyfileobj(part, left_out)
             with open(os.path.join(shards, f"{stem}.json"), encoding="utf-8") as file:
                 summaries.append(json.load(file))
-    names = [name for split in splits.values() for name in split.names]
+    names = [name for split in splits.values() for name in split.files(DATA)]
     counts = {split: facts.rows for split, facts in splits.items()}
     summary = {**merge_summaries(summaries), "shards": names, "splits": counts}
     write_json(os.path.join(places["report"], "report.json"), summary)
     texts = card_texts(places["main"], splits, features, summary, about)
-    texts["files"] = json.dumps({split: list(facts.names) for split, facts in splits.items()}, indent=4)
+    texts["files"] = json.dumps({split: facts.files(DATA) for split, facts in splits.items()}, indent=4)
     _fill("dataset_card.md", texts, os.path.join(places["main"], "README.md"))
     _fill("loading_script.py.txt", texts, os.path.join(places["script"], f"{about['name']}.py"))
     _fill("script_branch.md", texts, os.path.join(places["script"], "README.md"))
@@ -404,14 +343,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         type=int,
         default=ROWS_PER_SHARD,
         metavar="ROWS",
-        help="source rows per parquet file (default: %(default)s)",
+        help="source rows per parquet file, at least (default: %(default)s)",
     )
     parser.add_argument(
         "--row_group_rows",
         type=int,
         default=ROW_GROUP_ROWS,
         metavar="ROWS",
-        help="rows per row group (default: %(default)s)",
+        help="rows per row group, about (default: %(default)s)",
     )
     parser.add_argument(
         "--num_workers", type=int, default=1, help="processes that check images (default: %(default)s)"

@@ -13,8 +13,10 @@ from datasets import Features, LargeList, List, Value
 from huggingface_hub import DatasetCardData
 
 from .files import file_size
+from .release_shards import tells_of_captions
 from .rows.preparation import describe_summary
 
+DATA, CAPTIONS = "data", "captions"  # folders of the rows with their images, and of the captions alone
 _SHOWN_VALUES = 6  # a text column with at most so many different values has them named on the card
 _MOST_VALUES = 1_000_000  # different values remembered of a column; beyond it the card says "over"
 # A caption without any of these is not English, or hardly a sentence.
@@ -58,19 +60,27 @@ class Made:
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """The files of one split, relative to the release, and their sizes."""
+    """The files of one split, of the same names in both folders, and their sizes by folder."""
 
     names: tuple[str, ...]
     rows: int
-    file_bytes: int
-    table_bytes: int  # uncompressed
+    file_bytes: dict[str, int]
+    table_bytes: dict[str, int]  # uncompressed
 
     @classmethod
     def of(cls, main: str, names: list[str], rows: int) -> "SplitFacts":
-        paths = [os.path.join(main, name) for name in names]
-        footers = [pq.read_metadata(path) for path in paths]
-        table_bytes = sum(f.row_group(group).total_byte_size for f in footers for group in range(f.num_row_groups))
-        return cls(tuple(names), rows, sum(map(os.path.getsize, paths)), table_bytes)
+        file_bytes, table_bytes = {}, {}
+        for folder in (DATA, CAPTIONS):
+            paths = [os.path.join(main, folder, name) for name in names]
+            footers = [pq.read_metadata(path) for path in paths]
+            groups = [footer.row_group(group) for footer in footers for group in range(footer.num_row_groups)]
+            file_bytes[folder] = sum(map(os.path.getsize, paths))
+            table_bytes[folder] = sum(group.total_byte_size for group in groups)
+        return cls(tuple(names), rows, file_bytes, table_bytes)
+
+    def files(self, folder: str) -> list[str]:
+        """Its files in one of the folders, relative to the release."""
+        return [f"{folder}/{name}" for name in self.names]
 
 
 @dataclass
@@ -135,11 +145,11 @@ class Facts:
 
     @classmethod
     def read(cls, main: str, splits: dict[str, SplitFacts], features: Features) -> "Facts":
-        own = ("image", "image_path", "caption1", "caption2")
+        own = ("image", "image_path", "caption1", "caption2", "image_sha256")
         names = [name for name in features if name not in own]
         facts = cls({name: ColumnFacts() for name in names}, {split: set() for split in splits})
         for split, held in splits.items():
-            for path in held.names:
+            for path in held.files(DATA):
                 with pq.ParquetFile(os.path.join(main, path)) as parquet:
                     for batch in parquet.iter_batches(columns=["caption1", "caption2", *names]):
                         rows = batch.to_pydict()
@@ -176,7 +186,7 @@ def card_texts(
     facts = Facts.read(main, splits, features)
     rows = sum(split.rows for split in splits.values())
     return {
-        "head": _head(splits, rows, facts, about),
+        "head": _head(splits, rows, features, facts, about),
         "name": about["name"],
         "repository": about["repository"],
         "licence": _licence(about["licence"]),
@@ -196,10 +206,11 @@ def card_texts(
     }
 
 
-def _head(splits: dict[str, SplitFacts], rows: int, facts: Facts, about: dict[str, Any]) -> str:
-    table_bytes = sum(split.table_bytes for split in splits.values())
-    files = [{"split": split, "path": f"data/{split}-*"} for split in splits]
-    sizes = [{"name": s, "num_bytes": held.table_bytes, "num_examples": held.rows} for s, held in splits.items()]
+def _head(splits: dict[str, SplitFacts], rows: int, features: Features, facts: Facts, about: dict[str, Any]) -> str:
+    in_data, in_captions = (
+        [{"split": split, "path": f"{folder}/{split}-*"} for split in splits] for folder in (DATA, CAPTIONS)
+    )
+    of_images = [name for name in features if not tells_of_captions(name)]
     data = DatasetCardData(
         pretty_name=about["name"],
         license=about["licence"],
@@ -207,17 +218,28 @@ def _head(splits: dict[str, SplitFacts], rows: int, facts: Facts, about: dict[st
         task_categories=["image-feature-extraction"],
         size_categories=[next((name for bound, name in _SIZES if rows < bound), "n>1T")],
         tags=["text-to-person-retrieval", "image-text-pairs"],
-        configs=[{"config_name": "default", "data_files": files}],
-        dataset_info=[
-            {
-                "config_name": "default",
-                "splits": sizes,
-                "download_size": sum(split.file_bytes for split in splits.values()),
-                "dataset_size": table_bytes,
-            }
+        configs=[
+            {"config_name": "default", "data_files": in_data, "default": True},
+            # The same files: parquet reads the columns that it is asked for.
+            {"config_name": "images", "data_files": in_data, "columns": of_images},
+            {"config_name": "captions", "data_files": in_captions},
         ],
+        dataset_info=[_info("default", splits, DATA), _info("captions", splits, CAPTIONS)],
     )
     return data.to_yaml()
+
+
+def _info(config: str, splits: dict[str, SplitFacts], folder: str) -> dict[str, Any]:
+    sizes = [
+        {"name": name, "num_bytes": held.table_bytes[folder], "num_examples": held.rows}
+        for name, held in splits.items()
+    ]
+    return {
+        "config_name": config,
+        "splits": sizes,
+        "download_size": sum(held.file_bytes[folder] for held in splits.values()),
+        "dataset_size": sum(held.table_bytes[folder] for held in splits.values()),
+    }
 
 
 def _provenance(made: Made, told: str) -> str:
@@ -260,6 +282,7 @@ def _column_table(features: Features, facts: Facts) -> str:
         "image_path": "name of the image in the source",
         "caption1": f"first caption{one}",
         "caption2": "second caption",
+        "image_sha256": "SHA-256 of the image's bytes",
     }
     lines = ["| column | type | values |", "|---|---|---|"]
     for name, feature in features.items():
@@ -328,18 +351,20 @@ def _contents(splits: dict[str, SplitFacts], rows: int, facts: Facts, made: Made
 
 
 def _files_in_words(splits: dict[str, SplitFacts], row_group_rows: int) -> str:
-    sizes = sum(held.file_bytes for held in splits.values())
+    data, captions = (sum(held.file_bytes[folder] for held in splits.values()) for folder in (DATA, CAPTIONS))
     count = sum(len(held.names) for held in splits.values())
-    groups = f"row groups of {_number(row_group_rows, 'row')}"
     return (
-        f"{_number(count, 'Parquet file')}, {file_size(sizes)} in all, in {groups}; images are not compressed again."
+        f"{_number(count, 'Parquet file')}, {file_size(data)} in all, in row groups of about "
+        f"{_number(row_group_rows, 'row')}; images are not compressed again. The captions stand once more in "
+        f"`{CAPTIONS}`, {file_size(captions)}, {captions / data:.1%} of it."
     )
 
 
 def _digest(main: str, splits: dict[str, SplitFacts]) -> str:
     digest = hashlib.sha256()
-    for held in splits.values():
-        for name in held.names:
-            with open(os.path.join(main, name), "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    for folder in (DATA, CAPTIONS):
+        for held in splits.values():
+            for name in held.files(folder):
+                with open(os.path.join(main, name), "rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -21,7 +21,7 @@ from benchmark_loading import BATCH, BUFFER, best, parse_counts
 from loading_benchmark.inputs import make_release, make_source
 
 from dataset_webperson.command_line import CommandParser, command
-from dataset_webperson.release import Layout
+from dataset_webperson.release_shards import Layout
 from dataset_webperson.rows.local_source import open_source
 from dataset_webperson.rows.streaming import ShuffledParquet
 

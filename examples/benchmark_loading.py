@@ -28,7 +28,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dataset_webperson.command_line import CommandParser, command
-from dataset_webperson.release import Layout
+from dataset_webperson.release_shards import Layout
 from dataset_webperson.rows.streaming import ShuffledParquet
 
 BATCH, BUFFER = 64, 1000

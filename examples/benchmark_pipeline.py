@@ -31,7 +31,6 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import pyarrow.parquet as pq
 from pipeline_benchmark.bare_rates import CallsOf, bare_rate, calls_of_crop, calls_of_quality
 from pipeline_benchmark.caption_rates import IN_FLIGHT, serve, server_rate
 from pipeline_benchmark.growth import PARTS, run_growth
@@ -49,6 +48,7 @@ from dataset_webperson.construction.stages.duplicates import DedupOptions, dedup
 from dataset_webperson.construction.stages.quality import QualityOptions, assess_shard
 from dataset_webperson.construction.stages.select_urls import SelectOptions, select_shard
 from dataset_webperson.release import main as release
+from dataset_webperson.rows.joined_parquet import without_images
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, rows in (("small", 128), ("paper's", 4)):
         parts = [os.path.join(place(f"captioned {name}"), os.path.basename(path)) for path in captioned]
         for source, target in zip(captioned, parts, strict=True):
-            with shard_writer(target, pq.read_schema(source).remove_metadata()) as shard:
+            with shard_writer(target, without_images(source, target)) as shard:
                 for row in itertools.islice(read_rows(source), rows):
                     shard.write(row)
         quality = QualityOptions(models[name])

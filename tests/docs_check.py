@@ -58,6 +58,8 @@ PROVEN = {
     "examples/search.py": "test_hub_search.py::test_ten_drawings_are_searched_and_shown",
     "modeling_gadms.gallery": "test_gallery_command.py::test_a_gallery_is_made_asked_and_changed_by_commands",
     "examples/benchmark_loading.py": "test_streaming.py::test_the_benchmarks_print_their_tables",
+    "examples/benchmark_revision.py": "test_benchmark_revision.py::"
+    "test_changed_captions_cost_less_than_three_percent_and_an_image_that_goes_the_text_of_its_group",
     "examples/benchmark_layouts.py": "test_streaming.py::test_the_benchmarks_print_their_tables",
     "modeling_gadms.convert_gadms_to_hf": "test_conversion.py::"
     "test_the_folder_loads_in_a_fresh_process_without_the_package",

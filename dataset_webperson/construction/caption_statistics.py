@@ -9,6 +9,7 @@ import os
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from ..files import write_json
 from ..findings import DataError
 from ..pages import percent
+from ..rows.joined_parquet import whole_batches
 from .caption_words import CaptionWords, text_hash
 from .distinct import Distinct
 from .shards import read_table, run_missing
@@ -373,6 +375,7 @@ def row_at(shard: str, place: int) -> dict[str, Any]:
         for group in range(parquet.num_row_groups):
             count = parquet.metadata.row_group(group).num_rows
             if place < count:
-                return parquet.read_row_group(group).slice(place, 1).to_pylist()[0]
+                rows = (row for batch in whole_batches(shard, parquet, 1, None, [group]) for row in batch.to_pylist())
+                return next(islice(rows, place, None))
             place -= count
     raise IndexError(f"{shard} has no such row")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 import yaml
 
 from ..findings import DataError
-from ..release import ROW_GROUP_ROWS, ROWS_PER_SHARD, Layout, ReleaseSettings
+from ..release import ReleaseSettings
 from ..release_card import Made
+from ..release_shards import ROW_GROUP_ROWS, ROWS_PER_SHARD, Layout
 from ..rows.preparation import RowOptions
 from .engine_options import EngineSection
 from .source_scan import ON_BAD_SHARD

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from ..files import file_size, write_json
+from ..rows.joined_parquet import without_images
 from .captions.cache import tokens_spent
 from .config import BuildConfig
-from .shards import Stage, read_rows, rows_schema, shard_writer
+from .shards import Stage, read_rows, shard_counts, shard_writer
 from .sources import read_images
 
 SAMPLE, CAPTIONED = 200, 16
@@ -92,10 +93,12 @@ def estimate(
         crop(_first_image(source), os.path.join(folder, "warm", "sample.parquet"), config.crop)
         path, _ = run("1_crop", crop, config.crop, source, images)
         rows, size = found["1_crop"].rows_out, found["1_crop"].bytes
-        found["2_dedup"] = StageEstimate(rows, rows, rows / _COMPARED, size)
+        few = _first_rows(path, os.path.join(folder, "2_dedup", "sample.parquet"))
+        # Without the images, which stay where they are.
+        small = round(os.path.getsize(few) * rows / max(shard_counts(few)["rows_out"], 1))
+        found["2_dedup"] = StageEstimate(rows, rows, rows / _COMPARED, small)
         if config.caption and caption and rows:
             cache = os.path.join(folder, "caption_cache")
-            few = _first_rows(path, os.path.join(folder, "2_dedup", "sample.parquet"))
             path, scale = run("3_caption", caption, replace(config.caption, cache=cache), few, rows)
             spent = {name: round(tokens * scale) for name, tokens in tokens_spent(cache).items()}
             dollars = config.caption.cost(spent)
@@ -104,10 +107,11 @@ def estimate(
                 run("4_quality", quality, replace(config.quality, plan=""), path, rows)
         for name, section in (("3_caption", config.caption), ("4_quality", config.quality)):
             if section and name not in found:
-                found[name] = StageEstimate(rows, rows, 0.0, size)
+                found[name] = StageEstimate(rows, rows, 0.0, 2 * small)  # with two captions and what is in them
         if config.release:
             last = list(found.values())[-1]
-            found["release"] = StageEstimate(last.rows_out, last.rows_out, last.rows_out / _RELEASED, last.bytes)
+            written = round(size * last.rows_out / max(rows, 1)) + last.bytes
+            found["release"] = StageEstimate(last.rows_out, last.rows_out, last.rows_out / _RELEASED, written)
     return found
 
 
@@ -120,8 +124,9 @@ def _first_image(source: str) -> str:
 
 
 def _first_rows(source: str, target: str) -> str:
-    with shard_writer(target, rows_schema(source)) as shard:
-        for row in islice(read_rows(source), CAPTIONED):
+    schema = without_images(source, target)
+    with shard_writer(target, schema) as shard:
+        for row in islice(read_rows(source, schema.names), CAPTIONED):
             shard.write(row)
     return target
 

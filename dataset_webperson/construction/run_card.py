@@ -67,7 +67,12 @@ def describe_run(config: BuildConfig, counts: Counts, kind: str) -> Made:
     return Made(
         text="\n\n".join(f"**{name}.** {text}" for name, text in parts.items()),
         command="python -m dataset_webperson.build",
-        not_in_it=("Faces were not blurred.", "Images of benchmarks were not searched for."),
+        not_in_it=(
+            ""
+            if config.crop.blur_faces
+            else "Faces were not blurred, which the publisher chose (`blur_faces: false`).",
+            "Images of benchmarks were not searched for.",
+        ),
     )
 
 
@@ -127,6 +132,12 @@ def _persons(options: CropOptions, counts: Mapping[str, int]) -> str:
         text += f"; left out: {left}"
     if shared := counts.get("crops_with_two_persons", 0):
         text += f". In {shared:,} of the kept ones another person's box covers {TWO_PERSONS:.0%} or more"
+    if options.blur_faces:
+        text += (
+            f". Heads were made unrecognisable in {counts.get('heads_blurred', 0):,} of them, by an ellipse around "
+            "the keypoints of nose, eyes and ears, before they were captioned, and with them the heads of others in "
+            "the crop whom the detector found; it may have missed some"
+        )
     return f"{text}."
 
 

@@ -3,6 +3,8 @@
 A stage is a function `stage(source, target, options) -> counts`: it reads the shard `source`, writes the parquet
 `target` whole and depends on nothing else, so that it gives the same bytes wherever it runs. The counts (`rows_in`,
 `rows_out`, and one per reason for leaving rows out) are in the metadata of the parquet, so every shard has them.
+Images are written once, by the first stage: the shards of the others name the file that has them
+(`rows.joined_parquet`), and whoever reads rows is given them with their images.
 """
 
 import dataclasses
@@ -27,6 +29,8 @@ from tqdm import tqdm
 from ..command_line import in_one_line, is_mistake
 from ..files import write_json, write_text, written_once
 from ..findings import DataError
+from ..release_shards import leaves
+from ..rows.joined_parquet import whole_batches
 from .opt_out import OptOut
 from .progress import Counts, Follow, followed_by, start_worker
 
@@ -109,7 +113,7 @@ def shard_writer(target: str, schema: pa.Schema) -> Iterator[ShardWriter]:
             shard.write(row)
     """
     # Row groups are small: to begin with ZSTD in each column of each would take longer than all the rest.
-    compression = {name: "NONE" if name == "image.bytes" else "SNAPPY" for name in _leaves(schema)}
+    compression = {name: "NONE" if name == "image.bytes" else "SNAPPY" for name in leaves(schema)}
     os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
     # A separate name for each writer: a process that outlived its killed parent must not write into our file.
     part = f"{target}.{uuid.uuid4().hex}.part"
@@ -128,32 +132,21 @@ def shard_writer(target: str, schema: pa.Schema) -> Iterator[ShardWriter]:
             os.remove(part)
 
 
-def _leaves(schema: pa.Schema) -> list[str]:
-    def leaves(name: str, kind: pa.DataType) -> list[str]:
-        if pa.types.is_struct(kind):
-            return [leaf for part in kind for leaf in leaves(f"{name}.{part.name}", part.type)]
-        if pa.types.is_list(kind):
-            return leaves(f"{name}.list.element", kind.value_type)
-        return [name]
-
-    return [leaf for part in schema for leaf in leaves(part.name, part.type)]
-
-
 def read_rows(path: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a shard, with one row group in memory at a time. Raises `DataError` for a broken file."""
-    try:
-        with pq.ParquetFile(path) as parquet:
-            for batch in parquet.iter_batches(GROUP_ROWS, columns=columns):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise _not_whole(path, error) from error
+    for batch in _batches(path, GROUP_ROWS, columns):
+        yield from batch.to_pylist()
 
 
-def read_batches(path: str) -> Iterator[pa.RecordBatch]:
+def read_batches(path: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a shard as they lie in it, some megabytes at a time. Raises `DataError` for a broken file."""
+    yield from _batches(path, _BATCH_ROWS, columns)
+
+
+def _batches(path: str, size: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path) as parquet:
-            yield from parquet.iter_batches(_BATCH_ROWS, use_threads=False)
+            yield from whole_batches(path, parquet, size, columns)
     except (pa.ArrowException, OSError) as error:
         raise _not_whole(path, error) from error
 
@@ -215,7 +208,7 @@ def remove_opted_out(path: str, opt_out: OptOut) -> int:
         shard.counts.update(counts)
         shard.counts["rows_out"] = 0
         shard.counts.update(removed)
-        for row, reason in zip(read_rows(path), reasons, strict=True):
+        for row, reason in zip(read_rows(path, schema.names), reasons, strict=True):
             if not reason:
                 shard.write(row)
     return sum(removed.values())

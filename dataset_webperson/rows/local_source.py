@@ -31,6 +31,7 @@ from ..readers.benchmark_copy import choose_base
 from ..readers.json_stream import iter_list
 from ..safe_paths import SafeRoot, UnsafePathError
 from .image_column import as_struct, refuse_type
+from .joined_parquet import whole_batches, whole_schema
 
 FORMATS = ("parquet", "webdataset", "images")
 IMAGE_FOLDERS = ("images", "", "imgs")
@@ -110,7 +111,7 @@ class ParquetSource(Source):
         shards = self.shards
         self._root = root  # an image given by its path is looked for here
         with _open_parquet(shards[0]) as parquet:
-            schema = parquet.schema_arrow
+            schema = whole_schema(shards[0], parquet.schema_arrow)
         if "image" not in schema.names:
             raise DataError(f"{shards[0]}: no column `image`; it has {', '.join(schema.names)}")
         refuse_type(schema.field("image").type, shards[0])
@@ -132,9 +133,10 @@ class ParquetSource(Source):
     def rows(self, shard: str, skip: int = 0) -> Iterator[SourceRow]:
         safe = SafeRoot(self._root) if self._root else None
         with _open_parquet(shard) as parquet:
-            if absent := set(self._columns) - set(parquet.schema_arrow.names):
+            schema = whole_schema(shard, parquet.schema_arrow)
+            if absent := set(self._columns) - set(schema.names):
                 raise DataError(f"{shard}: no column {', '.join(sorted(absent))}; {self.shards[0]} has it")
-            refuse_type(parquet.schema_arrow.field("image").type, shard)
+            refuse_type(schema.field("image").type, shard)
             number = 0
             groups: list[int] = []
             for group in range(parquet.num_row_groups):
@@ -144,7 +146,7 @@ class ParquetSource(Source):
                 else:
                     groups.append(group)
             try:
-                batches = parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=self._columns)
+                batches = whole_batches(shard, parquet, _BATCH_ROWS, self._columns, groups)
                 for batch in batches if groups else ():
                     for values in batch.to_pylist():
                         if number >= skip:
@@ -417,7 +419,7 @@ def _open_parquet(shard: str) -> pq.ParquetFile:
 
 def _has_images(file: str) -> bool:
     with _open_parquet(file) as parquet:
-        return "image" in parquet.schema_arrow.names
+        return "image" in whole_schema(file, parquet.schema_arrow).names
 
 
 def _starts_with_list(file: str) -> bool:

@@ -14,7 +14,7 @@ nothing is lost when reading stops: the state is one number, the position.
 import bisect
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any
@@ -23,10 +23,12 @@ import datasets
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..findings import DataError
 from ..images import decode_rgb
+from ..removed import read_removed
 from .image_column import as_struct, missing_places, refuse_type
 
 _FOOTER_READERS = 16  # connections that read the shards' footers at the start
@@ -72,9 +74,11 @@ class ShuffledParquet:
         first_row (`int`): that many rows at the start of the split are left out, for a held-out part.
         columns (`list[str]`, *optional*): read only these.
         decode (`bool`): `False` leaves images as `{"bytes", "path"}`.
+        removed (`str`, *optional*): a `removed.parquet` whose pictures are left out, for an older copy of a release.
 
     Raises:
-        `DataError`: the source is not parquet, has no such split, or no rows.
+        `DataError`: the source is not parquet, has no such split, or no rows; or no `image_sha256`, by which `removed`
+            names pictures.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class ShuffledParquet:
         first_row: int = 0,
         columns: list[str] | None = None,
         decode: bool = True,
+        removed: str | None = None,
     ):
         for name, value, least in (
             ("batch_size", batch_size, 1),
@@ -119,10 +124,32 @@ class ShuffledParquet:
             ],
             first_row,
         )
+        if listed := read_removed(removed):
+            if "image_sha256" not in schema.names:
+                raise DataError(
+                    f"{source}: no column image_sha256, by which {removed} names pictures; prepare a copy without "
+                    "them by WebPerson(removed=...)"
+                )
+            self._groups = list(self._without(listed))
         self._rows = sum(piece.stop - piece.start for piece in self._groups)
         if not self._rows:
             raise DataError(f"{source}: no rows in {len(self.files)} parquet files after leaving out {first_row:,}")
         self._start()
+
+    def _without(self, removed: Mapping[str, str]) -> Iterator[Piece]:
+        """The row groups without the rows of pictures that a list names."""
+        digests = pa.array(removed, pa.string())
+        for piece in self._groups:
+            with (
+                _open(self.files[piece.file]) as file,
+                pq.ParquetFile(file, metadata=self._footers[piece.file]) as parquet,
+            ):
+                column = parquet.read_row_group(piece.group, ["image_sha256"], use_threads=False)["image_sha256"]
+            start = piece.start
+            for gone in [*np.flatnonzero(pc.is_in(column, digests).to_numpy()).tolist(), piece.stop]:
+                if start < (stop := min(gone, piece.stop)):
+                    yield Piece(piece.file, piece.group, start, stop)
+                start = max(start, gone + 1)
 
     def _start(self) -> None:
         self._plan: tuple[tuple, list[Lane]] | None = None

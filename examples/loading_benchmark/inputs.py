@@ -8,7 +8,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from dataset_webperson.release import Layout, ReleaseSettings, release
+from dataset_webperson.release import ReleaseSettings, release
+from dataset_webperson.release_shards import Layout
 
 
 def make_source(folder: str, rows: int) -> str:

@@ -147,7 +147,10 @@ TRAINING_STATE = Listing(
     ),
     required=("trainer_state.json", "optimizer.pt", "scheduler.pt"),
 )
-DATASET = Listing(allowed=("README.md", "removed.parquet", "data/*.parquet"), required=("README.md", "data/*.parquet"))
+DATASET = Listing(
+    allowed=("README.md", "removed.parquet", "data/*.parquet", "captions/*.parquet"),
+    required=("README.md", "data/*.parquet"),
+)
 SCRIPT = Listing(allowed=("README.md", "*.py"), required=("README.md", "*.py"))
 _METRIC_FILES = {
     "person_retrieval": ("README.md", "index.html", "person_retrieval.py", "ranking.py"),

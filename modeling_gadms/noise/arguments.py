@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dataset_webperson.release import ROWS_PER_SHARD
+from dataset_webperson.release_shards import ROWS_PER_SHARD
 
 MODES = "repair", "sample", "hide"
 

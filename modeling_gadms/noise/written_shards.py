@@ -8,7 +8,7 @@ import datasets
 from datasets.table import embed_table_storage
 
 from dataset_webperson.files import replacing
-from dataset_webperson.release import ROW_GROUP_ROWS
+from dataset_webperson.release_shards import ROW_GROUP_ROWS
 
 
 def write_parquet(rows: datasets.Dataset, path: str) -> None:

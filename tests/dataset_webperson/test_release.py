@@ -24,7 +24,8 @@ from places import HELPERS
 
 from dataset_webperson import release as release_module
 from dataset_webperson.files import file_size
-from dataset_webperson.release import main, release_schema
+from dataset_webperson.release import main
+from dataset_webperson.release_shards import release_schema
 from dataset_webperson.rows.local_source import open_source
 
 CONTACT = ["--contact", "privacy@example.org", "--repository", "org/webperson"]
@@ -46,7 +47,7 @@ def listing(folder):
 @pytest.mark.parametrize("layout", list(WRITERS))
 def test_every_layout_becomes_shards_that_load_plain_and_streaming(layout, tmp_path):
     source = WRITERS[layout](tmp_path / "source", 20, 3)
-    assert write(source, tmp_path / "out", "--rows_per_shard", "8", "--row_group_rows", "3") == 0
+    assert write(source, tmp_path / "out", "--rows_per_shard", "8", "--row_group_rows", "1") == 0
     shards = [f"train-{number:05d}-of-00003.parquet" for number in range(3)]
     assert listing(tmp_path / "out" / "data") == shards
     assert listing(tmp_path) == ["out", "out-report", "out-script", "source"]
@@ -59,25 +60,63 @@ def test_every_layout_becomes_shards_that_load_plain_and_streaming(layout, tmp_p
         assert same_pixels(row["image"], stream_row.pop("image"))
         assert same_pixels(row.pop("image"), Image.open(io.BytesIO(expected.read())))
         captions = dict(zip(("caption1", "caption2"), expected.captions, strict=True))
-        assert row == stream_row == {"image_path": expected.image_path, **captions, **expected.extra}
+        sha256 = {"image_sha256": hashlib.sha256(expected.read()).hexdigest()}
+        assert row == stream_row == {"image_path": expected.image_path, **captions, **sha256, **expected.extra}
 
 
-def test_pictures_are_jpeg_and_groups_are_as_asked(tmp_path):
-    source = write_images(tmp_path / "source", 11)
+def groups_by_the_rule(names, group_rows, shard_rows):
+    """Sizes of the row groups of each file, written out from the rule that a name marks an end."""
+    files = []
+    while names:
+        groups, size = [], 0
+        for place, name in enumerate(names, 1):
+            mark = int(hashlib.sha256(name.encode()).hexdigest()[:16], 16) % (group_rows // 4) == 0
+            size += 1
+            if size >= group_rows * 3 / 4 and (mark or size == 2 * group_rows):
+                groups.append(size)
+                size = 0
+            if place >= shard_rows and (mark or place == shard_rows + 2 * group_rows):
+                break
+        files.append(groups + [size] * (size > 0))
+        names = names[place:]
+    return files
+
+
+def test_pictures_are_jpeg_and_groups_end_where_a_name_says_so(tmp_path):
+    source = write_images(tmp_path / "source", 60)
     Image.new("RGBA", (40, 80), (250, 0, 0, 255)).save(source / "images" / "0004.jpg", format="PNG")
-    write(source, tmp_path / "out", "--rows_per_shard", "8", "--row_group_rows", "3")
-    groups, formats = [], set()
-    for file in sorted((tmp_path / "out" / "data").iterdir()):
-        footer = pq.read_metadata(file)
-        groups.append([footer.row_group(group).num_rows for group in range(footer.num_row_groups)])
-        columns = [footer.row_group(0).column(number) for number in range(footer.num_columns)]
-        kinds = {column.path_in_schema: column.compression for column in columns}
-        assert kinds["image.bytes"] == "UNCOMPRESSED" and kinds["caption1"] == "SNAPPY"
-        images = pq.read_table(file)["image"].to_pylist()
-        formats |= {Image.open(io.BytesIO(image["bytes"])).format for image in images}
-    assert groups == [[3, 3, 2], [3]] and formats == {"JPEG"}
+    write(source, tmp_path / "out", "--rows_per_shard", "20", "--row_group_rows", "8")
+    for folder in ("data", "captions"):
+        groups, formats = [], set()
+        for file in sorted((tmp_path / "out" / folder).iterdir()):
+            footer = pq.read_metadata(file)
+            groups.append([footer.row_group(group).num_rows for group in range(footer.num_row_groups)])
+            columns = [footer.row_group(0).column(number) for number in range(footer.num_columns)]
+            kinds = {column.path_in_schema: column.compression for column in columns}
+            assert kinds.pop("image.bytes", "UNCOMPRESSED") == "UNCOMPRESSED" and set(kinds.values()) == {"ZSTD"}
+            images = pq.read_table(file).to_pydict().get("image", [])
+            formats |= {Image.open(io.BytesIO(image["bytes"])).format for image in images}
+        names = [f"{number:04d}.jpg" for number in range(60)]
+        assert groups == groups_by_the_rule(names, 8, 20) and len(groups) > 1
+        assert formats == ({"JPEG"} if folder == "data" else set())
     report = json.loads((tmp_path / "out-report" / "report.json").read_text())
-    assert report["rows"] == {"read": 11, "kept": 11, "converted": 1, "captions": 22}
+    assert report["rows"] == {"read": 60, "kept": 60, "converted": 1, "captions": 120}
+
+
+def test_images_and_captions_are_configs_joined_by_the_hash_of_the_image(tmp_path):
+    source = write_images(tmp_path / "source", 9)
+    write(source, tmp_path / "out", "--rows_per_shard", "5", "--row_group_rows", "2")
+    for options in ({"cache_dir": str(tmp_path / "cache")}, {"streaming": True}):
+        joined, images, captions = (
+            list(load_dataset(str(tmp_path / "out"), config, split="train", **options))
+            for config in ("default", "images", "captions")
+        )
+        assert set(images[0]) == {"image", "image_path", "image_sha256", "score"}
+        assert set(captions[0]) == {"image_sha256", "image_path", "caption1", "caption2"}
+        by_hash = {row["image_sha256"]: row for row in captions}
+        assert len(joined) == len(by_hash) == 9
+        for row, image in zip(joined, images, strict=True):
+            assert row == {**image, **by_hash[image["image_sha256"]]}
 
 
 def test_the_same_source_gives_the_same_bytes_by_any_number_of_processes(tmp_path):
@@ -91,31 +130,29 @@ def test_the_same_source_gives_the_same_bytes_by_any_number_of_processes(tmp_pat
 @pytest.mark.parametrize("layout", list(WRITERS))
 def test_a_run_stopped_at_any_shard_goes_on_and_gives_the_same_bytes(layout, tmp_path, monkeypatch):
     source = WRITERS[layout](tmp_path / "source", 20, 3)
-    options = ["--rows_per_shard", "6", "--row_group_rows", "4"]
+    options = ["--rows_per_shard", "6", "--row_group_rows", "1"]
     write(source, tmp_path / "whole", *options)
-    out, real, written = tmp_path / "out", release_module._write_parquet, []
+    out, real, written = tmp_path / "out", release_module.write_shard, []
 
     class Stopped(BaseException):
         pass
 
-    def stop(path, rows, *rest):
+    def stop(stem, rows, *rest):
         if len(written) == 2:
             next(rows)
-            Path(path + ".part").write_bytes(b"half a file")
+            Path(stem + ".parquet.part").write_bytes(b"half a file")
             raise Stopped
-        written.append(path)
-        real(path, rows, *rest)
+        written.append(stem)
+        real(stem, rows, *rest)
 
-    monkeypatch.setattr(release_module, "_write_parquet", stop)
+    monkeypatch.setattr(release_module, "write_shard", stop)
     with pytest.raises(Stopped):
         write(source, out, *options)
     assert not out.exists() and (tmp_path / "out.partial").exists()
     written.clear()
-    monkeypatch.setattr(
-        release_module, "_write_parquet", lambda path, *rest: written.append(path) or real(path, *rest)
-    )
+    monkeypatch.setattr(release_module, "write_shard", lambda stem, *rest: written.append(stem) or real(stem, *rest))
     assert write(source, out, *options) == 0
-    assert [Path(path).name for path in written] == ["000002.parquet", "000003.parquet"]
+    assert [Path(path).name for path in written] == ["000002", "000003"]
     assert digests(out) == digests(tmp_path / "whole") and not (tmp_path / "out.partial").exists()
     assert digests(tmp_path / "out-report") == digests(tmp_path / "whole-report")
 
@@ -194,7 +231,12 @@ def test_the_card_of_any_folder_says_only_what_the_release_did(tmp_path):
     source = write_images(tmp_path / "source", 5)
     write(source, tmp_path / "out", "--licence", "cc-by-nc-4.0")
     card, body = card_of(tmp_path / "out")
-    assert card["configs"] == [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
+    data, captions = ([{"split": "train", "path": f"{folder}/train-*"}] for folder in ("data", "captions"))
+    assert card["configs"] == [
+        {"config_name": "default", "data_files": data, "default": True},
+        {"config_name": "images", "data_files": data, "columns": ["image", "image_path", "image_sha256", "score"]},
+        {"config_name": "captions", "data_files": captions},
+    ]
     assert card["license"] == "cc-by-nc-4.0" and card["size_categories"] == ["n<1K"] and card["language"] == ["en"]
     assert card["task_categories"] == ["image-feature-extraction"]
     assert card["dataset_info"][0]["splits"][0]["num_examples"] == 5
@@ -295,7 +337,7 @@ def test_sizes_are_never_nothing(size, text):
 
 def test_a_wrong_number_of_rows_on_the_card_is_noticed(tmp_path):
     source = write_images(tmp_path / "source", 20)
-    write(source, tmp_path / "out", "--rows_per_shard", "8", "--row_group_rows", "4")
+    write(source, tmp_path / "out", "--rows_per_shard", "8", "--row_group_rows", "1")
     (tmp_path / "out" / "data" / "train-00001-of-00003.parquet").unlink()
     with pytest.raises(Exception, match="20"):
         load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
@@ -344,7 +386,7 @@ def test_a_mistake_is_one_line_and_code_2(mistake, tmp_path, capsys):
 def test_the_loading_script_is_a_file_that_cannot_be_imported_here_and_lies_apart(tmp_path):
     source = write_parquets(tmp_path / "source", 4, 1)
     write(source, tmp_path / "out")
-    assert listing(tmp_path / "out") == ["README.md", "data", "removed.parquet"]
+    assert listing(tmp_path / "out") == ["README.md", "captions", "data", "removed.parquet"]
     assert listing(tmp_path / "out-script") == ["README.md", "webperson.py"]
     script = (tmp_path / "out-script" / "webperson.py").read_text()
     compile(script, "webperson.py", "exec")
@@ -393,7 +435,7 @@ def test_splits_stay_splits_in_files_card_and_script(layout, tmp_path, monkeypat
     files = sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".tar", ".json"))
     for file, split in zip(files, ("test", "train"), strict=True):
         file.rename(file.with_name(f"{split}-0{file.suffix}"))
-    assert write(source, tmp_path / "out", "--rows_per_shard", "8", "--row_group_rows", "4") == 0
+    assert write(source, tmp_path / "out", "--rows_per_shard", "8", "--row_group_rows", "1") == 0
     out = tmp_path / "out"
     names = [f"{split}-0000{number}-of-00002.parquet" for split in ("test", "train") for number in range(2)]
     assert listing(out / "data") == names
@@ -402,7 +444,7 @@ def test_splits_stay_splits_in_files_card_and_script(layout, tmp_path, monkeypat
     assert {split: part["image_path"][:] for split, part in plain.items()} == {"train": rows[10:], "test": rows[:10]}
     head = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
     patterns = [{"split": split, "path": f"data/{split}-*"} for split in ("train", "test")]
-    assert head["configs"] == [{"config_name": "default", "data_files": patterns}]
+    assert head["configs"][0] == {"config_name": "default", "data_files": patterns, "default": True}
     sizes = {split["name"]: split["num_examples"] for split in head["dataset_info"][0]["splits"]}
     assert sizes == {"train": 10, "test": 10}
     spec = importlib.util.spec_from_file_location("released_script", tmp_path / "out-script" / "webperson.py")

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ...rows.cleaning import is_unicode
+from ...rows.joined_parquet import without_images
 from ..captions.brake import BrakeOptions, brake_of
 from ..captions.cache import TOKENS, Answer, AnswerCache, cache_key
 from ..captions.client import Captioner, CaptionServerError, RequestFailed, ServerClient
@@ -94,10 +95,9 @@ def caption_shard(source: str, target: str, options: CaptionOptions) -> dict[str
     templates = load_templates(options.templates or None)
     name = os.path.splitext(os.path.basename(target))[0]
     folder = options.cache_folder(os.path.dirname(os.path.abspath(target)))
-    schema = pq.read_schema(source)
+    schema = without_images(source, target)
     for column, kind in NEW_COLUMNS.items():
         schema = schema.append(pa.field(column, kind))
-    schema = schema.remove_metadata()
     with shard_writer(target, schema) as shard, AnswerCache(os.path.join(folder, f"{name}.jsonl")) as cache:
         asyncio.run(_caption_rows(source, options, templates, cache, shard))
         counts = dict(shard.counts)

@@ -20,8 +20,9 @@ from ...rows.images import JPEG_QUALITY
 from ..hosts import HostCounts
 from ..opt_out import OptOut
 from ..persons.detectors import DetectorOptions, PersonDetector, PoseModel, PoseOptions, open_models
+from ..persons.heads import Ellipse, blur_head, head_ellipse
 from ..persons.nsfw import NsfwClassifier, NsfwOptions, open_classifier
-from ..persons.rule import TWO_PERSONS, RuleOptions, box_problem, covered_by_another, crop_area, pose_problem
+from ..persons.rule import HEAD, TWO_PERSONS, RuleOptions, box_problem, covered_by_another, crop_area, pose_problem
 from ..persons.views import count_traits, traits
 from ..public_names import public_name, public_url
 from ..reservations import RobotsOptions
@@ -76,6 +77,7 @@ class CropOptions:
         margin: extends a box on each side, as a share of its width or height.
         nsfw: a classifier whose verdict keeps pictures from being looked at; without it none is asked.
         robots: files robots.txt that were fetched too; see `reservations`, which headers follow without being asked.
+        blur_faces: make heads unrecognisable in the crops, before anything else sees them (`persons.heads`).
         batch_size: number of images, or of crops, per call of a model.
         opt_out: file with an opt-out list (`opt_out.OptOut`); its images are not looked at.
     """
@@ -86,6 +88,7 @@ class CropOptions:
     margin: float = 0.05
     nsfw: NsfwOptions | None = None
     robots: RobotsOptions | None = None
+    blur_faces: bool = True
     batch_size: int = 16
     opt_out: str | None = field(default=None, metadata=CHANGEABLE)
 
@@ -106,12 +109,17 @@ class _Decoded:
     phash: str
 
 
+Area = tuple[int, int, int, int]  # left, top, right, bottom
+# An image, the number of a box in it, the box, what is cut out, and that.
+_Candidate = tuple[_Decoded, int, np.ndarray, Area, Image.Image]
+
+
 def crop_shard(source: str, target: str, options: CropOptions) -> dict[str, int]:
     """Detect persons in the images of a source shard (`sources.read_images`), find poses, filter and crop.
 
     Counts: `rows_in` images; of these `not_downloaded`, `image_missing`, `image_unreadable`, `image_too_large`, the
     further reasons of `source_scan`, `image_nsfw`, `opted_out_<reason>` and `images_without_person`; `boxes`, each of
-    which counts under one of the reasons of `persons.rule` or in `rows_out`.
+    which counts under one of the reasons of `persons.rule` or in `rows_out`; `heads_blurred` of the crops.
 
     Beside the shard, `rejected_boxes/` holds the boxes that were left out, pictures of a few, and in its counts how
     the persons with a pose are seen (`persons.views`).
@@ -274,7 +282,8 @@ def _crop_batch(
     """Write the crops of a batch."""
     if not decoded:
         return
-    candidates = []
+    candidates: list[_Candidate] = []
+    others: list[tuple[_Decoded, Area]] = []
     shared: set[tuple[str, int]] = set()
 
     def reject(item: _Decoded, box: np.ndarray, reason: str) -> None:
@@ -291,31 +300,66 @@ def _crop_batch(
             box = np.concatenate([np.clip(box[:4], 0, limits), box[4:]])
             covered = covered_by_another(box, np.delete(boxes, number, axis=0), options.detector.min_score)
             problem = box_problem(box, options.detector.min_score, options.rule)
+            area = crop_area(box, options.margin, *item.image.size)
             if not problem and covered > options.rule.max_overlap:
                 problem = "second_person"
             if problem:
                 reject(item, box, problem)
+                if box[4] > options.detector.min_score / 2:
+                    others.append((item, area))
                 continue
             if covered >= TWO_PERSONS:
                 shared.add((item.name, number))
-            area = crop_area(box, options.margin, *item.image.size)
             candidates.append((item, number, box, area, item.image.crop(area)))
-    for start in range(0, len(candidates), options.batch_size):
-        part = candidates[start : start + options.batch_size]
-        poses = pose.keypoints([crop for *_, crop in part])
-        for (item, number, box, area, crop), keypoints in zip(part, poses, strict=True):
-            problem = pose_problem(keypoints, options.pose.min_score, options.rule)
-            count_traits(left_out.seen, problem or "kept", traits(keypoints, options.pose.min_score))
-            if problem:
-                reject(item, box, problem)
-                continue
-            row = _row(item, number, box, crop, keypoints + np.array([area[0], area[1], 0]), name)
-            if reason := opt_out.excludes(None, [row["image_sha256"]], [row["phash"]]):
-                shard.counts[f"opted_out_{reason}"] += 1
-                continue
-            if (item.name, number) in shared:
-                shard.counts["crops_with_two_persons"] += 1
-            shard.write(row)
+    poses = _poses([crop for *_, crop in candidates], pose, options.batch_size)
+    heads = _heads(candidates, poses, others, pose, options) if options.blur_faces else {}
+    for (item, number, box, area, crop), keypoints in zip(candidates, poses, strict=True):
+        problem = pose_problem(keypoints, options.pose.min_score, options.rule)
+        count_traits(left_out.seen, problem or "kept", traits(keypoints, options.pose.min_score))
+        if problem:
+            reject(item, box, problem)
+            continue
+        for head in heads.get(item.name, []):
+            crop = blur_head(crop, head.moved(-area[0], -area[1]))
+        row = _row(item, number, box, crop, keypoints + np.array([area[0], area[1], 0]), name)
+        if reason := opt_out.excludes(None, [row["image_sha256"]], [row["phash"]]):
+            shard.counts[f"opted_out_{reason}"] += 1
+            continue
+        if (item.name, number) in shared:
+            shard.counts["crops_with_two_persons"] += 1
+        if options.blur_faces and (keypoints[HEAD, 2] >= options.pose.min_score).any():
+            shard.counts["heads_blurred"] += 1
+        shard.write(row)
+
+
+def _poses(crops: list[Image.Image], pose: PoseModel, batch_size: int) -> list[np.ndarray]:
+    parts = [pose.keypoints(crops[start : start + batch_size]) for start in range(0, len(crops), batch_size)]
+    return [keypoints for part in parts for keypoints in part]
+
+
+def _heads(
+    candidates: list[_Candidate],
+    poses: list[np.ndarray],
+    others: list[tuple[_Decoded, Area]],
+    pose: PoseModel,
+    options: CropOptions,
+) -> dict[str, list[Ellipse]]:
+    """The heads in each image, in its pixels: of all candidates, and of others who stand in a crop of one."""
+    crops: dict[str, list[Area]] = {}
+    for item, _, _, area, _ in candidates:
+        crops.setdefault(item.name, []).append(area)
+    near = [(item, area) for item, area in others if any(_meet(area, crop) for crop in crops.get(item.name, []))]
+    poses = poses + _poses([item.image.crop(area) for item, area in near], pose, options.batch_size)
+    places = [(item, area) for item, _, _, area, _ in candidates] + near
+    heads: dict[str, list[Ellipse]] = {}
+    for (item, area), keypoints in zip(places, poses, strict=True):
+        if head := head_ellipse(keypoints, options.pose.min_score, area[3] - area[1]):
+            heads.setdefault(item.name, []).append(head.moved(area[0], area[1]))
+    return heads
+
+
+def _meet(one: Area, other: Area) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _row(

@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 from ...files import write_json
 from ...findings import DataError
 from ...near_duplicates import ALL_BITS, bands
-from ..shards import CHANGEABLE, clear_half_written, read_batches, read_table, rows_schema, run_missing, shard_writer
+from ...rows.joined_parquet import without_images
+from ..shards import CHANGEABLE, clear_half_written, read_batches, read_table, run_missing, shard_writer
 from .embedding_duplicates import EmbeddingOptions, embedding_shards, find_close_embeddings
 from .hash_duplicates import Search, compare_bucket, flagged_by_hash, rows_of_shard, write_keys
 
@@ -134,8 +135,9 @@ def dedup_shard(source: str, target: str, options: DedupOptions) -> dict[str, in
     if not os.path.exists(os.path.join(options.plan, "done.json")) or not os.path.exists(plan):
         raise DataError(f"{plan}: no such plan; run `find_duplicates` on all shards first")
     gone = read_table(plan)
-    with shard_writer(target, rows_schema(source)) as shard:
-        for batch in read_batches(source):
+    schema = without_images(source, target)
+    with shard_writer(target, schema) as shard:
+        for batch in read_batches(source, schema.names):
             places = pc.index_in(batch["image_path"], gone["image_path"])
             shard.counts["rows_in"] += len(batch)
             shard.counts.update(gone["reason"].take(places.drop_null()).to_pylist())

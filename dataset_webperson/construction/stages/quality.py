@@ -25,6 +25,7 @@ from PIL import Image
 
 from ...findings import DataError
 from ...images import decode_rgb
+from ...rows.joined_parquet import without_images
 from ..captions.repeated import caption_hash, load_repeated
 from ..captions.words import find_attributes
 from ..shards import CHANGEABLE, read_rows, shard_writer
@@ -234,7 +235,7 @@ def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str,
     `max_same_caption` images), `captions_replaced` (by the row's
     other one), `both_captions_marked` (rows left out).
     """
-    schema = pq.read_schema(source).remove_metadata()
+    schema = without_images(source, target)
     for column, kind in NEW_COLUMNS.items():
         schema = schema.append(pa.field(column, kind))
     scorer = open_scorer(options.model) if options.model else None

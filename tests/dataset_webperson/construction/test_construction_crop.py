@@ -118,7 +118,7 @@ def test_every_image_and_every_box_is_a_row_or_counted_by_reason(tmp_path):
     expected = {
         "rows_in": 8, "not_downloaded": 2, "image_missing": 1, "image_unreadable": 2, "images_without_person": 1,
         "boxes": 7, "box_score": 1, "box_side": 1, "box_ratio": 1, "keypoints_few": 1, "hips_hidden": 1,
-        "head_hidden": 1, "rows_out": 1,
+        "head_hidden": 1, "rows_out": 1, "heads_blurred": 1,
     }  # fmt: skip
     assert counts == shard_counts(target) == expected
     (row,) = read_rows(target)

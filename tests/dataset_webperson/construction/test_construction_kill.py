@@ -73,7 +73,7 @@ def caption(root):
 
 
 def quality(root):
-    captioned = sorted(map(str, (root / "captioned").glob("*.parquet")))
+    captioned = sorted(map(str, (root / "before" / "3_caption").glob("*.parquet")))
     run_stage(assess_shard, captioned, str(root / "work" / "4_quality"), QualityOptions())
 
 
@@ -114,6 +114,12 @@ def server():
         yield state
 
 
+def put_aside(root, name):
+    """Move a stage's shards to where the next stage reads them, as far from the crops as they were."""
+    (root / "before").mkdir(exist_ok=True)
+    (root / "work" / name).rename(root / "before" / name)
+
+
 @pytest.mark.parametrize("wanted_kills", STAGE_KILLS)
 @pytest.mark.parametrize("stage", [select, crop, dedup, remove, caption, quality])
 def test_kills_at_random_moments_lose_and_repeat_nothing(stage, wanted_kills, tmp_path, server):
@@ -125,7 +131,7 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(stage, wanted_kills, tm
     (tmp_path / "address").write_text(server.url)
     if stage is quality:
         caption(tmp_path)
-        (tmp_path / "work" / "3_caption").rename(tmp_path / "captioned")
+        put_aside(tmp_path, "3_caption")
     stage(tmp_path)  # imports what it needs, so that the next run takes as long as the children will
     expected = contents(tmp_path)
     shutil.rmtree(tmp_path / "work")
@@ -159,7 +165,14 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(stage, wanted_kills, tm
 
 def release_assessed(root):
     """The command, as a process that ends with its exit code."""
-    arguments = ["--source", str(root / "assessed"), "--source_format", "parquet", "--output_dir", str(root / "out")]
+    arguments = [
+        "--source",
+        str(root / "before" / "4_quality"),
+        "--source_format",
+        "parquet",
+        "--output_dir",
+        str(root / "out"),
+    ]
     arguments += ["--contact", "privacy@example.org", "--rows_per_shard", "10", "--row_group_rows", "5"]
     sys.exit(release(arguments))
 
@@ -181,9 +194,9 @@ def test_a_release_that_is_killed_at_random_moments_is_there_whole_or_not_at_all
     (tmp_path / "address").write_text(server.url)
     (tmp_path / "work" / "1_crop").rename(tmp_path / "crops")
     caption(tmp_path)
-    (tmp_path / "work" / "3_caption").rename(tmp_path / "captioned")
+    put_aside(tmp_path, "3_caption")
     quality(tmp_path)
-    (tmp_path / "work" / "4_quality").rename(tmp_path / "assessed")
+    put_aside(tmp_path, "4_quality")
 
     def clear():
         for path in tmp_path.glob("out*"):

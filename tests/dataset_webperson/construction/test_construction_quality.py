@@ -6,7 +6,6 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -28,7 +27,7 @@ from dataset_webperson.construction.captions.words import find_attributes
 from dataset_webperson.construction.distinct import Distinct
 from dataset_webperson.construction.opt_out import OptOut
 from dataset_webperson.construction.quality_report import funnel, main, stage_counts, stage_folders, summarize
-from dataset_webperson.construction.shards import remove_opted_out, shard_counts, shard_writer
+from dataset_webperson.construction.shards import read_rows, remove_opted_out, shard_counts, shard_writer
 from dataset_webperson.construction.stages.captioning import NEW_COLUMNS as CAPTION_COLUMNS
 from dataset_webperson.construction.stages.quality import (
     NEW_COLUMNS,
@@ -80,7 +79,7 @@ def write_captioned(path, problems=(), count=6) -> str:
 
 
 def read(path) -> list[dict]:
-    return pq.read_table(path).to_pylist()
+    return list(read_rows(str(path)))
 
 
 def test_the_tokens_of_a_word_are_those_that_share_a_character_with_it():

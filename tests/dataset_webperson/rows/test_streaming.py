@@ -20,7 +20,9 @@ from tiny import tiny_model, tiny_processor
 from torch.utils.data import BatchSampler, DataLoader
 
 from dataset_webperson import DataError
-from dataset_webperson.release import Layout, ReleaseSettings, release
+from dataset_webperson.release import ReleaseSettings, release
+from dataset_webperson.release_shards import Layout
+from dataset_webperson.removed import write_removed
 from dataset_webperson.rows.streaming import ShuffledParquet, lane_rows
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.samplers import EpochSampler, ParquetRows
@@ -31,7 +33,7 @@ ROWS = 107
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A release of 107 rows in 6 shards and 18 row groups of uneven sizes."""
+    """A release of 107 rows in some shards and row groups of uneven sizes."""
     root = tmp_path_factory.mktemp("stream")
     source = write_parquets(root / "source", ROWS)
     release(str(source), str(root / "out"), ReleaseSettings(contact="x", layout=Layout(19, 7)))
@@ -70,6 +72,18 @@ def test_rows_are_those_of_load_dataset(folder):
         expected = rows[row["image_path"]]
         assert same_pixels(row.pop("image"), expected["image"])
         assert row == {name: value for name, value in expected.items() if name != "image"}
+
+
+def test_pictures_of_a_list_are_left_out_and_a_copy_without_hashes_is_refused(folder, tmp_path):
+    rows = list(load_dataset(folder, split="train", streaming=True))
+    gone = [rows[number] for number in (0, 7, 8, 50, ROWS - 1)]
+    write_removed(str(tmp_path / "removed.parquet"), {row["image_sha256"]: "asked" for row in gone})
+    stream = ShuffledParquet(folder, batch_size=4, lanes=3, window_rows=20, removed=str(tmp_path / "removed.parquet"))
+    assert len(stream) == ROWS - 5 and sorted(read(stream)) == sorted(set(paths(rows)) - set(paths(gone)))
+    older = str(tmp_path / "older.parquet")
+    pq.write_table(pq.read_table(stream.files[0]).drop_columns(["image_sha256"]), older)
+    with pytest.raises(DataError, match="no column image_sha256"):
+        ShuffledParquet([older], removed=str(tmp_path / "removed.parquet"))
 
 
 def test_lanes_are_dealt_batches_in_turn():
