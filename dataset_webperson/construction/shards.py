@@ -201,8 +201,11 @@ def begin_stage(folder: str, options: Any) -> None:
     clear_half_written(folder)
     wanted = json.loads(json.dumps(_fixed_options(options)))
     begun = written_once(os.path.join(folder, "options.json"), wanted)
-    if begun != wanted:
-        names = sorted(name for name in begun.keys() | wanted.keys() if begun.get(name) != wanted.get(name))
+    if begun == wanted:
+        return
+    names = sorted(name for name in begun.keys() | wanted.keys() if begun.get(name) != wanted.get(name))
+    # Older code had fewer options: one that it did not know and that is off now changes nothing.
+    if names := [name for name in names if name in begun or wanted[name]]:
         raise DataError(
             f"{folder}: was begun with other options ({', '.join(names)}); restore them, or delete this folder and "
             "those of the later stages"
