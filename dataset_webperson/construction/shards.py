@@ -236,10 +236,14 @@ def begin_stage(folder: str, options: Any) -> None:
         `DataError`: the folder was begun with other options; the message names those that differ.
     """
     clear_half_written(folder)
-    wanted = json.loads(json.dumps(_fixed_options(options)))
+    wanted = json.loads(json.dumps(_fixed_options(options))) or {}
     begun = written_once(os.path.join(folder, "options.json"), wanted) or {}
-    # An option that came since, and is not set, makes no difference.
-    names = sorted(name for name in {*begun, *(wanted or {})} if begun.get(name) != (wanted or {}).get(name))
+    # Older code had fewer options: one that it did not know and that is off now changes nothing.
+    names = sorted(
+        name
+        for name in begun.keys() | wanted.keys()
+        if begun.get(name) != wanted.get(name) and (name in begun or wanted[name])
+    )
     if names:
         raise DataError(
             f"{folder}: was begun with other options ({', '.join(names)}); restore them, or delete this folder and "

@@ -47,8 +47,9 @@ def generate_rows(
             }
             for name in ("caption1", "caption2"):
                 image = (seed, split, index, number)
-                options = {"correlation": mistake_correlation, "shared": image}
-                caption = write_caption(person, view, rate, *image, name, **options)
+                caption = write_caption(
+                    person, view, rate, *image, name, correlation=mistake_correlation, shared=image
+                )
                 row |= _caption_columns(name, caption)
             yield row
 

@@ -104,8 +104,8 @@ def false_word_metrics(
         chosen = attributes == attribute
         auroc, precision = ranking_quality(scores[chosen], is_false[chosen])
         result["by_attribute"][str(attribute)] = {
-            "AUROC": _number(auroc),
-            "AP": _number(precision),
+            "AUROC": _number(float(auroc)),
+            "AP": _number(float(precision)),
             "num_words": int(chosen.sum()),
             "num_false": int(is_false[chosen].sum()),
         }
@@ -144,8 +144,7 @@ def ranking_quality(
     (0.875, 0.8333333333333333)
     """
     if not is_false.any() or is_false.all():
-        missing = float("nan") if weights is None else np.full(len(weights), np.nan)
-        return missing, missing
+        return (np.nan, np.nan) if weights is None else (np.full(len(weights), np.nan),) * 2
     counts = np.ones((1, len(suspicion))) if weights is None else weights
     false_so_far, true_so_far, false, true = _counts_by_threshold(suspicion, is_false, counts)
     with np.errstate(invalid="ignore"):  # a resample may draw words of one kind only, or none of the first ones

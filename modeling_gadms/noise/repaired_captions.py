@@ -199,7 +199,11 @@ def scored_captions(
                 path,
                 name,
                 captions[name][number],
-                [pair for pair in zip(words[name][number], found[name][number], strict=True) if pair[1] is not None],
+                [
+                    (word, nats)
+                    for word, nats in zip(words[name][number], found[name][number], strict=True)
+                    if nats is not None
+                ],
             )
             for number, path in enumerate(paths)
             for name in names

@@ -93,7 +93,7 @@ class ValueEvidence:
         place = (word.family, ids[inside[0] - 1], ids[inside[-1] + 1])
         if place not in self.places:
             rows = [[place[1], *tokens, place[2]] for tokens in self.parts[word.family][0]]
-            triples = [tuple(row[i - 1 : i + 2]) for row in rows for i in range(1, len(row) - 1)]
+            triples = [(row[i - 1], row[i], row[i + 1]) for row in rows for i in range(1, len(row) - 1)]
             self.places[place] = np.array([self.runs.setdefault(triple, len(self.runs)) for triple in triples])
         return self.places[place]
 

@@ -100,6 +100,8 @@ def test_who_opts_out_is_gone_from_every_stage_and_from_the_release(stub, tmp_pa
         assert urls and not any("site1.org" in url for url in urls)
     for shard in shards:
         assert shard_counts(str(shard))["opted_out_domain"] == 2
+    for shard in (tmp_path / "out" / "captions").iterdir():
+        assert pq.read_metadata(shard).num_rows and not gone & set(pq.read_table(shard)["image_sha256"].to_pylist())
     # The list of who is gone travels with the release, and the loader drops them from an older copy.
     listed = read_removed(tmp_path / "out" / "removed.parquet")
     assert set(listed.values()) == {"opted_out_domain"} and listed.keys() == gone

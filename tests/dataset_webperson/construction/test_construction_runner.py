@@ -16,6 +16,7 @@ from dataset_webperson.construction import shards
 from dataset_webperson.construction.opt_out import OptOut
 from dataset_webperson.construction.shards import (
     CHANGEABLE,
+    begin_stage,
     read_rows,
     remove_opted_out,
     run_stage,
@@ -88,6 +89,13 @@ def test_a_rerun_does_only_what_is_missing_and_clears_what_was_half_written(tmp_
     after = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in before}
     assert [name for name in before if times[name] != after[name]] == ["001.parquet"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*sorted(before), "options.json"]
+
+
+def test_a_folder_of_older_code_goes_on_where_an_option_that_it_did_not_know_is_off(tmp_path):
+    (tmp_path / "options.json").write_text('{"min_score": 0.5}')
+    begin_stage(str(tmp_path), {"min_score": 0.5, "blur_faces": False})
+    with pytest.raises(DataError, match=r"other options \(blur_faces\)"):
+        begin_stage(str(tmp_path), {"min_score": 0.5, "blur_faces": True})
 
 
 def test_other_options_than_before_are_refused_by_name(tmp_path):
