@@ -39,10 +39,11 @@ DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 
 GRID = 2.0**26  # components of unit vectors are multiples of 1 / GRID: 2 * 26 + 1 bits fit float64's 53
 UNIT_ROWS = 512  # embeddings made unit vectors at a time
-GROUP_ROWS = 64  # queries whose matches are scored together
+GROUP_ROWS = 256  # queries whose matches are scored together
 SUPER_ROWS = 16384  # queries that share one reading of the gallery
 MAX_MATCHES = 1 << 21  # matches held at a time by one block of queries
-SORT_FROM = 40  # matches per query from which sorting a *block* is faster than comparing it with each match
+SORT_FROM = 4  # matches per query from which sorting a *block* is faster than comparing it with each match: by NumPy,
+SORT_FROM_ON_DEVICE = 40  # and by torch on another device
 FEW = 48  # the scores above a match are gathered and sorted once they are less than 1 / FEW of the block
 MAX_PAIRS = 4096  # pairs scored exactly at a time
 MAX_SHARED = 1 << 16  # queries and gallery items together whose blocks of scores serve both directions
@@ -636,7 +637,7 @@ def _count_above(scores: torch.Tensor, flags: torch.Tensor, *limits: torch.Tenso
     ascending, the first the lowest; the result is `(R, P)` int64 for each of them.
     """
     width = limits[0].shape[1]
-    if width >= SORT_FROM:
+    if width >= (SORT_FROM if scores.device.type == "cpu" else SORT_FROM_ON_DEVICE):
         return _search(scores, limits)
 
     # Every score is compared with the lowest matches, until few scores are left above; these are gathered and sorted.

@@ -130,9 +130,11 @@ def test_scores_nearer_than_float32_can_tell_are_ordered():
         assert rank_queries(query, gallery, [2], [1, 2], ties=ties, normalize=False).first_match_rank == 2
 
 
-@pytest.mark.parametrize("num_matches", [ranking.SORT_FROM - 1, ranking.SORT_FROM, ranking.SORT_FROM + 40])
+@pytest.mark.parametrize("sort_from", [ranking.SORT_FROM, 40])
+@pytest.mark.parametrize("num_matches", [ranking.SORT_FROM - 1, ranking.SORT_FROM, 39, 80])
 @pytest.mark.parametrize("ties", ["pessimistic", "optimistic"])
-def test_few_and_many_matches_per_query_are_counted_the_same_way(num_matches, ties):
+def test_few_and_many_matches_per_query_are_counted_the_same_way(sort_from, num_matches, ties, monkeypatch):
+    monkeypatch.setattr(ranking, "SORT_FROM", sort_from)
     generator = torch.Generator().manual_seed(0)
     gallery = torch.randn(120, 24, generator=generator).repeat(2, 1)
     queries = torch.randn(9, 24, generator=generator)
@@ -196,6 +198,7 @@ def test_threads_change_no_rank_and_are_given_back(threads):
 @pytest.mark.parametrize("few", [1, 4, 10**9])
 def test_gathering_scores_early_late_or_never_changes_nothing(few, monkeypatch):
     monkeypatch.setattr(ranking, "FEW", few)
+    monkeypatch.setattr(ranking, "SORT_FROM", 10**9)
     queries, gallery, query_ids, gallery_ids = random_set(40, 300, 15, 24)
     twin = sorted_twin(cosines(queries, gallery), query_ids.tolist(), gallery_ids.tolist())
     assert_same(rank_queries(queries, gallery, query_ids, gallery_ids), twin)
