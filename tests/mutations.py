@@ -830,6 +830,7 @@ mutants(
         "surest <= np.quantile(surest, SUREST)",
         NUMBERS,
     ),
+    ("families that images do not show", "LEAST_GAIN = 0.02", "LEAST_GAIN = -1.0", NUMBERS),
     ("the share of the worst family", "families.values()], CLEAREST)", "families.values()], 1 - CLEAREST)", NUMBERS),
 )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 TEMPERATURES = np.linspace(0.2, 2.0, 37)  # tried, of a family's evidence
+LEAST_GAIN = 0.02  # nats a word: evidence that explains what is said by less is left out
 SUREST = 0.1  # share of a family's words about which the evidence is surest
 CLEAREST = 0.1  # quantile, over families, of the disagreement there
 STEPS = 30  # of the expectation-maximisation that takes mistakes out of what is said
@@ -22,7 +23,7 @@ class FamilyCalibration:
 
     Attributes:
         frequency (`np.ndarray` of shape `(V,)`): share of the family's words that say each value; above 0.
-        temperature (`float`): the evidence is multiplied by it.
+        temperature (`float`): the evidence is multiplied by it; 0 where images do not show the family.
         disagreement (`float`): share of the words that say another value than the likeliest, among the tenth about
             which the evidence is surest.
     """
@@ -35,7 +36,8 @@ class FamilyCalibration:
 def calibrate(evidence: np.ndarray, said: np.ndarray) -> FamilyCalibration:
     """Estimate a family's numbers from its words.
 
-    The temperature is the one that makes what is said likeliest.
+    The temperature is the one that makes what is said likeliest. Where it hardly becomes likelier than by frequency
+    alone, the images do not show the family, and its evidence is left out: words would be replaced at random.
 
     Args:
         evidence (`np.ndarray` of shape `(N, V)`): patch evidence of each value at the place of each word, in nats.
@@ -46,6 +48,8 @@ def calibrate(evidence: np.ndarray, said: np.ndarray) -> FamilyCalibration:
     words = np.arange(len(said))
     likelihoods = [np.log(_softmax(t * evidence + np.log(frequency))[words, said]).mean() for t in TEMPERATURES]
     temperature = float(TEMPERATURES[int(np.argmax(likelihoods))])
+    if max(likelihoods) - np.log(frequency)[said].mean() < LEAST_GAIN:
+        temperature = 0.0
     probabilities = _softmax(temperature * evidence + np.log(frequency))
     surest = probabilities.max(axis=1)
     surest = surest >= np.quantile(surest, 1 - SUREST)

@@ -119,6 +119,8 @@ def test_the_numbers_of_a_family_are_found_without_knowing_the_truth():
     assert found.disagreement == pytest.approx(0.3, abs=0.05)
     unseen = calibrate(np.zeros_like(evidence) + np.random.default_rng(1).normal(size=evidence.shape) * 1e-3, said)
     assert unseen.disagreement > 0.6  # nothing is shown: nearly three of four disagree
+    assert unseen.temperature == 0.0  # and no word is replaced
+    assert (true_probabilities(10 * evidence, said, unseen, 0.4).argmax(axis=1) == said).all()
     assert share_of_false({f"{n}": found for n in range(9)} | {"unseen": unseen}) == pytest.approx(found.disagreement)
 
     # evidence of half the size asks for twice the temperature
