@@ -9,6 +9,7 @@ to measure with, not to learn from. The same options give the same rows on any m
 
 import argparse
 import os
+import shutil
 import sys
 from string import Template
 
@@ -42,14 +43,22 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if os.path.exists(args.output_dir):
         raise DataError(f"{args.output_dir}: already exists; delete it, or choose another --output_dir")
-    write(args)
+    if not 0 < args.noise_rate < 1:
+        raise DataError(f"noise_rate must lie between 0 and 1, or no word differs in truth; got {args.noise_rate}")
+    for split in ("train", "test"):
+        if (count := getattr(args, f"num_{split}_persons")) < 1:
+            raise DataError(f"num_{split}_persons must be at least 1; got {count}")
+    partial = f"{args.output_dir}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    write(args, partial)
+    os.replace(partial, args.output_dir)
     sys.stdout.write(
         f"{args.num_train_persons} training and {args.num_test_persons} test images in {args.output_dir}\n"
     )
 
 
-def write(args: argparse.Namespace) -> None:
-    """Write both splits and the card, which comes last."""
+def write(args: argparse.Namespace, folder: str) -> None:
+    """Write both splits and the card into a folder."""
     options = {
         "image_size": tuple(args.image_size),
         "noise_rate": args.noise_rate,
@@ -59,12 +68,10 @@ def write(args: argparse.Namespace) -> None:
     features = WebPerson(config_name="synthetic", **options).info.features  # refuses what makes no sense
     ends = {"train": (0, args.num_train_persons), "test": (args.num_train_persons, args.num_test_persons)}
     for split, (first, count) in ends.items():
-        if count < 1:
-            raise DataError(f"num_{split}_persons must be at least 1; got {count}")
         rows = list(generate_rows("train", first, first + count, views_per_person=1, **options))
         data = datasets.Dataset.from_list(rows, features=features).with_format("arrow")
         data = data.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
-        path = os.path.join(args.output_dir, "data", f"{split}-00000-of-00001.parquet")
+        path = os.path.join(folder, "data", f"{split}-00000-of-00001.parquet")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with replacing(path) as temporary:
             data.with_format(None).to_parquet(temporary, batch_size=100)
@@ -73,7 +80,9 @@ def write(args: argparse.Namespace) -> None:
         for name, value in vars(args).items()
         if name != "output_dir"
     )
+    total = args.num_train_persons + args.num_test_persons
     facts = {
+        "size": "n<1K" if total < 1000 else "1K<n<10K" if total < 10_000 else "10K<n<100K",
         "train": args.num_train_persons,
         "test": args.num_test_persons,
         "height": args.image_size[0],
@@ -83,7 +92,7 @@ def write(args: argparse.Namespace) -> None:
         "command": f"python -m dataset_webperson.false_words --output_dir data/false_words {given}",
     }
     with open(CARD, encoding="utf-8") as file:
-        write_text(os.path.join(args.output_dir, "README.md"), Template(file.read()).substitute(facts))
+        write_text(os.path.join(folder, "README.md"), Template(file.read()).substitute(facts))
 
 
 if __name__ == "__main__":

@@ -20,14 +20,13 @@ OUTPUT_DIR.html shows some of it, and OUTPUT_DIR-evidence.safetensors holds what
 started again, keeps finished files and, if learning had finished, what was learnt.
 """
 
+import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import datasets
 from pretrain import PretrainArguments, load_pairs
 from transformers import set_seed
 
@@ -36,13 +35,13 @@ from dataset_webperson.command_line import command
 from dataset_webperson.files import replacing, write_json, written_once
 from dataset_webperson.rows.streaming import ShuffledParquet
 from modeling_gadms.noise.arguments import RepairArguments
+from modeling_gadms.noise.changes import change_of
 from modeling_gadms.noise.kept_evidence import kept_evidence
-from modeling_gadms.noise.patch_evidence import PatchEvidence, hide_words, refuse_unfit
+from modeling_gadms.noise.patch_evidence import refuse_unfit
 from modeling_gadms.noise.repair_report import summarize, write_repair_page
-from modeling_gadms.noise.repaired_captions import add_posteriors, calibrate_families, refuse_repaired, repair_captions
+from modeling_gadms.noise.repaired_captions import refuse_repaired, refuse_unnamed, with_same_columns
 from modeling_gadms.noise.word_families import families_for
 from modeling_gadms.noise.written_shards import write_parquet, write_shards
-from modeling_gadms.processing_gadms import GADMSProcessor
 from modeling_gadms.training.command_line import parse_arguments
 from modeling_gadms.training.starting_points import load_starting_point
 
@@ -63,24 +62,6 @@ def begin(work: str, settings: dict[str, Any]) -> None:
         raise FileExistsError(f"{work} was started with other data or options: delete it to start over")
 
 
-def change_of(
-    args: RepairArguments, evidence: PatchEvidence, processor: GADMSProcessor, train: datasets.Dataset
-) -> tuple[Callable[[datasets.Dataset], datasets.Dataset], dict[str, Any]]:
-    """What is done to each part of the rows, and what was estimated for it."""
-    if args.mode == "hide":
-        options = {"num_workers": args.num_workers}
-        return lambda rows: hide_words(evidence, processor, rows, args.threshold, **options), {}
-    options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
-    families = families_for(train.column_names, args.families)
-    calibrated = calibrate_families(evidence, processor, train, families, seed=args.seed, **options)
-
-    def change(rows: datasets.Dataset) -> datasets.Dataset:
-        rows = add_posteriors(evidence, processor, rows, calibrated, **options)
-        return repair_captions(rows) if args.mode == "repair" else rows
-
-    return change, {"share_false": calibrated.share_false}
-
-
 @command
 def main(arguments: list[str] | None = None) -> None:
     kinds, renamed = (PretrainArguments, RepairArguments), {"--out": "--output_dir"}
@@ -97,10 +78,15 @@ def main(arguments: list[str] | None = None) -> None:
     assert not isinstance(train, ShuffledParquet)  # a stream was refused above
     refuse_unfit(train)
     refuse_repaired(train.column_names)
+    families = families_for(train.column_names, args.families)
+    if args.mode != "hide":
+        refuse_unnamed(train, families)
     set_seed(args.seed)
     model, processor = load_starting_point(source.model_name_or_path, tuple(source.image_size))
     gadms = model.gadms.to(args.device).eval()
     settings = {**asdict(source), **asdict(args), "rows": len(train), "data": train._fingerprint}
+    settings["families"] = {name: asdict(family) for name, family in families.items()}  # the file may change
+    settings = json.loads(json.dumps(settings))
     free = ("output_dir", "device", "num_workers")  # they may differ between a run and its continuation
     begin(work, {name: value for name, value in settings.items() if name not in free})
 
@@ -108,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     for split, rows in (("validation", validation), ("test", test)):
         file = os.path.join(folder, f"{split}-00000-of-00001.parquet")
         if rows is not None and not os.path.exists(file):  # first, so that a missing image is reported now
-            write_parquet(rows, file)
+            write_parquet(with_same_columns(rows, args.mode), file)
     evidence = kept_evidence(
         gadms,
         processor,
@@ -120,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
         seed=args.seed,
         num_workers=args.num_workers,
     )
-    change, estimated = change_of(args, evidence, processor, train)
+    change, estimated = change_of(args, evidence, processor, train, families)
     files = write_shards(train, folder, change, args.rows_per_shard)
     summary = estimated | summarize(files)
     write_json(f"{out}-report.json", settings | summary)
@@ -131,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     shutil.rmtree(work)
 
     for name, value in summary.items():
-        print(f"{name:20} {', '.join(value) if isinstance(value, dict) else f'{value:.1%}'}")
+        print(f"{name:20} {', '.join(value) if isinstance(value, dict) else f'{value:.1%}'}")  # of characters
     print(f"{len(train)} training rows and {len(test)} test rows in {out}; figures in {out}-report.json,")
     print(f"examples in {out}.html")
 

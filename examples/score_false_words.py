@@ -17,6 +17,7 @@ word's family. Prints a table and writes it, with all figures as JSON, to OUTPUT
 import argparse
 import glob
 import json
+import math
 import os
 import sys
 from typing import Any
@@ -39,13 +40,27 @@ def read_predictions(path: str, test: datasets.Dataset) -> list[list[Any]]:
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
-        return [found[row["image_path"]][name] for row in test.remove_columns("image") for name in CAPTIONS]
+        scores = [found[row["image_path"]][name] for row in test.remove_columns("image") for name in CAPTIONS]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: not JSON of scores by image and caption ({error})") from error
     except KeyError as error:
         raise DataError(f"{path}: has no scores for {error}; every test image and caption needs some") from error
+    refuse_no_scores(path, scores, test)
+    return scores
+
+
+def refuse_no_scores(path: str, predictions: list[list[Any]], test: datasets.Dataset) -> None:
+    """Raise `DataError` for what is neither a number nor a span with one; names the image."""
+    places = [(row["image_path"], name) for row in test.remove_columns("image") for name in CAPTIONS]
+    for place, found in zip(places, predictions, strict=True):
+        for one in found if isinstance(found, list) else [found]:
+            numbers = [one.get(key) for key in ("start", "end", "score")] if isinstance(one, dict) else [one]
+            if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+                raise DataError(
+                    f"{path}: {' '.join(place)}: {one!r} is no score; give a number or start, end and score"
+                )
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -75,6 +90,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output_file", default="runs/false_words", help="of the results (default: %(default)s)")
     args = parser.parse_args(arguments)
+    if args.evidence_steps < 1:
+        parser.error(f"--evidence_steps must be at least 1; got {args.evidence_steps}")
     if not args.predictions and not args.methods:
         parser.error("give --predictions FILE, --methods NAME, or both")
     return args
@@ -93,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     test = data["test"]
     references = [row[f"{name}_words"] for row in test.remove_columns("image") for name in CAPTIONS]
     groups = [person for person in test["person_id"] for _ in CAPTIONS]
-    predictions = {os.path.basename(path): read_predictions(path, test) for path in args.predictions}
+    predictions = {path: read_predictions(path, test) for path in args.predictions}
     if args.methods:
         first = test[0]["image"]
         model, processor = load_starting_point(args.model_name_or_path, (first.height, first.width))

@@ -14,8 +14,7 @@ from dataset_webperson.pages import embed, write_page
 from ..rows import caption_columns
 from ..tokenization_gadms import clean_caption
 from .patch_evidence import HIDDEN
-from .repaired_captions import AS_FOUND
-from .rewriting import POSTERIOR
+from .rewriting import AS_FOUND, POSTERIOR
 
 SHOWN = 24  # images on the page
 

@@ -18,13 +18,12 @@ from dataset_webperson import DataError
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns, read_row, stable_hash
 from ..tokenization_gadms import clean_caption
-from .patch_evidence import PatchEvidence, refuse_unfit
-from .rewriting import POSTERIOR, as_cleaned, repaired
+from .patch_evidence import HIDDEN, PatchEvidence, refuse_unfit
+from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, repaired
 from .value_evidence import ValueEvidence
 from .word_families import Family, SaidWord, said_words
 from .word_posteriors import FamilyCalibration, calibrate, share_of_false, true_probabilities
 
-AS_FOUND = "as_found"  # suffix of the columns that keep a caption that was repaired
 LEAST = 0.01  # a value less likely than this is left out
 CALIBRATION_ROWS = 10_000  # rows that the numbers of the families are estimated from
 FEATURE = datasets.List(
@@ -64,6 +63,40 @@ def refuse_repaired(columns: list[str]) -> None:
         raise DataError(f"the data set already has {', '.join(taken)}: start from the captions as they were found")
 
 
+def refuse_unnamed(dataset: datasets.Dataset, families: Mapping[str, Family]) -> None:
+    """Refuse families that no caption speaks of, before anything is learnt.
+
+    Raises:
+        DataError: says which families were looked for.
+    """
+    names = caption_columns(dataset.column_names)
+    texts = dataset.select_columns([one for one in dataset.column_names if one.startswith("caption")])
+    if not any(said_words(row, name, families) for row in texts for name in names):
+        raise DataError(_unnamed(dataset, families))
+
+
+def _unnamed(dataset: datasets.Dataset, families: Mapping[str, Family]) -> str:
+    problem = f"no caption names a value of the families {', '.join(families)}: give families of its words"
+    if "caption1_words" in dataset.column_names:
+        listed = sorted({word["attribute"] for words in dataset[:100]["caption1_words"] for word in words})
+        problem += f"; words are listed here, so families have the names of their attributes: {', '.join(listed)}"
+    return problem
+
+
+def with_same_columns(dataset: datasets.Dataset, mode: str) -> datasets.Dataset:
+    """A split that is left alone, with the columns that `mode` adds to the training split: both load as one."""
+    spans = datasets.List(datasets.List(datasets.Value("int32")))
+    for name in caption_columns(dataset.column_names):
+        nothing: list[list] = [[] for _ in range(len(dataset))]
+        if mode == "hide":
+            dataset = dataset.add_column(f"{name}_{HIDDEN}", nothing, feature=spans)
+        else:
+            dataset = dataset.add_column(f"{name}_{POSTERIOR}", nothing, feature=FEATURE)
+        if mode == "repair":
+            dataset = dataset.add_column(f"{name}_{AS_FOUND}", dataset[name][:])
+    return dataset
+
+
 def calibrate_families(
     evidence: PatchEvidence,
     processor: GADMSProcessor,
@@ -94,7 +127,7 @@ def calibrate_families(
                 said.append(numbers[word.family][word.value])
                 counts[word.family, one.caption[word.start : word.end].lower()] += 1
     if not places:
-        raise DataError(f"no caption names a value of the families {', '.join(families)}: give families of its words")
+        raise DataError(_unnamed(dataset, families))
     calibrations = {
         name: calibrate(np.stack(found).astype(np.float64), np.array(said)) for name, (found, said) in places.items()
     }

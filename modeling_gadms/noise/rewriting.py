@@ -9,6 +9,7 @@ import numpy as np
 from ..tokenization_gadms import clean_caption
 
 POSTERIOR = "posterior"  # suffix of the columns that list words and their probabilities
+AS_FOUND = "as_found"  # suffix of the columns that keep a caption that was repaired
 
 
 def repaired(caption: str, posterior: Sequence[Mapping[str, Any]], draws: Sequence[float] | None = None) -> str:

@@ -25,7 +25,7 @@ from ..evaluation.encoding import RetrievalSet, encode_retrieval_set
 from ..hub.pushes import HubPushes
 from ..hub.run_facts import FACTS_FILE, facts_of_run
 from ..modeling_gadms import GADMSModel, GADMSPreTrainedModel
-from ..noise.rewriting import POSTERIOR
+from ..noise.rewriting import AS_FOUND, POSTERIOR
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
 from .accumulation import Replay, plan_replays
@@ -364,10 +364,21 @@ def refuse_missing_columns(columns: list[str], hidden_spans: str | None, draw_wo
     """
     if not {"image", "image_path", "caption1"} <= set(columns):
         raise DataError(f"the training set needs the columns image, image_path, caption1, ...; it has {columns}")
-    for argument, suffix in ((f"hidden_spans={hidden_spans}", hidden_spans), ("draw_words", draw_words and POSTERIOR)):
-        if suffix and (missing := sorted({f"{name}_{suffix}" for name in caption_columns(columns)} - set(columns))):
+    names = caption_columns(columns)
+    if draw_words and (mended := [name for name in names if f"{name}_{AS_FOUND}" in columns]):
+        raise DataError(
+            f"draw_words: {', '.join(mended)} are repaired already, and other words stand where the columns "
+            f"<caption>_{POSTERIOR} say; train on them without it, or write them with `--mode sample`"
+        )
+    suffixes = (
+        (f"hidden_spans={hidden_spans}", hidden_spans, "hide"),
+        ("draw_words", draw_words and POSTERIOR, "sample"),
+    )
+    for argument, suffix, mode in suffixes:
+        if suffix and (missing := sorted({f"{name}_{suffix}" for name in names} - set(columns))):
             raise DataError(
-                f"{argument}: the training set lacks {', '.join(missing)}; examples/repair_captions.py writes them"
+                f"{argument}: the training set lacks {', '.join(missing)}; examples/repair_captions.py --mode {mode} "
+                "writes such columns"
             )
 
 

@@ -38,7 +38,7 @@ def test_the_benchmark_loads_as_two_noisy_splits_of_other_persons(benchmark, tmp
     assert np.mean(flags) == pytest.approx(0.4, abs=0.06)
     card = (benchmark / "README.md").read_text()
     assert "70 drawn images to learn from and 20 to be scored, 64 x 32 pixels" in card and "$" not in card
-    taken, wrong = ["--output_dir", str(benchmark)], ["--output_dir", "x", "--noise_rate", "2"]
+    taken, wrong = ["--output_dir", str(benchmark)], ["--output_dir", "x", "--noise_rate", "1"]
     for given, words in ((taken, "already exists"), (wrong, "noise_rate")):
         assert write(given) == 2 and words in capsys.readouterr().err
 
@@ -55,19 +55,24 @@ def test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run(benchmark,
     options = ["--data_root", str(benchmark), "--output_file", str(out), "--evidence_steps", "2"]
     score_false_words.main([*options, "--predictions", str(file), "--methods", *score_false_words.METHODS])
     found = json.loads((tmp_path / "results" / "found.json").read_text())["results"]
-    assert set(found) == {"mine.json", *score_false_words.METHODS}
+    assert set(found) == {str(file), *score_false_words.METHODS}
     expected = false_word_metrics(
         [scores[row["image_path"]][name] for row in test for name in ("caption1", "caption2")],
         [row[f"{name}_words"] for row in test for name in ("caption1", "caption2")],
         groups=[row["person_id"] for row in test for _ in range(2)],
     )
-    assert found["mine.json"] == json.loads(json.dumps(expected))
+    assert found[str(file)] == json.loads(json.dumps(expected))
     assert found["masked"]["AUROC"] > 0.58 > found["random"]["AUROC"]  # the small CLIP knows what it sees
     assert found["posterior"]["ECE"] is not None and found["evidence"]["ECE"] is None
-    assert "| mine.json | " in (tmp_path / "results" / "found.md").read_text()
+    assert f"| {file} | " in (tmp_path / "results" / "found.md").read_text()
 
-    file.write_text(json.dumps({"elsewhere.png": {}}))
     capsys.readouterr()
+    first = next(iter(scores))
+    for wrong in (None, "x", {"start": 1, "end": 2}):
+        file.write_text(json.dumps({**scores, first: {**scores[first], "caption2": [wrong]}}))
+        assert score_false_words.main([*options, "--predictions", str(file)]) == 2
+        assert f"{first} caption2: {wrong!r} is no score" in capsys.readouterr().err
+    file.write_text(json.dumps({"elsewhere.png": {}}))
     for more, words in (
         (["--predictions", str(file)], "has no scores for"),
         (["--predictions", str(tmp_path / "none.json")], "none.json: cannot be read"),

@@ -194,7 +194,9 @@ class _Work:
         self.asked_again = 0
         folder = os.path.dirname(os.path.abspath(cache.path))
         self.brakes = [brake_of(folder, number, options.brake) for number in (1, 2)]
-        self.useless: list[deque[list[str]]] = [deque(maxlen=options.brake.window) for _ in clients]
+        # more than a window: the other captioner goes on until one of the two is stopped
+        self.useless: list[deque[list[str]]] = [deque(maxlen=4 * options.brake.window) for _ in clients]
+        self.unfinished: list[dict[int, list[str]]] = [{} for _ in clients]  # the keys of captions being asked for
         for number, client in enumerate(clients, 1):
             client.on_wait = partial(self.show, refresh=True)
             client.on_waste = partial(cache.waste, number)
@@ -204,6 +206,7 @@ class _Work:
         client, rules = self.clients[number], self.options.rules
         messages = caption_messages(image, template.text, rules.max_words)
         made, asked = _Caption(), _Asked(number, image_sha256, template)
+        self.unfinished[number][id(asked)] = asked.keys
         try:
             answer = await self._answer(asked, [], messages)
             made.text, made.problems = _checked(answer, rules)
@@ -226,6 +229,7 @@ class _Work:
             if made.problems:
                 self.useless[number].append(asked.keys)
                 self.stop_if_useless(number, self.options.brake.window, made)
+        del self.unfinished[number][id(asked)]
         self.bar.update()
         self.show()
         return made
@@ -236,11 +240,11 @@ class _Work:
         if not brake.is_pulled(least):
             return
         usable, seen = sum(brake.latest), len(brake.latest)
-        for other, useless in zip(self.brakes, self.useless, strict=True):
+        for other, useless, unfinished in zip(self.brakes, self.useless, self.unfinished, strict=True):
             if not other.is_pulled(1):
                 continue
             other.latest.clear()  # the next run begins to count afresh
-            for key in (key for keys in useless for key in keys):
+            for key in (key for keys in (*useless, *unfinished.values()) for key in keys):
                 self.cache.forget(key)
         example = f" (the last: {', '.join(last.problems)}, {last.text[:80]!r})" if last else ""
         raise CaptionServerError(

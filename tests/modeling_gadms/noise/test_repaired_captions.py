@@ -12,8 +12,17 @@ from tiny import COLOURS, tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson import DataError
 from dataset_webperson.drawn.attributes import WORDS
+from modeling_gadms.noise.arguments import RepairArguments
+from modeling_gadms.noise.changes import change_of
 from modeling_gadms.noise.patch_evidence import train_patch_evidence
-from modeling_gadms.noise.repaired_captions import add_posteriors, calibrate_families, refuse_repaired, repair_captions
+from modeling_gadms.noise.repaired_captions import (
+    add_posteriors,
+    calibrate_families,
+    refuse_repaired,
+    refuse_unnamed,
+    repair_captions,
+    with_same_columns,
+)
 from modeling_gadms.noise.rewriting import repaired
 from modeling_gadms.noise.value_evidence import ValueEvidence
 from modeling_gadms.noise.word_families import (
@@ -28,6 +37,7 @@ from modeling_gadms.noise.word_families import (
 )
 from modeling_gadms.noise.word_posteriors import FamilyCalibration, calibrate, share_of_false, true_probabilities
 from modeling_gadms.training.collator import PairCollator
+from modeling_gadms.training.trainer import refuse_missing_columns
 
 FAMILIES = {"color": Family({colour: (colour,) for colour in COLOURS})}
 
@@ -260,3 +270,28 @@ def test_listed_words_count_where_there_are_some_whatever_their_truth():
     assert said_words(row, "caption1", drawn_families()) == [SaidWord(2, 5, "coat.color", "red")]
     assert [word.family for word in said_words({"caption1": "a Red coat"}, "caption1", plain_families())] == ["color"]
     assert json.dumps(datasets.Dataset.from_list([row])[0]["caption1_words"])  # as a data set gives them
+
+
+@pytest.mark.parametrize(("mode", "added"), [("repair", 2), ("sample", 1), ("hide", 1)])
+def test_splits_that_are_left_alone_get_the_columns_of_the_others(pair, learnt, mode, added):
+    evidence, rows, _ = learnt
+    rows = rows.select(range(64))
+    families = {} if mode == "hide" else FAMILIES
+    arguments = RepairArguments(output_dir="out", mode=mode, num_workers=0)
+    change, _ = change_of(arguments, evidence, pair[1], rows, families)
+    changed, alone = change(rows), with_same_columns(rows.select(range(3)), mode)
+    assert len(alone.column_names) == len(rows.column_names) + added
+    assert alone.features == changed.select_columns(alone.column_names).features
+    assert alone["caption1"][:] == rows["caption1"][:3]
+
+
+def test_repaired_captions_are_not_drawn_from_and_families_must_be_spoken_of():
+    columns = ["image", "image_path", "caption1", "caption1_posterior", "caption1_as_found"]
+    with pytest.raises(DataError, match="caption1 are repaired already"):
+        refuse_missing_columns(columns, None, draw_words=True)
+    refuse_missing_columns(columns[:-1], None, draw_words=True)
+    with pytest.raises(DataError, match="lacks caption1_posterior; examples/repair_captions.py --mode sample"):
+        refuse_missing_columns(columns[:3], None, draw_words=True)
+    row = {"caption1": "a red coat", "caption1_words": [{"start": 2, "end": 5, "attribute": "coat.color"}]}
+    with pytest.raises(DataError, match="the names of their attributes: coat.color"):
+        refuse_unnamed(datasets.Dataset.from_list([row]), FAMILIES)
