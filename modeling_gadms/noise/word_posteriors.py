@@ -12,6 +12,7 @@ import numpy as np
 
 TEMPERATURES = np.linspace(0.2, 2.0, 37)  # tried, of a family's evidence
 LEAST_GAIN = 0.02  # nats a word: evidence that explains what is said by less is left out
+UNSHOWN_DOUBT = 0.49  # at most: the word that is said stays the likeliest
 SUREST = 0.1  # share of a family's words about which the evidence is surest
 CLEAREST = 0.1  # quantile, over families, of the disagreement there
 STEPS = 30  # of the expectation-maximisation that takes mistakes out of what is said
@@ -72,7 +73,8 @@ def true_probabilities(
 ) -> np.ndarray:
     """Probability of each value to be the true one, `(N, V)` float64, rows that sum to 1.
 
-    A false word says another value as often as that is said at all. For each word, expectation-maximisation finds the
+    Of a family that the images do not show, every word is false with the share of false words, and none is replaced
+    for being rare. Else a false word says another value as often as that is said at all. For each word, expectation-maximisation finds the
     probabilities of the true values that best explain how likely the image makes each value said; then the value that
     is said counts, as Bayes' rule has it.
 
@@ -82,6 +84,11 @@ def true_probabilities(
         share_false (`float`): probability that a word is false, in (0, 1).
     """
     frequency, values = calibration.frequency, np.arange(len(calibration.frequency))
+    if calibration.temperature == 0:
+        doubt = min(share_false, UNSHOWN_DOUBT)
+        true = doubt * frequency / (1 - frequency[said])[:, None]
+        true[np.arange(len(said)), said] = 1 - doubt
+        return true
     says = share_false * frequency[None, :] / (1 - frequency)[:, None]  # row: true value, column: what is said
     says[values, values] = 1 - share_false
     expected = _softmax(calibration.temperature * evidence + np.log(frequency))

@@ -130,7 +130,10 @@ def test_the_numbers_of_a_family_are_found_without_knowing_the_truth():
     unseen = calibrate(np.zeros_like(evidence) + np.random.default_rng(1).normal(size=evidence.shape) * 1e-3, said)
     assert unseen.disagreement > 0.6  # nothing is shown: nearly three of four disagree
     assert unseen.temperature == 0.0  # and no word is replaced
-    assert (true_probabilities(10 * evidence, said, unseen, 0.4).argmax(axis=1) == said).all()
+    rare = FamilyCalibration(np.array([0.7, 0.1, 0.1, 0.1]), 0.0, 0.5)
+    for share, doubt in ((0.2, 0.2), (0.6, 0.49)):
+        left = true_probabilities(10 * evidence, said, rare, share)
+        assert left[np.arange(len(said)), said] == pytest.approx(1 - doubt) and left.sum(axis=1) == pytest.approx(1)
     assert share_of_false({f"{n}": found for n in range(9)} | {"unseen": unseen}) == pytest.approx(found.disagreement)
 
     # evidence of half the size asks for twice the temperature
