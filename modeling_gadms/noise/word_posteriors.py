@@ -74,9 +74,9 @@ def true_probabilities(
     """Probability of each value to be the true one, `(N, V)` float64, rows that sum to 1.
 
     Of a family that the images do not show, every word is false with the share of false words, and none is replaced
-    for being rare. Else a false word says another value as often as that is said at all. For each word, expectation-maximisation finds the
-    probabilities of the true values that best explain how likely the image makes each value said; then the value that
-    is said counts, as Bayes' rule has it.
+    for being rare. Else a false word says another value as often as that is said at all. For each word,
+    expectation-maximisation finds the probabilities of the true values that best explain how likely the image makes
+    each value said; then the value that is said counts, as Bayes' rule has it.
 
     Args:
         evidence, said: as in [`calibrate`].
