@@ -21,8 +21,7 @@ def change_of(
 ) -> tuple[Callable[[datasets.Dataset], datasets.Dataset], dict[str, Any]]:
     """What is done to each part of the rows, and what was estimated for it."""
     if args.mode == "hide":
-        options = {"num_workers": args.num_workers}
-        return lambda rows: hide_words(evidence, processor, rows, args.threshold, **options), {}
+        return lambda rows: hide_words(evidence, processor, rows, args.threshold, num_workers=args.num_workers), {}
     options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
     calibrated = calibrate_families(evidence, processor, train, families, seed=args.seed, **options)
 
