@@ -90,7 +90,13 @@ def _update(args: argparse.Namespace) -> None:
 
 def _opened(args: argparse.Namespace) -> Gallery:
     """The gallery that is asked: its own rows, those of a copy on object storage, or those in Qdrant."""
-    if args.url:
+    if args.url is not None:
+        if "://" in args.gallery:
+            raise DataError(f"{args.gallery}: --url asks Qdrant with a gallery that lies here; give that, or no --url")
+        if "://" not in args.url and not os.path.isdir(args.url):
+            raise DataError(
+                f"--url {args.url!r}: no address, and no folder of Qdrant; write e.g. http://localhost:6333"
+            )
         return QdrantGallery(args.gallery, args.url, args.collection, args.model)
     return Gallery.open(args.gallery, args.model)
 

@@ -1,6 +1,7 @@
 """`python -m modeling_gadms.gallery`: every command, and mistakes in one line."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -57,6 +58,9 @@ def test_a_gallery_is_made_asked_and_changed_by_commands(place, monkeypatch, cap
     assert "12 rows" in run("export", "people", "--to", "qdrant", "--url", "qdrant", "--quantization", "none")
     question = ("a red coat", "--where", "camera = 1", "--json")
     remote = json.loads(run("search", "people", *question, "--url", "qdrant"))
+    for wrong, words in ((("people", "nonsense"), "no address"), (("s3://a/b", "qdrant"), "lies here")):
+        assert main(["search", wrong[0], "a coat", "--url", wrong[1]]) == 2 and words in capsys.readouterr().err
+    assert not os.path.exists("nonsense")
     assert [hit["id"] for hit in remote] == [hit["id"] for hit in json.loads(run("search", "people", *question))]
     assert "not recorded" in run("audit", "people")
     assert "recorded in" in run("audit", "people", "--switch", "on")
