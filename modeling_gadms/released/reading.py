@@ -3,6 +3,7 @@
 import os
 import pickle  # for the name of an exception alone: nothing is ever unpickled here
 import re
+import struct
 import warnings
 import zipfile
 from typing import Any
@@ -13,6 +14,18 @@ from safetensors.torch import load_file
 
 STATE_DICT_KEYS = ("model", "state_dict")
 EXPECTED = "a state dict was expected, alone or under 'model' or 'state_dict'"
+
+# what torch raises, according to the byte at which a file ends
+CUT_SHORT = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    AttributeError,
+    UnicodeDecodeError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 def read_checkpoint(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -47,7 +60,7 @@ def read_checkpoint(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
         content = _read_torchscript(path) if _is_torchscript(path) else _read_weights_only(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is cut short, or no safetensors file ({error!s:.80}): download it again") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except CUT_SHORT as error:
         if isinstance(error, pickle.UnpicklingError):
             reason = "not in its format"  # torch's own message advises reading the file unsafely
         else:
