@@ -3,7 +3,7 @@ r"""Score methods that find false words in captions, on the benchmark of drawn p
     python -m dataset_webperson.false_words --output_dir data/false_words
     python examples/score_false_words.py --data_root data/false_words --predictions scores.json
     python examples/score_false_words.py --data_root data/false_words \
-        --methods random cosine gass masked evidence posterior                             # half an hour
+        --methods random cosine gass masked evidence posterior
 
 `scores.json` holds a score for each word of the test captions, high where it is called false, or for spans of
 characters:

@@ -14,7 +14,7 @@ from dataset_webperson.pages import embed, write_page
 from ..rows import caption_columns
 from ..tokenization_gadms import clean_caption
 from .patch_evidence import HIDDEN
-from .rewriting import AS_FOUND, POSTERIOR
+from .rewriting import AS_FOUND, POSTERIOR, as_cleaned
 
 SHOWN = 24  # images on the page
 
@@ -52,7 +52,8 @@ def summarize(files: list[str]) -> dict[str, Any]:
     }
     if characters["false"]:
         found_all["false"] = characters["false"] / characters["all"]
-        found_all["precision"] = characters["both"] / max(characters["doubted"], 1)
+        if characters["doubted"]:
+            found_all["precision"] = characters["both"] / characters["doubted"]
         found_all["recall"] = characters["both"] / characters["false"]
     return found_all
 
@@ -72,9 +73,7 @@ def write_repair_page(path: str, file: str, summary: dict[str, Any]) -> None:
 
 def _pieces(row: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """A caption as it was found, cut at its doubted words."""
-    caption = row.get(f"{name}_{AS_FOUND}") or row[name]
-    if caption.lower() != clean_caption(caption):
-        caption = clean_caption(caption)
+    caption = as_cleaned(row.get(f"{name}_{AS_FOUND}") or row[name])
     pieces, place = [], 0
     for start, end, word, probability in sorted(doubts(row, name)):
         pieces.append({"text": caption[place:start], "doubted": False, "word": "", "probability": 0.0})
