@@ -14,13 +14,14 @@ import sys
 from string import Template
 
 import datasets
-from datasets.table import embed_table_storage
 
 from .builder import WebPerson
 from .command_line import CommandParser, command
 from .drawn.rows import generate_rows
-from .files import replacing, write_text
+from .files import write_text
 from .findings import DataError
+from .release_card import size_category
+from .release_shards import write_whole
 
 CARD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "release_files", "false_words.md")
 
@@ -69,20 +70,16 @@ def write(args: argparse.Namespace, folder: str) -> None:
     ends = {"train": (0, args.num_train_persons), "test": (args.num_train_persons, args.num_test_persons)}
     for split, (first, count) in ends.items():
         rows = list(generate_rows("train", first, first + count, views_per_person=1, **options))
-        data = datasets.Dataset.from_list(rows, features=features).with_format("arrow")
-        data = data.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
         path = os.path.join(folder, "data", f"{split}-00000-of-00001.parquet")
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with replacing(path) as temporary:
-            data.with_format(None).to_parquet(temporary, batch_size=100)
+        write_whole(datasets.Dataset.from_list(rows, features=features), path)
     given = " ".join(
         f"--{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
         for name, value in vars(args).items()
         if name != "output_dir"
     )
-    total = args.num_train_persons + args.num_test_persons
     facts = {
-        "size": "n<1K" if total < 1000 else "1K<n<10K" if total < 10_000 else "10K<n<100K",
+        "size": size_category(args.num_train_persons + args.num_test_persons),
         "train": args.num_train_persons,
         "test": args.num_test_persons,
         "height": args.image_size[0],

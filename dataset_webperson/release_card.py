@@ -166,6 +166,11 @@ class Facts:
         return facts
 
 
+def size_category(rows: int) -> str:
+    """How the Hub names a number of rows."""
+    return next((name for bound, name in _SIZES if rows < bound), "n>1T")
+
+
 def card_texts(
     main: str,
     splits: dict[str, SplitFacts],
@@ -216,7 +221,7 @@ def _head(splits: dict[str, SplitFacts], rows: int, features: Features, facts: F
         license=about["licence"],
         language=["en"] if facts.english >= 0.9 * facts.captions else None,
         task_categories=["image-feature-extraction"],
-        size_categories=[next((name for bound, name in _SIZES if rows < bound), "n>1T")],
+        size_categories=[size_category(rows)],
         tags=["text-to-person-retrieval", "image-text-pairs"],
         configs=[
             {"config_name": "default", "data_files": in_data, "default": True},

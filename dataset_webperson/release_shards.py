@@ -21,7 +21,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features, Value
+from datasets import Dataset, Features, Value
+from datasets.table import embed_table_storage
 
 from .files import replacing
 
@@ -160,3 +161,12 @@ def _older_form(feature: Any) -> Any:
     if isinstance(feature, dict):
         return {name: _older_form(value) for name, value in feature.items()}
     return feature
+
+
+def write_whole(rows: Dataset, path: str) -> None:
+    """Write all rows into one file, with their images inside."""
+    rows = rows.with_format("arrow").map(
+        embed_table_storage, batched=True, batch_size=ROW_GROUP_ROWS, keep_in_memory=True
+    )
+    with replacing(path) as temporary:
+        rows.with_format(None).to_parquet(temporary, batch_size=ROW_GROUP_ROWS)

@@ -33,6 +33,7 @@ from transformers import set_seed
 from dataset_webperson import DataError
 from dataset_webperson.command_line import command
 from dataset_webperson.files import replacing, write_json, written_once
+from dataset_webperson.release_shards import write_whole
 from dataset_webperson.rows.streaming import ShuffledParquet
 from modeling_gadms.noise.arguments import RepairArguments
 from modeling_gadms.noise.changes import change_of
@@ -41,7 +42,7 @@ from modeling_gadms.noise.patch_evidence import refuse_unfit
 from modeling_gadms.noise.repair_report import summarize, write_repair_page
 from modeling_gadms.noise.repaired_captions import refuse_repaired, refuse_unnamed, with_same_columns
 from modeling_gadms.noise.word_families import families_for
-from modeling_gadms.noise.written_shards import write_parquet, write_shards
+from modeling_gadms.noise.written_shards import write_shards
 from modeling_gadms.training.command_line import parse_arguments
 from modeling_gadms.training.starting_points import load_starting_point
 
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     for split, rows in (("validation", validation), ("test", test)):
         file = os.path.join(folder, f"{split}-00000-of-00001.parquet")
         if rows is not None and not os.path.exists(file):  # first, so that a missing image is reported now
-            write_parquet(with_same_columns(rows, args.mode), file)
+            write_whole(with_same_columns(rows, args.mode), file)
     evidence = kept_evidence(
         gadms,
         processor,
@@ -117,7 +118,8 @@ def main(arguments: list[str] | None = None) -> None:
     shutil.rmtree(work)
 
     for name, value in summary.items():
-        print(f"{name:20} {', '.join(value) if isinstance(value, dict) else f'{value:.1%}'}")  # of characters
+        unit = "words" if name == "share_false" else "characters"
+        print(f"{name:20} {', '.join(value) if isinstance(value, dict) else f'{value:.1%} of {unit}'}")
     print(f"{len(train)} training rows and {len(test)} test rows in {out}; figures in {out}-report.json,")
     print(f"examples in {out}.html")
 

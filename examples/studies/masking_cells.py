@@ -16,7 +16,7 @@ from transformers import set_seed
 from dataset_webperson import DataError
 from dataset_webperson.files import write_json
 from modeling_gadms.evaluation.metrics import evaluate_embeddings, query_values
-from modeling_gadms.modeling_gadms import GADMSModel
+from modeling_gadms.modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.noise.patch_evidence import HIDDEN, hide_words, train_patch_evidence
 from modeling_gadms.processing_gadms import GADMSProcessor
 from modeling_gadms.training.starting_points import load_starting_point
@@ -63,9 +63,21 @@ def demo_trainer(
         setting = {"noise_rate": noise_rate, "num_persons": num_persons, "image_size": list(size)}
         file = os.path.join(os.path.dirname(options["output_dir"]), f"hidden_words_{noise_rate}.json")
         train = with_hidden_words(train, noise_rate, model.gadms, processor, file, setting)
+    return recipe_trainer(cell, seed, model, processor, train, test, hidden_spans=hidden_spans, **options)
+
+
+def recipe_trainer(
+    cell: str,
+    seed: int,
+    model: GADMSForPreTraining,
+    processor: GADMSProcessor,
+    train: datasets.Dataset,
+    test: datasets.Dataset,
+    **options: Any,
+) -> GADMSTrainer:
+    """The recipe that all cells share; `options` are further training arguments."""
     training = StudyArguments(
         cell=cell,
-        hidden_spans=hidden_spans,
         seed=seed,
         mtp_weight=0.0 if cell.endswith("SDM") else 0.4,
         adam_epsilon=1e-8,

@@ -7,19 +7,18 @@ from typing import Any
 
 import datasets
 import numpy as np
-from cell_masks import StudyArguments
-from masking_cells import DATA_SEED, EVIDENCE_TOWER_RATE, SMALL_CLIP, kept_cell
-from repair_words import CAPTIONS, said_evidence
+from masking_cells import DATA_SEED, EVIDENCE_TOWER_RATE, SMALL_CLIP, kept_cell, recipe_trainer
+from repair_words import CAPTIONS
 from scored_words import drawn_data
 from transformers import set_seed
 
 from dataset_webperson.drawn.attributes import WORDS
 from modeling_gadms.evaluation.metrics import evaluate_embeddings, query_values
+from modeling_gadms.noise.detectors import word_suspicions
 from modeling_gadms.noise.kept_evidence import kept_evidence
 from modeling_gadms.noise.repaired_captions import POSTERIOR, add_posteriors, calibrate_families, repaired
 from modeling_gadms.noise.word_families import drawn_families
 from modeling_gadms.training.starting_points import load_starting_point
-from modeling_gadms.training.trainer import GADMSTrainer
 
 CELLS = "none", "repair", "oracle", "true"
 
@@ -27,7 +26,7 @@ CELLS = "none", "repair", "oracle", "true"
 def evidence_and_rows(
     noise_rate: float, args: argparse.Namespace, setting: dict[str, Any]
 ) -> tuple[datasets.Dataset, float, list[list[float]]]:
-    """The training rows with posteriors, the estimated share of false words, and the plain evidence of each word."""
+    """The training rows with posteriors, the estimated share of false words, and the suspicion of plain evidence."""
     size = tuple(args.image_size)
     rows = drawn_data(size, args.num_persons, noise_rate, DATA_SEED).as_dataset(split="train")
     names = [f"{name}_{POSTERIOR}" for name in CAPTIONS]
@@ -48,7 +47,7 @@ def evidence_and_rows(
         )
         calibrated = calibrate_families(evidence, processor, rows, drawn_families())
         found = add_posteriors(evidence, processor, rows, calibrated).select_columns(names).to_dict()
-        plain = said_evidence(evidence, processor, rows)
+        plain = word_suspicions("evidence", model.gadms, processor, rows, rows, evidence)
         return {"share_false": calibrated.share_false, "plain": plain, **found}
 
     kept = kept_cell(os.path.join(args.output_dir, f"posteriors_{noise_rate}.json"), setting, look)
@@ -94,22 +93,17 @@ def train_cell(cell: str, noise_rate: float, seed: int, rows: datasets.Dataset, 
     test = drawn_data(size, args.num_persons, noise_rate, DATA_SEED).as_dataset(split="test")
     set_seed(seed)
     model, processor = load_starting_point(SMALL_CLIP, size)
-    training = StudyArguments(
-        cell="none",
-        seed=seed,
-        adam_epsilon=1e-8,
-        warmup_epochs=0.5,
-        crop_padding=2,
-        erasing_probability=0.0,
-        per_device_eval_batch_size=128,
-        save_strategy="no",
-        use_cpu=True,
-        disable_tqdm=True,
+    trainer = recipe_trainer(
+        "none",
+        seed,
+        model,
+        processor,
+        train,
+        test,
         output_dir=os.path.join(args.output_dir, "trainer"),
         num_train_epochs=args.epochs,
         logging_steps=25,
     )
-    trainer = GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=test)
     trainer.train()
     trainer.evaluate()
     found = evaluate_embeddings(trainer.measured, num_resamples=100)

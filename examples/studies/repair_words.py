@@ -5,52 +5,28 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
 
 from dataset_webperson.drawn.attributes import WORDS, value_of_words
 from modeling_gadms.false_words.word_detection import calibration_error, group_resamples, ranking_quality
-from modeling_gadms.noise.patch_evidence import PatchEvidence
 from modeling_gadms.noise.repaired_captions import POSTERIOR
-from modeling_gadms.processing_gadms import GADMSProcessor
 
 CAPTIONS = "caption1", "caption2"
 
 
-@torch.no_grad()
-def said_evidence(
-    evidence: PatchEvidence, processor: GADMSProcessor, rows: datasets.Dataset, batch_size: int = 100
-) -> list[list[float]]:
-    """Evidence of every attribute word as it is said, the mean of its tokens; by row, caption1 before caption2."""
-    found = []
-    for first in range(0, len(rows), batch_size):
-        part = rows[first : first + batch_size]
-        keys = evidence.keys(processor(images=part["image"], return_tensors="pt")["pixel_values"])
-        scores = []
-        for name in CAPTIONS:
-            options = {"return_offsets_mapping": True, "padding": True, "truncation": True, "return_tensors": "pt"}
-            encoded = processor.tokenizer(part[name], **options)
-            scores.append((evidence.score(keys, encoded["input_ids"]), encoded["offset_mapping"][..., 0]))
-        for number in range(len(part["image"])):
-            own = []
-            for name, (score, starts) in zip(CAPTIONS, scores, strict=True):
-                for word in part[f"{name}_words"][number]:
-                    inside = (starts[number] >= word["start"]) & (starts[number] < word["end"]) & (score[number] != 0)
-                    own.append(float(score[number][inside].mean()) if inside.any() else 0.0)
-            found.append(own)
-    return found
-
-
 def detection(rows: datasets.Dataset, plain: list[list[float]]) -> dict[str, Any]:
-    """How well false words are found, and how often the right one is put in, by kinds of words; persons are drawn."""
+    """How well false words are found, and how often the right one is put in, by kinds of words; persons are drawn.
+
+    `plain` is what [`word_suspicions`] gives of evidence, caption after caption.
+    """
     columns: dict[str, list] = {name: [] for name in ("attribute", "person", "evidence", "posterior")}
     flags: dict[str, list[bool]] = {name: [] for name in ("false", "right_before", "right_after", "changed")}
-    for row, evidences in zip(rows.remove_columns("image"), plain, strict=True):
+    of_captions = iter(plain)
+    for row in rows.remove_columns("image"):
         truth = json.loads(row["attributes"])
-        own = iter(evidences)
         for name in CAPTIONS:
             posteriors = {one["start"]: one for one in row[f"{name}_{POSTERIOR}"]}
-            for word in row[f"{name}_words"]:
-                evidence, attribute = next(own), word["attribute"]
+            for word, suspicion in zip(row[f"{name}_words"], next(of_captions), strict=True):
+                attribute = word["attribute"]
                 if word["start"] not in posteriors:
                     continue  # beyond the tower's length
                 one = posteriors[word["start"]]
@@ -59,7 +35,7 @@ def detection(rows: datasets.Dataset, plain: list[list[float]]) -> dict[str, Any
                 values = [value_of_words(attribute, text.lower()) for text in (said, best)]
                 columns["attribute"].append(attribute)
                 columns["person"].append(row["person_id"])
-                columns["evidence"].append(-evidence)
+                columns["evidence"].append(suspicion)
                 columns["posterior"].append(1 - one["probabilities"][0])
                 flags["false"].append(word["is_false"])
                 flags["right_before"].append(values[0] == truth[attribute])

@@ -22,6 +22,11 @@ class Family:
 
     values: dict[str, tuple[str, ...]]
 
+    @functools.cached_property
+    def value_of(self) -> dict[str, str]:
+        """Word -> the value that it stands for."""
+        return {word: value for value, words in self.values.items() for word in words}
+
 
 @dataclass(frozen=True)
 class SaidWord:
@@ -110,7 +115,7 @@ def said_words(row: Mapping[str, Any], column: str, families: Mapping[str, Famil
         return find_words(caption, families)
     found = []
     for word in listed:
-        values = _value_of(families[word["attribute"]]) if word["attribute"] in families else {}
+        values = families[word["attribute"]].value_of if word["attribute"] in families else {}
         text = caption[word["start"] : word["end"]].lower()
         if text in values:
             found.append(SaidWord(word["start"], word["end"], word["attribute"], values[text]))
@@ -126,16 +131,12 @@ def find_words(caption: str, families: Mapping[str, Family]) -> list[SaidWord]:
     """
     owners: dict[str, tuple[str, str]] = {}
     for name, family in families.items():
-        for word, value in _value_of(family).items():
+        for word, value in family.value_of.items():
             owners.setdefault(word, (name, value))
     return [
         SaidWord(match.start(), match.end(), *owners[match[0].lower()])
         for match in _pattern(tuple(owners)).finditer(caption)
     ]
-
-
-def _value_of(family: Family) -> dict[str, str]:
-    return {word: value for value, words in family.values.items() for word in words}
 
 
 @functools.lru_cache(maxsize=8)

@@ -5,19 +5,8 @@ import os
 from collections.abc import Callable
 
 import datasets
-from datasets.table import embed_table_storage
 
-from dataset_webperson.files import replacing
-from dataset_webperson.release_shards import ROW_GROUP_ROWS
-
-
-def write_parquet(rows: datasets.Dataset, path: str) -> None:
-    """Write rows into one file, with their images inside."""
-    rows = rows.with_format("arrow").map(
-        embed_table_storage, batched=True, batch_size=ROW_GROUP_ROWS, keep_in_memory=True
-    )
-    with replacing(path) as temporary:
-        rows.with_format(None).to_parquet(temporary, batch_size=ROW_GROUP_ROWS)
+from dataset_webperson.release_shards import write_whole
 
 
 def write_shards(
@@ -37,5 +26,5 @@ def write_shards(
         start = number * rows_per_shard
         shard = rows.select(range(start, min(start + rows_per_shard, len(rows))))
         # in memory, or every shard leaves a copy in the cache
-        write_parquet(change(shard.flatten_indices(keep_in_memory=True)), file)
+        write_whole(change(shard.flatten_indices(keep_in_memory=True)), file)
     return files

@@ -105,7 +105,7 @@ def test_right_words_are_counted_before_and_after():
         "caption2_words": [{**words[0], "end": 6, "is_false": False}],
         "caption2_posterior": [{"start": 2, "end": 6, "words": ["blue"], "probabilities": [1.0]}],
     }
-    found = repair_words.detection(datasets.Dataset.from_list([row, {**row, "person_id": 2}]), [[-1.0, 1.0]] * 2)
+    found = repair_words.detection(datasets.Dataset.from_list([row, {**row, "person_id": 2}]), [[1.0], [-1.0]] * 2)
     everything = found["groups"]["all"]
     assert (everything["right_before"], everything["right_after"], everything["changed"]) == (0.5, 1.0, 0.5)
     assert (everything["false_of_changed"], everything["right_of_changed"]) == (1.0, 1.0)
