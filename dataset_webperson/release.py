@@ -14,6 +14,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -60,7 +61,7 @@ class ReleaseSettings:
             with those that a list in the source names.
 
     Raises:
-        `DataError`: a repository name that the Hub does not accept, or no process at all.
+        `DataError`: a repository name or licence that the Hub does not accept, no contact, or no process at all.
     """
 
     contact: str
@@ -78,6 +79,10 @@ class ReleaseSettings:
         plain_name = self.name.replace("-", "_").replace(".", "_")
         if self.repository.count("/") != 1 or not plain_name.isidentifier():
             raise DataError(f"repository {self.repository!r}: write ORG/NAME, of letters, digits, `-`, `_` and `.`")
+        if not self.contact.strip():
+            raise DataError("contact is empty: say where people ask to be taken out, such as an e-mail address")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.licence):
+            raise DataError(f"licence {self.licence!r}: write the Hub's id of it, such as cc-by-4.0, other or unknown")
         if self.num_workers < 1:
             raise DataError(f"num_workers={self.num_workers}: at least one process is needed")
 
@@ -93,6 +98,10 @@ class ReleaseSettings:
             try:
                 with open(self.provenance, encoding="utf-8") as file:
                     provenance = file.read().strip()
+            except OSError as error:
+                raise DataError(
+                    f"{self.provenance}: cannot be read ({error.strerror}); give the Markdown file of the provenance"
+                ) from error
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{self.provenance}: not a UTF-8 text file; save the provenance as Markdown"

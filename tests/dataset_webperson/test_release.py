@@ -359,7 +359,20 @@ def test_a_repository_that_is_none_is_refused(name, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "mistake", ["source", "source-file", "place", "provenance", "latin-1", "workers", "rows", "side", "state"]
+    "mistake",
+    [
+        "source",
+        "source-file",
+        "place",
+        "provenance",
+        "latin-1",
+        "contact",
+        "licence",
+        "workers",
+        "rows",
+        "side",
+        "state",
+    ],
 )
 def test_a_mistake_is_one_line_and_code_2(mistake, tmp_path, capsys):
     source = write_images(tmp_path / "source", 1)
@@ -373,6 +386,8 @@ def test_a_mistake_is_one_line_and_code_2(mistake, tmp_path, capsys):
         "place": (source, file / "out"),
         "provenance": (source, tmp_path / "out", "--provenance", str(tmp_path / "nowhere.md")),
         "latin-1": (source, tmp_path / "out", "--provenance", str(file)),
+        "contact": (source, tmp_path / "out", "--contact", " "),
+        "licence": (source, tmp_path / "out", "--licence", "CC BY 4.0"),
         "workers": (source, tmp_path / "out", "--num_workers", "0"),
         "rows": (source, tmp_path / "out", "--rows_per_shard", "0"),
         "side": (source, tmp_path / "out", "--min_side", "-1"),
