@@ -298,7 +298,8 @@ def test_bfloat16_and_activation_checkpointing_change_the_first_loss_little(tmp_
 
 
 def run(output_dir, *options, processes=1):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    launcher = several if processes > 1 else []  # which imports torch itself
     command = [sys.executable, *launcher, str(HELPERS / "finetune_tiny.py"), "--output_dir", str(output_dir), *options]
     result = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

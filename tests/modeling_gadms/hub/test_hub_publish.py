@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,19 +125,19 @@ def test_what_cannot_be_published_stops_before_anything_is_created(checkpoint, t
         assert "401" in refused
         tuned = checkpoint / "checkpoint-3"
         save_file({"classifier.weight": torch.zeros(3, 2)}, tuned / "model.safetensors")
-        state = ["model", checkpoint, "org/gadms", "--training_state", tuned]
-        (classifier,) = publish(hub, tmp_path / "cache", state)
-        assert "holds a classifier of the training set's persons" in classifier
-        (checkpoint / "metrics.json").unlink()
-        (checkpoint / "tokenizer.json").rename(checkpoint / "tokenizer.txt")
-        (checkpoint / "processor_config.json").rename(checkpoint / "processor.txt")
-        unknown, incomplete, misnamed = publish(
+        broken = shutil.copytree(checkpoint, tmp_path / "broken")
+        (broken / "metrics.json").unlink()
+        (broken / "tokenizer.json").unlink()
+        (broken / "processor_config.json").unlink()
+        classifier, unknown, incomplete, misnamed = publish(
             hub,
             tmp_path / "cache",
-            ["model", checkpoint, "org/gadms"],
-            ["model", checkpoint, "org/gadms", "--data", "drawings"],
+            ["model", checkpoint, "org/gadms", "--training_state", tuned],
+            ["model", broken, "org/gadms"],
+            ["model", broken, "org/gadms", "--data", "drawings"],
             ["metric", "org/metric"],
         )
+        assert "holds a classifier of the training set's persons" in classifier
         assert "training data is not recorded" in unknown and "--data" in unknown
         assert "no processor_config.json, without which" in incomplete
         assert "only in a Space named person_retrieval or false_words" in misnamed

@@ -10,6 +10,7 @@ import sys
 import datasets
 import pytest
 import torch
+from as_script import run_as_script
 from places import EXAMPLES
 from safetensors.torch import save
 from tiny import COLOURS, tiny_model, tiny_processor, tiny_rows
@@ -221,25 +222,18 @@ def test_training_without_the_columns_is_refused_at_the_start(pair, tmp_path):
         GADMSTrainingArguments(output_dir=str(tmp_path), use_cpu=True, masking="none", hidden_spans="hidden_spans")
 
 
-def hide(tmp_path, *options):
-    command = [
-        sys.executable,
-        str(EXAMPLES / "repair_captions.py"),
-        "--mode",
-        "hide",
-        "--image_size",
-        "64",
-        "32",
-        "--num_persons",
-        "40",
-    ]
-    command += ["--tower_learning_rate", "5e-4", "--threshold", "0.01", "--rows_per_shard", "30", "--steps", "2"]
-    return subprocess.run([*command, "--output_dir", str(tmp_path / "out"), *options], capture_output=True, text=True)
+def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path, capsys):
+    script, command = EXAMPLES / "repair_captions.py", ["--mode", "hide", "--image_size", "64", "32", "--steps", "2"]
+    command += ["--num_persons", "40", "--tower_learning_rate", "5e-4", "--threshold", "0.01"]
+    command += ["--rows_per_shard", "30", "--output_dir", str(tmp_path / "out")]
 
+    def hide(*options):
+        """The exit code of the command, and what it wrote to stderr."""
+        return run_as_script(script, *command, *options), capsys.readouterr().err
 
-def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path):
-    done = hide(tmp_path)
-    assert done.returncode == 0, done.stderr
+    # in another process than what continues it, so that nothing may depend on the process
+    done = subprocess.run([sys.executable, script, *command], capture_output=True, text=True)
+    assert done.returncode == 0 and "Learning patch evidence" in done.stderr, done.stderr
     files = sorted((tmp_path / "out" / "data").iterdir())
     assert [file.name for file in files] == ["test-00000-of-00001.parquet"] + [
         f"train-{number:05d}-of-00003.parquet" for number in range(3)
@@ -262,8 +256,8 @@ def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path):
     assert report["precision"] == pytest.approx(counts["both"] / counts["hidden"])
     assert report["recall"] == pytest.approx(counts["both"] / counts["false"])
 
-    again = hide(tmp_path)
-    assert again.returncode != 0 and "already exists: delete it" in again.stderr
+    code, errors = hide()
+    assert code == 2 and "already exists: delete it" in errors
 
     # as a run leaves its work that was killed in the second shard
     work = tmp_path / "out.partial"
@@ -278,10 +272,10 @@ def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path):
     for number in (1, 2):
         (work / "main" / "data" / f"train-0000{number}-of-00003.parquet").unlink()
     first = (work / "main" / "data" / "train-00000-of-00003.parquet").stat().st_ino
-    other = hide(tmp_path, "--seed", "1")
-    assert other.returncode != 0 and "started with other data or options" in other.stderr
-    done = hide(tmp_path)
-    assert done.returncode == 0 and "Learning patch evidence" not in done.stderr, done.stderr
+    code, errors = hide("--seed", "1")
+    assert code == 2 and "started with other data or options" in errors
+    code, errors = hide()
+    assert code == 0 and "Learning patch evidence" not in errors, errors
     assert {file.name: file.read_bytes() for file in (tmp_path / "out" / "data").iterdir()} == whole
     assert (tmp_path / "out" / "data" / "train-00000-of-00003.parquet").stat().st_ino == first
     assert not work.exists()

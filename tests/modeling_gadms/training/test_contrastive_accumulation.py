@@ -70,7 +70,8 @@ def test_dropout_is_the_same_when_a_chunk_is_embedded_and_when_it_is_replayed():
 
 
 def run(output_dir, *options, processes=1):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    launcher = several if processes > 1 else []  # which imports torch itself
     command = [sys.executable, *launcher, str(HELPERS / "train_tiny.py"), "--output_dir", str(output_dir), *options]
     result = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -21,8 +21,9 @@ from modeling_gadms.training.trainer import GADMSTrainer, warmup_then_cosine
 
 
 def run(output_dir, *options, processes=1, check=True):
-    """`tests/train_tiny.py` in processes of its own."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    """`tests/train_tiny.py` in processes of its own; the launcher imports torch again, so one process does without."""
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    launcher = several if processes > 1 else []
     command = [sys.executable, *launcher, str(HELPERS / "train_tiny.py"), "--output_dir", str(output_dir), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -73,17 +74,25 @@ def test_two_processes_train_as_one_with_the_joint_batch(tmp_path):
         assert metrics[0][name] == pytest.approx(metrics[1][name])
 
 
+SEVEN_STEPS = ["--per_device_train_batch_size", "8", "--save_strategy", "steps", "--save_steps", "1"]
+SEVEN_STEPS += ["--max_steps", "7"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run(folder, *SEVEN_STEPS)
+    return folder
+
+
 @pytest.mark.parametrize("epoch_end", [False, True])
-def test_a_resumed_run_equals_one_never_interrupted(tmp_path, epoch_end):
+def test_a_resumed_run_equals_one_never_interrupted(uninterrupted, tmp_path, epoch_end):
     """24 rows in batches of 8: a checkpoint at step 3 ends an epoch, one at step 4 lies inside the next."""
-    stop = "3" if epoch_end else "4"
-    common = ["--per_device_train_batch_size", "8", "--save_strategy", "steps", "--save_steps", stop]
-    run(tmp_path / "whole", *common, "--max_steps", "7")
-    checkpoint = str(tmp_path / "whole" / f"checkpoint-{stop}")
+    checkpoint = str(uninterrupted / f"checkpoint-{3 if epoch_end else 4}")
     assert "training_args.json" in os.listdir(checkpoint) and "training_args.bin" not in os.listdir(checkpoint)
-    run(tmp_path / "resumed", *common, "--max_steps", "7", "--resume_from_checkpoint", checkpoint)
-    assert losses(tmp_path / "resumed")[-3:] == losses(tmp_path / "whole")[-3:]
-    for name, weight in weights(tmp_path / "whole").items():
+    run(tmp_path / "resumed", *SEVEN_STEPS, "--resume_from_checkpoint", checkpoint)
+    assert losses(tmp_path / "resumed")[-3:] == losses(uninterrupted)[-3:]
+    for name, weight in weights(uninterrupted).items():
         assert torch.equal(weights(tmp_path / "resumed")[name], weight), name
 
 
