@@ -101,6 +101,7 @@ DRAWN_WORDS = "noise/test_repaired_captions.py::test_drawn_words_follow_seed_epo
 PUT_IN = "noise/test_repaired_captions.py::test_words_are_put_in_by_their_probability"
 VALUES = "noise/test_repaired_captions.py::test_evidence_of_values_is_the_score_of_the_caption_that_says_them"
 QUALITY, PERSONS_DRAWN = "false_words/test_word_detection.py", "test_intervals_draw_whole_persons_and_hold_the_figure"
+BANK = "evaluation/test_caption_bank.py"
 MODES, ROBUSTNESS = "evaluation/test_encoding_modes.py", "evaluation/test_robustness.py"
 
 mutants(
@@ -724,6 +725,15 @@ mutants(
     ("mINP for mAP", "100.0 * ranks.average_precision", "100.0 * ranks.inverse_negative_penalty", PERSONS),
 )
 
+mutants(
+    "evaluation/caption_bank.py",
+    ("a bank keeps captions that are measured", "elif words not in held_out:", "elif True:", BANK),
+    ("a bank tells captions apart by case", '" ".join(caption.split()).casefold()', '" ".join(caption.split())', BANK),
+    ("the nearest captions of the last block only", "torch.cat([nearest, scores], dim=1)", "scores", BANK),
+    ("what is near to many is found more often", "cosines - settings.alpha", "cosines + settings.alpha", BANK),
+    ("every query is normalised", "torch.where(by_hub[:, None], normalised, cosines)", "normalised", BANK),
+    ("another number of neighbours is the same", "settings.neighbours, settings.beta])", "settings.beta])", BANK),
+)
 mutants(
     "evaluation/significance.py",
     ("a one-sided interval", "tail = (1 - confidence) / 2", "tail = 1 - confidence", PERSONS),
