@@ -90,7 +90,7 @@ PROVEN = {
     "examples/studies/noise_detection.py": "test_studies.py::"
     "test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not",
     "examples/studies/repair_gain.py": "test_repair_study.py::test_the_study_of_repair_writes_its_tables",
-    "examples/studies/bank_gain.py": "test_bank_study.py::"
+    "examples/studies/bank_gain.py": "test_caption_banks.py::"
     "test_the_study_of_banks_pools_its_seeds_and_keeps_what_is_finished",
     "examples/score_false_words.py": "test_false_words.py::"
     "test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run",

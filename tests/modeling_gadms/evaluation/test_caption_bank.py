@@ -1,13 +1,9 @@
 """Scores normalised by a bank of captions against slow twins that follow the papers' formulas pair by pair."""
 
-import importlib.util
-import json
 import math
 
 import pytest
 import torch
-import yaml
-from places import EXAMPLES
 from tiny import tiny_model, tiny_processor, tiny_rows
 
 from modeling_gadms.evaluation import caption_bank as module
@@ -23,9 +19,9 @@ from modeling_gadms.evaluation.caption_bank import (
     rescore_by_bank,
 )
 from modeling_gadms.evaluation.embedding_cache import cached_retrieval_set
-from modeling_gadms.evaluation.encoding import RetrievalSet, encode_captions, encode_retrieval_set
+from modeling_gadms.evaluation.encoding import RetrievalSet, encode_captions
 from modeling_gadms.evaluation.rescoring import rank_scores
-from modeling_gadms.person_retrieval.ranking import rank_queries, summarize_ranks
+from modeling_gadms.person_retrieval.ranking import rank_queries
 
 
 def unit(*shape, seed=0):
@@ -162,55 +158,3 @@ def test_what_a_bank_says_of_a_gallery_is_kept_for_the_same_bank_and_constants(t
     for changed in ({"bank": fewer}, {"settings": BankSettings(neighbours=2)}, {"settings": BankSettings(beta=3.0)}):
         with pytest.raises(pytest.fail.Exception, match="encoded again"):
             ask(**changed)
-
-
-def run_example(*arguments):
-    spec = importlib.util.spec_from_file_location("evaluate_retrieval", EXAMPLES / "evaluate_retrieval.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    return example.main([*map(str, arguments), "--use_cpu", "True"])
-
-
-def test_the_command_names_the_bank_its_gain_and_its_cost(tmp_path, capsys):
-    processor, rows, training = tiny_processor(), tiny_rows(8), tiny_rows(20, seed=5)
-    model = tiny_model(vocab_size=len(processor.tokenizer)).gadms
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    shared = [rows["caption2"][0].upper(), *training["caption2"][1:]]
-    training = training.remove_columns("caption2").add_column("caption2", shared)
-    for name, split in (("train", training), ("test", rows)):
-        split.to_parquet(tmp_path / "data" / f"{name}.parquet")
-    options = ["--model", tmp_path / "model", "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "out"]
-    options += ["--rescore", *BANK_SCORINGS, "--bank_alpha", "0.25", "--bank_neighbours", "3"]
-    assert not run_example("--benchmark", tmp_path / "data", *options), capsys.readouterr().err
-    captions = [caption for row in training for caption in (row["caption1"], row["caption2"])]
-    measured = [caption for row in rows for caption in (row["caption1"], row["caption2"])]
-    bank, settings = caption_bank(captions, measured), BankSettings(0.25, 3)
-    assert bank.shared and f"data: {bank}" in capsys.readouterr().out
-
-    content = json.loads((tmp_path / "out" / "results.json").read_text())
-    plain, *found = content["results"]
-    encoded = encode_retrieval_set(model, processor, rows, progress=False)
-    embeds = encode_captions(model, processor, bank.captions, progress=False)
-    bias = gallery_bias(embeds, encoded.image_embeds, settings, progress=False)
-    text, index = ((tmp_path / "out" / name).read_text() for name in ("results.md", "model-index.yaml"))
-    for scoring, result, difference in zip(BANK_SCORINGS, found, content["comparisons"], strict=True):
-        name = settings.words(scoring, len(bank.captions))
-        assert result["scoring"] == name and f"| {name} | text to image |" in text
-        expected = summarize_ranks(rescore_by_bank(scoring, encoded, bias, settings, progress=False))
-        assert {metric: one["mean"] for metric, one in result["metrics"]["t2i"].items()} == pytest.approx(expected)
-        assert difference["model"] == f"model, {name}" and difference["other"] == "model"
-        cost = 1000 * result["rescoring_seconds"] / len(measured)
-        assert difference["ms_per_query"] == pytest.approx(cost) and f"| +{cost:.2f} |" in text
-        assert name in str(yaml.safe_load(index))
-    assert [result["bank"]["was_cached"] for result in found] == [False, True, True]
-    assert found[0]["bank"]["captions"] == len(bank.captions) and found[0]["bank"]["shared"] == bank.shared
-
-    # a folder whose only split is measured leaves no caption for a bank, and keeps its other figures
-    (tmp_path / "data" / "train.parquet").unlink()
-    assert not run_example("--benchmark", tmp_path / "data", *options)
-    (alone,) = json.loads((tmp_path / "out-2" / "results.json").read_text())["results"]
-    assert len(alone["not_rescored"]) == 3 and alone["metrics"] == plain["metrics"]
-    assert "data: re-scoring by a bank needs training captions" in capsys.readouterr().out
-    assert run_example("--benchmark", tmp_path / "data", *options, "--bank_neighbours", "0") == 2
-    assert "bank_neighbours must be at least 1; got 0" in capsys.readouterr().err
