@@ -101,7 +101,7 @@ DRAWN_WORDS = "noise/test_repaired_captions.py::test_drawn_words_follow_seed_epo
 PUT_IN = "noise/test_repaired_captions.py::test_words_are_put_in_by_their_probability"
 VALUES = "noise/test_repaired_captions.py::test_evidence_of_values_is_the_score_of_the_caption_that_says_them"
 QUALITY, PERSONS_DRAWN = "false_words/test_word_detection.py", "test_intervals_draw_whole_persons_and_hold_the_figure"
-BANK = "evaluation/test_caption_bank.py"
+BANK, JOINT = "evaluation/test_caption_bank.py", "finetuning/test_joint.py"
 MODES, ROBUSTNESS = "evaluation/test_encoding_modes.py", "evaluation/test_robustness.py"
 
 mutants(
@@ -733,6 +733,20 @@ mutants(
     ("what is near to many is found more often", "cosines - settings.alpha", "cosines + settings.alpha", BANK),
     ("every query is normalised", "torch.where(by_hub[:, None], normalised, cosines)", "normalised", BANK),
     ("another number of neighbours is the same", "settings.neighbours, settings.beta])", "settings.beta])", BANK),
+)
+mutants(
+    "finetuning/joint.py",
+    ("two sets share persons", "shift = free - min(known)", "shift = -min(known)", JOINT),
+    ("rows of two sets share their randomness", 'f"{name}/{path}"', "path", JOINT),
+    ("temperature the other way", "[size ** (1 / temperature)", "[size**temperature", JOINT),
+    (
+        "each epoch begins a pass",
+        "first, last = self.epoch * count, (self.epoch + 1) * count",
+        "first, last = 0, count",
+        JOINT,
+    ),
+    ("the same augmentation when a pair comes again", "drawn += [(turn, pairs", "drawn += [(self.epoch, pairs", JOINT),
+    ("sets one after the other", "torch.randperm(len(drawn), generator=generator)", "torch.arange(len(drawn))", JOINT),
 )
 mutants(
     "evaluation/significance.py",

@@ -70,7 +70,8 @@ def draw(results: dict[str, dict]) -> pyplot.Figure:
         axis.axvline(0, color="gray", linewidth=0.8)
         axis.set_yticks(np.arange(len(found)) + 0.15, BANK_SCORINGS)
         axis.set(xlabel=f"gain in {metric}, text to image")
-    axes[0].legend(fontsize="small")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize="small")
     return figure
 
 

@@ -40,8 +40,8 @@ class BankSettings:
         ValueError: a constant is out of range.
     """
 
-    alpha: float = 0.5
-    neighbours: int = 16
+    alpha: float = 0.75  # this and the next from the middle of what validation chose in the study on drawings
+    neighbours: int = 64
     beta: float = 20.0  # of QB-Norm
 
     def __post_init__(self) -> None:

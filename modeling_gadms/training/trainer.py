@@ -26,6 +26,7 @@ from ..hub.pushes import HubPushes
 from ..hub.run_facts import FACTS_FILE, facts_of_run
 from ..modeling_gadms import GADMSModel, GADMSPreTrainedModel
 from ..noise.rewriting import AS_FOUND, POSTERIOR
+from ..person_retrieval.ranking import DIRECTIONS, METRICS
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
 from .accumulation import Replay, plan_replays
@@ -312,13 +313,21 @@ class GADMSTrainer(HubPushes):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Retrieval both ways: `eval_t2i_R@1`, `..._R@5`, `..._R@10`, `..._mAP`, `..._mINP`, `eval_i2t_R@1`, ..."""
+        """Retrieval both ways: `eval_t2i_R@1`, `..._R@5`, `..._R@10`, `..._mAP`, `..._mINP`, `eval_i2t_R@1`, ...
+
+        Of several sets by name, `eval_<name>_t2i_R@1` and so on, and the means over the sets under the names of one.
+        """
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         metrics: dict[str, float] = {}
         if isinstance(eval_dataset, dict):
             for name, part in eval_dataset.items():
                 metrics |= self.evaluate(part, metric_key_prefix=f"{metric_key_prefix}_{name}")
-            return metrics
+            means = {}
+            for key in (f"{way}_{metric}" for way in DIRECTIONS for metric in METRICS):
+                values = [metrics[f"{metric_key_prefix}_{name}_{key}"] for name in eval_dataset]
+                means[f"{metric_key_prefix}_{key}"] = sum(values) / len(values)
+            self.log(means)
+            return metrics | means
         if eval_dataset is None:
             raise ValueError("there is no evaluation set: pass eval_dataset")
         start = time.time()
