@@ -58,10 +58,10 @@ class FineTuningDataArguments:
         if twice := {name for name in shown if shown.count(name) > 1}:
             raise ValueError(f"--dataset_name: {', '.join(sorted(twice))} is given twice")
 
-    def place_of(self, number: int) -> dict[str, str | None]:
+    def place_of(self, number: int) -> list[str | None]:
         """`data_root`, `annotations` and `image_root` of one data set."""
-        values = {name: getattr(self, name) or [None] for name in ("data_root", "annotations", "image_root")}
-        return {name: found[number if len(found) > 1 else 0] for name, found in values.items()}
+        values = (self.data_root, self.annotations, self.image_root)
+        return [found[number if len(found) > 1 else 0] if found else None for found in values]
 
 
 @dataclass
@@ -95,21 +95,31 @@ def load_sets(args: FineTuningDataArguments, image_size: tuple[int, int], seed: 
 
 
 def _load(args: FineTuningDataArguments, number: int, image_size: tuple[int, int], seed: int) -> TuningSet:
-    name, place = args.dataset_name[number], args.place_of(number)
-    root = place.pop("data_root")
+    name, (root, annotations, image_root) = args.dataset_name[number], args.place_of(number)
     if name == "synthetic":
-        options = {"num_train_persons": args.num_persons, "noise_rate": args.noise_rate, "seed": seed}
-        builder = WebPerson(config_name="synthetic", image_size=image_size, **options)
+        builder = WebPerson(
+            config_name="synthetic",
+            image_size=image_size,
+            num_train_persons=args.num_persons,
+            noise_rate=args.noise_rate,
+            seed=seed,
+        )
         builder.download_and_prepare()
         loaded = builder.as_dataset()
     elif root is None:
         raise DataError(f"{name}: where is it? Pass its folder as --data_root")
     else:
-        options = {option: getattr(args, option) for option in ("on_count_mismatch", "on_missing_images")}
         # where several are named, persons are held out of those that have no validation split of their own
         own = len(args.dataset_name) > 1 and "validation" in benchmark_class(name).official
-        persons = None if own else args.validation_persons
-        loaded = load_benchmark(name, root, **place, **options, validation_persons=persons)
+        loaded = load_benchmark(
+            name,
+            root,
+            annotations=annotations,
+            image_root=image_root,
+            on_count_mismatch=args.on_count_mismatch,
+            on_missing_images=args.on_missing_images,
+            validation_persons=None if own else args.validation_persons,
+        )
     train = "train" if "train" in loaded else "train_minus_validation"
     validation = "validation" if "validation" in loaded else "validation_from_train"
     if args.select_on_test:

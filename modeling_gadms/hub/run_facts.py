@@ -17,6 +17,7 @@ RECIPE = (
     "learning_rate",
     "adam_epsilon",
     "weight_decay",
+    "ema_decay",
     "warmup_epochs",
     "seed",
     "masking",
