@@ -344,7 +344,8 @@ def recheck(targets: list[str], folder: str, opt_out: OptOut, num_workers: int =
     if todo:
         marks = os.path.join(folder, "checked")
         shutil.rmtree(marks, ignore_errors=True)  # of a run that was killed
-        pairs = [(target, os.path.join(marks, os.path.basename(target))) for target in todo]
+        # A mark is empty: named like a shard, it would be a broken one to all who glob after a kill.
+        pairs = [(target, os.path.join(marks, f"{os.path.basename(target)}.done")) for target in todo]
         workers = num_workers if len(todo) > _FEW else 0  # processes take longer to start than a few are looked at
         for _ in _finished(_remove, pairs, opt_out, workers, "opt-out"):
             pass

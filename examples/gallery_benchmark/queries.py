@@ -22,7 +22,9 @@ def memory() -> dict[str, float]:
 
 
 def search(rows: Rows, query: np.ndarray, where: str | None = None, exact: bool = False) -> Found:
-    return find(rows, query, K, where=where, exact=exact, keep=lambda records: list(range(len(records))))
+    return find(
+        rows, query, K, ["uri", "camera"], where=where, exact=exact, keep=lambda records: list(range(len(records)))
+    )
 
 
 def measure_queries(folder: str, queries: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> dict[str, float]:

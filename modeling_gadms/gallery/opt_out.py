@@ -3,7 +3,8 @@
 import fnmatch
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,11 @@ class OptOut:
     def __len__(self) -> int:
         return len(self.sha256s) + len(self.patterns) + len(self.phashes)
 
+    @property
+    def columns(self) -> list[str]:
+        """Of a gallery's rows, those that [`excludes_row`] compares, `uri` apart."""
+        return ["sha256"] * bool(self.sha256s) + ["phash"] * bool(len(self.phashes))
+
     def excludes_uri(self, uri: str) -> bool:
         """By name alone, before the image is read."""
         return any(fnmatch.fnmatchcase(uri, pattern) for pattern in self.patterns)
@@ -55,6 +61,10 @@ class OptOut:
         """Whether the image must not be shown or kept."""
         near = len(self.phashes) and (np.bitwise_count(self.phashes ^ np.uint64(phash)) <= NEAR).any()
         return bool(sha256 in self.sha256s or self.excludes_uri(uri) or near)
+
+    def excludes_row(self, row: Mapping[str, Any]) -> bool:
+        """The same for a row of a gallery with `uri` and `columns`."""
+        return self.excludes(row["uri"], row.get("sha256", ""), row.get("phash", 0))
 
 
 @read_if_changed(FILE)

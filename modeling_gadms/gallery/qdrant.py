@@ -74,10 +74,6 @@ class _Collection:
     def kinds(self) -> dict[str, str]:
         return self.facts["columns"]
 
-    @property
-    def names(self) -> list[str]:
-        return [*_OWN, *self.kinds, "vector"]
-
     def count(self) -> int:
         return self.client.count(self.name).count
 

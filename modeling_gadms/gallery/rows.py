@@ -92,10 +92,6 @@ class Rows:
         return {field.name: names[field.type] for field in self.table.schema if field.name not in OWN}
 
     @property
-    def names(self) -> list[str]:
-        return self.table.schema.names
-
-    @property
     def dimension(self) -> int:
         return self.table.schema.field("vector").type.list_size
 

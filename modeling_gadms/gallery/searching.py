@@ -5,7 +5,7 @@ multiples of 2**-26, whose dot products float64 adds up without any error, so th
 by id.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,7 @@ def find(
     rows: Any,
     direction: np.ndarray,
     k: int,
+    columns: Iterable[str],
     *,
     where: Any,
     exact: bool,
@@ -70,6 +71,7 @@ def find(
         rows (`Rows`): the table, or what answers as it does.
         direction (`np.ndarray` of shape `(dimension,)`): the query; its length plays no part.
         k (`int`): how many.
+        columns (`Iterable[str]`): what to read of a row besides its `id` and vector.
         where (*optional*): SQL that rows must satisfy, or another table's own condition; applied before the search.
         exact (`bool`): compare every row, whatever index there is.
         keep (`Callable`): the places, in order, to keep of rows in order of their cosine. It may leave out any row,
@@ -77,7 +79,7 @@ def find(
     """
     exact = exact or rows.index_facts() is None
     query, count = unit(direction), max(50, 4 * k)
-    columns = [name for name in rows.names if name != "picture"]
+    columns = sorted({"id", "vector", *columns})
     while True:
         found = rows.nearest(query, count, where, exact, columns)
         vectors = vector_array(found["vector"])

@@ -1,6 +1,7 @@
 """Who is left out: how rejected persons are seen, unsafe pictures, opt-out by looks, pictures in the report."""
 
 import io
+import os
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -17,7 +18,7 @@ from test_construction_build import write_config
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from dataset_webperson import build
-from dataset_webperson.construction import opt_out
+from dataset_webperson.construction import opt_out, shards
 from dataset_webperson.construction.opt_out import NEAR, OptOut
 from dataset_webperson.construction.persons.nsfw import NsfwOptions, open_classifier
 from dataset_webperson.construction.persons.views import count_traits, traits
@@ -111,7 +112,7 @@ def test_pictures_that_a_classifier_takes_for_unsafe_are_named_and_not_looked_at
         NsfwOptions(classifier, max_score=2)
 
 
-def test_an_opt_out_list_knows_pictures_by_their_looks(tmp_path, capsys):
+def test_an_opt_out_list_knows_pictures_by_their_looks(tmp_path, capsys, monkeypatch):
     random = np.random.default_rng(0)
     listed = [int(value) for value in random.integers(1 << 63, size=40, dtype=np.uint64)]
     found = OptOut(phashes=[f"{value:016X}" for value in listed])
@@ -140,9 +141,19 @@ def test_an_opt_out_list_knows_pictures_by_their_looks(tmp_path, capsys):
         gone = {n for n, row in enumerate(rows) if own.excludes(None, phashes=[row["source_phash"], row["phash"]])}
         recheck([str(target)], str(target.parent), own)
         assert 2 in gone and list(read_rows(str(target))) == [row for n, row in enumerate(rows) if n not in gone]
+        # Killed before its marks are removed, it leaves nothing that looks like a shard and is none.
+        with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+            killed.setattr(shards, "_write_checked", stop)
+            killed.setattr(shards.shutil, "rmtree", lambda *arguments, **options: None)
+            recheck([str(target)], str(target.parent), OptOut(phashes=["ff" * 8]))
+        assert [name.endswith(".parquet") for name in os.listdir(target.parent / "checked")] == [False]
     assert (
         rows[0]["source_phash"] == f"{perceptual_hash(Image.open(io.BytesIO(first_of(source))).convert('RGB')):016x}"
     )
+
+
+def stop(*arguments):
+    raise KeyboardInterrupt
 
 
 def first_of(source):

@@ -12,6 +12,7 @@ from dataset_webperson.near_duplicates import perceptual_hash
 from modeling_gadms.gallery import Gallery, asking
 from modeling_gadms.gallery import rows as table_rows
 from modeling_gadms.gallery.filters import any_of
+from modeling_gadms.gallery.opt_out import OptOut
 from modeling_gadms.gallery.rows import Rows, vector_array
 from modeling_gadms.gallery.searching import find
 
@@ -62,11 +63,11 @@ def test_exact_search_is_plain_arithmetic_ties_included(tmp_path):
     queries = [vectors[500], vectors[1000], vectors[3], rng.standard_normal(32), 100 * rng.standard_normal(32)]
     for query in queries:
         for where, holds in ((None, lambda record: True), ("`camera` = 3", lambda record: record["camera"] == 3)):
-            found = find(rows, query, 20, where=where, exact=True, keep=keep_all)
+            found = find(rows, query, 20, ["uri"], where=where, exact=True, keep=keep_all)
             expected = plain(vectors, records, query, 20, holds)
             assert [row["id"] for row in found.rows] == [number for _, number in expected]
             assert np.allclose(found.cosines, [-cosine for cosine, _ in expected], atol=1e-12)
-    everything = find(rows, queries[0], 5000, where=None, exact=True, keep=keep_all)
+    everything = find(rows, queries[0], 5000, ["uri"], where=None, exact=True, keep=keep_all)
     assert len(everything.rows) == 2000
 
 
@@ -84,8 +85,8 @@ def test_an_index_is_made_above_a_size_and_finds_nearly_all(tmp_path, monkeypatc
     assert kind in [found.index_type for found in rows.table.list_indices()]
     shares = []
     for query in rng.standard_normal((20, 32)):
-        right = [row["id"] for row in find(rows, query, 10, where=None, exact=True, keep=keep_all).rows]
-        near = find(rows, query, 10, where=None, exact=False, keep=keep_all)
+        right = [row["id"] for row in find(rows, query, 10, ["uri"], where=None, exact=True, keep=keep_all).rows]
+        near = find(rows, query, 10, ["uri"], where=None, exact=False, keep=keep_all)
         shares.append(len({row["id"] for row in near.rows} & set(right)) / 10)
     assert np.mean(shares) > 0.95
     ordered = plain(vectors, records, query, 2000)
@@ -93,18 +94,18 @@ def test_an_index_is_made_above_a_size_and_finds_nearly_all(tmp_path, monkeypatc
     # scored by the vectors themselves, whatever the index rounds
     scores = {number: -cosine for cosine, number in ordered}
     assert np.allclose(near.cosines, [scores[row["id"]] for row in near.rows], atol=1e-12)
-    filtered = find(rows, query, 10, where="`camera` = 3", exact=False, keep=keep_all)
+    filtered = find(rows, query, 10, ["camera"], where="`camera` = 3", exact=False, keep=keep_all)
     assert len(filtered.rows) == 10 and {row["camera"] for row in filtered.rows} == {3}
     # the few that a filter leaves lie anywhere: partitions are entered until there are enough
     far = [number for _, number in ordered[-3:]]
-    rare = find(rows, query, 3, where=any_of("id", far), exact=False, keep=keep_all)
+    rare = find(rows, query, 3, ["uri"], where=any_of("id", far), exact=False, keep=keep_all)
     assert [row["id"] for row in rare.rows] == far
     # rows that the index does not know are found, and put into it once they are many; of many parts one is made
     for first, parts in ((5000, 2), (6000, 1)):
         extra = [{**record, "id": f"{first + place:032x}"} for place, record in enumerate(records[:300])]
         rows.append(rows.as_table(extra, rng.standard_normal((300, 32))))
         vector = vector_array(rows.read(["vector"], f"`id` = '{first:032x}'")["vector"])[0]
-        assert find(rows, vector, 1, where=None, exact=False, keep=keep_all).rows[0]["id"] == f"{first:032x}"
+        assert find(rows, vector, 1, ["uri"], where=None, exact=False, keep=keep_all).rows[0]["id"] == f"{first:032x}"
         rows.tidy(index)
         assert rows.index_facts() == {"indexed": first // 1000 * 300 + 800, "unindexed": 0, "parts": parts}
 
@@ -249,6 +250,24 @@ def test_a_version_that_another_process_purges_is_read_anew(gallery, monkeypatch
 
     monkeypatch.setattr(asking, "find", purged_once)
     assert gallery.search("a red coat") == expected and len(calls) == 2
+
+
+def test_a_search_reads_only_the_columns_that_it_looks_at(gallery, monkeypatch, tmp_path):
+    asked, nearest = [], Rows.nearest
+
+    def recorded(self, vector, count, where, exact, columns):
+        asked.append(set(columns))
+        return nearest(self, vector, count, where, exact, columns)
+
+    monkeypatch.setattr(Rows, "nearest", recorded)
+    shown = {"id", "uri", "vector", *gallery.columns}
+    expected = gallery.search("a red coat", k=3)
+    assert gallery.search("a red coat", k=3, collapse="sha256") and asked == [shown, shown | {"sha256"}]
+    (row,) = gallery._row(expected[1].id, ["sha256"]).to_pylist()
+    (tmp_path / "opt_out.txt").write_text(f"sha256:{row['sha256']}\nphash:{'0' * 16}\n")
+    monkeypatch.setattr(asking, "read_opt_out", lambda folder: OptOut(tmp_path))
+    assert expected[1].id not in [hit.id for hit in gallery.search("a red coat", k=3)]
+    assert asked[-1] == shown | {"sha256", "phash"}
 
 
 def test_queries_that_cannot_be_answered_end_in_one_line(gallery):
