@@ -1,9 +1,11 @@
 """Examine a benchmark or corpus on disk and report what is wrong with it.
 
     python -m dataset_webperson.doctor data/CUHK-PEDES --output_dir reports/cuhk
+    python -m dataset_webperson.doctor data/ICFG-PEDES data/RSTPReid --output_dir reports/both
 
 recognises the datasets in a folder, checks json, files, counts, ids, splits, images and captions, prints a table, and
-writes `report.json` and `report.html` (with pictures of the worst cases) into the output folder. The exit code is 1
+writes `report.json` and `report.html` (with pictures of the worst cases) into the output folder. Of several benchmarks
+it also names the images and persons in the training of one and the validation or test of another. The exit code is 1
 when something would break training or make its figures worthless, 0 when there are only warnings, 2 when the command
 itself was wrong. An interrupted run continues where it stopped; unchanged images are not decoded again.
 """
@@ -26,6 +28,7 @@ from .doctor_report import Report, print_table, write_doctor_json, write_doctor_
 from .findings import MAX_EXAMPLES, DataError, Findings, share
 from .image_audit import ImageFacts, audit_images
 from .near_duplicates import close_pairs
+from .overlap import NEAR_BITS, ImageSet, image_set, overlaps
 from .readers.benchmark_copy import Benchmark, Counts, find_jsons, read_copy
 from .readers.benchmarks import BENCHMARKS, COUNT_KINDS, benchmark_class
 from .readers.corpora import CORPORA, Corpus, corpus_class, find_corpus_jsons, locate_rows
@@ -34,7 +37,6 @@ from .rows.images import check_image
 from .rows.local_source import SourceRow, open_source
 from .safe_paths import SafeRoot
 
-NEAR_BITS = 4  # of 64: re-encoded and resized copies stay below, different pictures lie near 32
 _MAX_KNOWN_CAPTIONS = 1_000_000  # remembered for the search of shared ones; about 220 MB
 _TOKEN_BATCH = 1000
 _PLAIN_MODES = ("RGB", "L")
@@ -155,8 +157,8 @@ class CaptionExaminer:
             self.findings.set_detail("caption-long", "; ".join(parts))
 
 
-def examine_benchmark(benchmark: type[Benchmark], root: str, options: Options) -> Report:
-    """Examine one copy of a benchmark. Raises `DataError` only when a folder does not exist."""
+def examine_benchmark(benchmark: type[Benchmark], root: str, options: Options) -> tuple[Report, dict[str, ImageSet]]:
+    """Examine one copy of a benchmark; its images by split. Raises `DataError` only when a folder does not exist."""
     findings = Findings()
     copy = read_copy(benchmark, root, findings, options.annotations, options.image_root)
     if options.partial:
@@ -174,7 +176,28 @@ def examine_benchmark(benchmark: type[Benchmark], root: str, options: Options) -
     facts = _examine_images(present, report, options)
     splits = {row.image_path: (row.split, row.file) for row in copy.rows}
     _find_near_duplicates(facts, splits, findings)
-    return report
+    images = {}
+    for split in report.counts:
+        rows = [(row.image_path, row.file, row.person) for row in copy.rows if row.split == split]
+        images[split] = image_set(benchmark.name, split, split == "train", rows, facts)
+    return report, images
+
+
+def find_overlaps(sets: list[ImageSet], findings: dict[str, Findings]) -> None:
+    """Add what benchmarks share to the findings of the one whose training holds it.
+
+    Args:
+        findings (`dict[str, Findings]`): by name of the benchmark.
+    """
+    for overlap in overlaps(sets):
+        training, held_out, found = overlap.training, overlap.held_out, findings[overlap.training.name]
+        where = f"{held_out.split} of {held_out.name}"
+        for i, j, bits in overlap.nearest_pairs():
+            text = f"{training.paths[i]} and {held_out.paths[j]} in {where}: {bits} of 64 bits differ"
+            found.add("image-elsewhere-held-out", text, (training.files[i], held_out.files[j]))
+        for person in sorted(overlap.persons()):
+            text = f"person {person}, with {training.persons.count(person)} images in training, is in {where}"
+            found.add("person-elsewhere-held-out", text)
 
 
 def examine_corpus(corpus: type[Corpus], root: str, options: Options) -> Report:
@@ -299,17 +322,21 @@ def _find_near_duplicates(
                     findings.add("near-duplicate", "and more pairs like these", count=len(block) - MAX_EXAMPLES)
 
 
-def examine(root: str, datasets: Iterable[Examined], options: Options) -> list[Report]:
-    """Examine each dataset below `root` in turn."""
+def examine(found: Iterable[tuple[str, Examined]], options: Options) -> list[Report]:
+    """Examine datasets, each given by its folder and its class, in turn, and benchmarks against each other."""
     os.makedirs(options.output_dir, exist_ok=True)
-    reports = []
-    for dataset in datasets:
+    reports: list[Report] = []
+    images: list[ImageSet] = []
+    for root, dataset in found:
         if issubclass(dataset, Benchmark):
-            reports.append(examine_benchmark(dataset, root, options))
+            report, of_splits = examine_benchmark(dataset, root, options)
+            reports.append(report)
+            images += of_splits.values()
         elif issubclass(dataset, Corpus):
             reports.append(examine_corpus(dataset, root, options))
         else:
             reports.append(examine_rows(root, options))
+    find_overlaps(images, {report.name: report.findings for report in reports})
     return reports
 
 
@@ -320,7 +347,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         epilog="Exit code: 0 fit for training, 1 something would break training, 2 a mistake in the command.",
         renamed={"--output": "--output_dir", "--workers": "--num_workers"},
     )
-    parser.add_argument("root", help="the dataset's folder, or the folder above several")
+    parser.add_argument(
+        "root", nargs="+", help="the dataset's folder, or the folder above several; or several folders"
+    )
     known = ", ".join([*BENCHMARKS, *CORPORA, "webperson"])
     parser.add_argument("--dataset", help=f"which dataset it is, if its files do not show it: {known}")
     parser.add_argument(
@@ -352,8 +381,17 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _datasets_to_examine(args: argparse.Namespace) -> list[Examined]:
-    """The dataset that was named, or those recognised. Raises `DataError` when there is nothing to examine."""
+def _datasets_to_examine(args: argparse.Namespace) -> list[tuple[str, Examined]]:
+    """The datasets of all folders, each once. Raises `DataError` when there is nothing to examine in one of them."""
+    if len(args.root) > 1 and (args.dataset or args.annotations or args.image_root):
+        raise DataError(
+            f"{' '.join(args.root)}: --dataset, --annotations and --image_root are of one folder; give one"
+        )
+    return [(root, dataset) for root in dict.fromkeys(args.root) for dataset in _datasets_of(root, args)]
+
+
+def _datasets_of(root: str, args: argparse.Namespace) -> list[Examined]:
+    """The dataset that was named, or those recognised in one folder."""
     if args.dataset:
         if args.dataset.lower() == "webperson":
             return [WebPersonFolder]
@@ -361,18 +399,18 @@ def _datasets_to_examine(args: argparse.Namespace) -> list[Examined]:
             return [benchmark_class(args.dataset)]
         except DataError:
             return [corpus_class(args.dataset)]
-    datasets = detect(SafeRoot(args.root).root)
+    datasets = detect(SafeRoot(root).root)
     if not datasets:
         looked_for = [name for benchmark in BENCHMARKS.values() for name in benchmark.json_names]
         looked_for += [pattern for corpus in CORPORA.values() for pattern in corpus.json_patterns]
-        near = near_jsons(args.root, looked_for)
+        near = near_jsons(root, looked_for)
         raise DataError(
-            f"{args.root}: no known dataset in it, looked for {', '.join(looked_for)}, and the parquets, tars or json "
+            f"{root}: no known dataset in it, looked for {', '.join(looked_for)}, and the parquets, tars or json "
             f"lists of a WebPerson{'; ' + near if near else ''}; say with --dataset which it is"
         )
     if len(datasets) > 1 and (args.annotations or args.image_root):
         found = ", ".join(dataset.name for dataset in datasets)
-        raise DataError(f"{args.root}: it holds {found}; --annotations and --image_root need --dataset")
+        raise DataError(f"{root}: it holds {found}; --annotations and --image_root need --dataset")
     return datasets
 
 
@@ -389,7 +427,7 @@ def main(arguments: list[str] | None = None) -> int | None:
         max_images=args.max_images,
         num_workers=args.num_workers,
     )
-    reports = examine(args.root, _datasets_to_examine(args), options)
+    reports = examine(_datasets_to_examine(args), options)
 
     exit_code = int(any(report.findings.errors() for report in reports))
     print_table(reports, sys.stdout)

@@ -72,6 +72,16 @@ KINDS = {
     "near-duplicate": Kind(
         "warning", "near-duplicate images across splits", "look at the pairs; drop the training image of a true pair"
     ),
+    "image-elsewhere-held-out": Kind(
+        "warning",
+        "training image in the validation or test of another dataset",
+        "figures across the two do not count with it: joint fine-tuning drops the person from training",
+    ),
+    "person-elsewhere-held-out": Kind(
+        "warning",
+        "training person in the validation or test of another dataset",
+        "drop all images of the person from training where both datasets are used, as joint fine-tuning does",
+    ),
     # counts
     "counts-differ": Kind("error", "counts differ from the official ones", "get the complete official copy"),
     "old-copy": Kind("error", "known old copy", "get the present json from the dataset's own page"),

@@ -49,6 +49,8 @@ PROVEN = {
     "test_the_example_prints_the_share_saved_and_leaves_a_model_that_loads",
     "examples/reload.py": "test_examples.py::test_the_reload_check_fails_on_other_embeddings",
     "examples/finetune.py": "test_finetune_example.py::test_adapters_and_dual_masking_on_the_synthetic_set",
+    "examples/average_checkpoints.py": "test_average_checkpoints.py::"
+    "test_the_mean_of_checkpoints_is_a_model_like_any_other",
     "examples/leaderboard.py": "test_leaderboard.py::test_the_command_leaves_the_table_in_three_forms",
     "examples/evaluate_retrieval.py": "test_evaluate_retrieval.py::test_two_processes_give_the_numbers_of_one",
     "examples/train_small_clip.py": "test_examples.py::"
@@ -90,6 +92,8 @@ PROVEN = {
     "examples/studies/noise_detection.py": "test_studies.py::"
     "test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not",
     "examples/studies/repair_gain.py": "test_repair_study.py::test_the_study_of_repair_writes_its_tables",
+    "examples/studies/bank_gain.py": "test_caption_banks.py::"
+    "test_the_study_of_banks_pools_its_seeds_and_keeps_what_is_finished",
     "examples/score_false_words.py": "test_false_words.py::"
     "test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run",
     "examples/repair_captions.py": "test_patch_evidence.py::"

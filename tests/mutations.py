@@ -101,6 +101,7 @@ DRAWN_WORDS = "noise/test_repaired_captions.py::test_drawn_words_follow_seed_epo
 PUT_IN = "noise/test_repaired_captions.py::test_words_are_put_in_by_their_probability"
 VALUES = "noise/test_repaired_captions.py::test_evidence_of_values_is_the_score_of_the_caption_that_says_them"
 QUALITY, PERSONS_DRAWN = "false_words/test_word_detection.py", "test_intervals_draw_whole_persons_and_hold_the_figure"
+BANK, JOINT, AVERAGING = "evaluation/test_caption_bank.py", "finetuning/test_joint.py", "training/test_averaging.py"
 MODES, ROBUSTNESS = "evaluation/test_encoding_modes.py", "evaluation/test_robustness.py"
 
 mutants(
@@ -724,6 +725,57 @@ mutants(
     ("mINP for mAP", "100.0 * ranks.average_precision", "100.0 * ranks.inverse_negative_penalty", PERSONS),
 )
 
+mutants(
+    "evaluation/caption_bank.py",
+    ("a bank keeps captions that are measured", "elif words not in held_out:", "elif True:", BANK),
+    ("a bank tells captions apart by case", '" ".join(caption.split()).casefold()', '" ".join(caption.split())', BANK),
+    ("the nearest captions of the last block only", "torch.cat([nearest, scores], dim=1)", "scores", BANK),
+    ("what is near to many is found more often", "cosines - settings.alpha", "cosines + settings.alpha", BANK),
+    ("every query is normalised", "torch.where(by_hub[:, None], normalised, cosines)", "normalised", BANK),
+    ("another number of neighbours is the same", "settings.neighbours, settings.beta])", "settings.beta])", BANK),
+)
+mutants(
+    "training/averaging.py",
+    (
+        "the average begins after the first step",
+        "self.weights = {name: weight.detach().float().clone()",
+        "self.weights = {name: weight.detach().float().clone() * 0",
+        AVERAGING,
+    ),
+    ("a resumed average begins anew", "if self.checkpoint is not None:", "if False:", AVERAGING),
+    ("the model keeps the average it was measured with", "weight.copy_(kept)", "pass", AVERAGING),
+    ("the last model for the mean", ".mean(dim=0)", "[-1]", AVERAGING),
+)
+mutants(
+    "training/trainer.py",
+    (
+        "measured without the average",
+        "nullcontext() if self._average is None else",
+        "nullcontext() if True else",
+        AVERAGING,
+    ),
+    (
+        "the best epoch's weights, the last one's average",
+        "self._average.load(self.state.best_model_checkpoint)",
+        "pass",
+        AVERAGING,
+    ),
+    ("ends without the average", "average.put_into(self._trained())", "pass", AVERAGING),
+)
+mutants(
+    "finetuning/joint.py",
+    ("two sets share persons", "shift = free - min(known)", "shift = -min(known)", JOINT),
+    ("rows of two sets share their randomness", 'f"{name}/{path}"', "path", JOINT),
+    ("temperature the other way", "[size ** (1 / temperature)", "[size**temperature", JOINT),
+    (
+        "each epoch begins a pass",
+        "first, last = self.epoch * count, (self.epoch + 1) * count",
+        "first, last = 0, count",
+        JOINT,
+    ),
+    ("the same augmentation when a pair comes again", "drawn += [(turn, pairs", "drawn += [(self.epoch, pairs", JOINT),
+    ("sets one after the other", "torch.randperm(len(drawn), generator=generator)", "torch.arange(len(drawn))", JOINT),
+)
 mutants(
     "evaluation/significance.py",
     ("a one-sided interval", "tail = (1 - confidence) / 2", "tail = 1 - confidence", PERSONS),

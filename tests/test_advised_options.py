@@ -10,6 +10,7 @@ from places import REPO
 from transformers import TrainingArguments
 
 from modeling_gadms.evaluation.arguments import EvaluationArguments
+from modeling_gadms.finetuning.data import FineTuningDataArguments
 
 FILES = sorted(
     path for folder in ("modeling_gadms", "dataset_webperson", "examples") for path in (REPO / folder).rglob("*.py")
@@ -69,8 +70,5 @@ def test_every_option_that_a_message_advises_exists(path):
 
 @pytest.mark.parametrize("option", READERS)
 def test_what_readers_advise_can_be_given_where_benchmarks_are_read(option):
-    names = {field.name for field in fields(EvaluationArguments)}
-    assert option in names
-    tree = trees()[REPO / "examples" / "finetune.py"]
-    (given,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "FinetuneArguments"]
-    assert option in {part.target.id for part in given.body if isinstance(part, ast.AnnAssign)}
+    for arguments in (EvaluationArguments, FineTuningDataArguments):
+        assert option in {field.name for field in fields(arguments)}, arguments

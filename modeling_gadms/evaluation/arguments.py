@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
+from .caption_bank import BANK_SCORINGS, BankSettings
 from .embedding_cache import DEFAULT_FOLDER, DEFAULT_LIMIT
 from .published_results import PROTOCOLS
 from .rescoring import SCORINGS
@@ -36,7 +37,19 @@ class EvaluationArguments:
     protocol: str | None = field(default=None, metadata={"help": "A table to lay out.", "choices": PROTOCOLS})
     trained_on: list[str] = field(default_factory=list, metadata={"help": "cross-domain: what `model` has seen."})
     rescore: list[str] = field(
-        default_factory=list, metadata={"help": "Score anew as well.", "choices": list(SCORINGS)}
+        default_factory=list,
+        metadata={
+            "help": "Score anew as well; `nnn`, `inverted-softmax` and `query-bank` read the captions of train.",
+            "choices": [*SCORINGS, *BANK_SCORINGS],
+        },
+    )
+    bank_alpha: float = field(default=BankSettings.alpha, metadata={"help": "`nnn`: weight of what is subtracted."})
+    bank_neighbours: int = field(
+        default=BankSettings.neighbours, metadata={"help": "`nnn`: nearest captions of the bank that are averaged."}
+    )
+    bank_beta: float = field(
+        default=BankSettings.beta,
+        metadata={"help": "`inverted-softmax` and `query-bank`: inverse temperature."},
     )
     robustness: bool = field(default=False, metadata={"help": "Measure on damaged captions and images too."})
     output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})
@@ -49,6 +62,12 @@ class EvaluationArguments:
     bf16: bool = field(default=False, metadata={"help": "Encode in bfloat16."})
     use_cpu: bool = field(default=False, metadata={"help": "Even where there is a GPU."})
     seed: int = field(default=0, metadata={"help": "Decides intervals, tests, damaged inputs and synthetic persons."})
+
+    def __post_init__(self) -> None:
+        self.bank_settings()  # what is out of range is refused before the work
+
+    def bank_settings(self) -> BankSettings:
+        return BankSettings(self.bank_alpha, self.bank_neighbours, self.bank_beta)
 
     def of_each_benchmark(self, name: str) -> list:
         """The values of an option, one per benchmark."""

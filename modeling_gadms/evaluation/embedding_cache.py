@@ -10,7 +10,8 @@ import json
 import os
 import re
 import tempfile
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -30,6 +31,7 @@ from .models import Retriever
 
 DEFAULT_FOLDER = os.path.join(HF_HOME, "gadms-embeddings")
 DEFAULT_LIMIT = 10.0  # GB; the three benchmarks' test sets take about 0.1 GB per model at 512 dimensions
+Tensors = TypeVar("Tensors")
 CACHED = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.safetensors")
 
 
@@ -99,27 +101,47 @@ def cached_retrieval_set(
     Raises:
         ValueError: `limit` is negative or NaN; also the errors of `encode_retrieval_set`.
     """
+    keys: list[dict[str, str]] = [{}]  # known to the first process, then sent to all
+    if _is_main():
+        keys = [{"model_hash": model_hash(model, processor), "data_hash": data_hash(dataset, progress)}]
+    if num_processes() > 1:
+        dist.broadcast_object_list(keys)
+    file = os.path.join(folder, "{model_hash}-{data_hash}.safetensors".format(**keys[0]))
+    encoded, was_cached = cached(
+        RetrievalSet,
+        file,
+        lambda: encode_retrieval_set(model, processor, dataset, batch_size, progress, num_workers),
+        limit,
+    )
+    return encoded, {**keys[0], "file": file, "was_cached": was_cached}
+
+
+def cached(kind: type[Tensors], file: str, make: Callable[[], Tensors], limit: float) -> tuple[Tensors, bool]:
+    """What `make` gives in every process, kept in `file`, or what an earlier call left there; and which of both.
+
+    Args:
+        kind (`type`): a dataclass of nothing but tensors.
+        limit (`float`): GB that what is kept in the folder of `file` may take, as in [`cached_retrieval_set`].
+
+    Raises:
+        ValueError: `limit` is negative or NaN.
+    """
+    folder = os.path.dirname(file)
     if not limit >= 0:
         raise ValueError(f"{folder}: the limit for cached embeddings must be 0 GB or more, not {limit}")
-    found: list[Any] = [None, None]  # known to the first process, then sent to all
-    if _is_main():
-        keys = {"model_hash": model_hash(model, processor), "data_hash": data_hash(dataset, progress)}
-        file = os.path.join(folder, f"{keys['model_hash']}-{keys['data_hash']}.safetensors")
-        encoded = _read(file)
-        found = [encoded, {**keys, "file": file, "was_cached": encoded is not None}]
+    found: list[Any] = [_read(kind, file) if _is_main() else None]
     if num_processes() > 1:
         dist.broadcast_object_list(found)
-    encoded, note = found
-    if encoded is None:
-        encoded = encode_retrieval_set(model, processor, dataset, batch_size, progress, num_workers)
-        if _is_main():
-            with replacing(note["file"]) as temporary:
-                save_file({name: tensor.contiguous() for name, tensor in vars(encoded).items()}, temporary)
+    was_cached = found[0] is not None
+    result: Tensors = found[0] if was_cached else make()
     if _is_main():
+        if not was_cached:
+            with replacing(file) as temporary:
+                save_file({name: tensor.contiguous() for name, tensor in vars(result).items()}, temporary)
         with contextlib.suppress(FileNotFoundError, PermissionError):  # deleted by another process, or read-only
-            os.utime(note["file"])  # the time of last use: many file systems do not record reads
-        delete_least_recent(folder, limit, keep=note["file"])
-    return encoded, note
+            os.utime(file)  # the time of last use: many file systems do not record reads
+        delete_least_recent(folder, limit, keep=file)
+    return result, was_cached
 
 
 def delete_least_recent(folder: str, limit: float, keep: str) -> None:
@@ -146,9 +168,9 @@ def _is_main() -> bool:
     return num_processes() == 1 or dist.get_rank() == 0
 
 
-def _read(file: str) -> RetrievalSet | None:
+def _read(kind: type[Tensors], file: str) -> Tensors | None:
     """Read the file; `None` if it is missing or damaged, in which case the caller writes it again."""
     try:
-        return RetrievalSet(**load_file(file))
+        return kind(**load_file(file))
     except (FileNotFoundError, SafetensorError, TypeError):
         return None

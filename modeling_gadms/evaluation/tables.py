@@ -78,14 +78,16 @@ def comparison_table(comparisons: list[dict]) -> str:
 
     Args:
         comparisons (`list[dict]`): each with `model`, `other`, `benchmark` and `differences`,
-            `{"t2i": {"R@1": Difference}}`.
+            `{"t2i": {"R@1": Difference}}`; where scoring anew is compared with the cosine, `ms_per_query`, its cost.
     """
-    lines = ["| model | minus | benchmark | direction | metric | difference | 95 % interval | p |", "|---" * 8 + "|"]
+    names = ["model", "minus", "benchmark", "direction", "metric", "difference", "95 % interval", "p", "ms per query"]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for comparison in comparisons:
         for direction, differences in comparison["differences"].items():
             for name, d in differences.items():
                 head = [comparison["model"], comparison["other"], comparison["benchmark"], DIRECTIONS[direction], name]
                 cells = [f"{d.mean:+.2f}", f"[{d.low:+.2f}, {d.high:+.2f}]", f"{d.p_value:.4f}"]
+                cells.append(f"+{comparison['ms_per_query']:.2f}" if "ms_per_query" in comparison else "-")
                 lines.append("| " + " | ".join(head + cells) + " |")
     return "\n".join(lines)
 

@@ -25,6 +25,7 @@ class GADMSFineTuningArguments(GADMSTrainingArguments):
             "new_module_factor": "",
             "bias_factor": "",
             "instances_per_person": "",
+            "sampling_temperature": "",
         },
         "masks": {
             "masking": "",
@@ -70,6 +71,14 @@ class GADMSFineTuningArguments(GADMSTrainingArguments):
         metadata={"help": "Pairs per person in a batch; by default batches are drawn at random (IRRA)."},
     )
 
+    sampling_temperature: float = field(
+        default=1.0,
+        metadata={
+            "help": "Of several data sets: pairs are drawn in proportion to size ** (1 / temperature); 1 shows every "
+            "caption once per epoch."
+        },
+    )
+
     eval_strategy: str = field(default="epoch", metadata={"help": "When to measure retrieval on validation."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save; must equal eval_strategy."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep, besides the best."})
@@ -86,6 +95,12 @@ class GADMSFineTuningArguments(GADMSTrainingArguments):
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         if self.instances_per_person is not None and self.instances_per_person < 2:
             raise ValueError(f"instances_per_person must be at least 2; got {self.instances_per_person}")
+        if not self.sampling_temperature >= 1:
+            raise ValueError(f"sampling_temperature must be 1 or more; got {self.sampling_temperature}")
+        if self.sampling_temperature > 1 and self.instances_per_person is not None:
+            raise ValueError(
+                "sampling_temperature weighs pairs drawn at random; instances_per_person draws persons: choose one"
+            )
         if self.mask_captions_in_place and self.masking != "random":
             raise ValueError(f"mask_captions_in_place belongs to masking=random; got masking={self.masking}")
         if self.hidden_spans is not None:

@@ -13,6 +13,7 @@ from dataset_webperson import DataError
 from ..rows import all_captions, read_row, stable_hash
 from ..training.samplers import EpochKey, KeySampler, TrainingRows
 
+SET = "data_set"  # the column that names the set of a row, where several are joined
 Group = tuple[float, int, list[int]]  # place in the epoch, person, pairs
 
 
@@ -30,6 +31,7 @@ class CaptionRows(TrainingRows):
         persons (`dict[int, int]`): class of each `person_id`, from 0, in the order of the ids.
         person_of_row (`list[int]`): class of each image.
         person_of_pair (`list[int]`): class of each item.
+        set_of_pair (`list[str]`): the data set of each item; all "" where there is one.
 
     Raises:
         DataError: a column is missing, or there are no captions.
@@ -57,6 +59,8 @@ class CaptionRows(TrainingRows):
         self.persons = {person_id: place for place, person_id in enumerate(sorted(set(person_ids)))}
         self.person_of_row = [self.persons[person_id] for person_id in person_ids]
         self.person_of_pair = [self.person_of_row[row] for row in self.row_of_pair]
+        sets = dataset[SET][:] if SET in dataset.column_names else [""] * len(dataset)
+        self.set_of_pair: list[str] = [sets[row] for row in self.row_of_pair]
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -12,6 +12,7 @@ from ..processing_gadms import GADMSProcessor
 from ..training.samplers import KeySampler
 from ..training.trainer import GADMSTrainer, Rows
 from .arguments import GADMSFineTuningArguments
+from .joint import TemperatureSampler
 from .lora import merged
 from .model import GADMSForFineTuning
 from .rows import CaptionRows, PersonSampler, refuse_lone_images
@@ -31,7 +32,8 @@ class GADMSFineTuningTrainer(GADMSTrainer):
         processing_class ([`GADMSProcessor`]): saved with every checkpoint.
         train_dataset (`datasets.Dataset`, *optional*): columns `image`, `image_path`, `person_id`, and `captions`
             (lists) or `caption1`, ...; an epoch shows every caption once.
-        eval_dataset (`datasets.Dataset`, *optional*): the same columns; the best epoch is chosen on it.
+        eval_dataset (`datasets.Dataset`, or a `dict` of them, *optional*): the same columns; the best epoch is chosen
+            on it, and on the mean over several.
         kwargs: passed to [`GADMSTrainer`].
 
     Raises:
@@ -48,7 +50,7 @@ class GADMSFineTuningTrainer(GADMSTrainer):
         args: GADMSFineTuningArguments,
         processing_class: GADMSProcessor,
         train_dataset: datasets.Dataset | None = None,
-        eval_dataset: datasets.Dataset | None = None,
+        eval_dataset: datasets.Dataset | dict[str, datasets.Dataset] | None = None,
         **kwargs: Any,
     ) -> None:
         if eval_dataset is None and args.eval_strategy != "no":
@@ -86,10 +88,18 @@ class GADMSFineTuningTrainer(GADMSTrainer):
         args.refuse_unfilled_batch(len(rows))
         if args.instances_per_person is not None:
             refuse_lone_images(rows, args.instances_per_person)
+        if args.sampling_temperature > 1 and len(set(rows.set_of_pair)) < 2:
+            raise ValueError(
+                f"sampling_temperature={args.sampling_temperature} weighs several data sets against each other, and "
+                "there is one"
+            )
         return rows
 
     def _get_train_sampler(self, train_dataset: object = None) -> KeySampler:
-        instances = self.args.instances_per_person
+        instances, temperature = self.args.instances_per_person, self.args.sampling_temperature
+        if self.train_dataset is not None and temperature > 1:
+            batch_size = self.args.joint_batch_size() if self.args.dataloader_drop_last else 1
+            return TemperatureSampler(self.train_dataset.set_of_pair, temperature, batch_size, self.data_collator.seed)
         if instances is None or self.train_dataset is None:
             return super()._get_train_sampler(train_dataset)
         return PersonSampler(

@@ -144,6 +144,7 @@ TRAINING_STATE = Listing(
         "scaler.pt",
         "rng_state*.pth",
         "trainer_state.json",
+        "weight_average.safetensors",
     ),
     required=("trainer_state.json", "optimizer.pt", "scheduler.pt"),
 )

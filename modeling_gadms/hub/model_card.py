@@ -185,17 +185,19 @@ def measured_by_run(facts: dict, run: dict, folder: str) -> list[dict]:
     `metrics` is `{name: (value, low, high)}`; `incomplete` says why the figures are not those of the set that they are
     named after, and is None where they are.
     """
-    if "metrics" in run:
-        found = {"": run["metrics"]["after"]}
+    if "sets" in run:
+        found = {name: (one["after"], one) for name, one in run["sets"].items()}
+    elif "metrics" in run:
+        found = {"": (run["metrics"]["after"], run)}
     else:
-        found = facts.get("metrics", {})
+        found = {name: (metrics, {**facts, "intervals": {}}) for name, metrics in facts.get("metrics", {}).items()}
     arguments = run.get("arguments", {})
     rows = []
-    for name, metrics in found.items():
+    for name, (metrics, about) in found.items():
         dataset = name or facts.get("test_data") or arguments.get("dataset_name") or "held-out rows"
         on_the_hub = is_hub_id(dataset, folder)
         dataset = dataset if on_the_hub else last_part(dataset)
-        intervals = run.get("intervals", {}) if "metrics" in run else {}
+        intervals = about.get("intervals", {})
         for direction in DIRECTIONS:
             values = {
                 m: (metrics[key], *intervals.get(key, (None, None)))
@@ -207,10 +209,10 @@ def measured_by_run(facts: dict, run: dict, folder: str) -> list[dict]:
                     {
                         "dataset": dataset,
                         "dataset_type": dataset if on_the_hub else re.sub(r"[^\w.-]+", "-", dataset),
-                        "split": run.get("splits", {}).get("test", "test"),
-                        "images": run.get("test_images") or facts.get("test_images"),
-                        "captions": run.get("test_captions"),
-                        "incomplete": run.get("incomplete"),
+                        "split": about.get("splits", {}).get("test", "test"),
+                        "images": about.get("test_images") or facts.get("test_images"),
+                        "captions": about.get("test_captions"),
+                        "incomplete": about.get("incomplete"),
                         "direction": direction,
                         "scoring": "cosine",
                         "metrics": values,

@@ -17,6 +17,7 @@ RECIPE = (
     "learning_rate",
     "adam_epsilon",
     "weight_decay",
+    "ema_decay",
     "warmup_epochs",
     "seed",
     "masking",
@@ -91,7 +92,9 @@ def metrics_of_weights(log_history: list[dict], step: int, best_at_end: bool) ->
             if match := _MEASURED.fullmatch(key):
                 prefix, name, direction, metric = match.groups()
                 found[prefix].setdefault(name or "", {})[f"{direction}_{metric}"] = value
-    return found["test"] or found["eval"]
+    measured = found["test"] or found["eval"]
+    # of several sets, not the mean, which is no figure of any
+    return {name: metrics for name, metrics in measured.items() if name} or measured
 
 
 def data_name(dataset: object) -> str | None:

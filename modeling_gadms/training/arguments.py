@@ -101,6 +101,7 @@ class GADMSTrainingArguments(TrainingArguments):
             "adam_epsilon": "",
             "weight_decay": "",
             "max_grad_norm": "",
+            "ema_decay": "",
             "mtp_weight": "",
             "sigmoid_bias": "",
         },
@@ -138,6 +139,13 @@ class GADMSTrainingArguments(TrainingArguments):
     num_train_epochs: float = field(default=30.0, metadata={"help": "Passes over the images (paper)."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs per process (paper: 8 x 64)."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none (released code)."})
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Measure, choose and end with an exponential moving average of the weights, of this decay per "
+            "step, as 0.999; by default with the weights themselves."
+        },
+    )
     warmup_epochs: float = field(default=5.0, metadata={"help": "Epochs of linear warm-up, then cosine to 0 (paper)."})
     warmup_factor: float = field(
         default=0.1, metadata={"help": "Learning rate at the start of warm-up, as a share of the peak."}
@@ -230,6 +238,8 @@ class GADMSTrainingArguments(TrainingArguments):
         for name in ("mtp_weight", "warmup_epochs", "warmup_factor", "crop_padding"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay lies between 0 and 1; got {self.ema_decay}")
 
     def _refuse_what_has_no_effect(self) -> None:
         defaults = {field.name: field for field in fields(TrainingArguments)}
@@ -271,6 +281,8 @@ class GADMSTrainingArguments(TrainingArguments):
         needed_by = ""
         if masking is not None and masking.uses_scores:
             needed_by = f"the scores of masking={self.masking}"
+        elif self.ema_decay is not None:
+            needed_by = f"the average of ema_decay={self.ema_decay}"
         elif self.gradient_accumulation_steps > 1:
             needed_by = f"chunks of gradient_accumulation_steps={self.gradient_accumulation_steps}"
         if needed_by:

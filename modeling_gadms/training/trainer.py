@@ -26,10 +26,12 @@ from ..hub.pushes import HubPushes
 from ..hub.run_facts import FACTS_FILE, facts_of_run
 from ..modeling_gadms import GADMSModel, GADMSPreTrainedModel
 from ..noise.rewriting import AS_FOUND, POSTERIOR
+from ..person_retrieval.ranking import DIRECTIONS, METRICS
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
 from .accumulation import Replay, plan_replays
 from .arguments import ADAM, ARGUMENTS_FILE, GADMSTrainingArguments
+from .averaging import WeightAverage
 from .collator import PairCollator
 from .samplers import EpochSampler, KeySampler, ParquetRows, RepeatedRows, StreamedRows, TrainingRows
 
@@ -114,6 +116,7 @@ class GADMSTrainer(HubPushes):
         self._chunks: list[dict[str, Any]] = []
         self._replays: list[Replay] = []
         self.measured: RetrievalSet | None = None  # embeddings of the last evaluation
+        self._average: WeightAverage | None = None  # while a training goes on
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As the parent; warns where the run to resume had another seed, masking or recipe."""
@@ -121,7 +124,23 @@ class GADMSTrainer(HubPushes):
         changes = self.args.changes_since(folder) if folder else []
         if changes and self.is_world_process_zero():
             logger.warning(f"{folder} was written by a run with other arguments; going on with {', '.join(changes)}")
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.args.ema_decay is None:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        self._average = average = WeightAverage(self.args.ema_decay, folder or None)
+        self.add_callback(average)
+        try:
+            output = super().train(resume_from_checkpoint, *args, **kwargs)
+            average.put_into(self._trained())
+        finally:
+            self._average = None
+            self.remove_callback(average)
+        return output
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self._average is not None:
+            assert self.state.best_model_checkpoint is not None
+            self._average.load(self.state.best_model_checkpoint)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As the parent, which counts steps only after one: a finished run that is resumed would take another."""
@@ -312,24 +331,34 @@ class GADMSTrainer(HubPushes):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Retrieval both ways: `eval_t2i_R@1`, `..._R@5`, `..._R@10`, `..._mAP`, `..._mINP`, `eval_i2t_R@1`, ..."""
+        """Retrieval both ways: `eval_t2i_R@1`, `..._R@5`, `..._R@10`, `..._mAP`, `..._mINP`, `eval_i2t_R@1`, ...
+
+        Of several sets by name, `eval_<name>_t2i_R@1` and so on, and the means over the sets under the names of one.
+        """
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         metrics: dict[str, float] = {}
         if isinstance(eval_dataset, dict):
             for name, part in eval_dataset.items():
                 metrics |= self.evaluate(part, metric_key_prefix=f"{metric_key_prefix}_{name}")
-            return metrics
+            means = {}
+            for key in (f"{way}_{metric}" for way in DIRECTIONS for metric in METRICS):
+                values = [metrics[f"{metric_key_prefix}_{name}_{key}"] for name in eval_dataset]
+                means[f"{metric_key_prefix}_{key}"] = sum(values) / len(values)
+            self.log(means)
+            return metrics | means
         if eval_dataset is None:
             raise ValueError("there is no evaluation set: pass eval_dataset")
         start = time.time()
-        self.measured = encode_retrieval_set(
-            self.retriever(),
-            self.processing_class,
-            eval_dataset,
-            batch_size=self.args.per_device_eval_batch_size,
-            progress=not self.args.disable_tqdm and self.is_world_process_zero(),
-            num_workers=self.args.dataloader_num_workers,
-        )
+        averaged = nullcontext() if self._average is None else self._average.in_place_of(self._trained())
+        with averaged:
+            self.measured = encode_retrieval_set(
+                self.retriever(),
+                self.processing_class,
+                eval_dataset,
+                batch_size=self.args.per_device_eval_batch_size,
+                progress=not self.args.disable_tqdm and self.is_world_process_zero(),
+                num_workers=self.args.dataloader_num_workers,
+            )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measured.metrics().items()}
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(eval_dataset))
         self.log(metrics)
@@ -344,6 +373,8 @@ class GADMSTrainer(HubPushes):
             folder = self.args.output_dir if output_dir is None else output_dir
             os.remove(os.path.join(folder, "training_args.bin"))
             self.save_arguments(folder)
+            if self._average is not None:
+                self._average.save(folder)
 
     def save_arguments(self, folder: str) -> None:
         """Write the arguments as JSON; the parent would pickle them, and a pickle runs code when it is read."""

@@ -8,9 +8,9 @@ import pytest
 from made_up_datasets import write_picture
 from PIL import Image
 
-from dataset_webperson.doctor import NEAR_BITS
 from dataset_webperson.images import ImageError, open_image
 from dataset_webperson.near_duplicates import close_pairs, perceptual_hash
+from dataset_webperson.overlap import NEAR_BITS
 
 
 def write_png_header(path, width: int, height: int) -> None:

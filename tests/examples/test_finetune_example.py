@@ -10,13 +10,16 @@ import sys
 
 import datasets
 import pytest
+import torch
 from made_up_datasets import write_copy
+from overlapping_copies import two_copies
 from PIL import Image
 from places import REPO
 from tiny import tiny_config
 from transformers import AutoModel
 
 from modeling_gadms import GADMSImageProcessor, GADMSModel, GADMSProcessor
+from modeling_gadms.hub.model_card import measured_by_run
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.tokenizers import train_tokenizer
 
@@ -68,6 +71,7 @@ def base(tmp_path_factory):
         crop_padding=1,
         erasing_probability=0,
     )
+    torch.manual_seed(0)  # whatever other tests have drawn before
     trainer = SmallClipTrainer(GADMSModel(tiny_config(vocab_size=len(tokenizer))), args, processor, train_dataset=rows)
     trainer.train()
     trainer.save_model()
@@ -144,6 +148,7 @@ def test_adapters_and_dual_masking_on_the_synthetic_set(base, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*counts differ from the official ones")
 def test_without_a_validation_split_one_is_carved_or_test_is_chosen_by_name(base, tmp_path, capsys):
     root = str(write_copy("icfg", tmp_path))
     options = ["--dataset_name", "icfg-pedes", "--data_root", root, "--on_count_mismatch", "warn"]
@@ -158,6 +163,41 @@ def test_without_a_validation_split_one_is_carved_or_test_is_chosen_by_name(base
     assert kept["best_epoch_chosen_on"] == "test" and "optimistic" in kept["warning"]
 
 
+@pytest.mark.filterwarnings("ignore:.*counts differ from the official ones")
+def test_several_benchmarks_are_trained_on_as_one_without_what_another_holds_out(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "modeling_gadms.finetuning.overlap.leave_out_overlap.__defaults__", (str(tmp_path / "facts"), 1)
+    )
+    two_copies(tmp_path / "data")
+    options = ["--dataset_name", "icfg-pedes", "rstpreid", "--data_root", str(tmp_path / "data")]
+    options += ["--on_count_mismatch", "warn", "--per_device_train_batch_size", "4", "--validation_persons", "1"]
+    kept = run(base, tmp_path / "out", *options, "--sampling_temperature", "2")
+    printed = capsys.readouterr().out
+    notes = kept["overlap"]
+    assert all(note in printed for note in notes)
+    shared = "2 images of train_minus_validation (persons: 1; the same file: 1)"
+    assert f"ICFG-PEDES: also in test of RSTPReid: {shared}" in notes
+    left_out = [note for note in notes if "left out" in note]
+    assert left_out == [
+        "ICFG-PEDES: left out of train: 4 images (persons: 2)",
+        # the pictures of ICFG's person held out of train are drawn once more in RSTPReid's train
+        "RSTPReid: left out of train: 4 images (persons: 2)",
+    ]
+    assert any(note.startswith("RSTPReid: also in validation_from_train of ICFG-PEDES: 2 images") for note in notes)
+    assert set(kept["sets"]) == {"ICFG-PEDES", "RSTPReid"}
+    for when in ("before", "after"):
+        for name, value in kept["metrics"][when].items():
+            assert value == pytest.approx(sum(one[when][name] for one in kept["sets"].values()) / 2)
+    chosen = "the mean over validation_from_train of ICFG-PEDES, validation of RSTPReid"
+    assert kept["best_epoch_chosen_on"] == chosen and "| text->image | after, RSTPReid" in printed
+    assert kept["arguments"]["dataset_name"] == "icfg-pedes + rstpreid"
+    assert kept["sets"]["RSTPReid"]["test_images"] == 4 and "official" in kept["sets"]["RSTPReid"]["incomplete"]
+    card = measured_by_run({}, kept, str(tmp_path / "out"))
+    assert [(row["dataset"], row["direction"]) for row in card] == [
+        (name, way) for name in ("ICFG-PEDES", "RSTPReid") for way in ("t2i", "i2t")
+    ]
+
+
 def test_a_mistake_ends_in_one_line_and_code_2(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(REPO / "examples" / "finetune.py")])
     (tmp_path / "file").write_text("no folder")
@@ -168,6 +208,13 @@ def test_a_mistake_ends_in_one_line_and_code_2(base, tmp_path, capsys, monkeypat
         (base, "out", ["--dataset_name", "cuhk-pedes", "--data_root", str(tmp_path / "nowhere")], "nowhere"),
         (base, "out", [*synthetic, "--lora", "True", "--lora_targets", "nothing"], "lora_targets nothing"),
         (base, "out", [*synthetic, "--image_size", "64"], "image_size is a height and a width"),
+        (base, "out", ["--dataset_name", "rstpreid", "RSTPReid"], "RSTPReid is given twice"),
+        (
+            base,
+            "out",
+            ["--dataset_name", "rstpreid", "--data_root", "a", "b"],
+            "--data_root: 2 values",
+        ),
         (base, "out", [*synthetic, "--noise_rate", "2"], "noise_rate is a probability"),
         (base, "file", synthetic, "file is not a folder"),
         (tmp_path / "nowhere", "out", synthetic, "nowhere"),

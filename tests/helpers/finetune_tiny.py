@@ -22,14 +22,14 @@ def tiny_tuned_model(num_persons=12, **kwargs) -> GADMSForFineTuning:
     return GADMSForFineTuning.from_pre_training(model, num_persons).eval()
 
 
-def finetune(argv: list[str], rows=None) -> GADMSFineTuningTrainer:
+def finetune(argv: list[str], rows=None, validation=None) -> GADMSFineTuningTrainer:
     """12 persons with two images of two captions each: 48 pairs, 6 batches of 8 per epoch."""
     defaults = ["--use_cpu", "True", "--disable_tqdm", "True", "--logging_steps", "1", "--learning_rate", "1e-3"]
     defaults += ["--crop_padding", "1", "--per_device_train_batch_size", "8", "--num_train_epochs", "1"]
     lora, args = parse_arguments((LoraArguments, GADMSFineTuningArguments), defaults + argv)
     model = tiny_tuned_model()
     model = add_lora(model, lora) if lora.lora else model
-    rows, validation = tiny_rows() if rows is None else rows, tiny_rows(10, seed=2)
+    rows, validation = tiny_rows() if rows is None else rows, validation or tiny_rows(10, seed=2)
     trainer = GADMSFineTuningTrainer(model, args, tiny_processor(), train_dataset=rows, eval_dataset=validation)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     return trainer
