@@ -38,8 +38,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .chunk_gadms import BatchChunk
 from .configuration_gadms import GADMSConfig
 from .distributed_gadms import gather_batch, mean_over_processes, num_processes
-from .losses_gadms import mtp_loss, sdm_loss, sigmoid_loss
-from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions
+from .losses_gadms import IGNORED, mtp_loss, sdm_loss, sigmoid_loss
+from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions, places_to_predict
 from .released_scores_gadms import released_scores
 from .starting_towers_gadms import STARTS, config_of_towers, fitted_weights, refuse_missing_weights
 from .token_scores_gadms import gradient_attention_scores
@@ -51,6 +51,7 @@ from .towers_gadms import (
     caption_tokens,
     eos_positions,
     image_states,
+    on_host,
     pool,
     refuse_left_padding,
     valid_tokens,
@@ -529,17 +530,24 @@ class GADMSDecoder(WholeInitialization, CLIPPreTrainedModel):
             text_tokens (`torch.Tensor` of shape `(B, T, D)`): projected tokens of the prediction view.
             image_tokens (`torch.Tensor` of shape `(B, S, D)`): projected tokens of the image.
             attention_mask (`torch.Tensor` of shape `(B, T)`): True at the caption's own tokens; the rest is ignored.
-            positions (`torch.Tensor` of shape `(B, T)`): bool, tokens to predict.
+            positions (`torch.Tensor` of shape `(B, T)`): bool, tokens to predict; or int64 `(M,)`, their places in the
+                flattened `(B, T)`.
 
         Returns:
-            `torch.Tensor` of shape `(positions.sum(), vocab_size)`, in row-major order of `positions`.
+            `torch.Tensor` of shape `(positions.sum(), vocab_size)`, in row-major order of `positions`, or
+            `(M, vocab_size)`.
         """
         # no residual around the cross-attention: predictions must come from the image
         hidden_states = self.cross_attention(self.text_norm(text_tokens), self.image_norm(image_tokens))
         mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask,
+            allow_is_bidirectional_skip=on_host(hidden_states),  # it looks whether all is attended to
         )
         hidden_states = self.encoder(inputs_embeds=hidden_states, attention_mask=mask).last_hidden_state
+        if positions.dtype != torch.bool:
+            hidden_states = hidden_states.flatten(0, 1)
         hidden_states = self.final_norm(hidden_states[positions])
         return self.vocabulary(self.head_norm(self.activation(self.dense(hidden_states))))
 
@@ -736,9 +744,11 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         padded = F.pad(input_ids, (0, width - input_ids.shape[1]))
         own_tokens = caption_tokens(padded, text_config)
         seen = torch.ones_like(own_tokens) if self.config.decoder_attends_padding else own_tokens
-        logits = self.decoder(pairs.text_tokens, pairs.image_tokens, seen, views.prediction_mask)
+        assert masking is not None  # there are views
+        places = places_to_predict(views.prediction_mask, masking)
+        logits = self.decoder(pairs.text_tokens, pairs.image_tokens, seen, places)
         num_masked = mean_over_processes(views.prediction_mask.sum()) if chunk is None else chunk.num_masked
-        labels = padded[views.prediction_mask]
+        labels = padded.masked_fill(~views.prediction_mask, IGNORED).flatten()[places]
         mtp = mtp_loss(logits, labels, num_masked)
 
         valid = valid_tokens(input_ids, text_config)

@@ -65,6 +65,8 @@ POOLING = "test_token_scores.py::test_pooling_matrix_equals_pooling_and_interpol
 PADDING = "test_token_scores.py::test_scores_do_not_depend_on_padding_or_on_the_other_captions"
 RELEASED = "test_released_scores.py::test_released_scores_equal_the_released_computation"
 DECODER = "released/test_conversion.py::test_decoder_logits_of_captions_without_padding_are_the_released_ones"
+WAITING, PLACES = "test_no_waiting.py", "test_places_are_the_true_ones_and_then_others"
+ROOM = "test_there_is_room_for_all_that_is_drawn_even_where_every_score_is_highest"
 SPANS = "noise/test_patch_evidence.py::test_named_spans_are_hidden_before_alignment_and_nothing_else"
 COLLATOR, EPOCHS = "training/test_data_collator.py", "training/test_epochs_and_shares.py"
 STEPS, ERASING, APART = "training/test_trainer_steps.py", "training/test_erasing.py", "training/test_rows_apart.py"
@@ -144,6 +146,8 @@ mutants(
 mutants(
     "masking_gadms.py",
     ("noise where scores are high", "((1 - scores) - self.gamma_noise)", "(scores - self.gamma_noise)", MASKING),
+    ("other places before the true ones", "(~flags).byte()", "flags.byte()", f"{WAITING}::{PLACES}"),
+    ("no room for what is drawn by chance", "+ 8 * math", "- 8 * math", f"{WAITING}::{ROOM}"),
     ("noise by the wrong alpha", "self.alpha_noise * torch", "self.alpha_info * torch", MASKING),
     ("both masks from one uniform", "(info_draw < masking", "(noise_draw < masking", INDEPENDENT),
     (
@@ -373,8 +377,8 @@ mutants(
     ("another weight of MTP by default", "0.4,", "0.3,", DEFAULTS),
     (
         "labels from the masked caption",
-        "labels = padded[views",
-        "labels = views.prediction_input_ids[views",
+        "labels = padded.masked_fill",
+        "labels = F.pad(views.prediction_input_ids, (0, width - input_ids.shape[1])).masked_fill",
         STEP,
     ),
     (
@@ -424,9 +428,16 @@ mutants(
         DECODER,
     ),
     (
+        "the decoder waits for the device",
+        "allow_is_bidirectional_skip=on_host(hidden_states)",
+        "allow_is_bidirectional_skip=True",
+        WAITING,
+    ),
+    ("places to spare are labelled", "~views.prediction_mask, IGNORED)", "padded < 0, IGNORED)", WAITING),
+    (
         "padding attended in the decoder",
-        "inputs_embeds=hidden_states, attention_mask=attention_mask\n        )\n",
-        "inputs_embeds=hidden_states, attention_mask=None\n        )\n",
+        "inputs_embeds=hidden_states,\n            attention_mask=attention_mask,\n",
+        "inputs_embeds=hidden_states,\n            attention_mask=None,\n",
         STEP,
     ),
     ("logits of lengths", "text_embeds = F.normalize(", "text_embeds = (lambda embeds, dim: embeds)(", SHAPES),
