@@ -612,6 +612,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         super().__init__(config)
         self.gadms = GADMSModel(config)
         self.decoder = GADMSDecoder._from_config(config.decoder_config())
+        self.score_compiler: str | None = None  # backend of torch.compile for the layers of the score
         self.post_init()
 
     def encode_pairs(
@@ -664,7 +665,9 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             `torch.Tensor` of shape `(B, T)`, float32, in [0, 1] and without gradient; 0 at BOS, EOS and padding.
         """
         gadms = self.gadms
-        return gradient_attention_scores(gadms.text_model, gadms.text_projection, image_embeds, input_ids)
+        return gradient_attention_scores(
+            gadms.text_model, gadms.text_projection, image_embeds, input_ids, compiler=self.score_compiler
+        )
 
     def joint_alignment_loss(
         self,

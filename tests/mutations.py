@@ -69,6 +69,7 @@ WAITING, PLACES = "test_no_waiting.py", "test_places_are_the_true_ones_and_then_
 ROOM = "test_there_is_room_for_all_that_is_drawn_even_where_every_score_is_highest"
 SPANS = "noise/test_patch_evidence.py::test_named_spans_are_hidden_before_alignment_and_nothing_else"
 COLLATOR, EPOCHS = "training/test_data_collator.py", "training/test_epochs_and_shares.py"
+FAST = "training/test_full_speed.py"
 STEPS, ERASING, APART = "training/test_trainer_steps.py", "training/test_erasing.py", "training/test_rows_apart.py"
 CHUNKS = "training/test_contrastive_accumulation.py::test_chunks_give_the_loss_and_gradient_of_one_batch_of_64"
 DROPOUT = (
@@ -182,8 +183,8 @@ mutants(
 mutants(
     "token_scores_gadms.py",
     ("all but one layer by default", "round(depth * 2 / 3)", "depth - 1", DEFAULTS),
-    ("EOS's key is the kept one", "torch.where(at_eos[..., None], own_key, keys)", "keys", SCORES),
-    ("EOS's value is the kept one", "torch.where(at_eos[..., None], own_value, values)", "values", SCORES),
+    ("EOS's key is the kept one", "torch.where(walking[..., None], own_key, keys)", "keys", SCORES),
+    ("EOS's value is the kept one", "torch.where(walking[..., None], own_value, values)", "values", SCORES),
     (
         "attention not divided by its sum",
         "attention / attention.sum(-1, keepdim=True).clamp_min(1e-12)",
@@ -213,8 +214,8 @@ mutants(
     ),
     (
         "the query not pooled",
-        "matrix[rows, pooled] @ queries.float()",
-        "queries.float()[rows, pooled]",
+        "pooling = matrix[rows, pooled], matrix",
+        "pooling = torch.eye(matrix.shape[1])[pooled], matrix",
         SCORES,
     ),
     ("the keys not pooled", "matrix @ keys.float()", "keys.float()", SCORES),
@@ -238,13 +239,13 @@ mutants(
         "if False:",
         OF_TOWERS,
     ),
-    ("one head's attention", "attention.detach().mean(dim=1)", "attention.detach()[:, 0]", SCORES),
+    ("one head's attention", "output, attention.mean(dim=1)", "output, attention[:, 0]", SCORES),
     ("the first layers", "layers[-num_layers:],\n", "layers[:num_layers],\n", SCORES),
     ("not causal", "is_causal=causal", "is_causal=False", SCORES),
     (
         "padding attended by EOS",
-        "masked_fill(after_eos[:, None, None], -torch.inf)",
-        "masked_fill(after_eos[:, None, None], 0.0)",
+        "masked_fill(hidden[:, None, None], -torch.inf)",
+        "masked_fill(hidden[:, None, None], 0.0)",
         SCORES,
     ),
 )
@@ -572,6 +573,16 @@ mutants(
 )
 
 mutants(
+    "training/watched_loss.py",
+    (
+        "only NaN stops training",
+        "if math.isfinite(self.value.item()):",
+        "if not math.isnan(self.value.item()):",
+        APART,
+    ),
+    ("a late loss is read before it has come", "self.arrived.synchronize()", "pass", FAST),
+)
+mutants(
     "training/trainer.py",
     (
         "replays planned without autocast",
@@ -616,6 +627,12 @@ mutants(
         f"{EPOCHS}::test_warm_up_is_counted_in_epochs_also_where_the_steps_are_given",
     ),
     (
+        "a late loss is not looked at before saving",
+        "if self.control.should_log or self",
+        "if False and self",
+        FAST,
+    ),
+    (
         "an epoch's last chunks are a step",
         "self.args.joint_batch_size() if self.args.dataloader_drop_last else 1",
         "1",
@@ -639,7 +656,6 @@ mutants(
         "loss_is_scaled_for_ga = True",
         f"{STEPS}::test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it",
     ),
-    ("only NaN stops training", "if not torch.isfinite(loss):", "if torch.isnan(loss):", APART),
     (
         "evaluation of the usual set",
         "self.eval_dataset if eval_dataset is None else eval_dataset",

@@ -28,10 +28,13 @@ from ..modeling_gadms import GADMSModel, GADMSPreTrainedModel
 from ..noise.rewriting import AS_FOUND, POSTERIOR
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
+from ..towers_gadms import on_host
 from .accumulation import Replay, plan_replays
 from .arguments import ADAM, ARGUMENTS_FILE, GADMSTrainingArguments
 from .collator import PairCollator
+from .compiling import PAD_TO_MULTIPLE_OF, compile_layers
 from .samplers import EpochSampler, KeySampler, ParquetRows, RepeatedRows, StreamedRows, TrainingRows
+from .watched_loss import WatchedLoss
 
 logger = logging.get_logger(__name__)
 
@@ -98,7 +101,10 @@ class GADMSTrainer(HubPushes):
             erasing_probability=args.erasing_probability,
             hidden_spans=args.hidden_spans,
             draw_words=args.draw_words,
+            pad_to_multiple_of=PAD_TO_MULTIPLE_OF if args.compile_layers else 1,
         )
+        if args.compile_layers:
+            compile_layers(model)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = args.masks() is None  # without masks the decoder is not used
         super().__init__(
@@ -113,6 +119,7 @@ class GADMSTrainer(HubPushes):
         self._summed_chunks = 0
         self._chunks: list[dict[str, Any]] = []
         self._replays: list[Replay] = []
+        self._watched: WatchedLoss | None = None
         self.measured: RetrievalSet | None = None  # embeddings of the last evaluation
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -121,7 +128,9 @@ class GADMSTrainer(HubPushes):
         changes = self.args.changes_since(folder) if folder else []
         if changes and self.is_world_process_zero():
             logger.warning(f"{folder} was written by a run with other arguments; going on with {', '.join(changes)}")
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        self._look_at_watched_loss()
+        return result
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As the parent, which counts steps only after one: a finished run that is resumed would take another."""
@@ -186,6 +195,7 @@ class GADMSTrainer(HubPushes):
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
                 weight_decay=self.args.weight_decay,  # of groups that name none
+                fused=True if self.args.device.type == "cuda" else None,  # one kernel, elsewhere as torch chooses
             )
         kind, options = self.get_optimizer_cls_and_kwargs(self.args)
         return kind(groups, **options)
@@ -278,13 +288,21 @@ class GADMSTrainer(HubPushes):
         return replays
 
     def _refuse_not_finite(self, loss: torch.Tensor, image_paths: list[str]) -> None:
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}, on a batch of images "
-                f"{', '.join(image_paths)}. Weights were not updated; last checkpoint: "
-                f"{self.args.last_checkpoint() or 'none yet'}. "
-                "Lower the learning rate, or look at these images"
-            )
+        """Stop at a loss that is not finite: on the CPU at once, on a device with the next, while it works on."""
+        self._look_at_watched_loss()
+        self._watched = WatchedLoss(loss, self.state.global_step + 1, image_paths)
+        if on_host(loss):
+            self._look_at_watched_loss()
+
+    def _look_at_watched_loss(self) -> None:
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            watched.refuse_not_finite(self.state.global_step, self.args.last_checkpoint)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.control.should_log or self.control.should_save or self.control.should_evaluate:
+            self._look_at_watched_loss()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._loss_parts:
