@@ -62,6 +62,7 @@ from .vision_gadms import (
     GADMSTipsv2VisionModel,
     GADMSVisionModel,
     WholeInitialization,
+    patches_kept,
     resize_position_table,
 )
 
@@ -621,6 +622,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         input_ids: torch.Tensor,
         mask_uniforms: torch.Tensor | None = None,
         masking: Masking | None = DualMasking(),  # noqa: B008 - frozen
+        kept_patches: torch.Tensor | None = None,
     ) -> EncodedPairs:
         """Score the tokens, draw both masks, and run the towers: once over the images, once over both views.
 
@@ -628,7 +630,9 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         """
         gadms, text_config = self.gadms, self.config.text_config
         input_ids = whole_captions(input_ids, text_config)
-        image_tokens = gadms.project_image_tokens(gadms.vision_model(pixel_values).last_hidden_state)
+        with patches_kept(gadms.vision_model, kept_patches):
+            image_hidden = gadms.vision_model(pixel_values).last_hidden_state
+        image_tokens = gadms.project_image_tokens(image_hidden)
         image_embeds = image_tokens[:, 0]
         if masking is None:
             return EncodedPairs(
@@ -700,6 +704,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         mtp_weight: float = 0.4,
         chunk: BatchChunk | None = None,
         sigmoid_bias: float | None = None,
+        kept_patches: torch.Tensor | None = None,
     ) -> GADMSForPreTrainingOutput:
         """One training step: score the tokens, draw both masks, align the noise view (SDM), predict tokens (MTP).
 
@@ -720,6 +725,8 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             chunk ([`BatchChunk`], *optional*): set if these pairs are only a chunk of the batch; see
                 `training.accumulation`.
             sigmoid_bias (`float`, *optional*): align by SigLIP's sigmoid loss with this bias, in place of SDM.
+            kept_patches (`torch.Tensor` of shape `(B, K)`, *optional*): int64, the patches that the image tower sees;
+                all by default.
 
         Raises:
             ValueError: captions are padded on the left, or the images are not of the model's size.
@@ -731,7 +738,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             rows = torch.arange(len(input_ids), device=input_ids.device)
             rank = torch.distributed.get_rank() if num_processes() > 1 else 0
             person_ids = rows + len(rows) * rank
-        pairs = self.encode_pairs(pixel_values, input_ids, mask_uniforms, masking)
+        pairs = self.encode_pairs(pixel_values, input_ids, mask_uniforms, masking, kept_patches)
         embeds = {"image_embeds": pairs.image_embeds, "text_embeds": pairs.text_embeds}
         if chunk is None:
             alignment = self.joint_alignment_loss(**embeds, person_ids=person_ids, sigmoid_bias=sigmoid_bias)

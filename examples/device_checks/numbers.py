@@ -43,7 +43,7 @@ def check_numbers(device: torch.device, config: GADMSConfig, lengths: list[int])
     batch["person_ids"] = torch.arange(len(lengths)) // 2
     with torch.no_grad():
         embeds = model.gadms.get_image_features(batch["pixel_values"]).pooler_output
-    scores = gradient_attention_scores(model.gadms.text_model, model.gadms.text_projection, embeds, batch["input_ids"])
+    scores = scores_both_ways(model, embeds, batch["input_ids"]).amax(dim=0)
     expected = dict(computed(model, batch, embeds, scores))
     on_device = copy.deepcopy(model).to(device)
     moved = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -70,8 +70,8 @@ def computed(
     model: ScoredBefore, batch: dict[str, torch.Tensor], image_embeds: torch.Tensor, scores: torch.Tensor
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Names of parts, and what they compute."""
-    gadms, config, ids = model.gadms, model.config, batch["input_ids"]
-    yield "score", gradient_attention_scores(gadms.text_model, gadms.text_projection, image_embeds, ids)
+    config, ids = model.config, batch["input_ids"]
+    yield "score", scores_both_ways(model, image_embeds, ids)
 
     views = mask_captions(ids, scores, batch["mask_uniforms"], DualMasking(), config.mask_token_id, config.text_config)
     yield "masks", torch.stack([views.noise_input_ids, views.prediction_input_ids]).float()
@@ -94,6 +94,12 @@ def computed(
     yield from with_gradient("decoder and MTP", prediction, tokens, context)
     yield from step_gradient("step", model, batch, scores, chunks=1)
     yield from step_gradient("step in two chunks", model, batch, scores, chunks=2)
+
+
+def scores_both_ways(model: GADMSForPreTraining, image_embeds: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Scores beside an image and beside its opposite, `(2, B, T)`: of random weights one may be 0 everywhere."""
+    text = model.gadms.text_model, model.gadms.text_projection
+    return torch.stack([gradient_attention_scores(*text, sign * image_embeds, ids) for sign in (1, -1)])
 
 
 def with_gradient(

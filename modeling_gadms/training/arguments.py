@@ -122,7 +122,13 @@ class GADMSTrainingArguments(TrainingArguments):
             "hidden_spans": "",
             "draw_words": "",
         },
-        "images": {"crop_padding": "", "flip_probability": "", "erasing_probability": ""},
+        "images": {
+            "crop_padding": "",
+            "flip_probability": "",
+            "erasing_probability": "",
+            "patch_dropout": "",
+            "patch_dropout_until": "",
+        },
         "run": _RUN,
         "measuring and saving": _SAVING,
         "Hub": _HUB,
@@ -190,6 +196,13 @@ class GADMSTrainingArguments(TrainingArguments):
     flip_probability: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip (paper)."})
     erasing_probability: float = field(default=0.5, metadata={"help": "Probability of random erasing (paper)."})
 
+    patch_dropout: float = field(
+        default=0.0, metadata={"help": "Share of an image's patches left out in training, for speed (FLIP: 0.5)."}
+    )
+    patch_dropout_until: float = field(
+        default=0.8, metadata={"help": "Share of all steps after which images are whole, with patch_dropout."}
+    )
+
     compile_layers: bool = field(
         default=False,
         metadata={"help": "Compile the layers and the score: minutes at the start, and faster steps on a GPU."},
@@ -237,6 +250,11 @@ class GADMSTrainingArguments(TrainingArguments):
         for name in ("flip_probability", "erasing_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, between 0 and 1; got {getattr(self, name)}")
+        if not 0 <= self.patch_dropout < 1 or not 0 <= self.patch_dropout_until <= 1:
+            raise ValueError(
+                f"patch_dropout={self.patch_dropout} and patch_dropout_until={self.patch_dropout_until} are shares: "
+                "the first from 0 to below 1, the second from 0 to 1"
+            )
         for name in ("mtp_weight", "warmup_epochs", "warmup_factor", "crop_padding"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")

@@ -105,6 +105,9 @@ class GADMSTrainer(HubPushes):
         )
         if args.compile_layers:
             compile_layers(model)
+        if args.patch_dropout:
+            rows_and_columns = model.config.vision_config.grid  # type: ignore[union-attr]
+            collator.num_patches, collator.patch_dropout = math.prod(rows_and_columns), args.patch_dropout
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = args.masks() is None  # without masks the decoder is not used
         super().__init__(
@@ -248,6 +251,9 @@ class GADMSTrainer(HubPushes):
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
         self._chunks, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.state.global_step >= self.args.patch_dropout_until * self.state.max_steps:
+            for chunk in self._chunks:
+                chunk.pop("kept_patches", None)
         if not self._chunks and isinstance(self.train_dataset, StreamedRows):
             raise DataError(
                 f"a pass over the stream does not fill one step of {self.args.joint_batch_size()} pairs: lower "

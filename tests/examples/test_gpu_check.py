@@ -69,10 +69,12 @@ def test_numbers_of_a_device_that_errs_are_out_of_bounds(monkeypatch):
         return right(*inputs) * (1 if len(calls) == 1 else 1.01)
 
     monkeypatch.setattr(numbers, "sdm_loss", wrong)
-    rows = numbers.check_numbers(CPU, tiny_config(), [10, 3, 5, 7])
+    rows = numbers.check_numbers(CPU, tiny_config(context_length=77), [10, 3, 5, 7])
     bad = [(row["part"], row["precision"]) for row in rows if not row["within"]]
     assert bad == [("SDM", "float32"), ("SDM, gradient", "float32")], rows
     assert {row["part"] for row in rows} >= {"score", "masks", "decoder and MTP", "step in two chunks, gradient"}
+    (low,) = [row["difference"] for row in rows if row["part"] == "score" and row["precision"] == "bfloat16"]
+    assert low > 0, "the scores are not all 0"
     chunked = {row["part"]: row["difference"] for row in rows if row["precision"] == "float32"}
     assert chunked["step in two chunks, gradient"] == chunked["masks"] == 0
 
