@@ -106,8 +106,8 @@ class GADMSTrainer(HubPushes):
         if args.compile_layers:
             compile_layers(model)
         if args.patch_dropout:
-            rows_and_columns = model.config.vision_config.grid  # type: ignore[union-attr]
-            collator.num_patches, collator.patch_dropout = math.prod(rows_and_columns), args.patch_dropout
+            config: Any = model.config
+            collator.num_patches, collator.patch_dropout = math.prod(config.vision_config.grid), args.patch_dropout
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = args.masks() is None  # without masks the decoder is not used
         super().__init__(
