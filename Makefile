@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup demo demo-search test test-slow test-datasets3 test-stranger test-minimum test-latest test-mutants docs-check docs-check-fast photo-models demo-webperson lint benchmark clean
+.PHONY: help setup demo demo-search test test-slow test-datasets3 test-stranger test-minimum test-latest test-mutants docs-check docs-check-fast photo-models demo-webperson lint benchmark gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -102,6 +102,10 @@ lint: setup ## check style, formatting and types
 
 benchmark: setup ## time the parts of a training step beside a plain one
 	@$(RUN) examples/benchmark_step.py
+
+# the environment may have torch, transformers, datasets and accelerate alone, so none is made here
+gpu-check: ## check and measure a CUDA device, where there is one (under 8 minutes there)
+	@PYTHONPATH=. $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) examples/gpu_check.py --output_dir runs/gpu_check
 
 clean: ## remove the virtual environment and caches, never runs/
 	rm -rf $(VENV) $(VENV)-datasets3 $(VENV)-stranger $(VENV)-exports $(VENV)-minimum $(VENV)-latest .pytest_cache .ruff_cache *.egg-info build

@@ -6,6 +6,8 @@ In place of SDM there is the sigmoid loss, with which SigLIP was trained.
 import torch
 import torch.nn.functional as F
 
+IGNORED = -100  # the label of a token that is not to be predicted, which cross-entropy passes over
+
 
 def cosines(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
     """Cosine of every image with every caption, `(N, D)` and `(M, D)` -> `(N, M)`, float32.
@@ -87,7 +89,7 @@ def mtp_loss(logits: torch.Tensor, labels: torch.Tensor, num_masked: int | torch
 
     Args:
         logits (`torch.Tensor` of shape `(M, vocab_size)`): predictions at the masked positions only.
-        labels (`torch.Tensor` of shape `(M,)`): their true ids.
+        labels (`torch.Tensor` of shape `(M,)`): their true ids; `IGNORED` where there was nothing to predict.
         num_masked (`int` or `torch.Tensor`, *optional*): divisor of the sum, `M` by default. Processes that share a
             batch pass the mean of their counts, so that the mean of their losses is the loss of the batch.
 

@@ -3,6 +3,7 @@
 Also here: the random masking of IRRA's fine-tuning recipe.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedConfig
 
-from .towers_gadms import eos_positions, random_ids, valid_tokens
+from .towers_gadms import eos_positions, on_host, random_ids, valid_tokens
 
 # uniform numbers per token: for the noise mask, the prediction mask, the fate of a chosen token, and a random token
 NUM_DRAWS = 4
@@ -53,6 +54,11 @@ class DualMasking:
         """Probability that a token of score `s` in [0, 1] is hidden and predicted: high where `s` is high."""
         return self.alpha_info * torch.sigmoid(self.steepness * (scores - self.gamma_info))
 
+    @property
+    def highest_info_probability(self) -> float:
+        """What [`info_probability`] never exceeds."""
+        return self.alpha_info
+
 
 @dataclass(frozen=True)
 class RandomMasking:
@@ -80,6 +86,10 @@ class RandomMasking:
 
     def info_probability(self, scores: torch.Tensor) -> torch.Tensor:
         return torch.full_like(scores, self.probability)
+
+    @property
+    def highest_info_probability(self) -> float:
+        return self.probability
 
 
 Masking = DualMasking | RandomMasking
@@ -116,6 +126,34 @@ class MaskedCaptions:
             pad(self.noise_mask),
             pad(self.prediction_mask),
         )
+
+
+def places_to_predict(prediction_mask: torch.Tensor, masking: Masking) -> torch.Tensor:
+    """Where the tokens to predict are in the flattened `(B, T)` mask, in row-major order: int64 `(M,)`.
+
+    On the CPU these are the true places. To count them on a device is to wait for it, so there `M` follows from the
+    shape of the mask alone, [`most_to_predict`], and other places fill up the end.
+    """
+    chosen = prediction_mask.flatten()
+    if on_host(chosen):
+        return chosen.nonzero()[:, 0]
+    return first_true(chosen, most_to_predict(prediction_mask.shape[0], prediction_mask.shape[1], masking))
+
+
+def first_true(flags: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices `(count,)` of the first true of `(N,)` flags, then of the first false, whatever their numbers."""
+    return (~flags).byte().argsort(stable=True)[:count]
+
+
+def most_to_predict(rows: int, width: int, masking: Masking) -> int:
+    """A number of tokens that `rows` captions of `width` tokens practically never exceed, a multiple of 64.
+
+    The mean of independent draws of the highest probability, eight standard deviations (less than once in 10^14), and
+    a token of each caption of which nothing was drawn.
+    """
+    tokens, highest = rows * width, masking.highest_info_probability
+    most = tokens * highest + 8 * math.sqrt(tokens * highest * (1 - highest)) + rows
+    return min(64 * math.ceil(most / 64), tokens)
 
 
 def draw_uniforms(batch_size: int, width: int, generator: torch.Generator) -> torch.Tensor:

@@ -38,8 +38,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .chunk_gadms import BatchChunk
 from .configuration_gadms import GADMSConfig
 from .distributed_gadms import gather_batch, mean_over_processes, num_processes
-from .losses_gadms import mtp_loss, sdm_loss, sigmoid_loss
-from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions
+from .losses_gadms import IGNORED, mtp_loss, sdm_loss, sigmoid_loss
+from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions, places_to_predict
 from .released_scores_gadms import released_scores
 from .starting_towers_gadms import STARTS, config_of_towers, fitted_weights, refuse_missing_weights
 from .token_scores_gadms import gradient_attention_scores
@@ -51,6 +51,7 @@ from .towers_gadms import (
     caption_tokens,
     eos_positions,
     image_states,
+    on_host,
     pool,
     refuse_left_padding,
     valid_tokens,
@@ -61,6 +62,7 @@ from .vision_gadms import (
     GADMSTipsv2VisionModel,
     GADMSVisionModel,
     WholeInitialization,
+    patches_kept,
     resize_position_table,
 )
 
@@ -529,17 +531,24 @@ class GADMSDecoder(WholeInitialization, CLIPPreTrainedModel):
             text_tokens (`torch.Tensor` of shape `(B, T, D)`): projected tokens of the prediction view.
             image_tokens (`torch.Tensor` of shape `(B, S, D)`): projected tokens of the image.
             attention_mask (`torch.Tensor` of shape `(B, T)`): True at the caption's own tokens; the rest is ignored.
-            positions (`torch.Tensor` of shape `(B, T)`): bool, tokens to predict.
+            positions (`torch.Tensor` of shape `(B, T)`): bool, tokens to predict; or int64 `(M,)`, their places in the
+                flattened `(B, T)`.
 
         Returns:
-            `torch.Tensor` of shape `(positions.sum(), vocab_size)`, in row-major order of `positions`.
+            `torch.Tensor` of shape `(positions.sum(), vocab_size)`, in row-major order of `positions`, or
+            `(M, vocab_size)`.
         """
         # no residual around the cross-attention: predictions must come from the image
         hidden_states = self.cross_attention(self.text_norm(text_tokens), self.image_norm(image_tokens))
         mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask,
+            allow_is_bidirectional_skip=on_host(hidden_states),  # it looks whether all is attended to
         )
         hidden_states = self.encoder(inputs_embeds=hidden_states, attention_mask=mask).last_hidden_state
+        if positions.dtype != torch.bool:
+            hidden_states = hidden_states.flatten(0, 1)
         hidden_states = self.final_norm(hidden_states[positions])
         return self.vocabulary(self.head_norm(self.activation(self.dense(hidden_states))))
 
@@ -604,6 +613,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         super().__init__(config)
         self.gadms = GADMSModel(config)
         self.decoder = GADMSDecoder._from_config(config.decoder_config())
+        self.score_compiler: str | None = None  # backend of torch.compile for the layers of the score
         self.post_init()
 
     def encode_pairs(
@@ -612,6 +622,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         input_ids: torch.Tensor,
         mask_uniforms: torch.Tensor | None = None,
         masking: Masking | None = DualMasking(),  # noqa: B008 - frozen
+        kept_patches: torch.Tensor | None = None,
     ) -> EncodedPairs:
         """Score the tokens, draw both masks, and run the towers: once over the images, once over both views.
 
@@ -619,7 +630,9 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         """
         gadms, text_config = self.gadms, self.config.text_config
         input_ids = whole_captions(input_ids, text_config)
-        image_tokens = gadms.project_image_tokens(gadms.vision_model(pixel_values).last_hidden_state)
+        with patches_kept(gadms.vision_model, kept_patches):
+            image_hidden = gadms.vision_model(pixel_values).last_hidden_state
+        image_tokens = gadms.project_image_tokens(image_hidden)
         image_embeds = image_tokens[:, 0]
         if masking is None:
             return EncodedPairs(
@@ -656,7 +669,9 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             `torch.Tensor` of shape `(B, T)`, float32, in [0, 1] and without gradient; 0 at BOS, EOS and padding.
         """
         gadms = self.gadms
-        return gradient_attention_scores(gadms.text_model, gadms.text_projection, image_embeds, input_ids)
+        return gradient_attention_scores(
+            gadms.text_model, gadms.text_projection, image_embeds, input_ids, compiler=self.score_compiler
+        )
 
     def joint_alignment_loss(
         self,
@@ -689,6 +704,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         mtp_weight: float = 0.4,
         chunk: BatchChunk | None = None,
         sigmoid_bias: float | None = None,
+        kept_patches: torch.Tensor | None = None,
     ) -> GADMSForPreTrainingOutput:
         """One training step: score the tokens, draw both masks, align the noise view (SDM), predict tokens (MTP).
 
@@ -709,6 +725,8 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             chunk ([`BatchChunk`], *optional*): set if these pairs are only a chunk of the batch; see
                 `training.accumulation`.
             sigmoid_bias (`float`, *optional*): align by SigLIP's sigmoid loss with this bias, in place of SDM.
+            kept_patches (`torch.Tensor` of shape `(B, K)`, *optional*): int64, the patches that the image tower sees;
+                all by default.
 
         Raises:
             ValueError: captions are padded on the left, or the images are not of the model's size.
@@ -720,7 +738,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             rows = torch.arange(len(input_ids), device=input_ids.device)
             rank = torch.distributed.get_rank() if num_processes() > 1 else 0
             person_ids = rows + len(rows) * rank
-        pairs = self.encode_pairs(pixel_values, input_ids, mask_uniforms, masking)
+        pairs = self.encode_pairs(pixel_values, input_ids, mask_uniforms, masking, kept_patches)
         embeds = {"image_embeds": pairs.image_embeds, "text_embeds": pairs.text_embeds}
         if chunk is None:
             alignment = self.joint_alignment_loss(**embeds, person_ids=person_ids, sigmoid_bias=sigmoid_bias)
@@ -736,9 +754,11 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         padded = F.pad(input_ids, (0, width - input_ids.shape[1]))
         own_tokens = caption_tokens(padded, text_config)
         seen = torch.ones_like(own_tokens) if self.config.decoder_attends_padding else own_tokens
-        logits = self.decoder(pairs.text_tokens, pairs.image_tokens, seen, views.prediction_mask)
+        assert masking is not None  # there are views
+        places = places_to_predict(views.prediction_mask, masking)
+        logits = self.decoder(pairs.text_tokens, pairs.image_tokens, seen, places)
         num_masked = mean_over_processes(views.prediction_mask.sum()) if chunk is None else chunk.num_masked
-        labels = padded[views.prediction_mask]
+        labels = padded.masked_fill(~views.prediction_mask, IGNORED).flatten()[places]
         mtp = mtp_loss(logits, labels, num_masked)
 
         valid = valid_tokens(input_ids, text_config)

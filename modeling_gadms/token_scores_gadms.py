@@ -17,7 +17,8 @@ is the default there; with more layers all tokens walk, with gradients. `e` is t
 last in SigLIP. TIPSv2 pools all the caption's tokens: the score is summed over them, each taken as `e` in turn.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -143,6 +144,7 @@ def gradient_attention_scores(
     image_embeds: torch.Tensor,
     input_ids: torch.Tensor,
     num_layers: int | None = None,
+    compiler: str | None = None,
 ) -> torch.Tensor:
     """Score every caption token against its image.
 
@@ -157,6 +159,8 @@ def gradient_attention_scores(
         input_ids (`torch.Tensor` of shape `(B, T)`): one caption per image.
         num_layers (`int`, *optional*): last text layers used; by default two thirds of them (the paper's 8 of 12), and
             the last alone of a bidirectional tower, where more cost a backward pass of all tokens.
+        compiler (`str`, *optional*): backend of `torch.compile` for what is done in each layer: on a GPU the walk of
+            one token is so many small kernels that their starts, and not their work, take the time.
 
     Returns:
         `torch.Tensor` of shape `(B, T)`, float32, in [0, 1]; 0 at BOS, EOS and padding, and throughout a caption whose
@@ -178,7 +182,7 @@ def gradient_attention_scores(
         pools_all = kind_of(config) == TIPSV2
         pooled = positions if pools_all else pool_position(input_ids, config)[:, None]
         walking = pooled if is_causal(config) or num_layers == 1 else positions
-        hidden, kept = cached_text_pass(text_model, layers, num_layers, input_ids, rows, walking)
+        hidden, kept = cached_text_pass(text_model, layers, num_layers, input_ids, rows, walking, compiler)
         seen = seen_tokens(input_ids, config)
 
         gradients, attentions = eos_pass(
@@ -191,24 +195,54 @@ def gradient_attention_scores(
             seen if pools_all else positions == pooled,
             ~seen,
             input_ids,
+            compiler,
         )
         valid = valid_tokens(input_ids, config)
         matrix = pooling_matrix(seen.sum(dim=1).clamp_min(2), input_ids.shape[1])
         total = torch.zeros(input_ids.shape, device=input_ids.device)
+        score = compiled(layer_score, compiler)
         with torch.autocast(input_ids.device.type, enabled=False):
-            for (queries, keys, values), gradient, attention in zip(kept, gradients, attentions, strict=True):
+            pooling = matrix[rows, pooled], matrix
+            for qkv, gradient, attention in zip(kept, gradients, attentions, strict=True):
                 if walking.shape != pooled.shape:  # all tokens walked, one is pooled
                     gradient, attention = gradient[rows, pooled], attention[rows, pooled]
-                pooled_query = matrix[rows, pooled] @ queries.float()  # (B, 1, D), or (B, T, D) where all are pooled
-                importance = cosines(pooled_query, matrix @ keys.float())
-                importance = minmax(importance, seen[:, None])
-                products = gradient.float() @ values.float().transpose(1, 2)  # <g, v_j>
-                gradient_score = importance * products
-
-                attention = torch.where(valid[:, None], attention.float(), 0.0)
-                attention_score = attention / attention.sum(-1, keepdim=True).clamp_min(1e-12)
-                total += (gradient_score * attention_score).sum(dim=1)
+                total += score(qkv, gradient, attention, pooling, seen, valid)
             return minmax(F.relu(total / num_layers), valid)[:, :given]
+
+
+@functools.cache
+def compiled(function: Callable, backend: str | None) -> Callable:
+    """A function as it is or, with a backend, compiled by `torch.compile`; one for all models and calls."""
+    return function if backend is None else torch.compile(function, backend=backend)
+
+
+def layer_score(
+    qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    gradient: torch.Tensor,
+    attention: torch.Tensor,
+    pooling: tuple[torch.Tensor, torch.Tensor],
+    seen: torch.Tensor,
+    valid: torch.Tensor,
+) -> torch.Tensor:
+    """One layer's part of the score, summed over the `P` tokens that are pooled: `(B, T)`.
+
+    Args:
+        qkv: queries, keys and values of the layer, each `(B, T, D)`.
+        gradient, attention: of the pooled tokens, `(B, P, D)` and `(B, P, T)`, as [`eos_pass`] returns them.
+        pooling: rows `(B, P, T)` of the pooled tokens in [`pooling_matrix`], and the whole of it.
+        seen, valid: bool `(B, T)`, what the pooled tokens attend to, and the caption's own words.
+    """
+    queries, keys, values = qkv
+    pooled_rows, matrix = pooling
+    pooled_query = pooled_rows @ queries.float()  # (B, 1, D), or (B, T, D) where all are pooled
+    importance = cosines(pooled_query, matrix @ keys.float())
+    importance = minmax(importance, seen[:, None])
+    products = gradient.float() @ values.float().transpose(1, 2)  # <g, v_j>
+    gradient_score = importance * products
+
+    attention = torch.where(valid[:, None], attention.float(), 0.0)
+    attention_score = attention / attention.sum(-1, keepdim=True).clamp_min(1e-12)
+    return (gradient_score * attention_score).sum(dim=1)
 
 
 def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -223,6 +257,7 @@ def cached_text_pass(
     input_ids: torch.Tensor,
     rows: torch.Tensor,
     eos: torch.Tensor,
+    compiler: str | None = None,
 ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
     """Pass whole captions through the tower.
 
@@ -234,21 +269,33 @@ def cached_text_pass(
     causal = is_causal(text_model.config)
     seen = None if causal else seen_tokens(input_ids, text_model.config)[:, None, None]
     hidden_states = text_model.embeddings(input_ids)
+    read, attend = compiled(project_qkv, compiler), compiled(attend_and_finish, compiler)
     kept = []
     for index, layer in enumerate(layers):
-        queries, keys, values = project_qkv(layer, hidden_states)
+        qkv = read(layer, hidden_states)
         if index == first_scored:
             eos_hidden = hidden_states[rows, eos]
         if index >= first_scored:
-            kept.append((queries, keys, values))
+            kept.append(qkv)
         if index == len(layers) - 1:
             break  # the output of the last layer is not needed
-        query, key, value = (split_heads(each, layer.self_attn.head_dim) for each in (queries, keys, values))
-        attention_output = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=seen, is_causal=causal, scale=layer.self_attn.scale
-        )
-        hidden_states = finish_layer(layer, hidden_states, attention_output.transpose(1, 2).flatten(2))
+        hidden_states = attend(layer, hidden_states, qkv, seen, causal)
     return eos_hidden, kept
+
+
+def attend_and_finish(
+    layer: CLIPEncoderLayer,
+    hidden_states: torch.Tensor,
+    qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    seen: torch.Tensor | None,
+    causal: bool,
+) -> torch.Tensor:
+    """A CLIP layer from its queries, keys and values on; `seen` is `None` or bool, what all tokens attend to."""
+    query, key, value = (split_heads(each, layer.self_attn.head_dim) for each in qkv)
+    attention_output = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=seen, is_causal=causal, scale=layer.self_attn.scale
+    )
+    return finish_layer(layer, hidden_states, attention_output.transpose(1, 2).flatten(2))
 
 
 def eos_pass(
@@ -261,6 +308,7 @@ def eos_pass(
     at_eos: torch.Tensor,
     after_eos: torch.Tensor,
     input_ids: torch.Tensor | None = None,
+    compiler: str | None = None,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Pass EOS, or whatever is pooled, or every token, through `layers`, with gradients.
 
@@ -281,20 +329,13 @@ def eos_pass(
         if eos_hidden.dim() == 2:
             hidden_states = hidden_states[:, None]
         all_walk = hidden_states.shape[1] == at_eos.shape[1]
+        step, finish = compiled(attend_from, compiler), compiled(finish_layer, compiler)
         for layer, (_, keys, values) in zip(layers, kept, strict=True):
-            query, own_key, own_value = project_qkv(layer, hidden_states)
             # keys and values of what walks carry gradients to the layers below, so they replace the kept ones
-            keys = own_key if all_walk else torch.where(at_eos[..., None], own_key, keys)
-            values = own_value if all_walk else torch.where(at_eos[..., None], own_value, values)
-            query, keys, values = (split_heads(each, layer.self_attn.head_dim) for each in (query, keys, values))
-
-            logits = (query @ keys.transpose(-1, -2)).float() * layer.self_attn.scale
-            attention = logits.masked_fill(after_eos[:, None, None], -torch.inf).softmax(-1)  # (B, H, P, T)
-            output = (attention.to(values.dtype) @ values).transpose(1, 2).flatten(2)
+            output, attention = step(layer, hidden_states, keys, values, None if all_walk else at_eos, after_eos)
             outputs.append(output)
-            attentions.append(attention.detach().mean(dim=1))
-
-            hidden_states = finish_layer(layer, hidden_states, output)
+            attentions.append(attention.detach())
+            hidden_states = finish(layer, hidden_states, output)
         tokens = text_projection(text_model.final_layer_norm(hidden_states))
         if all_walk and input_ids is not None:
             text_embeds = pool(tokens, input_ids, text_model.config)
@@ -305,3 +346,34 @@ def eos_pass(
     if eos_hidden.dim() == 2:
         return [gradient.squeeze(1) for gradient in gradients], [attention.squeeze(1) for attention in attentions]
     return gradients, attentions
+
+
+def attend_from(
+    layer: CLIPEncoderLayer,
+    hidden_states: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    walking: torch.Tensor | None,
+    hidden: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The attention of one layer from the tokens that walk.
+
+    Args:
+        hidden_states (`torch.Tensor` of shape `(B, P, D)`): their states.
+        keys, values (`torch.Tensor` of shape `(B, T, D)`): those kept of all tokens.
+        walking (`torch.Tensor` of shape `(B, T)`, *optional*): bool, the place of the one that walks, where its
+            own key and value are put; without it all walk, and own keys and values take the place of all.
+        hidden (`torch.Tensor` of shape `(B, T)`): bool, tokens that are not attended to.
+
+    Returns:
+        The attention output before `out_proj`, `(B, P, D)`, and the mean over heads of the attention, `(B, P, T)`.
+    """
+    query, own_key, own_value = project_qkv(layer, hidden_states)
+    keys = own_key if walking is None else torch.where(walking[..., None], own_key, keys)
+    values = own_value if walking is None else torch.where(walking[..., None], own_value, values)
+    query, keys, values = (split_heads(each, layer.self_attn.head_dim) for each in (query, keys, values))
+
+    logits = (query @ keys.transpose(-1, -2)).float() * layer.self_attn.scale
+    attention = logits.masked_fill(hidden[:, None, None], -torch.inf).softmax(-1)  # (B, H, P, T)
+    output = (attention.to(values.dtype) @ values).transpose(1, 2).flatten(2)
+    return output, attention.mean(dim=1)

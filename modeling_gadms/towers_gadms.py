@@ -143,6 +143,11 @@ def random_ids(mask_token_id: int, text_config: PreTrainedConfig | None = None) 
     return low, high
 
 
+def on_host(tensor: torch.Tensor) -> bool:
+    """Whether the values of a tensor can be looked at without waiting for a device to finish what it was given."""
+    return tensor.device.type == "cpu"
+
+
 def refuse_left_padding(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
@@ -150,7 +155,8 @@ def refuse_left_padding(
 ) -> None:
     """Stop at captions that are not padded on the right, or whose own tokens a mask hides: the towers ignore masks.
 
-    Compiled and exported graphs are not checked, for the check would cut them in two.
+    Compiled and exported graphs are not checked, for the check would cut them in two; nor are captions on a device
+    while gradients are recorded, for every training step would wait for it: the tokenizer refuses to pad on the left.
 
     Args:
         input_ids (`torch.Tensor` of shape `(B, T)`): token ids.
@@ -161,6 +167,8 @@ def refuse_left_padding(
         ValueError: padding stands before a caption, the mask hides one of its tokens, or has another shape.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or input_ids.shape[-1] < 2:
+        return
+    if torch.is_grad_enabled() and not on_host(input_ids):
         return
     if attention_mask is not None and attention_mask.shape != input_ids.shape:
         raise ValueError(

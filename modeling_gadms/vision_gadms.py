@@ -1,5 +1,7 @@
 """Image towers over non-square images, one for each kind of configuration, with position tables resized to them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -114,6 +116,36 @@ def grid_of(pixel_values: torch.Tensor, config: NonSquareImages, interpolate: bo
             f"pixel_values are {height}x{width} (height x width): each side must be a multiple of the patch, {patch}"
         )
     return rows, columns
+
+
+@contextmanager
+def patches_kept(vision_model: nn.Module, kept_patches: torch.Tensor | None) -> Iterator[None]:
+    """Inside, the image tower sees these patches of each image alone, with their positions (FLIP, section 3).
+
+    Args:
+        vision_model (`torch.nn.Module`): an image tower without register tokens.
+        kept_patches (`torch.Tensor` of shape `(B, K)`, *optional*): int64, their numbers, row by row of the grid; by
+            default the tower sees all.
+
+    Raises:
+        ValueError: the tower has register tokens, which stand among the patches.
+    """
+    if kept_patches is None:
+        yield
+        return
+    if isinstance(vision_model, GADMSTipsv2VisionModel):
+        raise ValueError("patch_dropout: TIPSv2's register tokens stand among its patches; train it without")
+    class_rows = 1 if isinstance(vision_model, GADMSVisionModel) else 0
+
+    def keep(embeddings: nn.Module, inputs: Any, tokens: torch.Tensor) -> torch.Tensor:
+        rows = (kept_patches + class_rows)[..., None].expand(-1, -1, tokens.shape[-1])
+        return torch.cat([tokens[:, :class_rows], tokens.gather(1, rows)], dim=1)
+
+    hook = vision_model.embeddings.register_forward_hook(keep)  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class WholeInitialization:

@@ -87,6 +87,7 @@ PROVEN = {
     "test_the_demonstration_builds_a_gallery_and_opens_it_again_at_once",
     "examples/space/app.py": "test_gallery_examples.py::test_the_space_is_pushed_whole_and_runs_by_itself",
     "examples/benchmark_gallery_server.py": "test_gallery_examples.py::test_many_clients_are_served_without_an_error",
+    "examples/gpu_check.py": "test_gpu_check.py::test_every_part_runs_and_what_is_known_is_written_after_each",
     "examples/benchmark_rescoring.py": "test_rescoring.py::"
     "test_likelihood_of_a_caption_is_that_of_its_words_one_at_a_time",
     "examples/studies/noise_detection.py": "test_studies.py::"

@@ -65,8 +65,11 @@ POOLING = "test_token_scores.py::test_pooling_matrix_equals_pooling_and_interpol
 PADDING = "test_token_scores.py::test_scores_do_not_depend_on_padding_or_on_the_other_captions"
 RELEASED = "test_released_scores.py::test_released_scores_equal_the_released_computation"
 DECODER = "released/test_conversion.py::test_decoder_logits_of_captions_without_padding_are_the_released_ones"
+WAITING, PLACES = "test_no_waiting.py", "test_places_are_the_true_ones_and_then_others"
+ROOM = "test_there_is_room_for_all_that_is_drawn_even_where_every_score_is_highest"
 SPANS = "noise/test_patch_evidence.py::test_named_spans_are_hidden_before_alignment_and_nothing_else"
 COLLATOR, EPOCHS = "training/test_data_collator.py", "training/test_epochs_and_shares.py"
+FAST = "training/test_full_speed.py"
 STEPS, ERASING, APART = "training/test_trainer_steps.py", "training/test_erasing.py", "training/test_rows_apart.py"
 CHUNKS = "training/test_contrastive_accumulation.py::test_chunks_give_the_loss_and_gradient_of_one_batch_of_64"
 DROPOUT = (
@@ -145,6 +148,8 @@ mutants(
 mutants(
     "masking_gadms.py",
     ("noise where scores are high", "((1 - scores) - self.gamma_noise)", "(scores - self.gamma_noise)", MASKING),
+    ("other places before the true ones", "(~flags).byte()", "flags.byte()", f"{WAITING}::{PLACES}"),
+    ("no room for what is drawn by chance", "+ 8 * math", "- 8 * math", f"{WAITING}::{ROOM}"),
     ("noise by the wrong alpha", "self.alpha_noise * torch", "self.alpha_info * torch", MASKING),
     ("both masks from one uniform", "(info_draw < masking", "(noise_draw < masking", INDEPENDENT),
     (
@@ -179,8 +184,8 @@ mutants(
 mutants(
     "token_scores_gadms.py",
     ("all but one layer by default", "round(depth * 2 / 3)", "depth - 1", DEFAULTS),
-    ("EOS's key is the kept one", "torch.where(at_eos[..., None], own_key, keys)", "keys", SCORES),
-    ("EOS's value is the kept one", "torch.where(at_eos[..., None], own_value, values)", "values", SCORES),
+    ("EOS's key is the kept one", "torch.where(walking[..., None], own_key, keys)", "keys", SCORES),
+    ("EOS's value is the kept one", "torch.where(walking[..., None], own_value, values)", "values", SCORES),
     (
         "attention not divided by its sum",
         "attention / attention.sum(-1, keepdim=True).clamp_min(1e-12)",
@@ -210,8 +215,8 @@ mutants(
     ),
     (
         "the query not pooled",
-        "matrix[rows, pooled] @ queries.float()",
-        "queries.float()[rows, pooled]",
+        "pooling = matrix[rows, pooled], matrix",
+        "pooling = torch.eye(matrix.shape[1])[pooled], matrix",
         SCORES,
     ),
     ("the keys not pooled", "matrix @ keys.float()", "keys.float()", SCORES),
@@ -235,13 +240,13 @@ mutants(
         "if False:",
         OF_TOWERS,
     ),
-    ("one head's attention", "attention.detach().mean(dim=1)", "attention.detach()[:, 0]", SCORES),
+    ("one head's attention", "output, attention.mean(dim=1)", "output, attention[:, 0]", SCORES),
     ("the first layers", "layers[-num_layers:],\n", "layers[:num_layers],\n", SCORES),
     ("not causal", "is_causal=causal", "is_causal=False", SCORES),
     (
         "padding attended by EOS",
-        "masked_fill(after_eos[:, None, None], -torch.inf)",
-        "masked_fill(after_eos[:, None, None], 0.0)",
+        "masked_fill(hidden[:, None, None], -torch.inf)",
+        "masked_fill(hidden[:, None, None], 0.0)",
         SCORES,
     ),
 )
@@ -374,8 +379,8 @@ mutants(
     ("another weight of MTP by default", "0.4,", "0.3,", DEFAULTS),
     (
         "labels from the masked caption",
-        "labels = padded[views",
-        "labels = views.prediction_input_ids[views",
+        "labels = padded.masked_fill",
+        "labels = F.pad(views.prediction_input_ids, (0, width - input_ids.shape[1])).masked_fill",
         STEP,
     ),
     (
@@ -425,9 +430,16 @@ mutants(
         DECODER,
     ),
     (
+        "the decoder waits for the device",
+        "allow_is_bidirectional_skip=on_host(hidden_states)",
+        "allow_is_bidirectional_skip=True",
+        WAITING,
+    ),
+    ("places to spare are labelled", "~views.prediction_mask, IGNORED)", "padded < 0, IGNORED)", WAITING),
+    (
         "padding attended in the decoder",
-        "inputs_embeds=hidden_states, attention_mask=attention_mask\n        )\n",
-        "inputs_embeds=hidden_states, attention_mask=None\n        )\n",
+        "inputs_embeds=hidden_states,\n            attention_mask=attention_mask,\n",
+        "inputs_embeds=hidden_states,\n            attention_mask=None,\n",
         STEP,
     ),
     ("logits of lengths", "text_embeds = F.normalize(", "text_embeds = (lambda embeds, dim: embeds)(", SHAPES),
@@ -562,6 +574,16 @@ mutants(
 )
 
 mutants(
+    "training/watched_loss.py",
+    (
+        "only NaN stops training",
+        "if math.isfinite(self.value.item()):",
+        "if not math.isnan(self.value.item()):",
+        APART,
+    ),
+    ("a late loss is read before it has come", "self.arrived.synchronize()", "pass", FAST),
+)
+mutants(
     "training/trainer.py",
     (
         "replays planned without autocast",
@@ -606,6 +628,12 @@ mutants(
         f"{EPOCHS}::test_warm_up_is_counted_in_epochs_also_where_the_steps_are_given",
     ),
     (
+        "a late loss is not looked at before saving",
+        "if self.control.should_log or self",
+        "if False and self",
+        FAST,
+    ),
+    (
         "an epoch's last chunks are a step",
         "self.args.joint_batch_size() if self.args.dataloader_drop_last else 1",
         "1",
@@ -629,7 +657,6 @@ mutants(
         "loss_is_scaled_for_ga = True",
         f"{STEPS}::test_every_logged_loss_is_the_sum_of_the_parts_logged_beside_it",
     ),
-    ("only NaN stops training", "if not torch.isfinite(loss):", "if torch.isnan(loss):", APART),
     (
         "evaluation of the usual set",
         "self.eval_dataset if eval_dataset is None else eval_dataset",

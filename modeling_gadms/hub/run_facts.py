@@ -73,6 +73,8 @@ def recipe_of(args: GADMSTrainingArguments) -> dict[str, Any]:
         recipe |= {"hidden_spans": args.hidden_spans, "alpha_noise": 0.0}
     if args.draw_words:
         recipe["draw_words"] = True
+    if args.patch_dropout:
+        recipe |= {"patch_dropout": args.patch_dropout, "patch_dropout_until": args.patch_dropout_until}
     return recipe
 
 

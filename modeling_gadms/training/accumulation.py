@@ -75,7 +75,9 @@ def plan_replays(
     with torch.no_grad():
         for chunk in chunks:
             states.append(random_states(device))
-            pairs = model.encode_pairs(chunk["pixel_values"], chunk["input_ids"], chunk["mask_uniforms"], masking)
+            pairs = model.encode_pairs(
+                chunk["pixel_values"], chunk["input_ids"], chunk["mask_uniforms"], masking, chunk.get("kept_patches")
+            )
             images.append(pairs.image_embeds.float())
             texts.append(pairs.text_embeds.float())
             nothing = torch.zeros((), device=device)

@@ -10,6 +10,7 @@ from transformers import SchedulerType, TrainerState, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
 
@@ -52,6 +53,7 @@ _RUN = {
     "data_seed": "Seed of the order and augmentation of the data; by default seed.",
     "bf16": "Train in mixed precision, bfloat16.",
     "use_cpu": "Train on the CPU even if there is a GPU.",
+    "compile_layers": "",
     "activation_checkpointing": "Recompute activations in the backward pass, to save memory.",
     "per_device_eval_batch_size": "Images, and captions, at a time when retrieval is measured.",
     "dataloader_num_workers": "Processes that read and prepare images ahead.",
@@ -121,7 +123,13 @@ class GADMSTrainingArguments(TrainingArguments):
             "hidden_spans": "",
             "draw_words": "",
         },
-        "images": {"crop_padding": "", "flip_probability": "", "erasing_probability": ""},
+        "images": {
+            "crop_padding": "",
+            "flip_probability": "",
+            "erasing_probability": "",
+            "patch_dropout": "",
+            "patch_dropout_until": "",
+        },
         "run": _RUN,
         "measuring and saving": _SAVING,
         "Hub": _HUB,
@@ -196,6 +204,18 @@ class GADMSTrainingArguments(TrainingArguments):
     flip_probability: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip (paper)."})
     erasing_probability: float = field(default=0.5, metadata={"help": "Probability of random erasing (paper)."})
 
+    patch_dropout: float = field(
+        default=0.0, metadata={"help": "Share of an image's patches left out in training, for speed (FLIP: 0.5)."}
+    )
+    patch_dropout_until: float = field(
+        default=0.8, metadata={"help": "Share of all steps after which images are whole, with patch_dropout."}
+    )
+
+    compile_layers: bool = field(
+        default=False,
+        metadata={"help": "Compile the layers and the score: minutes at the start, and faster steps on a GPU."},
+    )
+
     # requirements of the trainer
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator needs all columns."}
@@ -224,6 +244,9 @@ class GADMSTrainingArguments(TrainingArguments):
         self._refuse_missing_loggers()
         if self.device.type == "cpu":  # nothing to pin memory for: torch would warn of it in every epoch
             self.dataloader_pin_memory = False
+        elif self.dataloader_pin_memory:  # batches go to the device while it works
+            assert isinstance(self.accelerator_config, AcceleratorConfig)  # the parent has read it
+            self.accelerator_config.non_blocking = True
         if self.resume_from_checkpoint is not None:
             self.resume_from_checkpoint = self._checkpoint_to_resume(self.resume_from_checkpoint)
         self.masks()  # refuses constants outside their range
@@ -235,6 +258,11 @@ class GADMSTrainingArguments(TrainingArguments):
         for name in ("flip_probability", "erasing_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, between 0 and 1; got {getattr(self, name)}")
+        if not 0 <= self.patch_dropout < 1 or not 0 <= self.patch_dropout_until <= 1:
+            raise ValueError(
+                f"patch_dropout={self.patch_dropout} and patch_dropout_until={self.patch_dropout_until} are shares: "
+                "the first from 0 to below 1, the second from 0 to 1"
+            )
         for name in ("mtp_weight", "warmup_epochs", "warmup_factor", "crop_padding"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")

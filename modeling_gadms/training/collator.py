@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from dataset_webperson import DataError
 
@@ -41,6 +42,10 @@ class PairCollator:
             (`tokenization_gadms.clean_caption`).
         draw_words (`bool`): in each epoch, draw the words of a caption anew from `caption1_posterior`, ..., which list
             places, words and their probabilities (`noise.repaired_captions.add_posteriors`).
+        pad_to_multiple_of (`int`): pad captions to a multiple of this, or to the context length if it comes first: of
+            each length that occurs, compiled layers might make a graph. Nothing else follows from it.
+        num_patches (`int`): patches of an image; needed for `patch_dropout` alone.
+        patch_dropout (`float`): share of them to leave out. The batch then has `kept_patches` `(B, K)` int64 too.
     """
 
     processor: GADMSProcessor
@@ -51,6 +56,9 @@ class PairCollator:
     persons: dict[int, int] | None = None
     hidden_spans: str | None = None
     draw_words: bool = False
+    pad_to_multiple_of: int = 1
+    num_patches: int = 0
+    patch_dropout: float = 0.0
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         columns = [pick_column(row) for row in rows]
@@ -71,12 +79,28 @@ class PairCollator:
             # a number below every probability, in the draws of the noise mask, hides the token for certain
             noise_draws = uniforms[:, 0, : batch["input_ids"].shape[1]]
             noise_draws.masked_fill_(self.tokens_in(captions, spans), -1.0)
+        for name, padding in (("input_ids", self.processor.tokenizer.pad_token_id), ("attention_mask", 0)):
+            batch[name] = F.pad(batch[name], (0, self.missing(batch[name].shape[1])), value=padding)
+        if self.patch_dropout:
+            batch["kept_patches"] = torch.stack([self.kept_patches(row) for row in rows])
         return {
             **batch,
             "person_ids": torch.tensor([self.identity(row) for row in rows]),
             "mask_uniforms": uniforms,
             "image_paths": [row["image_path"] for row in rows],
         }
+
+    def kept_patches(self, row: dict[str, Any]) -> torch.Tensor:
+        """Numbers of the patches of a row's image that are not left out, in order: `(K,)`, the same `K` for all."""
+        # a stream of its own, so that the image and its masks are those of a run that leaves none out
+        generator = torch.Generator().manual_seed(stable_hash(self.seed, row["epoch"], row["image_path"], "patches"))
+        count = max(round(self.num_patches * (1 - self.patch_dropout)), 1)
+        return torch.randperm(self.num_patches, generator=generator)[:count].sort().values
+
+    def missing(self, width: int) -> int:
+        """Padding that captions padded to `width` lack."""
+        multiple = math.ceil(width / self.pad_to_multiple_of) * self.pad_to_multiple_of
+        return max(min(multiple, self.processor.tokenizer.model_max_length) - width, 0)
 
     def _caption(self, row: dict[str, Any], column: str) -> str:
         caption = self._cell(row, column, str)

@@ -29,11 +29,14 @@ from ..noise.rewriting import AS_FOUND, POSTERIOR
 from ..person_retrieval.ranking import DIRECTIONS, METRICS
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
+from ..towers_gadms import on_host
 from .accumulation import Replay, plan_replays
 from .arguments import ADAM, ARGUMENTS_FILE, GADMSTrainingArguments
 from .averaging import WeightAverage
 from .collator import PairCollator
+from .compiling import PAD_TO_MULTIPLE_OF, compile_layers
 from .samplers import EpochSampler, KeySampler, ParquetRows, RepeatedRows, StreamedRows, TrainingRows
+from .watched_loss import WatchedLoss
 
 logger = logging.get_logger(__name__)
 
@@ -100,7 +103,13 @@ class GADMSTrainer(HubPushes):
             erasing_probability=args.erasing_probability,
             hidden_spans=args.hidden_spans,
             draw_words=args.draw_words,
+            pad_to_multiple_of=PAD_TO_MULTIPLE_OF if args.compile_layers else 1,
         )
+        if args.compile_layers:
+            compile_layers(model)
+        if args.patch_dropout:
+            config: Any = model.config
+            collator.num_patches, collator.patch_dropout = math.prod(config.vision_config.grid), args.patch_dropout
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = args.masks() is None  # without masks the decoder is not used
         super().__init__(
@@ -115,6 +124,7 @@ class GADMSTrainer(HubPushes):
         self._summed_chunks = 0
         self._chunks: list[dict[str, Any]] = []
         self._replays: list[Replay] = []
+        self._watched: WatchedLoss | None = None
         self.measured: RetrievalSet | None = None  # embeddings of the last evaluation
         self._average: WeightAverage | None = None  # while a training goes on
 
@@ -125,15 +135,17 @@ class GADMSTrainer(HubPushes):
         if changes and self.is_world_process_zero():
             logger.warning(f"{folder} was written by a run with other arguments; going on with {', '.join(changes)}")
         if self.args.ema_decay is None:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
-        self._average = average = WeightAverage(self.args.ema_decay, folder or None)
-        self.add_callback(average)
-        try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
-            average.put_into(self._trained())
-        finally:
-            self._average = None
-            self.remove_callback(average)
+        else:
+            self._average = average = WeightAverage(self.args.ema_decay, folder or None)
+            self.add_callback(average)
+            try:
+                output = super().train(resume_from_checkpoint, *args, **kwargs)
+                average.put_into(self._trained())
+            finally:
+                self._average = None
+                self.remove_callback(average)
+        self._look_at_watched_loss()
         return output
 
     def _load_best_model(self) -> None:
@@ -205,6 +217,7 @@ class GADMSTrainer(HubPushes):
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
                 weight_decay=self.args.weight_decay,  # of groups that name none
+                fused=True if self.args.device.type == "cuda" else None,  # one kernel, elsewhere as torch chooses
             )
         kind, options = self.get_optimizer_cls_and_kwargs(self.args)
         return kind(groups, **options)
@@ -257,6 +270,9 @@ class GADMSTrainer(HubPushes):
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
         self._chunks, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.state.global_step >= self.args.patch_dropout_until * self.state.max_steps:
+            for chunk in self._chunks:
+                chunk.pop("kept_patches", None)
         if not self._chunks and isinstance(self.train_dataset, StreamedRows):
             raise DataError(
                 f"a pass over the stream does not fill one step of {self.args.joint_batch_size()} pairs: lower "
@@ -297,13 +313,21 @@ class GADMSTrainer(HubPushes):
         return replays
 
     def _refuse_not_finite(self, loss: torch.Tensor, image_paths: list[str]) -> None:
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}, on a batch of images "
-                f"{', '.join(image_paths)}. Weights were not updated; last checkpoint: "
-                f"{self.args.last_checkpoint() or 'none yet'}. "
-                "Lower the learning rate, or look at these images"
-            )
+        """Stop at a loss that is not finite: on the CPU at once, on a device with the next, while it works on."""
+        self._look_at_watched_loss()
+        self._watched = WatchedLoss(loss, self.state.global_step + 1, image_paths)
+        if on_host(loss):
+            self._look_at_watched_loss()
+
+    def _look_at_watched_loss(self) -> None:
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            watched.refuse_not_finite(self.state.global_step, self.args.last_checkpoint)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.control.should_log or self.control.should_save or self.control.should_evaluate:
+            self._look_at_watched_loss()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._loss_parts:

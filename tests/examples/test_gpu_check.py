@@ -1,0 +1,93 @@
+"""Everything that is checked and measured on a GPU runs on the CPU, in miniature."""
+
+import json
+import sys
+
+import pytest
+import torch
+from places import EXAMPLES
+from tiny import tiny_config
+
+sys.path[:0] = [str(EXAMPLES / "studies"), str(EXAMPLES)]
+
+import gpu_check  # noqa: E402
+from device_checks import numbers, steps  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def named():
+    config = tiny_config(context_length=77)
+    return gpu_check.parts(
+        CPU, config, batch_size=4, steps=4, length=10, workers=0, gallery=90, persons=4, compiled=False
+    )
+
+
+def test_without_a_device_the_check_says_so_and_writes_nothing(tmp_path, capsys):
+    assert gpu_check.main(["--output_dir", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == "skipped: no CUDA device\n" and not list(tmp_path.iterdir())
+
+
+def test_every_part_runs_and_what_is_known_is_written_after_each(named, tmp_path, monkeypatch, capsys):
+    compiled = []
+    monkeypatch.setattr(steps, "compile_layers", compiled.append)
+    assert gpu_check.run(named, {"card": "cpu", "torch": "x"}, str(tmp_path)) == 0
+    assert len(compiled) == 3
+    found = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
+    assert list(found) == list(named) and not any("failed" in row for rows in found.values() for row in rows)
+    text = (tmp_path / "gpu_check.md").read_text()
+    assert text.startswith("# cpu\n\ntorch x\n") and all(f"\n## {title}\n\n| " in text for title in named)
+
+    rows = found["Training steps"]
+    assert [row["step"] for row in rows] == [steps.PLAIN, steps.WITHOUT_SCORE, steps.WHOLE] * 2
+    flops = [row["GFLOP per sample"] for row in rows]
+    assert flops[0] < flops[1] < flops[2] and flops[3:] == flops[:3], "the views, then the score"
+    assert [row["time of plain CLIP"] for row in rows[::3]] == [1, 1]
+    assert [row["share of one batch"] for row in found["Loader"]][0] == 1
+    assert {row["encoded"] for row in found["Encoding"]} == {"images, pixels ready", "images, drawings", "captions"}
+    assert all(row["as on the CPU"] and row["R@1"] > 50 for row in found["Ranking"])
+
+
+def test_a_part_that_fails_or_is_out_of_bounds_is_told_and_the_others_run(tmp_path, capsys):
+    def broken():
+        raise RuntimeError("no such kernel")
+
+    named = {"one": broken, "two": lambda: [{"part": "masks", "within": False}], "three": lambda: [{"part": "x"}]}
+    assert gpu_check.run(named, {"card": "cpu"}, str(tmp_path)) == 2
+    found = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
+    assert found["one"] == [{"failed": "RuntimeError: no such kernel"}] and found["three"] == [{"part": "x"}]
+    assert "no such kernel" in capsys.readouterr().err
+
+
+def test_numbers_of_a_device_that_errs_are_out_of_bounds(monkeypatch):
+    """The second call for the losses is the device's."""
+    right, calls = numbers.sdm_loss, []
+
+    def wrong(*inputs):
+        calls.append(1)
+        return right(*inputs) * (1 if len(calls) == 1 else 1.01)
+
+    monkeypatch.setattr(numbers, "sdm_loss", wrong)
+    rows = numbers.check_numbers(CPU, tiny_config(context_length=77), [10, 3, 5, 7])
+    bad = [(row["part"], row["precision"]) for row in rows if not row["within"]]
+    assert bad == [("SDM", "float32"), ("SDM, gradient", "float32")], rows
+    assert {row["part"] for row in rows} >= {"score", "masks", "decoder and MTP", "step in two chunks, gradient"}
+    (low,) = [row["difference"] for row in rows if row["part"] == "score" and row["precision"] == "bfloat16"]
+    assert low > 0, "the scores are not all 0"
+    chunked = {row["part"]: row["difference"] for row in rows if row["precision"] == "float32"}
+    assert chunked["step in two chunks, gradient"] == chunked["masks"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA L4", 121.0),
+        ("NVIDIA L40S", 362.0),
+        ("cpu", None),
+    ],
+)
+def test_the_peak_of_a_card_is_known_by_its_name_or_unknown(name, peak):
+    assert steps.peak_tflops(name) == peak
