@@ -1,8 +1,10 @@
 """Starting points of training: a GA-DMS, with or without its decoder, or a CLIP or other towers."""
 
+import os
+
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from dataset_webperson import DataError
 
@@ -21,8 +23,8 @@ def load_starting_point(name_or_path: str, image_size: tuple[int, int]) -> tuple
         image_size (`tuple[int, int]`): height and width in pixels, for towers.
 
     Raises:
-        OSError: there is nothing that can be loaded.
-        DataError: it is neither a GA-DMS nor a whole CLIP, or a file of it is broken.
+        OSError: a file cannot be loaded.
+        DataError: there is no model, it is neither a GA-DMS nor a whole CLIP, or a file of it is broken.
     """
     try:
         return _load(name_or_path, image_size)
@@ -38,14 +40,25 @@ def own_image_size(name_or_path: str) -> tuple[int, int]:
 
     Of a SigLIP 2 for images of any shape, those of a square with as many patches as its position table.
     """
-    config = AutoConfig.from_pretrained(name_or_path)
+    config = _config(name_or_path)
     vision = config.vision_config
     size = round(vision.num_patches**0.5) * vision.patch_size if config.model_type == "siglip2" else vision.image_size
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
+def _config(name_or_path: str) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name_or_path)
+    except OSError as error:
+        place = "the folder holds no model" if os.path.isdir(name_or_path) else "no such folder, nor model of the Hub"
+        reason = " ".join(str(error).split()).split(". ")[0]
+        raise DataError(
+            f"{name_or_path}: {place} ({reason}); give the folder of a saved model, or its id on the Hub"
+        ) from error
+
+
 def _load(name_or_path: str, image_size: tuple[int, int]) -> tuple[GADMSForPreTraining, GADMSProcessor]:
-    config = AutoConfig.from_pretrained(name_or_path)
+    config = _config(name_or_path)
     model: GADMSForPreTraining
     if config.model_type != "gadms":
         model = GADMSForPreTraining.from_pretrained_towers(name_or_path, image_size=image_size, dtype=torch.float32)

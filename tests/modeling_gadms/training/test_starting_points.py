@@ -70,7 +70,7 @@ def test_places_without_a_model_end_in_one_line(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for name in ("file", "empty", "missing"):
         assert load(str(tmp_path / name)) == 2
-        assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {tmp_path / name}: ")
 
 
 def test_half_a_clip_and_a_clip_without_a_tokenizer_end_in_one_line(tmp_path, capsys):
