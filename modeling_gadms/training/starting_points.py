@@ -1,10 +1,11 @@
 """Starting points of training: a GA-DMS, with or without its decoder, or a CLIP or other towers."""
 
 import os
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 
 from dataset_webperson import DataError
 
@@ -46,7 +47,7 @@ def own_image_size(name_or_path: str) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _config(name_or_path: str) -> PreTrainedConfig:
+def _config(name_or_path: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name_or_path)
     except OSError as error:
