@@ -24,7 +24,8 @@ from modeling_gadms.vision_gadms import patches_kept
 
 def tower_gflop(share: float, config: GADMSConfig) -> float:
     """Operations per image; nothing is computed, for tensors on `meta` have shapes alone."""
-    model = GADMSModel(config).to("meta")
+    with torch.device("meta"):
+        model = GADMSModel(config)
     kept = round(np.prod(config.vision_config.grid) * (1 - share))
     pixels = torch.empty(1, 3, *config.vision_config.image_size, device="meta")
 
@@ -88,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     axis.errorbar(args.shares, [one["mean"] for one in found], yerr=error_bars(found), marker="o", capsize=3)
     axis.set(xlabel="share of patches left out", ylabel="text->image R@1")
     content = {"arguments": vars(args), "results": results}
-    save_study("patch_dropout", "What does leaving out patches cost and save?", content, text, figure, args.results_dir)
+    save_study("patch_dropout", "What does leaving out patches cost?", content, text, figure, args.results_dir)
 
 
 if __name__ == "__main__":
