@@ -16,6 +16,7 @@ from modeling_gadms.training.trainer import GADMSTrainer
 DECAY = 0.8
 STEPS = ["--max_steps", "6", "--save_strategy", "steps", "--eval_strategy", "steps", "--save_steps", "3"]
 STEPS += ["--eval_steps", "3", "--save_total_limit", "3", "--ema_decay", str(DECAY)]
+STEPS += ["--greater_is_better", "False"]  # so that the best step is not the last
 
 
 class Recorder(TrainerCallback):
@@ -87,7 +88,8 @@ def test_the_average_is_that_of_the_definition_and_is_what_is_measured_and_kept(
         measured = [each["classifier.weight"].double() for each in recorder.measured]
         assert any(torch.allclose(weight, expected, atol=1e-6) for weight in measured)
     # the run ends with the average of its best step
-    best = load_file(folder / "whole" / f"checkpoint-{whole.state.best_global_step}" / AVERAGE_FILE)
+    assert whole.state.best_global_step == 3
+    best = load_file(folder / "whole" / "checkpoint-3" / AVERAGE_FILE)
     for name, weight in whole.model.named_parameters():
         assert torch.equal(weight, best[name])
 
