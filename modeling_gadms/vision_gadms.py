@@ -141,11 +141,8 @@ def patches_kept(vision_model: nn.Module, kept_patches: torch.Tensor | None) -> 
         rows = (kept_patches + class_rows)[..., None].expand(-1, -1, tokens.shape[-1])
         return torch.cat([tokens[:, :class_rows], tokens.gather(1, rows)], dim=1)
 
-    hook = vision_model.embeddings.register_forward_hook(keep)  # type: ignore[union-attr]
-    try:
+    with vision_model.embeddings.register_forward_hook(keep):  # type: ignore[union-attr]
         yield
-    finally:
-        hook.remove()
 
 
 class WholeInitialization:

@@ -73,10 +73,7 @@ class GADMSFineTuningArguments(GADMSTrainingArguments):
 
     sampling_temperature: float = field(
         default=1.0,
-        metadata={
-            "help": "Of several data sets: pairs are drawn in proportion to size ** (1 / temperature); 1 shows every "
-            "caption once per epoch."
-        },
+        metadata={"help": "Above 1, small data sets are drawn more often than their size says."},
     )
 
     eval_strategy: str = field(default="epoch", metadata={"help": "When to measure retrieval on validation."})

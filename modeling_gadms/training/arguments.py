@@ -149,10 +149,7 @@ class GADMSTrainingArguments(TrainingArguments):
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none (released code)."})
     ema_decay: float | None = field(
         default=None,
-        metadata={
-            "help": "Measure, choose and end with an exponential moving average of the weights, of this decay per "
-            "step, as 0.999; by default with the weights themselves."
-        },
+        metadata={"help": "Measure and end with a moving average of the weights, of this decay, as 0.999."},
     )
     warmup_epochs: float = field(default=5.0, metadata={"help": "Epochs of linear warm-up, then cosine to 0 (paper)."})
     warmup_factor: float = field(

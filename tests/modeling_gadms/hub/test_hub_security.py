@@ -13,7 +13,19 @@ from modeling_gadms.hub.listings import DATASET, METRICS, MODEL, SCRIPT, TRAININ
 
 # torch, transformers, and what transformers itself depends on
 LIBRARIES = {"torch", "transformers", "numpy", "tokenizers", "PIL"}
-STANDARD = {"collections", "contextlib", "dataclasses", "gzip", "html", "json", "pathlib", "typing", "zlib"}
+STANDARD = {
+    "collections",
+    "contextlib",
+    "dataclasses",
+    "functools",
+    "gzip",
+    "html",
+    "json",
+    "math",
+    "pathlib",
+    "typing",
+    "zlib",
+}
 STANDARD |= {
     "base64",
     "binascii",

@@ -34,7 +34,7 @@ class KnownEmbeddings:
             for _ in range(2)
         ]
 
-    def encode_pairs(self, pixel_values, input_ids, mask_uniforms, masking):
+    def encode_pairs(self, pixel_values, input_ids, mask_uniforms, masking, kept_patches):
         return self.pairs[int(input_ids[0, 0])]
 
     def joint_alignment_loss(self, image_embeds, text_embeds, person_ids, sigmoid_bias):
