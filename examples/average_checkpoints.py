@@ -4,17 +4,18 @@
         --output_dir runs/cuhk-mean
 
 They are to be of one run, or of runs that began from the same weights: the mean of models that have nothing in common
-is none. What is written is a plain GA-DMS, to be measured like any other; measure it on validation before you take
-it. An average over all steps of a run is `--ema_decay` of the training.
+is none. What is written is a GA-DMS like any other, with a decoder if all have one; measure it on validation before
+you take it. An average over all steps of a run is `--ema_decay` of the training.
 """
 
 import sys
 
 from dataset_webperson import DataError
 from dataset_webperson.command_line import CommandParser, command
-from modeling_gadms import GADMSForPreTraining, GADMSProcessor
+from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
 from modeling_gadms.training.averaging import mean_of_weights
 from modeling_gadms.training.command_line import refuse_used_folder
+from modeling_gadms.training.starting_points import config_of
 
 
 @command
@@ -26,9 +27,11 @@ def main(arguments: list[str] | None = None) -> None:
     if len(args.model) < 2:
         parser.error("--model: a mean takes two checkpoints or more")
     refuse_used_folder(args.output_dir, None)
+    plain = any(config_of(folder).architectures == ["GADMSModel"] for folder in args.model)  # has no decoder
+    kind = GADMSModel if plain else GADMSForPreTraining
     models = []
     for folder in args.model:
-        model, report = GADMSForPreTraining.from_pretrained(folder, output_loading_info=True)
+        model, report = kind.from_pretrained(folder, output_loading_info=True)
         if missing := sorted(report["missing_keys"]):
             raise DataError(
                 f"{folder}: {len(missing)} weights are missing ({missing[0]}, ...); give whole checkpoints"

@@ -41,13 +41,14 @@ def own_image_size(name_or_path: str) -> tuple[int, int]:
 
     Of a SigLIP 2 for images of any shape, those of a square with as many patches as its position table.
     """
-    config = _config(name_or_path)
+    config = config_of(name_or_path)
     vision = config.vision_config
     size = round(vision.num_patches**0.5) * vision.patch_size if config.model_type == "siglip2" else vision.image_size
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _config(name_or_path: str) -> Any:
+def config_of(name_or_path: str) -> Any:
+    """The configuration of a model. Raises `DataError` where there is none."""
     try:
         return AutoConfig.from_pretrained(name_or_path)
     except OSError as error:
@@ -59,7 +60,7 @@ def _config(name_or_path: str) -> Any:
 
 
 def _load(name_or_path: str, image_size: tuple[int, int]) -> tuple[GADMSForPreTraining, GADMSProcessor]:
-    config = _config(name_or_path)
+    config = config_of(name_or_path)
     model: GADMSForPreTraining
     if config.model_type != "gadms":
         model = GADMSForPreTraining.from_pretrained_towers(name_or_path, image_size=image_size, dtype=torch.float32)

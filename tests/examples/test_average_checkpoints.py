@@ -6,7 +6,7 @@ import torch
 from places import EXAMPLES
 from tiny import tiny_model, tiny_processor
 
-from modeling_gadms import GADMSForPreTraining, GADMSProcessor
+from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
 
 
 def test_the_mean_of_checkpoints_is_a_model_like_any_other(tmp_path, capsys):
@@ -25,5 +25,9 @@ def test_the_mean_of_checkpoints_is_a_model_like_any_other(tmp_path, capsys):
     for name, weight in GADMSForPreTraining.from_pretrained(out).state_dict().items():
         torch.testing.assert_close(weight, (first[name] + second[name]) / 2)
     assert GADMSProcessor.from_pretrained(out).tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    models[1].gadms.save_pretrained(folders[1])  # as fine-tuning leaves it: no decoder
+    assert not example.main(["--model", *folders, "--output_dir", str(tmp_path / "plain")])
+    for name, weight in GADMSModel.from_pretrained(tmp_path / "plain").state_dict().items():
+        torch.testing.assert_close(weight, (first[f"gadms.{name}"] + second[f"gadms.{name}"]) / 2)
     assert example.main(["--model", *folders, "--output_dir", out]) == 2
     assert "already holds files" in capsys.readouterr().err
