@@ -31,7 +31,7 @@ from dataset_webperson.rows.captioned import CaptionedSplits, TrainingSet, load_
 from modeling_gadms.evaluation.encoding import RetrievalSet, encode_retrieval_set
 from modeling_gadms.training import run_report
 from modeling_gadms.training.arguments import GADMSTrainingArguments
-from modeling_gadms.training.command_line import free_folder, parse_arguments, refuse_used_folder
+from modeling_gadms.training.command_line import free_folder, parse_arguments, refuse_image_size, refuse_used_folder
 from modeling_gadms.training.starting_points import load_starting_point, own_image_size
 from modeling_gadms.training.trainer import GADMSTrainer
 
@@ -54,8 +54,7 @@ class PretrainArguments:
     noise_rate: float = field(default=0.3, metadata={"help": "Synthetic: share of false attributes in training."})
 
     def __post_init__(self) -> None:
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise ValueError(f"image_size is a height and a width in pixels, as 384 128; got {self.image_size}")
+        refuse_image_size(self.image_size)
 
 
 def load_pairs(args: PretrainArguments, seed: int) -> CaptionedSplits:

@@ -8,6 +8,7 @@ from dataset_webperson import DataError, WebPerson, load_benchmark
 from dataset_webperson.readers.benchmarks import benchmark_class
 
 from ..evaluation.benchmarks import copy_fault, display_name
+from ..training.command_line import refuse_image_size
 from .joint import joined, with_own_persons
 
 ROLES = ("train", "validation", "test")
@@ -46,8 +47,7 @@ class FineTuningDataArguments:
     noise_rate: float = field(default=0.0, metadata={"help": "Synthetic: share of false attributes in training."})
 
     def __post_init__(self) -> None:
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise ValueError(f"image_size is a height and a width in pixels, as 384 128; got {self.image_size}")
+        refuse_image_size(self.image_size)
         for name in ("data_root", "annotations", "image_root"):
             if len(getattr(self, name)) not in (0, 1, len(self.dataset_name)):
                 raise ValueError(

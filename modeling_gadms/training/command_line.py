@@ -207,6 +207,12 @@ def _read_mapping(file: str) -> dict[str, Any]:
     return {str(name): value for name, value in values.items()}
 
 
+def refuse_image_size(image_size: Sequence[int]) -> None:
+    """Raise `ValueError` for what is not the height and width of an image."""
+    if len(image_size) != 2 or min(image_size) < 1:
+        raise ValueError(f"image_size is a height and a width in pixels, as 384 128; got {image_size}")
+
+
 def free_folder(folder: str) -> str:
     """`folder`, or `folder-2`, `folder-3`, ...: the first that does not exist; the same in every process."""
     choice = [folder]
