@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from made_up_datasets import BENCHMARK_WRITERS
 from safetensors.torch import load_file
-from test_examples import REPO, launch
+from test_examples import REPO, run
 from tiny import tiny_model, tiny_processor, tiny_rows
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -572,7 +572,7 @@ def test_two_processes_give_the_numbers_of_one(gadms, folder, tmp_path):
     for count in (1, 2):
         options = ["--output_dir", tmp_path / f"{count}", "--cache_dir", tmp_path / f"cache{count}", "--batch_size", 5]
         arguments = ["--model", gadms, "--benchmark", folder, "--use_cpu", "True", *options]
-        launch(REPO / "examples" / "evaluate_retrieval.py", *arguments, cwd=tmp_path, processes=count)
+        run(REPO / "examples" / "evaluate_retrieval.py", *arguments, cwd=tmp_path, processes=count)
     one, two = (json.loads((tmp_path / str(n) / "results.json").read_text())["results"][0] for n in (1, 2))
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["metrics"] == two["metrics"] and one["model_hash"] == two["model_hash"]

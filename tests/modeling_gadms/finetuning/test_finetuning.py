@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 
 import datasets
+import forked
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
@@ -298,10 +297,7 @@ def test_bfloat16_and_activation_checkpointing_change_the_first_loss_little(tmp_
 
 
 def run(output_dir, *options, processes=1):
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    launcher = several if processes > 1 else []  # which imports torch itself
-    command = [sys.executable, *launcher, str(HELPERS / "finetune_tiny.py"), "--output_dir", str(output_dir), *options]
-    result = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    result = forked.run([HELPERS / "finetune_tiny.py", "--output_dir", output_dir, *options], processes=processes)
     assert result.returncode == 0, result.stderr
     return json.loads((output_dir / "run.json").read_text())
 
