@@ -64,6 +64,9 @@ class Benchmark:
     official_total: ClassVar[Counts | None] = None  # where only the whole is known
     known_copies: ClassVar[tuple[KnownCopy, ...]] = ()
     id_starts_file_name: ClassVar[bool] = False  # the first four digits of a file name are the person's id
+    caption_per_row: ClassVar[bool] = False  # rows with one caption in a list may repeat an image by design
+    only_split: ClassVar[str | None] = None  # of rows that name none
+    raw_json: ClassVar[tuple[str, str] | None] = None  # a file that is handed out without splits, and its cure
 
 
 @dataclass(slots=True)
@@ -176,10 +179,10 @@ def read_copy(
                 f"{benchmark.prefixes[0]}_train.json",
             ]
         )
-        near = near_jsons(annotations or home, benchmark.json_names)
+        near = _raw_json(benchmark, home) or near_jsons(annotations or home, benchmark.json_names)
         findings.add("json-missing", f"{annotations or home}: looked for {tried}" + (f"; {near}" if near else ""))
         return copy
-    parsed = [row for path, split in jsons for row in _parse_json(path, split, findings)]
+    parsed = [row for path, split in jsons for row in _parse_json(benchmark, path, split, findings)]
     sample = [row.path for row in parsed[:: max(1, len(parsed) // _BASE_SAMPLE)]]
     base, hits = choose_base(benchmark.image_folders, images, sample)
     copy.rows = _merge_rows(parsed, base, images, findings)
@@ -200,10 +203,20 @@ class _JsonRow:
     extra: dict[str, Any]
 
 
-def _parse_json(path: str, split: str | None, findings: Findings) -> Iterator[_JsonRow]:
+def _raw_json(benchmark: type[Benchmark], home: str) -> str:
+    """That the file a data set is handed out with lies there, and what makes the json of it; else ""."""
+    name, cure = benchmark.raw_json or ("", "")
+    path = os.path.join(home, name)
+    return f"{path} lies there, which has no splits: {cure}" if name and os.path.isfile(path) else ""
+
+
+def _parse_json(benchmark: type[Benchmark], path: str, split: str | None, findings: Findings) -> Iterator[_JsonRow]:
     try:
         for number, row in enumerate(iter_list(path)):
+            if isinstance(row, dict) and "split" not in row and benchmark.only_split:
+                row = {**row, "split": benchmark.only_split}
             if parsed := _parse_row(row, f"{path} row {number}", split, findings):
+                parsed.single |= benchmark.caption_per_row and len(parsed.captions) == 1
                 yield parsed
     except (JsonShapeError, JsonError) as error:
         findings.add(error.code, str(error))

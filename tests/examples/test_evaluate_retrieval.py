@@ -300,17 +300,23 @@ def test_a_folder_of_images_gives_what_its_rows_give(gadms, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "style, benchmark",
-    [("cuhk", "cuhk-pedes"), ("icfg", "ICFG_PEDES"), ("rstp", "rstpreid"), ("ufine", "ufine6926")],
+    "style, benchmark, images",
+    [
+        ("cuhk", "cuhk-pedes", 4),
+        ("icfg", "ICFG_PEDES", 4),
+        ("rstp", "rstpreid", 4),
+        ("ufine", "ufine6926", 4),
+        ("ufine3c", "ufine3c", 8),
+        ("iiitd", "iiitd-20k", 2),
+    ],
 )
-def test_every_benchmark_is_measured_on_its_test_split(style, benchmark, gadms, tmp_path):
-    _, write = BENCHMARK_WRITERS[style]
-    write(tmp_path / "copy")
+def test_every_benchmark_is_measured_on_its_test_split(style, benchmark, images, gadms, tmp_path):
+    root = str(BENCHMARK_WRITERS[style][1](tmp_path / "copy"))
     with pytest.raises(DataError):
-        load_evaluation_set(benchmark, str(tmp_path / "copy"))
+        load_evaluation_set(benchmark, root)
     with pytest.warns(UserWarning):
-        rows = load_evaluation_set(benchmark, str(tmp_path / "copy"), on_count_mismatch="warn")
-    assert set(rows["split"]) == {"test"} and len(rows) == 4
+        rows = load_evaluation_set(benchmark, root, on_count_mismatch="warn")
+    assert set(rows["split"]) == {"test"} and len(rows) == images
     encoded = encode_retrieval_set(*load_retriever(gadms), rows, progress=False)
     assert len(encoded.text_embeds) == sum(map(len, rows["captions"]))
     assert evaluate_embeddings(encoded, num_resamples=10).metrics["t2i"]["R@10"].mean == 100
