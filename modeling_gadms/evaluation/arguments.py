@@ -51,6 +51,9 @@ class EvaluationArguments:
         default=BankSettings.beta,
         metadata={"help": "`inverted-softmax` and `query-bank`: inverse temperature."},
     )
+    similarity_distribution: bool = field(
+        default=False, metadata={"help": "Measure mSD of UFineBench too: how far matches stand above the rest."}
+    )
     robustness: bool = field(default=False, metadata={"help": "Measure on damaged captions and images too."})
     output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})
     cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Where embeddings are kept."})

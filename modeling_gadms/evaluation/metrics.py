@@ -7,6 +7,7 @@ import numpy as np
 from ..person_retrieval.ranking import METRICS, QueryRanks, rank_both_ways
 from .encoding import RetrievalSet
 from .significance import Difference, Interval, bootstrap_interval, paired_difference
+from .similarity_distribution import similarity_distributions
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,13 @@ def evaluate_ranks(
         for way, found in ranks.items()
     }
     return Evaluation(ranks, person_ids, metrics)
+
+
+def mean_similarity_distribution(encoded: RetrievalSet, *, seed: int = 0, num_resamples: int = 10_000) -> Interval:
+    """mSD, text to image, 0-100, with an interval as in [`evaluate_ranks`]."""
+    texts, images = encoded.text_person_ids, encoded.image_person_ids
+    values = 100 * similarity_distributions(encoded.text_embeds, encoded.image_embeds, texts, images)
+    return bootstrap_interval(values, groups=texts.numpy(), seed=seed, num_resamples=num_resamples)
 
 
 def query_values(ranks: QueryRanks) -> dict[str, np.ndarray]:

@@ -31,6 +31,8 @@ def write_results(
         parts += [f"## Protocol: {protocol}", protocol_table(protocol, results)]
     if comparisons:
         parts += ["## Differences", comparison_table(comparisons)]
+    if any("similarity_distribution" in result for result in results):
+        parts += ["## Similarity distribution", distribution_table(results)]
     for result in results:
         if result.get("robustness"):
             parts += [
@@ -64,6 +66,16 @@ def results_table(results: list[dict]) -> str:
             lines.append("| " + " | ".join(head + cells) + " |")
     for note in incomplete_notes(results):
         lines += ["", note]
+    return "\n".join(lines)
+
+
+def distribution_table(results: list[dict]) -> str:
+    """Markdown: mSD of each result that has it, text to image, as an `Interval` in `similarity_distribution`."""
+    lines = ["| model | benchmark | mSD |", "|---|---|---|"]
+    for result in results:
+        if "similarity_distribution" in result:
+            m = result["similarity_distribution"]
+            lines.append(f"| {result['model']} | {result['benchmark']} | {m.mean:.2f} [{m.low:.1f}, {m.high:.1f}] |")
     return "\n".join(lines)
 
 

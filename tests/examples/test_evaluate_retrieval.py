@@ -40,7 +40,7 @@ from modeling_gadms.evaluation import embedding_cache
 from modeling_gadms.evaluation.benchmarks import load_evaluation_set, load_with_fault
 from modeling_gadms.evaluation.embedding_cache import cached_retrieval_set, data_hash, model_hash
 from modeling_gadms.evaluation.encoding import encode_retrieval_set
-from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings
+from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings, mean_similarity_distribution
 from modeling_gadms.evaluation.models import load_retriever
 from modeling_gadms.evaluation.published_results import (
     AT_TEST_TIME,
@@ -454,6 +454,7 @@ def run_example(*argv):
 def test_the_command_leaves_a_table_json_model_index_and_pages(gadms, other, folder, tmp_path, capsys):
     out = tmp_path / "out"
     options = ["--cache_dir", tmp_path / "cache", "--output_dir", out, "--use_cpu", "True"]
+    options += ["--similarity_distribution", "True"]
     run_example("--model", gadms, "--compare", other, "--benchmark", folder, "--protocol", "direct-transfer", *options)
     printed = capsys.readouterr().out
     text = (out / "results.md").read_text()
@@ -471,6 +472,10 @@ def test_the_command_leaves_a_table_json_model_index_and_pages(gadms, other, fol
             gap = content["comparisons"][0]["differences"][way][name]["mean"]
             wanted = first["metrics"][way][name]["mean"] - second["metrics"][way][name]["mean"]
             assert gap == pytest.approx(wanted)
+    distribution = mean_similarity_distribution(encoded).mean
+    assert first["similarity_distribution"]["mean"] == pytest.approx(distribution, abs=1e-4)
+    (row,) = [line for line in text.split("## Similarity distribution")[1].splitlines() if "| gadms | data |" in line]
+    assert f" {distribution:.2f} [" in row
     card = yaml.safe_load((out / "model-index.yaml").read_text())["model-index"]
     assert [entry["name"] for entry in card] == ["gadms", "other"]
     _, results = model_index_to_eval_results(card[:1])
