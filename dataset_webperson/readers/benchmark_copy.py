@@ -39,7 +39,8 @@ class Counts:
     captions: int
 
     def __str__(self) -> str:
-        return f"{self.ids:,} ids, {self.images:,} images, {self.captions:,} captions"
+        captions = f", {self.captions:,} captions" if self.captions else ""
+        return f"{self.ids:,} ids, {self.images:,} images{captions}"
 
 
 @dataclass(frozen=True)
