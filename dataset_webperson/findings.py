@@ -91,6 +91,11 @@ KINDS = {
     "query-unmatched": Kind(
         "warning", "query without a match by another camera", "it is left out of the means: is the gallery whole?"
     ),
+    # boxes in pictures
+    "box-missing": Kind(
+        "error", "description of a person without a box there", "take descriptions and boxes of one data set"
+    ),
+    "box-outside": Kind("warning", "box outside of its picture", "it is left out: is the picture the original one?"),
     # counts
     "counts-differ": Kind("error", "counts differ from the official ones", "get the complete official copy"),
     "old-copy": Kind("error", "known old copy", "get the present json from the dataset's own page"),

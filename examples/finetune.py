@@ -8,7 +8,7 @@ r"""Fine-tune GA-DMS, or a CLIP, on a benchmark of persons with captions, by the
     accelerate launch examples/finetune.py --model_name_or_path runs/demo --dataset_name synthetic \
         --output_dir runs/synthetic
 
-The data set is cuhk-pedes, icfg-pedes, rstpreid, ufine6926 or iiitd-20k in the folder `--data_root`, or `synthetic`.
+The data set is cuhk-pedes, icfg-pedes, rstpreid or another of examples/data.md below `--data_root`, or `synthetic`.
 Several are trained on jointly, with an identity head over all persons, and each is tested; `--sampling_temperature 2`
 draws small ones more often than their size. Persons in the training of one who are in the validation or test of
 another are left out, unless `--keep_overlap`. The best epoch is chosen on validation, on the mean over several; where

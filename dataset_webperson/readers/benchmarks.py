@@ -132,6 +132,36 @@ class IIITD20K(Benchmark):
     raw_json = ("Filtered.json", "run format_CUHK.py, which comes with the data set, in that folder")
 
 
+_CROPS = "python -m dataset_webperson.person_search_crops"
+
+
+class CUHKSYSUTBPS(Benchmark):
+    """Crops of the boxes of CUHK-SYSU-TBPS, as `person_search_crops` cuts them.
+
+    Person 0 is whoever no caption of test describes. Official counts are of pictures and boxes, and not compared.
+    """
+
+    name = "CUHK-SYSU-TBPS"
+    folder = "CUHK-SYSU-TBPS-crops"
+    json_names = ("CUHK-SYSU-TBPS.json",)
+    image_folders = ("imgs", "", "images")
+    prefixes = ("cuhk-sysu-tbps",)
+    first_id = 0
+    home = "https://github.com/Dacun/Text-based-Person-Search"
+    searched_alone = True
+    raw_json = ("CUHK-SYSU-TBPS_test", f"cut the crops, {_CROPS}")
+
+
+class PRWTBPS(CUHKSYSUTBPS):
+    """Crops of the boxes of PRW-TBPS, as those of CUHK-SYSU-TBPS. Images of train have one caption each."""
+
+    name = "PRW-TBPS"
+    folder = "PRW-TBPS-crops"
+    json_names = ("PRW-TBPS.json",)
+    prefixes = ("prw-tbps",)
+    raw_json = ("PRW-TBPS_test", f"cut the crops, {_CROPS}")
+
+
 BENCHMARKS: dict[str, type[Benchmark]] = {
     "cuhk-pedes": CUHKPEDES,
     "icfg-pedes": ICFGPEDES,
@@ -139,6 +169,8 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "ufine6926": UFine6926,
     "ufine3c": UFine3C,
     "iiitd-20k": IIITD20K,
+    "cuhk-sysu-tbps": CUHKSYSUTBPS,
+    "prw-tbps": PRWTBPS,
 }
 
 

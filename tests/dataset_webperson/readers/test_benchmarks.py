@@ -181,7 +181,7 @@ def test_the_file_that_iiitd_is_handed_out_with_is_not_the_json(tmp_path):
     root = write_iiitd(tmp_path)
     (root / "IIITD-20K-RSTP-FORMAT.json").unlink()
     write_json(root / "Filtered.json", {"0": {"Image ID": "00000", "Description 1": "A man.", "Description 2": "He."}})
-    with pytest.raises(DataError, match=r"Filtered\.json lies there, which has no splits: run format_CUHK\.py"):
+    with pytest.raises(DataError, match=r"Filtered\.json lies there, of which it is made: run format_CUHK\.py"):
         load("iiitd-20k", root)
 
 
