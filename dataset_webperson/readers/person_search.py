@@ -110,8 +110,8 @@ class PRW(PersonSearch):
             rows = _variable(path, ("box_new", "anno_file", "anno_previous"))
             if getattr(rows, "shape", (0,))[-1] != 5:
                 raise DataError(f"{path}: expected rows of person, x, y, width, height; use the files of PRW")
-            # one box is one row, not a table of one; unknown persons are -2
-            found[picture] = [Box(max(int(row[0]), NOBODY), *map(float, row[1:])) for row in rows.reshape(-1, 5)]
+            # one box is one row, not a table of one; whom nobody knows is -2
+            found[picture] = [Box(int(row[0]), *map(float, row[1:])) for row in rows.reshape(-1, 5)]
         return found
 
     @classmethod

@@ -57,7 +57,7 @@ def test_every_box_that_is_searched_is_cut_and_the_described_ones_of_train(copie
 
 def test_a_crop_is_the_box_rounded_outwards(copies):
     (row,) = [
-        row for row in crops(copies / "PRW-TBPS-crops") if row["box"] == [60.5, 12.25, 30.5, 70] and row["id"] == 9
+        row for row in crops(copies / "PRW-TBPS-crops") if row["box"] == [60.5, 12.25, 30.25, 70] and row["id"] == 9
     ]
     with Image.open(copies / "PRW-TBPS-crops" / "imgs" / row["file_path"]) as crop:
         assert crop.size == (31, 71)
