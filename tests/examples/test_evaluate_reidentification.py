@@ -17,6 +17,8 @@ from dataset_webperson.readers.reidentification import load_reidentification
 from modeling_gadms.evaluation.encoding import encode_images
 from modeling_gadms.evaluation.models import load_retriever
 from modeling_gadms.evaluation.reidentification import of_queries
+from modeling_gadms.evaluation.tables import eval_result
+from modeling_gadms.hub.model_card import describe_results, measured_by_evaluation
 from modeling_gadms.person_retrieval.ranking import rank_queries, same_camera
 
 
@@ -112,6 +114,12 @@ def test_the_command_measures_both_layouts_as_loops_do(models, command, tmp_path
     assert "| second | first | Market-1501 (incomplete copy) | image to image | mAP |" in text
     assert "not figures of the benchmark.** Of this copy, query has 2 ids, 3 images; official: 750 ids" in text
     assert yaml.safe_load((tmp_path / "out" / "model-index.yaml").read_text()) == {"model-index": []}
+    # a model card takes the figures as they are
+    rows = measured_by_evaluation(str(tmp_path / "out"), "second")
+    described = describe_results(rows, None, "")
+    assert described.count("| image to image | cosine |") == 2 and "by the query's camera" in described
+    one = eval_result("i2i", "msmt17", "MSMT17", "query", "cosine", "mAP", 50.0)
+    assert one.task_type == "image-to-image-retrieval"
     # embeddings are kept
     options[options.index("--output_dir") + 1] = str(tmp_path / "again")
     with pytest.warns(UserWarning):
