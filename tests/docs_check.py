@@ -51,7 +51,11 @@ PROVEN = {
     "examples/finetune.py": "test_finetune_example.py::test_adapters_and_dual_masking_on_the_synthetic_set",
     "examples/average_checkpoints.py": "test_average_checkpoints.py::"
     "test_the_mean_of_checkpoints_is_a_model_like_any_other",
+    "dataset_webperson.person_search_crops": "test_person_search_crops.py::"
+    "test_every_box_that_is_searched_is_cut_and_the_described_ones_of_train",
     "examples/leaderboard.py": "test_leaderboard.py::test_the_command_leaves_the_table_in_three_forms",
+    "examples/evaluate_reidentification.py": "test_evaluate_reidentification.py::"
+    "test_the_command_measures_both_layouts_as_loops_do",
     "examples/evaluate_retrieval.py": "test_evaluate_retrieval.py::test_two_processes_give_the_numbers_of_one",
     "examples/train_small_clip.py": "test_examples.py::"
     "test_the_small_clips_that_are_shipped_are_some_that_their_script_makes",

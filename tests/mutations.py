@@ -77,6 +77,7 @@ DROPOUT = (
     "test_dropout_is_the_same_when_a_chunk_is_embedded_and_when_it_is_replayed"
 )
 RANKING, PERSONS = "person_retrieval/test_ranking.py", "evaluation/test_persons_as_groups.py"
+DISTRIBUTION = "evaluation/test_similarity_distribution.py"
 SIGNIFICANCE, ENCODING = "evaluation/test_significance.py", "evaluation/test_encoding.py"
 EXACT = "gallery/test_gallery_search.py::test_exact_search_is_plain_arithmetic_ties_included"
 GROUPS, FILTERS = "gallery/test_gallery_search.py::test_one_of_each_group_is_shown", "gallery/test_gallery_filters.py"
@@ -753,6 +754,14 @@ mutants(
 )
 
 mutants(
+    "evaluation/similarity_distribution.py",
+    ("equals stand behind a match", 'side="right"', 'side="left"', DISTRIBUTION),
+    ("without the distance", " * -np.expm1(-ratio)", "", DISTRIBUTION),
+    ("cosines as they are", ".add_(1).div_(2)", "", DISTRIBUTION),
+    ("matches among the others", "of_query[~matches]", "of_query", DISTRIBUTION),
+)
+
+mutants(
     "evaluation/caption_bank.py",
     ("a bank keeps captions that are measured", "elif words not in held_out:", "elif True:", BANK),
     ("a bank tells captions apart by case", '" ".join(caption.split()).casefold()', '" ".join(caption.split())', BANK),
@@ -862,6 +871,18 @@ mutants(
 
 mutants(
     "evaluation/encoding.py",
+    (
+        "undescribed images are queries",
+        "images[0][kept], texts[0], images[1][kept]",
+        "images[0], texts[0], images[1]",
+        ENCODING,
+    ),
+    (
+        "undescribed images are not searched",
+        "texts[0], images[0], texts[1], images[1])\n            i2t",
+        "texts[0], images[0][kept], texts[1], images[1][kept])\n            i2t",
+        ENCODING,
+    ),
     ("encoded with dropout", "model.eval()", "pass", MODES),
     (
         "left in evaluation mode",

@@ -1,4 +1,4 @@
-"""What `examples/evaluate_retrieval.py` is told."""
+"""What `examples/evaluate_retrieval.py` and `examples/evaluate_reidentification.py` are told."""
 
 import os
 from dataclasses import dataclass, field
@@ -51,6 +51,9 @@ class EvaluationArguments:
         default=BankSettings.beta,
         metadata={"help": "`inverted-softmax` and `query-bank`: inverse temperature."},
     )
+    similarity_distribution: bool = field(
+        default=False, metadata={"help": "Measure mSD of UFineBench too: how far matches stand above the rest."}
+    )
     robustness: bool = field(default=False, metadata={"help": "Measure on damaged captions and images too."})
     output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})
     cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Where embeddings are kept."})
@@ -77,3 +80,27 @@ class EvaluationArguments:
                 f"--{name}: {len(values)} values for {len(self.benchmark)} benchmarks; give one or as many"
             )
         return values * len(self.benchmark) if len(values) == 1 else values
+
+
+@dataclass
+class ReidentificationArguments:
+    model: list[str] = field(metadata={"help": "Folders or Hub ids; all after the first are compared with it."})
+    benchmark: list[str] = field(metadata={"help": "`market-1501`, `msmt17`, or both."})
+    data_root: str = field(default="data", metadata={"help": "Its folder, or the one above them."})
+    on_count_mismatch: str = field(
+        default="error",
+        metadata={"help": "A copy with other counts than the official ones.", "choices": ["error", "warn"]},
+    )
+    on_missing_images: str = field(
+        default="error", metadata={"help": "`skip` leaves out images that are missing.", "choices": ["error", "skip"]}
+    )
+    output_dir: str = field(default=os.path.join("runs", "reidentification"), metadata={"help": "Where to write."})
+    cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Where embeddings are kept."})
+    cache_limit: float = field(
+        default=DEFAULT_LIMIT, metadata={"help": "GB they may take; the least recently used are deleted."}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Images at a time."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that prepare images ahead."})
+    bf16: bool = field(default=False, metadata={"help": "Encode in bfloat16."})
+    use_cpu: bool = field(default=False, metadata={"help": "Even where there is a GPU."})
+    seed: int = field(default=0, metadata={"help": "Decides intervals and tests."})

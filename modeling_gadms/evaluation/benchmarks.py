@@ -84,7 +84,7 @@ def load_with_fault(
     Beside it, what [`copy_fault`] finds: why its figures are not those of the benchmark.
 
     Args:
-        benchmark (`str`): `cuhk-pedes`, `icfg-pedes`, `rstpreid`, `ufine6926`; `synthetic`; or a folder that
+        benchmark (`str`): a name that there is a reader for, such as `cuhk-pedes`; `synthetic`; or a folder that
             `load_dataset` reads (parquet files, or images with a metadata.jsonl) with the columns `image`, `captions`
             (a list of strings, or `caption1`, `caption2`, ...) and `person_id` (numbers or names).
         root (`str`, *optional*): folder of the benchmark, or the folder above it.

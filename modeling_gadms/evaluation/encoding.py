@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature, PretrainedConfig, ProcessorMixin
 
 from ..distributed_gadms import num_processes
-from ..person_retrieval.ranking import rank_both_ways, summarize_ranks
+from ..person_retrieval.ranking import QueryRanks, rank_both_ways, rank_queries, summarize_ranks
 from ..rows import all_captions, person_ids, read_row
 from .models import Retriever
 
@@ -40,12 +40,25 @@ class RetrievalSet:
     text_person_ids: torch.Tensor
     text_image_index: torch.Tensor
 
+    def described(self) -> torch.Tensor:
+        """Which images show a person whom a caption describes, bool `(N,)`: those that are queries too."""
+        return torch.isin(self.image_person_ids, self.text_person_ids)
+
+    def ranks(self) -> dict[str, QueryRanks]:
+        """`t2i`, with the captions as queries, and `i2t`, with the images that are `described`."""
+        texts, images = (self.text_embeds, self.text_person_ids), (self.image_embeds, self.image_person_ids)
+        if (kept := self.described()).all():
+            t2i, i2t = rank_both_ways(texts[0], images[0], texts[1], images[1])
+        else:  # some are there only to be searched
+            t2i = rank_queries(texts[0], images[0], texts[1], images[1])
+            i2t = rank_queries(images[0][kept], texts[0], images[1][kept], texts[1])
+        return {"t2i": t2i, "i2t": i2t}
+
     def metrics(self) -> dict[str, float]:
         """`t2i_R@1`, ..., `i2t_mINP`: percentages both ways; a match is any image or caption of the same person."""
-        ranks = rank_both_ways(self.text_embeds, self.image_embeds, self.text_person_ids, self.image_person_ids)
         return {
             f"{direction}_{name}": value
-            for direction, found in zip(("t2i", "i2t"), ranks, strict=True)
+            for direction, found in self.ranks().items()
             for name, value in summarize_ranks(found).items()
         }
 

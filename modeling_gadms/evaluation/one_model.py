@@ -14,7 +14,7 @@ from .arguments import EvaluationArguments
 from .caption_bank import BANK_SCORINGS, CaptionBank, cached_gallery_bias, rescore_by_bank
 from .embedding_cache import cached_retrieval_set
 from .encoding import RetrievalSet
-from .metrics import Evaluation, evaluate_embeddings, evaluate_ranks
+from .metrics import Evaluation, evaluate_embeddings, evaluate_ranks, mean_similarity_distribution
 from .models import Retriever, load_retriever
 from .rescoring import SCORINGS, TOKEN_SELECTION, refusal, rescore
 from .robustness import measure_robustness
@@ -74,6 +74,8 @@ def measure(
         scored = {"scoring": SCORINGS.get(scoring), **about, **seconds, "metrics": found.metrics}
         results.append({**result, **scored})
         evaluations.append(found)
+    if args.similarity_distribution:
+        results[0]["similarity_distribution"] = mean_similarity_distribution(encoded, seed=args.seed)
     if args.robustness:
         results[0]["robustness"] = measure_robustness(model, processor, dataset, encoded, seed=args.seed, **options)
     return results, evaluations, encoded

@@ -15,6 +15,8 @@ from ..person_retrieval.ranking import DIRECTIONS, METRICS
 from .published_results import protocol_table
 from .robustness import robustness_table
 
+WAYS = {**DIRECTIONS, "i2i": "image to image"}  # of which models of captions are measured on the first two
+
 
 def write_results(
     folder: str, results: list[dict], comparisons: list[dict], protocol: str | None, arguments: dict
@@ -31,6 +33,8 @@ def write_results(
         parts += [f"## Protocol: {protocol}", protocol_table(protocol, results)]
     if comparisons:
         parts += ["## Differences", comparison_table(comparisons)]
+    if any("similarity_distribution" in result for result in results):
+        parts += ["## Similarity distribution", distribution_table(results)]
     for result in results:
         if result.get("robustness"):
             parts += [
@@ -60,10 +64,20 @@ def results_table(results: list[dict]) -> str:
     for result in results:
         for direction, metrics in result["metrics"].items():
             cells = [f"{m.mean:.2f} [{m.low:.1f}, {m.high:.1f}]" for m in (metrics[name] for name in METRICS)]
-            head = [result["model"], result["benchmark"], result["scoring"], DIRECTIONS[direction]]
+            head = [result["model"], result["benchmark"], result["scoring"], WAYS[direction]]
             lines.append("| " + " | ".join(head + cells) + " |")
     for note in incomplete_notes(results):
         lines += ["", note]
+    return "\n".join(lines)
+
+
+def distribution_table(results: list[dict]) -> str:
+    """Markdown: mSD of each result that has it, text to image, as an `Interval` in `similarity_distribution`."""
+    lines = ["| model | benchmark | mSD |", "|---|---|---|"]
+    for result in results:
+        if "similarity_distribution" in result:
+            m = result["similarity_distribution"]
+            lines.append(f"| {result['model']} | {result['benchmark']} | {m.mean:.2f} [{m.low:.1f}, {m.high:.1f}] |")
     return "\n".join(lines)
 
 
@@ -85,7 +99,7 @@ def comparison_table(comparisons: list[dict]) -> str:
     for comparison in comparisons:
         for direction, differences in comparison["differences"].items():
             for name, d in differences.items():
-                head = [comparison["model"], comparison["other"], comparison["benchmark"], DIRECTIONS[direction], name]
+                head = [comparison["model"], comparison["other"], comparison["benchmark"], WAYS[direction], name]
                 cells = [f"{d.mean:+.2f}", f"[{d.low:+.2f}, {d.high:+.2f}]", f"{d.p_value:.4f}"]
                 cells.append(f"+{comparison['ms_per_query']:.2f}" if "ms_per_query" in comparison else "-")
                 lines.append("| " + " | ".join(head + cells) + " |")
@@ -97,8 +111,8 @@ def eval_result(
 ) -> EvalResult:
     """One figure as the Hub indexes it; any scoring but the plain cosine is named with the metric."""
     return EvalResult(
-        task_type="text-to-image-retrieval" if direction == "t2i" else "image-to-text-retrieval",
-        task_name=f"Person retrieval, {DIRECTIONS[direction]}",
+        task_type=f"{WAYS[direction].replace(' ', '-')}-retrieval",
+        task_name=f"Person retrieval, {WAYS[direction]}",
         dataset_type=dataset_type,
         dataset_name=dataset,
         dataset_split=split,
