@@ -88,6 +88,8 @@ class GADMSFineTuningTrainer(GADMSTrainer):
         args.refuse_unfilled_batch(len(rows))
         if args.instances_per_person is not None:
             refuse_lone_images(rows, args.instances_per_person)
+            # which refuses a batch that the persons cannot fill, now and not after the first evaluation
+            PersonSampler(rows.person_of_pair, args.instances_per_person, args.joint_batch_size(), seed=0)
         if args.sampling_temperature > 1 and len(set(rows.set_of_pair)) < 2:
             raise ValueError(
                 f"sampling_temperature={args.sampling_temperature} weighs several data sets against each other, and "

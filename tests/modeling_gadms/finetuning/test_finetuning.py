@@ -416,9 +416,9 @@ def one_unknown_person():
         (tiny_rows, {"eval_strategy": "epoch"}, r"no validation set .*load_benchmark\(validation_persons"),
     ],
 )
-def test_unusable_training_sets_are_refused_before_training(tmp_path, change, options, message):
+def test_unusable_training_sets_are_refused_when_the_trainer_is_made(tmp_path, change, options, message):
     with pytest.raises(ValueError, match=message):
-        finetuner(tmp_path, rows=change(), model=tiny_tuned_model(), **options).get_train_dataloader()
+        finetuner(tmp_path, rows=change(), model=tiny_tuned_model(), **options)
 
 
 def test_a_classifier_of_another_number_of_persons_is_refused(tmp_path):
