@@ -873,10 +873,12 @@ mutants(
     ("put in training mode", "model.train(was_training)", "model.train()", MODES),
     (
         "lengths kept",
-        "torch.nn.functional.normalize(embeds.float(), dim=-1)",
-        "embeds.float()",
+        "F.normalize(features, dim=-1)",
+        "features",
         ENCODING,
     ),
+    ("captions in another order", "places[caption] for caption in captions", "*range(len(captions))", ENCODING),
+    ("the last batches forgotten", "parts += [part.cpu() for part in waiting]\n    model", "model", ENCODING),
     (
         "persons of the captions by place",
         "image_person_ids[text_image_index]",
