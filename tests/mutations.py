@@ -349,7 +349,7 @@ mutants(
 
 mutants(
     "distributed_gadms.py",
-    ("gradients of other processes dropped", "dist.all_reduce(gradient)", "gradient.clone()", PROCESSES),
+    ("gradients of other processes dropped", "dist.all_reduce(summed)", "summed.clone()", PROCESSES),
     ("the first process's gradient", "[dist.get_rank()]", "[0]", PROCESSES),
     ("a sum for a mean over processes", "return value / num_processes()", "return value", PROCESSES),
     ("nothing gathered", "return tensor if num_processes() == 1 else", "return tensor if True else", PROCESSES),
