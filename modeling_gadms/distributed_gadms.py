@@ -22,9 +22,9 @@ class _GatherWithGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient.chunk(num_processes())[dist.get_rank()]
+        summed = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).contiguous()
+        dist.all_reduce(summed)
+        return summed.chunk(num_processes())[dist.get_rank()].to(gradient.dtype)
 
 
 def gather_batch(tensor: torch.Tensor) -> torch.Tensor:
@@ -33,6 +33,10 @@ def gather_batch(tensor: torch.Tensor) -> torch.Tensor:
     Each process's slice receives the sum of the gradients that all processes computed for it. So if every process
     computes the *whole* loss of the joint batch, and `DistributedDataParallel` then averages the gradients of the
     parameters over processes, the result is exactly the gradient of one process that holds the joint batch.
+
+    Tensors travel in their own dtype. Under bfloat16 autocast that is what the projections give, two bytes a number,
+    and nothing is lost: similarities are computed from the same numbers on one process. Gradients, of that dtype, are
+    summed in float32 and rounded once, an error of at most 2^-9 of each, as in a batch on one process.
     """
     return tensor if num_processes() == 1 else _GatherWithGradient.apply(tensor.contiguous())
 

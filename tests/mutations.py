@@ -350,7 +350,7 @@ mutants(
 
 mutants(
     "distributed_gadms.py",
-    ("gradients of other processes dropped", "dist.all_reduce(gradient)", "gradient.clone()", PROCESSES),
+    ("gradients of other processes dropped", "dist.all_reduce(summed)", "summed.clone()", PROCESSES),
     ("the first process's gradient", "[dist.get_rank()]", "[0]", PROCESSES),
     ("a sum for a mean over processes", "return value / num_processes()", "return value", PROCESSES),
     ("nothing gathered", "return tensor if num_processes() == 1 else", "return tensor if True else", PROCESSES),
@@ -894,10 +894,12 @@ mutants(
     ("put in training mode", "model.train(was_training)", "model.train()", MODES),
     (
         "lengths kept",
-        "torch.nn.functional.normalize(embeds.float(), dim=-1)",
-        "embeds.float()",
+        "F.normalize(features, dim=-1)",
+        "features",
         ENCODING,
     ),
+    ("captions in another order", "places[caption] for caption in captions", "*range(len(captions))", ENCODING),
+    ("the last batches forgotten", "parts += [part.cpu() for part in waiting]\n    model", "model", ENCODING),
     (
         "persons of the captions by place",
         "image_person_ids[text_image_index]",

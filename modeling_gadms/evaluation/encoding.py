@@ -1,17 +1,23 @@
-"""Embeddings of the images and captions of a data set, and how well they find each other."""
+"""Embeddings of the images and captions of a data set, and how well they find each other.
 
-import functools
-from collections.abc import Callable, Mapping
+While the model works on a batch, a thread reads and prepares the next one.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import BatchFeature, PretrainedConfig, ProcessorMixin
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from dataset_webperson.reading_ahead import ahead
 
 from ..distributed_gadms import num_processes
 from ..person_retrieval.ranking import QueryRanks, rank_both_ways, rank_queries, summarize_ranks
@@ -20,6 +26,7 @@ from .models import Retriever
 
 # a row with its decoded image, and its index -> the image to encode in its place
 Change = Callable[[dict, int], Image.Image]
+_BATCHES_ON_DEVICE = 16  # whose results stay there, before they are fetched together
 
 
 @dataclass
@@ -116,29 +123,52 @@ def encode_images(
         change (`Callable`, *optional*): `(row with its decoded image, index) -> image` to encode in its place.
     """
     batches = _ImageBatches(processor, dataset, batch_size, change)
-    encode = functools.partial(embed_images, model)
+
+    def encode(inputs: BatchFeature) -> torch.Tensor:
+        return _unit(image_features(model, inputs))
+
     return _encode(model, batches, encode, "Encoding images", progress, num_workers)
+
+
+def image_features(model: Retriever, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Features `(B, D)` of one batch of prepared images, float32, on the model's device."""
+    placed = {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None, non_blocking=True)
+        for name, tensor in inputs.items()
+    }
+    return _features(model.get_image_features(**placed))
 
 
 def embed_images(model: Retriever, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Embeddings `(B, D)` of one batch of prepared images, float32, unit norm, on the CPU."""
-    placed = {
-        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
-        for name, tensor in inputs.items()
-    }
-    return _unit(model.get_image_features(**placed).pooler_output)
+    return _unit(image_features(model, inputs)).cpu()
 
 
 def encode_captions(
     model: Retriever, processor: ProcessorMixin, captions: list[str], batch_size: int = 64, progress: bool = True
 ) -> torch.Tensor:
-    """Embeddings `(M, D)` of captions, float32, unit norm, on the CPU, whole in every process."""
+    """Embeddings `(M, D)` of captions, float32, unit norm, on the CPU, whole in every process.
+
+    Captions of like length are encoded together, the longest first, so that little is padding, and equal ones once.
+    The result of a caption does not depend on their order, not even in its last bit.
+    """
 
     def encode(inputs: BatchFeature) -> torch.Tensor:
-        return _unit(model.get_text_features(**inputs.to(model.device)).pooler_output)
+        placed = {name: tensor.to(model.device, non_blocking=True) for name, tensor in inputs.items()}
+        return _unit(_features(model.get_text_features(**placed)))
 
-    batches = _CaptionBatches(processor, captions, batch_size, model.config)
-    return _encode(model, batches, encode, "Encoding captions", progress, 0)
+    different = sorted(set(captions), key=lambda caption: (-len(caption), caption))
+    batches = _CaptionBatches(processor, different, batch_size, model.config)
+    embeds = _encode(model, batches, encode, "Encoding captions", progress, 0)
+    places = {caption: place for place, caption in enumerate(different)}
+    return embeds[[places[caption] for caption in captions]]
+
+
+def pinned(inputs: BatchFeature, device: torch.device) -> BatchFeature:
+    """Prepared inputs in memory from which a GPU copies while it works; for other devices, as they are."""
+    if device.type == "cuda":
+        inputs.update({name: tensor.pin_memory() for name, tensor in inputs.items()})
+    return inputs
 
 
 class _ImageBatches(Dataset):
@@ -186,8 +216,12 @@ def caption_options(config: PretrainedConfig) -> dict[str, Any]:
     return {"padding": padding, "truncation": True, "max_length": longest, "return_tensors": "pt"}
 
 
-def _unit(embeds: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(embeds.float(), dim=-1).cpu()
+def _features(found: torch.Tensor | BaseModelOutputWithPooling) -> torch.Tensor:
+    return (found if isinstance(found, torch.Tensor) else found.pooler_output).float()
+
+
+def _unit(features: torch.Tensor) -> torch.Tensor:
+    return F.normalize(features, dim=-1)
 
 
 @torch.no_grad()
@@ -203,10 +237,19 @@ def _encode(
     world = num_processes()
     mine = list(range(dist.get_rank() if world > 1 else 0, len(batches), world))
     loader = DataLoader(batches, batch_size=None, sampler=mine, num_workers=num_workers)
+    prepared: Iterator[BatchFeature] = (pinned(batch, model.device) for batch in loader)
+    if len(mine) > 1:
+        prepared = ahead(prepared)
     was_training = model.training
     model.eval()
-    bar = tqdm(loader, desc=words, disable=not progress, leave=False)
-    parts = [encode(batch) for batch in bar]
+    parts: list[torch.Tensor] = []
+    waiting: list[torch.Tensor] = []
+    for batch in tqdm(prepared, desc=words, total=len(mine), disable=not progress, leave=False):
+        waiting.append(encode(batch))
+        if len(waiting) == _BATCHES_ON_DEVICE:  # fetching the result of each would let the device wait for the next
+            parts += [part.cpu() for part in waiting]
+            waiting = []
+    parts += [part.cpu() for part in waiting]
     model.train(was_training)
     if world > 1:
         gathered: list[list[torch.Tensor]] = [[] for _ in range(world)]

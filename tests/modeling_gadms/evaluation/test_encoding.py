@@ -5,7 +5,8 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_processor, tiny_rows
 
-from modeling_gadms.evaluation.encoding import RetrievalSet, encode_retrieval_set
+from modeling_gadms.evaluation import encoding
+from modeling_gadms.evaluation.encoding import RetrievalSet, encode_captions, encode_retrieval_set
 from modeling_gadms.evaluation.metrics import evaluate_embeddings
 from modeling_gadms.person_retrieval.ranking import retrieval_metrics
 from modeling_gadms.rows import stable_hash
@@ -34,6 +35,20 @@ def test_embeddings_are_those_of_each_image_and_caption_in_order(model_and_proce
             torch.testing.assert_close(
                 encoded.text_embeds[2 * index : 2 * index + 2], outputs.text_embeds, atol=1e-5, rtol=0
             )
+
+
+def test_a_caption_s_embedding_is_that_of_it_alone_whatever_the_order_and_repetition(model_and_processor, monkeypatch):
+    monkeypatch.setattr(encoding, "_BATCHES_ON_DEVICE", 2)
+    model, processor = model_and_processor
+    words = "a man in a red coat and blue jeans walks past the long white wall with his brown bag".split()
+    captions = ["", *(" ".join(words[:count]) for count in range(1, 18)), "a man", "a woman in red"]
+    found = encode_captions(model, processor, captions, 3, progress=False)
+    with torch.no_grad():
+        for caption, embed in zip(captions, found, strict=True):  # one at a time, without padding
+            alone = model.get_text_features(**processor(text=[caption], return_tensors="pt")).pooler_output
+            torch.testing.assert_close(embed[None], torch.nn.functional.normalize(alone, dim=-1), atol=1e-6, rtol=0)
+    order = torch.randperm(len(captions), generator=torch.Generator().manual_seed(0)).tolist() + [3, 3, 0]
+    assert torch.equal(encode_captions(model, processor, [captions[i] for i in order], 3, False), found[order])
 
 
 def test_without_person_ids_each_image_is_its_own_person(model_and_processor):
