@@ -104,6 +104,7 @@ DRAWN_WORDS = "noise/test_repaired_captions.py::test_drawn_words_follow_seed_epo
 PUT_IN = "noise/test_repaired_captions.py::test_words_are_put_in_by_their_probability"
 VALUES = "noise/test_repaired_captions.py::test_evidence_of_values_is_the_score_of_the_caption_that_says_them"
 QUALITY, PERSONS_DRAWN = "false_words/test_word_detection.py", "test_intervals_draw_whole_persons_and_hold_the_figure"
+LAYER_DECAY = "training/test_layer_decay.py"
 BANK, JOINT, AVERAGING = "evaluation/test_caption_bank.py", "finetuning/test_joint.py", "training/test_averaging.py"
 MODES, ROBUSTNESS = "evaluation/test_encoding_modes.py", "evaluation/test_robustness.py"
 
@@ -788,6 +789,17 @@ mutants(
         AVERAGING,
     ),
     ("ends without the average", "average.put_into(self._trained())", "pass", AVERAGING),
+)
+mutants(
+    "training/layer_decay.py",
+    ("the last layer at the full rate", "_height(found) + 1)", "_height(found))", LAYER_DECAY),
+    ("the lowest layer like the embeddings", "int(found[2]) + 1", "int(found[2])", LAYER_DECAY),
+    ("the deepest tower decides", "tops[found[1]] - ", "max(tops.values()) - ", LAYER_DECAY),
+    ("the norm before the layers is a head", "embeddings|pre_layrnorm", "embeddings", LAYER_DECAY),
+)
+mutants(
+    "training/trainer.py",
+    ("one rate for all layers", "factor * by_layer[name], decay", "factor, decay", LAYER_DECAY),
 )
 mutants(
     "finetuning/joint.py",

@@ -104,6 +104,7 @@ class GADMSTrainingArguments(TrainingArguments):
             "weight_decay": "",
             "max_grad_norm": "",
             "ema_decay": "",
+            "layer_decay": "",
             "mtp_weight": "",
             "sigmoid_bias": "",
         },
@@ -150,6 +151,10 @@ class GADMSTrainingArguments(TrainingArguments):
     ema_decay: float | None = field(
         default=None,
         metadata={"help": "Measure and end with a moving average of the weights, of this decay, as 0.999."},
+    )
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "Learning rate of each layer of a tower, relative to the next above, as 0.75; 1: equal."},
     )
     warmup_epochs: float = field(default=5.0, metadata={"help": "Epochs of linear warm-up, then cosine to 0 (paper)."})
     warmup_factor: float = field(
@@ -265,6 +270,8 @@ class GADMSTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay lies between 0 and 1; got {self.ema_decay}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay lies above 0 and at most at 1; got {self.layer_decay}")
 
     def _refuse_what_has_no_effect(self) -> None:
         defaults = {field.name: field for field in fields(TrainingArguments)}

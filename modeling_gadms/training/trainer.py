@@ -35,6 +35,7 @@ from .arguments import ADAM, ARGUMENTS_FILE, GADMSTrainingArguments
 from .averaging import WeightAverage
 from .collator import PairCollator
 from .compiling import PAD_TO_MULTIPLE_OF, compile_layers
+from .layer_decay import layer_factors
 from .samplers import EpochSampler, KeySampler, ParquetRows, RepeatedRows, StreamedRows, TrainingRows
 from .watched_loss import WatchedLoss
 
@@ -204,9 +205,25 @@ class GADMSTrainer(HubPushes):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            parameters = [parameter for parameter in self._trained().parameters() if parameter.requires_grad]
-            self.optimizer = self.make_optimizer([{"params": parameters, "weight_decay": self.args.weight_decay}])
+            named = dict(self._trained().named_parameters())
+            by_layer = layer_factors(named, self.args.layer_decay)
+            # the Trainer logs the rate of the first group
+            groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, self.args.weight_decay): []}
+            for name, parameter in named.items():
+                factor, decay = self.factor_and_decay(name)
+                if parameter.requires_grad:
+                    groups.setdefault((factor * by_layer[name], decay), []).append(parameter)
+            options = [
+                {"params": parameters, "lr": factor * self.args.learning_rate, "weight_decay": decay}
+                for (factor, decay), parameters in groups.items()
+                if parameters
+            ]
+            self.optimizer = self.make_optimizer(options)
         return self.optimizer
+
+    def factor_and_decay(self, name: str) -> tuple[float, float]:
+        """Learning rate, relative to the recipe's, and weight decay of a parameter, whatever its layer."""
+        return 1.0, self.args.weight_decay
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimiser that `args.optim` names, over groups of parameters as in `torch.optim`."""
