@@ -43,7 +43,8 @@ logger = logging.get_logger(__name__)
 
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset | ShuffledParquet
 
-LOSS_PARTS = ("sdm_loss", "sigmoid_loss", "id_loss", "mtp_loss", "hidden_rate", "prediction_rate", "no_valid_tokens")
+LOSSES = ("sdm_loss", "sigmoid_loss", "id_loss", "mtp_loss", "matching_loss")
+LOSS_PARTS = (*LOSSES, "hidden_rate", "prediction_rate", "no_valid_tokens")
 
 
 class GADMSTrainer(HubPushes):
@@ -106,10 +107,16 @@ class GADMSTrainer(HubPushes):
             draw_words=args.draw_words,
             pad_to_multiple_of=PAD_TO_MULTIPLE_OF if args.compile_layers else 1,
         )
+        config: Any = model.config
+        if config.matching_head != (args.matching_weight > 0):
+            raise ValueError(
+                f"matching_weight={args.matching_weight} and the model has {'a' if config.matching_head else 'no'} "
+                f"matching head: call set_matching_head({args.matching_weight > 0}) of the model first"
+            )
+        collator.draw_negatives = config.matching_head
         if args.compile_layers:
             compile_layers(model)
         if args.patch_dropout:
-            config: Any = model.config
             collator.num_patches, collator.patch_dropout = math.prod(config.vision_config.grid), args.patch_dropout
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = args.masks() is None  # without masks the decoder is not used
