@@ -542,8 +542,7 @@ class GADMSDecoder(WholeInitialization, CLIPPreTrainedModel):
             `(M, vocab_size)`.
         """
         # no residual around the cross-attention: predictions must come from the image
-        seen = self.cross_attention(self.text_norm(text_tokens), self.image_norm(image_tokens))
-        hidden_states = self._read(seen, attention_mask)
+        hidden_states = self._read(self._seen(text_tokens, image_tokens), attention_mask)
         if positions.dtype != torch.bool:
             hidden_states = hidden_states.flatten(0, 1)
         hidden_states = self.final_norm(hidden_states[positions])
@@ -565,11 +564,15 @@ class GADMSDecoder(WholeInitialization, CLIPPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(B, T, D)`.
         """
-        seen = self.cross_attention(self.text_norm(text_tokens), self.image_norm(image_tokens))
-        return self.final_norm(self._read(text_tokens + seen, attention_mask))
+        hidden_states = text_tokens + self._seen(text_tokens, image_tokens)
+        return self.final_norm(self._read(hidden_states, attention_mask))
+
+    def _seen(self, text_tokens: torch.Tensor, image_tokens: torch.Tensor) -> torch.Tensor:
+        """What each token of a caption gathers from its image: `(B, T, D)`."""
+        return self.cross_attention(self.text_norm(text_tokens), self.image_norm(image_tokens))
 
     def _read(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The blocks, over what the tokens of captions have gathered from the image: `(B, T, D)` -> `(B, T, D)`."""
+        """The blocks over the tokens of captions: `(B, T, D)` -> `(B, T, D)`."""
         mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=hidden_states,
