@@ -80,7 +80,9 @@ def main(arguments: list[str] | None = None) -> None:
     args, lora, training = parse_arguments(kinds, arguments, description=__doc__)
     refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
-    pretrained, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
+    pretrained, processor = load_starting_point(
+        args.model_name_or_path, tuple(args.image_size), training.matching_weight > 0
+    )
     sets = load_sets(args, pretrained.config.vision_config.image_size, training.seed)
     notes = []
     if len(sets) > 1:

@@ -123,7 +123,8 @@ def main(arguments: list[str] | None = None) -> None:
     refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
     train, validation, test = load_pairs(args, training.seed)
     set_seed(training.seed)
-    model, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
+    size, with_head = tuple(args.image_size), training.matching_weight > 0
+    model, processor = load_starting_point(args.model_name_or_path, size, with_head)
     own, metrics = own_image_size(args.model_name_or_path), {}
     if args.dataset_name == "synthetic" and own != tuple(args.image_size):
         metrics[f"base, {own[0]}x{own[1]}"] = encode_as_trained(args, own, training).metrics()

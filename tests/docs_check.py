@@ -111,6 +111,8 @@ PROVEN = {
     "test_the_demo_s_gain_is_paired_by_seed_and_finished_runs_are_kept",
     "examples/studies/patch_dropout.py": "test_patch_dropout_study.py::"
     "test_runs_are_paired_by_seed_and_query_and_kept",
+    "examples/studies/levers.py": "test_levers_study.py::"
+    "test_each_lever_is_compared_with_its_own_opponent_and_seeds_are_kept",
     "examples/studies/settings.py": "test_studies.py::test_one_setting_is_changed_at_a_time",
     "examples/studies/record.py": "test_stored_figures.py::test_what_a_command_prints_is_kept_if_it_succeeds",
     "examples/studies/cost.py": "test_studies.py::"

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from .caption_bank import BANK_SCORINGS, BankSettings
 from .embedding_cache import DEFAULT_FOLDER, DEFAULT_LIMIT
+from .matching import MatchingSettings
 from .published_results import PROTOCOLS
-from .rescoring import SCORINGS
+from .rescoring import MATCHING, SCORINGS
 
 
 @dataclass
@@ -39,8 +40,9 @@ class EvaluationArguments:
     rescore: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Score anew as well; `nnn`, `inverted-softmax` and `query-bank` read the captions of train.",
-            "choices": [*SCORINGS, *BANK_SCORINGS],
+            "help": "Score anew as well; `nnn`, `inverted-softmax` and `query-bank` read the captions of train, and "
+            "`matching` needs a model trained with matching_weight.",
+            "choices": [*SCORINGS, MATCHING, *BANK_SCORINGS],
         },
     )
     bank_alpha: float = field(default=BankSettings.alpha, metadata={"help": "`nnn`: weight of what is subtracted."})
@@ -53,6 +55,12 @@ class EvaluationArguments:
     )
     similarity_distribution: bool = field(
         default=False, metadata={"help": "Measure mSD of UFineBench too: how far matches stand above the rest."}
+    )
+    matching_top: int = field(
+        default=MatchingSettings.top, metadata={"help": "`matching`: best images of each caption that it ranks anew."}
+    )
+    matching_factor: float = field(
+        default=MatchingSettings.factor, metadata={"help": "`matching`: weight of its log odds beside the cosine."}
     )
     robustness: bool = field(default=False, metadata={"help": "Measure on damaged captions and images too."})
     output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})
@@ -67,10 +75,14 @@ class EvaluationArguments:
     seed: int = field(default=0, metadata={"help": "Decides intervals, tests, damaged inputs and synthetic persons."})
 
     def __post_init__(self) -> None:
+        self.matching_settings()
         self.bank_settings()  # what is out of range is refused before the work
 
     def bank_settings(self) -> BankSettings:
         return BankSettings(self.bank_alpha, self.bank_neighbours, self.bank_beta)
+
+    def matching_settings(self) -> MatchingSettings:
+        return MatchingSettings(self.matching_top, self.matching_factor)
 
     def of_each_benchmark(self, name: str) -> list:
         """The values of an option, one per benchmark."""

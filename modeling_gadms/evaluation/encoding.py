@@ -122,12 +122,12 @@ def encode_images(
     Args:
         change (`Callable`, *optional*): `(row with its decoded image, index) -> image` to encode in its place.
     """
-    batches = _ImageBatches(processor, dataset, batch_size, change)
+    batches = ImageBatches(processor, dataset, batch_size, change)
 
     def encode(inputs: BatchFeature) -> torch.Tensor:
         return _unit(image_features(model, inputs))
 
-    return _encode(model, batches, encode, "Encoding images", progress, num_workers)
+    return encode_batches(model, batches, encode, "Encoding images", progress, num_workers)
 
 
 def image_features(model: Retriever, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -158,8 +158,8 @@ def encode_captions(
         return _unit(_features(model.get_text_features(**placed)))
 
     different = sorted(set(captions), key=lambda caption: (-len(caption), caption))
-    batches = _CaptionBatches(processor, different, batch_size, model.config)
-    embeds = _encode(model, batches, encode, "Encoding captions", progress, 0)
+    batches = CaptionBatches(processor, different, batch_size, model.config)
+    embeds = encode_batches(model, batches, encode, "Encoding captions", progress, 0)
     places = {caption: place for place, caption in enumerate(different)}
     return embeds[[places[caption] for caption in captions]]
 
@@ -171,7 +171,7 @@ def pinned(inputs: BatchFeature, device: torch.device) -> BatchFeature:
     return inputs
 
 
-class _ImageBatches(Dataset):
+class ImageBatches(Dataset):
     """Prepared pixels of whole batches, by number, so that any process or worker can make any batch."""
 
     def __init__(
@@ -191,7 +191,7 @@ class _ImageBatches(Dataset):
         return self.processor(images=images, return_tensors="pt")
 
 
-class _CaptionBatches(Dataset):
+class CaptionBatches(Dataset):
     """Prepared ids of whole batches, by number."""
 
     def __init__(
@@ -225,17 +225,18 @@ def _unit(features: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _encode(
+def encode_batches(
     model: Retriever,
-    batches: _ImageBatches | _CaptionBatches,
-    encode: Callable[[BatchFeature], torch.Tensor],
+    batches: Dataset,
+    encode: Callable[[Any], torch.Tensor],
     words: str,
     progress: bool,
     num_workers: int,
 ) -> torch.Tensor:
+    """What `encode` makes of each batch, one after the other, whole in every process: each encodes its share."""
     # Whole batches are shared out, so that a batch holds the same items, padded the same, for any number of processes.
-    world = num_processes()
-    mine = list(range(dist.get_rank() if world > 1 else 0, len(batches), world))
+    world, count = num_processes(), len(batches)  # type: ignore[arg-type]  # they have a length
+    mine = list(range(dist.get_rank() if world > 1 else 0, count, world))
     loader = DataLoader(batches, batch_size=None, sampler=mine, num_workers=num_workers)
     prepared: Iterator[BatchFeature] = (pinned(batch, model.device) for batch in loader)
     if len(mine) > 1:
@@ -255,5 +256,5 @@ def _encode(
         gathered: list[list[torch.Tensor]] = [[] for _ in range(world)]
         dist.all_gather_object(gathered, parts)
         # batch b is the (b // world)-th of process b % world
-        parts = [gathered[number % world][number // world] for number in range(len(batches))]
+        parts = [gathered[number % world][number // world] for number in range(count)]
     return torch.cat(parts)

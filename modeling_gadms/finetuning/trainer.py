@@ -3,9 +3,7 @@
 from typing import Any
 
 import datasets
-import torch
 from peft import PeftModel
-from torch import nn
 
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
@@ -110,22 +108,7 @@ class GADMSFineTuningTrainer(GADMSTrainer):
 
     # ---- optimiser
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            # the Trainer logs the rate of the first group
-            groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, self.args.weight_decay): []}
-            for name, parameter in self._trained().named_parameters():
-                if parameter.requires_grad:
-                    groups.setdefault(self._factor_and_decay(name), []).append(parameter)
-            options = [
-                {"params": parameters, "lr": factor * self.args.learning_rate, "weight_decay": decay}
-                for (factor, decay), parameters in groups.items()
-                if parameters
-            ]
-            self.optimizer = self.make_optimizer(options)
-        return self.optimizer
-
-    def _factor_and_decay(self, name: str) -> tuple[float, float]:
+    def factor_and_decay(self, name: str) -> tuple[float, float]:
         """Learning-rate factor and weight decay of a parameter; the rules are in IRRA's order."""
         is_bias = name.endswith("bias")
         decay = 0.0 if is_bias else self.args.weight_decay

@@ -104,7 +104,9 @@ class GADMSTrainingArguments(TrainingArguments):
             "weight_decay": "",
             "max_grad_norm": "",
             "ema_decay": "",
+            "layer_decay": "",
             "mtp_weight": "",
+            "matching_weight": "",
             "sigmoid_bias": "",
         },
         OPTIMISATION: {
@@ -151,6 +153,10 @@ class GADMSTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Measure and end with a moving average of the weights, of this decay, as 0.999."},
     )
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "Learning rate of each layer of a tower, relative to the next above, as 0.75; 1: equal."},
+    )
     warmup_epochs: float = field(default=5.0, metadata={"help": "Epochs of linear warm-up, then cosine to 0 (paper)."})
     warmup_factor: float = field(
         default=0.1, metadata={"help": "Learning rate at the start of warm-up, as a share of the peak."}
@@ -185,6 +191,13 @@ class GADMSTrainingArguments(TrainingArguments):
         },
     )
     mtp_weight: float = field(default=0.4, metadata={"help": "Weight of masked token prediction (paper)."})
+    matching_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of image-text matching with hard negatives; above 0 the decoder gets a head for it, by "
+            "which evaluation can rank the best images anew."
+        },
+    )
     sigmoid_bias: float | None = field(
         default=None,
         metadata={"help": "Align by SigLIP's sigmoid loss with this bias, such as -10, in place of SDM."},
@@ -260,11 +273,19 @@ class GADMSTrainingArguments(TrainingArguments):
                 f"patch_dropout={self.patch_dropout} and patch_dropout_until={self.patch_dropout_until} are shares: "
                 "the first from 0 to below 1, the second from 0 to 1"
             )
-        for name in ("mtp_weight", "warmup_epochs", "warmup_factor", "crop_padding"):
+        for name in ("mtp_weight", "matching_weight", "warmup_epochs", "warmup_factor", "crop_padding"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay lies between 0 and 1; got {self.ema_decay}")
+        if self.matching_weight > 0 and self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"matching_weight={self.matching_weight} draws negatives from the whole batch, of which a chunk of "
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps} holds a part: leave that out, and "
+                "save memory by activation_checkpointing"
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay lies above 0 and at most at 1; got {self.layer_decay}")
 
     def _refuse_what_has_no_effect(self) -> None:
         defaults = {field.name: field for field in fields(TrainingArguments)}
@@ -376,7 +397,12 @@ class GADMSTrainingArguments(TrainingArguments):
 
     def loss_options(self) -> dict[str, Any]:
         """Arguments of the model's `forward` in addition to the batch."""
-        return {"masking": self.masks(), "mtp_weight": self.mtp_weight, "sigmoid_bias": self.sigmoid_bias}
+        return {
+            "masking": self.masks(),
+            "mtp_weight": self.mtp_weight,
+            "matching_weight": self.matching_weight,
+            "sigmoid_bias": self.sigmoid_bias,
+        }
 
     def masks(self) -> Masking | None:
         """Constants of the masks, or `None` to train without masks."""

@@ -63,6 +63,18 @@ def half_precision(rows=slice(None)):
     return {"loss": outputs.loss.detach(), "images": seen[0].grad, "texts": seen[1].grad}
 
 
+def matching_and_gradients(rows=slice(None)):
+    """With persons of which both halves have images, captions of another width in each, and drawn negatives."""
+    model, persons = tiny_model(matching_head=True), torch.tensor([4, 7, 9, 7, 4, 4])[rows]
+    uniforms = torch.rand(len(LENGTHS), 2, generator=torch.Generator().manual_seed(5))[rows]
+    whole = batch(rows)
+    whole["input_ids"] = whole["input_ids"][:, : max(LENGTHS[rows])]
+    outputs = model(**whole, person_ids=persons, masking=None, matching_weight=1.0, negative_uniforms=uniforms)
+    outputs.loss.backward()
+    gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    return {"loss": outputs.matching_loss, **gradients}
+
+
 def work(rank, port, path):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -71,6 +83,7 @@ def work(rank, port, path):
     found = losses_and_gradients(mine)
     found |= {f"sigmoid {name}": value for name, value in sigmoid_and_gradients(mine).items()}
     found |= {f"half {name}": value for name, value in half_precision(mine).items()}
+    found |= {f"matching {name}": value for name, value in matching_and_gradients(mine).items()}
     numbers = torch.tensor([[1.0 + rank], [10.0 + rank]], requires_grad=True)
     gathered = gather_batch(numbers)
     # either process weighs the rows by its own numbers
@@ -121,6 +134,15 @@ def test_half_precision_travels_as_it_is_and_gives_the_loss_and_gradient_of_the_
         # each process has the whole loss, whose gradient is summed here and averaged over the weights later
         joint, expected = torch.cat([found[name] for found in half]).float() / 2, one[name].float()
         assert (joint - expected).abs().max() < 2e-2 * expected.abs().max(), name
+
+
+def test_the_mean_loss_of_matching_over_processes_is_that_of_the_joint_batch_with_its_gradient(by_two):
+    expected = matching_and_gradients()
+    assert "decoder.matching.weight" in expected
+    for name, gradient in expected.items():
+        halves = [found[f"matching {name}"] for found in by_two]
+        torch.testing.assert_close(sum(halves) / 2, gradient, atol=2e-4, rtol=1e-3, msg=name)
+    assert by_two[0]["matching loss"] != by_two[1]["matching loss"], "each has the negatives of its own pairs"
 
 
 def test_rows_are_gathered_in_the_order_of_ranks_and_gradients_of_all_are_summed(by_two):
