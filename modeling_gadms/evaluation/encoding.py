@@ -217,7 +217,9 @@ def caption_options(config: PretrainedConfig) -> dict[str, Any]:
 
 
 def _features(found: torch.Tensor | BaseModelOutputWithPooling) -> torch.Tensor:
-    return (found if isinstance(found, torch.Tensor) else found.pooler_output).float()
+    pooled = found if isinstance(found, torch.Tensor) else found.pooler_output
+    assert pooled is not None
+    return pooled.float()
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:
