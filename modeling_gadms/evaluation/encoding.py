@@ -223,6 +223,8 @@ def _encode(
     # Whole batches are shared out, so that a batch holds the same items, padded the same, for any number of processes.
     world = num_processes()
     mine = list(range(dist.get_rank() if world > 1 else 0, len(batches), world))
+    # All encode as often, for layers that are divided over processes are put together by all of them at once.
+    mine += [0] * (-(-len(batches) // world) - len(mine))
     loader = DataLoader(batches, batch_size=None, sampler=mine, num_workers=num_workers)
     prepared: Iterator[BatchFeature] = (pinned(batch, model.device) for batch in loader)
     if len(mine) > 1:
