@@ -15,7 +15,6 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import BatchFeature, PretrainedConfig, ProcessorMixin
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from dataset_webperson.reading_ahead import ahead
 
@@ -203,7 +202,8 @@ def caption_options(config: PretrainedConfig) -> dict[str, Any]:
     return {"padding": padding, "truncation": True, "max_length": longest, "return_tensors": "pt"}
 
 
-def _features(found: torch.Tensor | BaseModelOutputWithPooling) -> torch.Tensor:
+def _features(found: Any) -> torch.Tensor:
+    """What a model answered, float32: a tensor or, of newer versions of transformers, an output with one."""
     return (found if isinstance(found, torch.Tensor) else found.pooler_output).float()
 
 
