@@ -1,9 +1,12 @@
 """Communication between processes that train on one joint batch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 
 def num_processes() -> int:
@@ -47,3 +50,27 @@ def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
     if num_processes() > 1:
         dist.all_reduce(value)
     return value / num_processes()
+
+
+@contextmanager
+def undivided(module: nn.Module) -> Iterator[None]:
+    """Inside, layers that FSDP2 divides over processes are whole in each, also where their parts are called alone.
+
+    All processes enter together. Without such layers nothing changes.
+    """
+    divided = _divided(module)
+    for part in divided:
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in divided:
+            part.reshard()
+
+
+def _divided(module: nn.Module) -> list[Any]:
+    if num_processes() == 1:
+        return []
+    from torch.distributed.fsdp import FSDPModule  # here, since a build of torch may lack it
+
+    return [part for part in module.modules() if isinstance(part, FSDPModule)]

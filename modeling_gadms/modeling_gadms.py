@@ -37,7 +37,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .chunk_gadms import BatchChunk
 from .configuration_gadms import GADMSConfig
-from .distributed_gadms import gather_batch, mean_over_processes, num_processes
+from .distributed_gadms import gather_batch, mean_over_processes, num_processes, undivided
 from .losses_gadms import IGNORED, cosines, mtp_loss, sdm_loss, sigmoid_loss
 from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions, places_to_predict
 from .matching_gadms import NUM_NEGATIVE_DRAWS, hard_negatives, matching_loss
@@ -106,6 +106,11 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
             "AutoModelForZeroShotImageClassification": "modeling_gadms.GADMSModel",
             "AutoModelForPreTraining": "modeling_gadms.GADMSForPreTraining",
         }
+        kind = type(self)
+        if kind.__module__.startswith("torch."):  # FSDP2's own class before this one; its file would go with the model
+            kind.__module__ = next(
+                each for each in kind.__mro__ if not each.__module__.startswith("torch.")
+            ).__module__
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
@@ -229,6 +234,9 @@ class GADMSModel(GADMSPreTrainedModel):
             self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
             self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
 
     @can_return_tuple
     def get_text_features(
@@ -701,9 +709,10 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             `torch.Tensor` of shape `(B, T)`, float32, in [0, 1] and without gradient; 0 at BOS, EOS and padding.
         """
         gadms = self.gadms
-        return gradient_attention_scores(
-            gadms.text_model, gadms.text_projection, image_embeds, input_ids, compiler=self.score_compiler
-        )
+        with undivided(gadms.text_model):
+            return gradient_attention_scores(
+                gadms.text_model, gadms.text_projection, image_embeds, input_ids, compiler=self.score_compiler
+            )
 
     def joint_alignment_loss(
         self,

@@ -15,7 +15,6 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import BatchFeature, PretrainedConfig, ProcessorMixin
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from dataset_webperson.reading_ahead import ahead
 
@@ -216,10 +215,9 @@ def caption_options(config: PretrainedConfig) -> dict[str, Any]:
     return {"padding": padding, "truncation": True, "max_length": longest, "return_tensors": "pt"}
 
 
-def _features(found: torch.Tensor | BaseModelOutputWithPooling) -> torch.Tensor:
-    pooled = found if isinstance(found, torch.Tensor) else found.pooler_output
-    assert pooled is not None
-    return pooled.float()
+def _features(found: Any) -> torch.Tensor:
+    """What a model answered, float32: a tensor or, of newer versions of transformers, an output with one."""
+    return (found if isinstance(found, torch.Tensor) else found.pooler_output).float()
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:
@@ -239,6 +237,8 @@ def encode_batches(
     # Whole batches are shared out, so that a batch holds the same items, padded the same, for any number of processes.
     world, count = num_processes(), len(batches)  # type: ignore[arg-type]  # they have a length
     mine = list(range(dist.get_rank() if world > 1 else 0, count, world))
+    # All encode as often, for layers that are divided over processes are put together by all of them at once.
+    mine += [0] * (-(-count // world) - len(mine))
     loader = DataLoader(batches, batch_size=None, sampler=mine, num_workers=num_workers)
     prepared: Iterator[BatchFeature] = (pinned(batch, model.device) for batch in loader)
     if len(mine) > 1:

@@ -23,6 +23,8 @@ ARGUMENTS_FILE = "training_args.json"  # in a checkpoint
 OPTIMISATION = "optimiser and schedule in place of the recipe's"
 DECISIVE = ("recipe", OPTIMISATION, "masks", "images")  # groups of arguments that decide the result
 
+NOT_DIVIDED = ("cpu",)  # devices on which accelerate 1.15 takes DDP where FSDP was asked for
+
 # arguments of the parent that have no effect on this training: another value than the parent's default is refused
 WITHOUT_EFFECT = (
     "auto_find_batch_size",
@@ -317,23 +319,35 @@ class GADMSTrainingArguments(TrainingArguments):
 
     def _refuse_divided_layers(self) -> None:
         """Refuse layers divided among processes, by the arguments or by the launcher, where they are used whole."""
-        if is_deepspeed_zero3_enabled():
-            divider = "DeepSpeed ZeRO-3"
-        elif self.fsdp or string_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
-            divider = "FSDP"
-        else:
-            return
-        masking = self.masks()
         needed_by = ""
-        if masking is not None and masking.uses_scores:
-            needed_by = f"the scores of masking={self.masking}"
-        elif self.ema_decay is not None:
+        if self.ema_decay is not None:
             needed_by = f"the average of ema_decay={self.ema_decay}"
         elif self.gradient_accumulation_steps > 1:
             needed_by = f"chunks of gradient_accumulation_steps={self.gradient_accumulation_steps}"
+        masking = self.masks()
+        if is_deepspeed_zero3_enabled():
+            divider = "DeepSpeed ZeRO-3"
+            if not needed_by and masking is not None and masking.uses_scores:
+                needed_by = f"the scores of masking={self.masking}"
+        elif self.fsdp or string_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
+            divider = "FSDP"
+            plugin = self.fsdp_plugin_args or {"fsdp_version": os.environ.get("FSDP_VERSION", "1")}
+            if int(plugin["fsdp_version"]) != 2:
+                raise ValueError(
+                    "FSDP of version 1 gives layers that cannot be put together for a while: take version 2"
+                )
+            if self.device.type in NOT_DIVIDED:
+                raise ValueError(
+                    f"FSDP: on the device {self.device.type} accelerate leaves layers whole without a word: leave it "
+                    "out, or train on GPUs"
+                )
+            if not needed_by and self.eval_on_start:
+                needed_by = "the measurement of eval_on_start"
+        else:
+            return
         if needed_by:
             raise ValueError(
-                f"{divider} divides layers, and {needed_by} need them whole: leave it out, and save memory by "
+                f"{divider} divides layers, and {needed_by} would need them whole: leave it out, and save memory by "
                 "activation_checkpointing"
             )
 

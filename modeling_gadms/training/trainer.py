@@ -21,6 +21,7 @@ from dataset_webperson import DataError
 from dataset_webperson.files import write_json
 from dataset_webperson.rows.streaming import ShuffledParquet
 
+from ..distributed_gadms import undivided
 from ..evaluation.encoding import RetrievalSet, encode_retrieval_set
 from ..hub.pushes import HubPushes
 from ..hub.run_facts import FACTS_FILE, facts_of_run
@@ -398,7 +399,7 @@ class GADMSTrainer(HubPushes):
             raise ValueError("there is no evaluation set: pass eval_dataset")
         start = time.time()
         averaged = nullcontext() if self._average is None else self._average.in_place_of(self._trained())
-        with averaged:
+        with averaged, undivided(self._trained()):
             self.measured = encode_retrieval_set(
                 self.retriever(),
                 self.processing_class,

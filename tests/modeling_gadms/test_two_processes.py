@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from tiny import tiny_captions, tiny_images, tiny_model
+from torch.distributed.fsdp import fully_shard
 
 from modeling_gadms import modeling_gadms
 from modeling_gadms.distributed_gadms import gather_batch, mean_over_processes, num_processes
@@ -75,6 +76,18 @@ def matching_and_gradients(rows=slice(None)):
     return {"loss": outputs.matching_loss, **gradients}
 
 
+def divided(rows):
+    """The loss, and the gradients that FSDP2 averages, of a model whose layers are divided over the processes."""
+    model, mesh = tiny_model(), dist.device_mesh.init_device_mesh("cpu", (2,))
+    for tower in (model.gadms.text_model, model.gadms.vision_model, model.decoder):
+        for layer in tower.encoder.layers:
+            fully_shard(layer, mesh=mesh)
+    outputs = fully_shard(model, mesh=mesh)(**batch(rows))
+    outputs.loss.backward()
+    gradients = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+    return {"loss": outputs.loss.detach(), **gradients}
+
+
 def work(rank, port, path):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -82,6 +95,7 @@ def work(rank, port, path):
     mine = slice(3 * rank, 3 * rank + 3)
     found = losses_and_gradients(mine)
     found |= {f"sigmoid {name}": value for name, value in sigmoid_and_gradients(mine).items()}
+    found |= {f"divided {name}": value for name, value in divided(mine).items()}
     found |= {f"half {name}": value for name, value in half_precision(mine).items()}
     found |= {f"matching {name}": value for name, value in matching_and_gradients(mine).items()}
     numbers = torch.tensor([[1.0 + rank], [10.0 + rank]], requires_grad=True)
@@ -124,6 +138,16 @@ def test_the_mean_sigmoid_loss_over_processes_is_that_of_the_joint_batch_with_it
         halves = [found[f"sigmoid {name}"] for found in by_two]
         torch.testing.assert_close(sum(halves) / 2, expected, atol=2e-4, rtol=1e-3, msg=name)
     assert by_two[0]["sigmoid loss"] != by_two[1]["sigmoid loss"], "each has the rows of its own images"
+
+
+def test_divided_layers_give_the_loss_and_gradient_of_the_joint_batch(by_two):
+    for name, expected in losses_and_gradients().items():
+        halves = [found.get(f"divided {name}") for found in by_two]
+        if name == "loss":
+            torch.testing.assert_close(sum(halves) / 2, expected, atol=2e-4, rtol=1e-3)
+        elif name not in ("sdm", "mtp"):
+            for gradient in halves:
+                torch.testing.assert_close(gradient, expected, atol=2e-4, rtol=1e-3, msg=name)
 
 
 def test_half_precision_travels_as_it_is_and_gives_the_loss_and_gradient_of_the_joint_batch(by_two):
