@@ -735,7 +735,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             nn.init.zeros_(self.decoder.matching.bias)
         elif not wanted and self.config.matching_head:
             del self.decoder.matching
-        self.config.matching_head = self.decoder.config.matching_head = wanted  # type: ignore[attr-defined]
+        self.config.matching_head = self.decoder.config.matching_head = wanted
 
     def match(self, input_ids: torch.Tensor, text_tokens: torch.Tensor, image_tokens: torch.Tensor) -> torch.Tensor:
         """Whether each caption describes its image: logits of no match and of a match.
