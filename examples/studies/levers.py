@@ -89,7 +89,7 @@ def draw(rows: dict[str, dict]) -> pyplot.Figure:
 def main(arguments: list[str] | None = None) -> None:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="each draws its persons and trains")
-    parser.add_argument("--num_persons", type=int, default=400, help="in train, and in test, two images each")
+    parser.add_argument("--num_persons", type=int, default=320, help="in train, and in test, two images each")
     parser.add_argument("--noise_rate", type=float, default=0.1, help="share of false words in train")
     parser.add_argument("--epochs", type=float, default=3.0, help="passes over the captions (default: %(default)s)")
     parser.add_argument("--image_size", nargs=2, type=int, default=[64, 32], help="height and width")

@@ -96,7 +96,7 @@ class GADMSTrainingArguments(TrainingArguments):
         "recipe": {
             "learning_rate": "",
             "num_train_epochs": "",
-            "max_steps": "Steps to train for, in place of num_train_epochs; -1 for none.",
+            "max_steps": "Steps, in place of num_train_epochs; -1 for none.",
             "warmup_epochs": "",
             "warmup_factor": "",
             "per_device_train_batch_size": "",
@@ -106,7 +106,6 @@ class GADMSTrainingArguments(TrainingArguments):
             "weight_decay": "",
             "max_grad_norm": "",
             "ema_decay": "",
-            "layer_decay": "",
             "mtp_weight": "",
             "matching_weight": "",
             "sigmoid_bias": "",
@@ -115,6 +114,7 @@ class GADMSTrainingArguments(TrainingArguments):
             "warmup_steps": "Steps of warm-up (or, below 1, their share of all steps), in place of warmup_epochs.",
             "lr_scheduler_type": "",
             "lr_scheduler_kwargs": "Arguments of the schedule, as JSON.",
+            "layer_decay": "",
             "optim": "",
         },
         "masks": {
@@ -193,13 +193,7 @@ class GADMSTrainingArguments(TrainingArguments):
         },
     )
     mtp_weight: float = field(default=0.4, metadata={"help": "Weight of masked token prediction (paper)."})
-    matching_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of image-text matching with hard negatives; above 0 the decoder gets a head for it, by "
-            "which evaluation can rank the best images anew."
-        },
-    )
+    matching_weight: float = field(default=0.0, metadata={"help": "Weight of image-text matching (ALBEF: 1)."})
     sigmoid_bias: float | None = field(
         default=None,
         metadata={"help": "Align by SigLIP's sigmoid loss with this bias, such as -10, in place of SDM."},

@@ -9,6 +9,7 @@ from tiny import tiny_batch, tiny_captions, tiny_images, tiny_model, tiny_proces
 
 from dataset_webperson import DataError
 from modeling_gadms import GADMSForPreTraining, GADMSModel
+from modeling_gadms.evaluation.matching import load_matcher
 from modeling_gadms.masking_gadms import RandomMasking
 from modeling_gadms.matching_gadms import hard_negatives, matching_loss
 from modeling_gadms.training.arguments import GADMSTrainingArguments
@@ -167,13 +168,17 @@ def test_the_head_is_saved_taken_over_and_left_out(tmp_path):
         load_starting_point(str(tmp_path / "no-such"), (32, 16), matching_head=True)
 
 
-def test_every_weight_moves_and_the_loss_is_logged(tmp_path):
+def test_a_fine_tuning_logs_the_loss_moves_the_head_and_saves_it_with_the_plain_model(tmp_path):
     options = ["--matching_weight", "0.5", "--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no"]
     trainer = finetune(["--output_dir", str(tmp_path), *options, "--load_best_model_at_end", "False"])
     entry = trainer.state.log_history[0]
     parts = entry["sdm_loss"] + entry["id_loss"] + entry["mtp_loss"] + 0.5 * entry["matching_loss"]
     assert float(entry["loss"]) == pytest.approx(parts, abs=0.01)
-    assert trainer.model.decoder.matching.bias.abs().min() > 0, "it began at 0"
+    head = trainer.model.decoder.matching
+    assert head.bias.abs().min() > 0, "it began at 0"
+    trainer.save_model()
+    saved = load_matcher(str(tmp_path))
+    assert type(saved) is GADMSForPreTraining and torch.equal(saved.decoder.matching.weight, head.weight)
 
 
 def test_draws_of_negatives_are_a_row_s_own_and_leave_the_others_as_they_are():
