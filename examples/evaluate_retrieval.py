@@ -21,7 +21,7 @@ from accelerate import PartialState
 from dataset_webperson.command_line import command
 from modeling_gadms.evaluation.arguments import EvaluationArguments
 from modeling_gadms.evaluation.benchmarks import INCOMPLETE, display_name, load_with_fault
-from modeling_gadms.evaluation.caption_bank import BANK_SCORINGS, CaptionBank, caption_bank
+from modeling_gadms.evaluation.caption_bank import BANK_SCORINGS, PHRASINGS_NNN, CaptionBank, caption_bank
 from modeling_gadms.evaluation.metrics import compare
 from modeling_gadms.evaluation.one_model import measure
 from modeling_gadms.evaluation.published_results import column_of
@@ -48,7 +48,7 @@ def load_bank(
     benchmark: str, measured: datasets.Dataset, where: list[str | None], args: EvaluationArguments
 ) -> CaptionBank | None:
     """The captions of train that `measured` has not, where a scoring asks for them."""
-    if not set(args.rescore) & set(BANK_SCORINGS):
+    if not set(args.rescore) & {*BANK_SCORINGS, PHRASINGS_NNN}:
         return None
     training, _ = load(benchmark, *where, args, "train")
     bank = caption_bank(all_captions(training)[0], all_captions(measured)[0])

@@ -774,6 +774,7 @@ mutants(
     ("the nearest captions of the last block only", "torch.cat([nearest, scores], dim=1)", "scores", BANK),
     ("what is near to many is found more often", "cosines - settings.alpha", "cosines + settings.alpha", BANK),
     ("every query is normalised", "torch.where(by_hub[:, None], normalised, cosines)", "normalised", BANK),
+    ("phrasings apart before a bank", "average_phrasings(texts, encoded.text_image_index), NNN", "texts, NNN", BANK),
     ("another number of neighbours is the same", "settings.neighbours, settings.beta])", "settings.beta])", BANK),
 )
 mutants(

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
-from .caption_bank import BANK_SCORINGS, BankSettings
+from .caption_bank import BANK_SCORINGS, PHRASINGS_NNN, BankSettings
 from .embedding_cache import DEFAULT_FOLDER, DEFAULT_LIMIT
 from .matching import MatchingSettings
 from .published_results import PROTOCOLS
@@ -40,9 +40,9 @@ class EvaluationArguments:
     rescore: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Score anew as well; `nnn`, `inverted-softmax` and `query-bank` read the captions of train, and "
-            "`matching` needs a model trained with matching_weight.",
-            "choices": [*SCORINGS, MATCHING, *BANK_SCORINGS],
+            "help": "Score anew too; `nnn`, `inverted-softmax`, `query-bank` and `phrasings-nnn` read the captions "
+            "of train, and `matching` needs a model trained with matching_weight.",
+            "choices": [*SCORINGS, MATCHING, *BANK_SCORINGS, PHRASINGS_NNN],
         },
     )
     bank_alpha: float = field(default=BankSettings.alpha, metadata={"help": "`nnn`: weight of what is subtracted."})

@@ -20,11 +20,12 @@ from ..person_retrieval.ranking import QueryRanks
 from .embedding_cache import cached
 from .encoding import RetrievalSet, encode_captions
 from .models import Retriever
-from .rescoring import ScoreRows, rank_scores
+from .rescoring import ScoreRows, average_phrasings, rank_scores
 
 BLOCK = 1024  # captions of the bank at a time
 NNN, INVERTED_SOFTMAX, QUERY_BANK = "nnn", "inverted-softmax", "query-bank"
 BANK_SCORINGS = (NNN, INVERTED_SOFTMAX, QUERY_BANK)
+PHRASINGS_NNN = "phrasings-nnn"  # of the mean over the phrasings of an image
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class BankSettings:
     def words(self, scoring: str, size: int) -> str:
         """How results name a scoring by a bank of `size` captions."""
         bank = f"bank of {size:,} training captions"
+        if scoring == PHRASINGS_NNN:
+            return f"mean over the phrasings of an image, {self.words(NNN, size)}"
         if scoring == NNN:
             return f"NNN, alpha={self.alpha:g}, k={min(self.neighbours, size)}, {bank}"
         name = "inverted softmax" if scoring == INVERTED_SOFTMAX else "QB-Norm (dynamic inverted softmax)"
@@ -218,6 +221,9 @@ def bank_scores(
 def rescore_by_bank(
     scoring: str, encoded: RetrievalSet, bias: GalleryBias, settings: BankSettings, progress: bool = True
 ) -> QueryRanks:
-    """Text-to-image ranks by [`bank_scores`]; each caption is a query."""
-    scores = bank_scores(scoring, encoded.text_embeds, encoded.image_embeds, bias, settings)
+    """Text-to-image ranks by [`bank_scores`], or by `phrasings-nnn`; each caption is a query."""
+    texts = encoded.text_embeds
+    if scoring == PHRASINGS_NNN:
+        texts, scoring = average_phrasings(texts, encoded.text_image_index), NNN
+    scores = bank_scores(scoring, texts, encoded.image_embeds, bias, settings)
     return rank_scores(scores, encoded.text_person_ids, encoded.image_person_ids, progress=progress)

@@ -11,7 +11,7 @@ from transformers import ProcessorMixin
 from ..person_retrieval.ranking import QueryRanks
 from ..released.token_selection import WithTokenSelection, load_selection
 from .arguments import EvaluationArguments
-from .caption_bank import BANK_SCORINGS, CaptionBank, cached_gallery_bias, rescore_by_bank
+from .caption_bank import BANK_SCORINGS, PHRASINGS_NNN, CaptionBank, cached_gallery_bias, rescore_by_bank
 from .embedding_cache import cached_retrieval_set
 from .encoding import RetrievalSet
 from .matching import load_matcher, rescore_by_matching
@@ -54,9 +54,9 @@ def measure(
     branch = load_selection(name) if TOKEN_SELECTION in args.rescore else None
     matcher = load_matcher(name, bf16=args.bf16, device=state.device) if MATCHING in args.rescore else None
     for scoring in args.rescore:
-        by_bank = bank if scoring in BANK_SCORINGS else None
+        by_bank = bank if scoring in (*BANK_SCORINGS, PHRASINGS_NNN) else None
         # another benchmark, or another model, may well have what is lacking here
-        why_not = by_bank.refusal() if by_bank else refusal(scoring, encoded, result["model"], branch, matcher)
+        why_not = (by_bank and by_bank.refusal()) or refusal(scoring, encoded, result["model"], branch, matcher)
         if why_not:
             results[0].setdefault("not_rescored", []).append(why_not)
             continue

@@ -45,7 +45,7 @@ def refusal(
     if name == TOKEN_SELECTION and branch is None:
         return f"{model} has no token selection; a converted checkpoint of RDE has"
     index = encoded.text_image_index
-    if name == "phrasings" and len(index.unique()) == len(index):
+    if name.startswith("phrasings") and len(index.unique()) == len(index):
         return "re-scoring by phrasings needs images with two captions or more; here each has one"
     return None
 

@@ -13,6 +13,7 @@ from tiny import tiny_model, tiny_processor, tiny_rows
 
 from modeling_gadms.evaluation.caption_bank import (
     BANK_SCORINGS,
+    PHRASINGS_NNN,
     BankSettings,
     caption_bank,
     gallery_bias,
@@ -86,7 +87,8 @@ def test_the_command_names_the_bank_its_gain_and_its_cost(tmp_path, capsys):
     for name, split in (("train", training), ("test", rows)):
         split.to_parquet(tmp_path / "data" / f"{name}.parquet")
     options = ["--model", tmp_path / "model", "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "out"]
-    options += ["--rescore", *BANK_SCORINGS, "--bank_alpha", "0.25", "--bank_neighbours", "3"]
+    scorings = (*BANK_SCORINGS, PHRASINGS_NNN)
+    options += ["--rescore", *scorings, "--bank_alpha", "0.25", "--bank_neighbours", "3"]
     assert not run_example("--benchmark", tmp_path / "data", *options), capsys.readouterr().err
     captions = [caption for row in training for caption in (row["caption1"], row["caption2"])]
     measured = [caption for row in rows for caption in (row["caption1"], row["caption2"])]
@@ -99,7 +101,7 @@ def test_the_command_names_the_bank_its_gain_and_its_cost(tmp_path, capsys):
     embeds = encode_captions(model, processor, bank.captions, progress=False)
     bias = gallery_bias(embeds, encoded.image_embeds, settings, progress=False)
     text, index = ((tmp_path / "out" / name).read_text() for name in ("results.md", "model-index.yaml"))
-    for scoring, result, difference in zip(BANK_SCORINGS, found, content["comparisons"], strict=True):
+    for scoring, result, difference in zip(scorings, found, content["comparisons"], strict=True):
         name = settings.words(scoring, len(bank.captions))
         assert result["scoring"] == name and f"| {name} | text to image |" in text
         expected = summarize_ranks(rescore_by_bank(scoring, encoded, bias, settings, progress=False))
@@ -108,14 +110,14 @@ def test_the_command_names_the_bank_its_gain_and_its_cost(tmp_path, capsys):
         cost = 1000 * result["rescoring_seconds"] / len(measured)
         assert difference["ms_per_query"] == pytest.approx(cost) and f"| +{cost:.2f} |" in text
         assert name in str(yaml.safe_load(index))
-    assert [result["bank"]["was_cached"] for result in found] == [False, True, True]
+    assert [result["bank"]["was_cached"] for result in found] == [False, True, True, True]
     assert found[0]["bank"]["captions"] == len(bank.captions) and found[0]["bank"]["shared"] == bank.shared
 
     # a folder whose only split is measured leaves no caption for a bank, and keeps its other figures
     (tmp_path / "data" / "train.parquet").unlink()
     assert not run_example("--benchmark", tmp_path / "data", *options)
     (alone,) = json.loads((tmp_path / "out-2" / "results.json").read_text())["results"]
-    assert len(alone["not_rescored"]) == 3 and alone["metrics"] == plain["metrics"]
+    assert len(alone["not_rescored"]) == 4 and alone["metrics"] == plain["metrics"]
     assert "data: re-scoring by a bank needs training captions" in capsys.readouterr().out
     assert run_example("--benchmark", tmp_path / "data", *options, "--bank_neighbours", "0") == 2
     assert "bank_neighbours must be at least 1; got 0" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_model, tiny_processor, tiny_rows
@@ -9,6 +10,8 @@ from tiny import tiny_model, tiny_processor, tiny_rows
 from modeling_gadms.evaluation import caption_bank as module
 from modeling_gadms.evaluation.caption_bank import (
     BANK_SCORINGS,
+    NNN,
+    PHRASINGS_NNN,
     BankSettings,
     CaptionBank,
     bank_scores,
@@ -20,7 +23,7 @@ from modeling_gadms.evaluation.caption_bank import (
 )
 from modeling_gadms.evaluation.embedding_cache import cached_retrieval_set
 from modeling_gadms.evaluation.encoding import RetrievalSet, encode_captions
-from modeling_gadms.evaluation.rescoring import rank_scores
+from modeling_gadms.evaluation.rescoring import rank_scores, refusal
 from modeling_gadms.person_retrieval.ranking import rank_queries
 
 
@@ -125,6 +128,24 @@ def test_a_bank_holds_no_measured_caption_and_each_of_its_own_once():
     assert not empty.captions and "the split train has none" in empty.refusal()
     with pytest.raises(ValueError, match="the bank has no captions"):
         gallery_bias(torch.empty(0, 4), unit(3, 4), BankSettings())
+
+
+def test_phrasings_with_a_bank_are_the_mean_of_the_scores_of_each_phrasing():
+    persons, index = torch.arange(9), torch.arange(27) // 3
+    encoded = RetrievalSet(unit(9, 4), unit(27, 4, seed=3), persons, persons[index], index)
+    bank, settings = unit(20, 4, seed=4), BankSettings(0.75, 3)
+    bias = gallery_bias(bank, encoded.image_embeds, settings, progress=False)
+    each = bank_scores(NNN, encoded.text_embeds, encoded.image_embeds, bias, settings)(0, 27)
+    means = np.stack([each[index == image].mean(axis=0) for image in index])
+    expected = rank_scores(lambda start, stop: means[start:stop], persons[index], persons, progress=False)
+    found = rescore_by_bank(PHRASINGS_NNN, encoded, bias, settings, progress=False)
+    np.testing.assert_array_equal(found.first_match_rank, expected.first_match_rank)
+    alone = rescore_by_bank(NNN, encoded, bias, settings, progress=False)
+    assert (found.first_match_rank != alone.first_match_rank).any()
+    assert settings.words(PHRASINGS_NNN, 20) == f"mean over the phrasings of an image, {settings.words(NNN, 20)}"
+    single = RetrievalSet(unit(9, 4), unit(9, 4), persons, persons, persons)
+    assert "needs images with two captions or more" in refusal(PHRASINGS_NNN, single, "model")
+    assert refusal(NNN, single, "model") is None
 
 
 def test_constants_out_of_range_and_other_scorings_are_refused():
