@@ -51,6 +51,7 @@ PROVEN = {
     "examples/finetune.py": "test_finetune_example.py::test_adapters_and_dual_masking_on_the_synthetic_set",
     "examples/average_checkpoints.py": "test_average_checkpoints.py::"
     "test_the_mean_of_checkpoints_is_a_model_like_any_other",
+    "examples/compare_runs.py": "test_compare_runs.py::test_sweeps_and_runs_are_compared_in_every_form",
     "examples/leaderboard.py": "test_leaderboard.py::test_the_command_leaves_the_table_in_three_forms",
     "examples/evaluate_retrieval.py": "test_evaluate_retrieval.py::test_two_processes_give_the_numbers_of_one",
     "examples/train_small_clip.py": "test_examples.py::"
