@@ -33,6 +33,13 @@ from .readers.benchmark_copy import Benchmark, Counts, find_jsons, read_copy
 from .readers.benchmarks import BENCHMARKS, COUNT_KINDS, benchmark_class
 from .readers.corpora import CORPORA, Corpus, corpus_class, find_corpus_jsons, locate_rows
 from .readers.near_hits import near_jsons
+from .readers.reidentification import (
+    REIDENTIFICATION,
+    Reidentification,
+    read_reidentification,
+    recognised,
+    reidentification_class,
+)
 from .rows.images import check_image
 from .rows.local_source import SourceRow, open_source
 from .safe_paths import SafeRoot
@@ -66,7 +73,7 @@ class WebPersonFolder:
     name = "WebPerson"
 
 
-Examined = type[Benchmark] | type[Corpus] | type[WebPersonFolder]
+Examined = type[Benchmark] | type[Corpus] | type[Reidentification] | type[WebPersonFolder]
 
 
 def detect(root: str) -> list[Examined]:
@@ -84,6 +91,7 @@ def detect(root: str) -> list[Examined]:
         _, corpus_jsons = find_corpus_jsons(corpus, root)
         if corpus_jsons or _named_after(root, corpus.folder) or os.path.isdir(os.path.join(root, corpus.folder)):
             found.append(corpus)
+    found += recognised(root)
     if not found:
         with contextlib.suppress(DataError):
             open_source(root)
@@ -181,6 +189,30 @@ def examine_benchmark(benchmark: type[Benchmark], root: str, options: Options) -
         rows = [(row.image_path, row.file, row.person) for row in copy.rows if row.split == split]
         images[split] = image_set(benchmark.name, split, split == "train", rows, facts)
     return report, images
+
+
+def examine_reidentification(
+    kind: type[Reidentification], root: str, options: Options
+) -> tuple[Report, list[ImageSet]]:
+    """Examine one copy of a re-identification data set; its images, all of them held out."""
+    if options.annotations or options.image_root:
+        raise DataError(f"{root}: annotations and image_root are of benchmarks and corpora, {kind.name} has neither")
+    findings = Findings()
+    copy = read_reidentification(kind, root, findings)
+    if options.partial:
+        for code in COUNT_KINDS:
+            findings.set_severity(code, "warning")
+    report = Report(kind.name, root, [], copy.root, copy.counts(), dict(kind.official), findings)
+    if copy.junk:
+        report.notes.append(f"{copy.junk:,} images of person -1 are junk, and left out")
+    images = [image for found in copy.images.values() for image in found]
+    report.images_named = len(images)
+    facts = _examine_images([(i.image_path, i.file) for i in images if i.present], report, options)
+    held_out = []
+    for part, found in copy.images.items():
+        rows = [(image.image_path, image.file, image.person) for image in found]
+        held_out.append(image_set(kind.name, part, False, rows, facts))
+    return report, held_out
 
 
 def find_overlaps(sets: list[ImageSet], findings: dict[str, Findings]) -> None:
@@ -334,6 +366,10 @@ def examine(found: Iterable[tuple[str, Examined]], options: Options) -> list[Rep
             images += of_splits.values()
         elif issubclass(dataset, Corpus):
             reports.append(examine_corpus(dataset, root, options))
+        elif issubclass(dataset, Reidentification):
+            report, held_out = examine_reidentification(dataset, root, options)
+            reports.append(report)
+            images += held_out
         else:
             reports.append(examine_rows(root, options))
     find_overlaps(images, {report.name: report.findings for report in reports})
@@ -350,7 +386,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "root", nargs="+", help="the dataset's folder, or the folder above several; or several folders"
     )
-    known = ", ".join([*BENCHMARKS, *CORPORA, "webperson"])
+    known = ", ".join([*BENCHMARKS, *CORPORA, *REIDENTIFICATION, "webperson"])
     parser.add_argument("--dataset", help=f"which dataset it is, if its files do not show it: {known}")
     parser.add_argument(
         "--output_dir", default="doctor_report", metavar="FOLDER", help="folder for the reports (default: %(default)s)"
@@ -395,15 +431,16 @@ def _datasets_of(root: str, args: argparse.Namespace) -> list[Examined]:
     if args.dataset:
         if args.dataset.lower() == "webperson":
             return [WebPersonFolder]
-        try:
-            return [benchmark_class(args.dataset)]
-        except DataError:
-            return [corpus_class(args.dataset)]
+        for known in (benchmark_class, reidentification_class):
+            with contextlib.suppress(DataError):
+                return [known(args.dataset)]
+        return [corpus_class(args.dataset)]
     datasets = detect(SafeRoot(root).root)
     if not datasets:
         looked_for = [name for benchmark in BENCHMARKS.values() for name in benchmark.json_names]
         looked_for += [pattern for corpus in CORPORA.values() for pattern in corpus.json_patterns]
         near = near_jsons(root, looked_for)
+        looked_for += ["bounding_box_test", "list_gallery.txt"]
         raise DataError(
             f"{root}: no known dataset in it, looked for {', '.join(looked_for)}, and the parquets, tars or json "
             f"lists of a WebPerson{'; ' + near if near else ''}; say with --dataset which it is"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import textwrap
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -61,7 +62,7 @@ def print_table(reports: list[Report], out: TextIO) -> None:
         for finding in findings:
             shown = finding.detail or finding.examples[0].text
             line = f"  {finding.severity:<8}{finding.title:<{width}}{finding.count:>10,}  "
-            write(f"{line}{' '.join(shown.split()):.160}\n{'':<10}{finding.cure}\n")
+            write(f"{line}{textwrap.shorten(shown, 160, placeholder=' ...')}\n{'':<10}{finding.cure}\n")
 
 
 def _counts(report: Report, split: str) -> str:

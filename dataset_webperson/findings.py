@@ -82,6 +82,20 @@ KINDS = {
         "training person in the validation or test of another dataset",
         "drop all images of the person from training where both datasets are used, as joint fine-tuning does",
     ),
+    # re-identification
+    "folder-missing": Kind("error", "query or gallery missing", "unpack the data set again, with all its folders"),
+    "list-line": Kind("error", "line of a list that is no path and person", "use the lists of the data set"),
+    "image-name": Kind(
+        "error", "file name without person and camera", "give the file its own name back, or remove it"
+    ),
+    "query-unmatched": Kind(
+        "warning", "query without a match by another camera", "it is left out of the means: is the gallery whole?"
+    ),
+    # boxes in pictures
+    "box-missing": Kind(
+        "error", "description of a person without a box there", "take descriptions and boxes of one data set"
+    ),
+    "box-outside": Kind("warning", "box outside of its picture", "it is left out: is the picture the original one?"),
     # counts
     "counts-differ": Kind("error", "counts differ from the official ones", "get the complete official copy"),
     "old-copy": Kind("error", "known old copy", "get the present json from the dataset's own page"),

@@ -5,10 +5,10 @@
         --data_root data --protocol direct-transfer --compare openai/clip-vit-base-patch16 --robustness True
     torchrun --nproc_per_node 2 examples/evaluate_retrieval.py --model runs/webperson --benchmark my/folder --bf16 True
 
-A benchmark is `cuhk-pedes`, `icfg-pedes`, `rstpreid` or `ufine6926` below --data_root, `synthetic`, or a folder of
-images with `captions` and `person_id`; a model is any GA-DMS, CLIP or SigLIP. --output_dir receives the results as
-JSON, Markdown and LaTeX, model-index.yaml for the model card, and a report page per result. Embeddings are kept, and
-reused while neither the model nor the data has changed.
+A benchmark is `cuhk-pedes`, `icfg-pedes`, `rstpreid`, `ufine6926` or another of examples/data.md below --data_root,
+`synthetic`, or a folder of images with `captions` and `person_id`; a model is any GA-DMS, CLIP or SigLIP. --output_dir
+receives the results as JSON, Markdown and LaTeX, model-index.yaml for the model card, and a report page per result.
+Embeddings are kept, and reused while neither the model nor the data has changed.
 """
 
 import os

@@ -8,12 +8,12 @@ r"""Fine-tune GA-DMS, or a CLIP, on a benchmark of persons with captions, by the
     accelerate launch examples/finetune.py --model_name_or_path runs/demo --dataset_name synthetic \
         --seeds 0 1 2 --output_dir runs/synthetic
 
-The data set is cuhk-pedes, icfg-pedes, rstpreid or ufine6926 in the folder `--data_root`, or `synthetic`. Several are
-trained on jointly, with an identity head over all persons, and each is tested; `--sampling_temperature 2` draws small
-ones more often than their size. Persons in the training of one who are in the validation or test of another are left
-out, unless `--keep_overlap`. The best epoch is chosen on validation, on the mean over several; where a benchmark has
-no such split, `--validation_persons 200` holds persons out of train. Test is measured before training (direct
-transfer) and once at the end. `--gradient_accumulation_steps` gives the loss and gradient of the whole batch;
+The data set is cuhk-pedes, icfg-pedes, rstpreid or another of examples/data.md below `--data_root`, or `synthetic`.
+Several are trained on jointly, with an identity head over all persons, and each is tested; `--sampling_temperature 2`
+draws small ones more often than their size. Persons in the training of one who are in the validation or test of
+another are left out, unless `--keep_overlap`. The best epoch is chosen on validation, on the mean over several; where
+a benchmark has no such split, `--validation_persons 200` holds persons out of train. Test is measured before training
+(direct transfer) and once at the end. `--gradient_accumulation_steps` gives the loss and gradient of the whole batch;
 `--activation_checkpointing True` saves more memory. The default optimiser settings are for whole towers: with `--lora
 True`, use `--learning_rate 1e-4 --adam_epsilon 1e-8`.
 Beside the checkpoint, a plain GA-DMS into which adapters are merged, it writes metrics.json and, with LoRA, adapter/.
@@ -83,7 +83,9 @@ def report(
 def tune(args: FineTuningDataArguments, lora: LoraArguments, training: GADMSFineTuningArguments) -> None:
     start, settings = time.time(), settings_of(args, lora, training)  # the trainer will change some
     set_seed(training.seed)
-    pretrained, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
+    pretrained, processor = load_starting_point(
+        args.model_name_or_path, tuple(args.image_size), training.matching_weight > 0
+    )
     sets = load_sets(args, pretrained.config.vision_config.image_size, training.seed)
     notes = []
     if len(sets) > 1:

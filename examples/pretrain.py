@@ -91,10 +91,9 @@ def report(
     folder = trainer.args.output_dir
     model, processor = trainer.accelerator.unwrap_model(trainer.model).gadms, trainer.processing_class
     assert trainer.measured is not None  # by the evaluation that ended the run
-    evaluation = evaluate_embeddings(trainer.measured)
+    name, evaluation = arguments["arguments"]["dataset_name"], evaluate_embeddings(trainer.measured)
     results = {"metrics": metrics, **run_report.gallery_facts(evaluation), "seconds": seconds, **arguments}
-    tests = {display_name(arguments["arguments"]["dataset_name"]): (test, evaluation)}
-    write_run(folder, results, trainer.state.log_history, tests)
+    write_run(folder, results, trainer.state.log_history, {display_name(name): (test, evaluation)})
     before = metrics["before"] if trainer.eval_dataset is test else None  # not of the curve's own gallery
     run_report.save_curve(trainer.state.log_history, f"{folder}/curve.png", before)
     run_report.save_retrievals(test, trainer.measured, f"{folder}/retrievals.png")
@@ -128,7 +127,8 @@ def main(arguments: list[str] | None = None) -> None:
     refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
     train, validation, test = load_pairs(args, training.seed)
     set_seed(training.seed)
-    model, processor = load_starting_point(args.model_name_or_path, tuple(args.image_size))
+    size, with_head = tuple(args.image_size), training.matching_weight > 0
+    model, processor = load_starting_point(args.model_name_or_path, size, with_head)
     own, metrics = own_image_size(args.model_name_or_path), {}
     if args.dataset_name == "synthetic" and own != tuple(args.image_size):
         metrics[f"base, {own[0]}x{own[1]}"] = encode_as_trained(args, own, training).metrics()

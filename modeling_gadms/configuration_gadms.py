@@ -124,6 +124,7 @@ class GADMSConfig(PreTrainedConfig):
         decoder_attends_padding (`bool`): the decoder sees captions padded with id 0 to the context length, and attends
             to the padding, as the released code does. The converter sets it for released decoders, which were trained
             so; new ones ignore padding, and their predictions do not depend on it.
+        matching_head (`bool`): the decoder also says whether an image and a caption belong together.
 
     Raises:
         ValueError: `temperature` is not positive, `projection_dim` is not a multiple of 64, or the kind of towers is
@@ -155,6 +156,7 @@ class GADMSConfig(PreTrainedConfig):
     temperature: float = 0.02
     decoder_num_layers: int = 4
     decoder_attends_padding: bool = False
+    matching_head: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.tower not in TOWERS:
@@ -187,6 +189,7 @@ class GADMSConfig(PreTrainedConfig):
             layer_norm_eps=self.text_config.layer_norm_eps,
         )
         config._attn_implementation = self._attn_implementation
+        config.matching_head = self.matching_head
         return config
 
 

@@ -37,9 +37,10 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .chunk_gadms import BatchChunk
 from .configuration_gadms import GADMSConfig
-from .distributed_gadms import gather_batch, mean_over_processes, num_processes
-from .losses_gadms import IGNORED, mtp_loss, sdm_loss, sigmoid_loss
+from .distributed_gadms import gather_batch, mean_over_processes, num_processes, undivided
+from .losses_gadms import IGNORED, cosines, mtp_loss, sdm_loss, sigmoid_loss
 from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions, places_to_predict
+from .matching_gadms import NUM_NEGATIVE_DRAWS, hard_negatives, matching_loss
 from .released_scores_gadms import released_scores
 from .starting_towers_gadms import STARTS, config_of_towers, fitted_weights, refuse_missing_weights
 from .token_scores_gadms import gradient_attention_scores
@@ -105,6 +106,11 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
             "AutoModelForZeroShotImageClassification": "modeling_gadms.GADMSModel",
             "AutoModelForPreTraining": "modeling_gadms.GADMSForPreTraining",
         }
+        kind = type(self)
+        if kind.__module__.startswith("torch."):  # FSDP2's own class before this one; its file would go with the model
+            kind.__module__ = next(
+                each for each in kind.__mro__ if not each.__module__.startswith("torch.")
+            ).__module__
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
@@ -228,6 +234,9 @@ class GADMSModel(GADMSPreTrainedModel):
             self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
             self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
 
     @can_return_tuple
     def get_text_features(
@@ -503,6 +512,8 @@ class GADMSDecoder(WholeInitialization, CLIPPreTrainedModel):
         self.activation = ACT2FN["quick_gelu"]
         self.head_norm = nn.LayerNorm(width, eps=eps)
         self.vocabulary = nn.Linear(width, config.vocab_size)
+        if config.matching_head:
+            self.matching = nn.Linear(width, 2)
         self.post_init()
 
     @torch.no_grad()
@@ -539,18 +550,44 @@ class GADMSDecoder(WholeInitialization, CLIPPreTrainedModel):
             `(M, vocab_size)`.
         """
         # no residual around the cross-attention: predictions must come from the image
-        hidden_states = self.cross_attention(self.text_norm(text_tokens), self.image_norm(image_tokens))
+        hidden_states = self._read(self._seen(text_tokens, image_tokens), attention_mask)
+        if positions.dtype != torch.bool:
+            hidden_states = hidden_states.flatten(0, 1)
+        hidden_states = self.final_norm(hidden_states[positions])
+        return self.vocabulary(self.head_norm(self.activation(self.dense(hidden_states))))
+
+    def compare(
+        self, text_tokens: torch.Tensor, image_tokens: torch.Tensor, attention_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """What the same layers make of each token in the light of an image, to tell whether both belong together.
+
+        Unlike in prediction there is a residual around the cross-attention: a word that the image does not show is
+        told from what it shows by comparing the two, so both have to go on.
+
+        Args:
+            text_tokens (`torch.Tensor` of shape `(B, T, D)`): projected tokens of the caption.
+            image_tokens (`torch.Tensor` of shape `(B, S, D)`): projected tokens of the image.
+            attention_mask (`torch.Tensor` of shape `(B, T)`): True at the caption's own tokens; the rest is ignored.
+
+        Returns:
+            `torch.Tensor` of shape `(B, T, D)`.
+        """
+        hidden_states = text_tokens + self._seen(text_tokens, image_tokens)
+        return self.final_norm(self._read(hidden_states, attention_mask))
+
+    def _seen(self, text_tokens: torch.Tensor, image_tokens: torch.Tensor) -> torch.Tensor:
+        """What each token of a caption gathers from its image: `(B, T, D)`."""
+        return self.cross_attention(self.text_norm(text_tokens), self.image_norm(image_tokens))
+
+    def _read(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The blocks over the tokens of captions: `(B, T, D)` -> `(B, T, D)`."""
         mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=hidden_states,
             attention_mask=attention_mask,
             allow_is_bidirectional_skip=on_host(hidden_states),  # it looks whether all is attended to
         )
-        hidden_states = self.encoder(inputs_embeds=hidden_states, attention_mask=mask).last_hidden_state
-        if positions.dtype != torch.bool:
-            hidden_states = hidden_states.flatten(0, 1)
-        hidden_states = self.final_norm(hidden_states[positions])
-        return self.vocabulary(self.head_norm(self.activation(self.dense(hidden_states))))
+        return self.encoder(inputs_embeds=hidden_states, attention_mask=mask).last_hidden_state
 
 
 @dataclass
@@ -561,6 +598,7 @@ class GADMSForPreTrainingOutput(ModelOutput):
     sdm_loss (`torch.Tensor`): scalar, similarity distribution matching.
     sigmoid_loss (`torch.Tensor`): scalar, in its place.
     mtp_loss (`torch.Tensor`): scalar, masked token prediction.
+    matching_loss (`torch.Tensor`): scalar, image-text matching.
     hidden_rate (`torch.Tensor`): share of valid tokens hidden before alignment, in this process.
     prediction_rate (`torch.Tensor`): share of valid tokens to predict, in this process.
     no_valid_tokens (`torch.Tensor`): share of captions without any token between BOS and EOS, in this process.
@@ -573,6 +611,7 @@ class GADMSForPreTrainingOutput(ModelOutput):
     sdm_loss: torch.Tensor | None = None
     sigmoid_loss: torch.Tensor | None = None
     mtp_loss: torch.Tensor | None = None
+    matching_loss: torch.Tensor | None = None
     hidden_rate: torch.Tensor | None = None
     prediction_rate: torch.Tensor | None = None
     no_valid_tokens: torch.Tensor | None = None
@@ -589,6 +628,7 @@ class EncodedPairs:
         image_tokens (`torch.Tensor` of shape `(B, 1 + patches, projection_dim)`): projected image tokens.
         image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): the first of them.
         text_embeds (`torch.Tensor` of shape `(B, projection_dim)`): embeddings of the captions' noise view.
+        aligned_tokens (`torch.Tensor` of shape `(B, T, projection_dim)`): its projected tokens.
         text_tokens (`torch.Tensor` of shape `(B, T, projection_dim)`): projected tokens of the prediction view; where
             the decoder attends padding, `T` is the context length, also in the views.
         views ([`MaskedCaptions`]): both views. Without masks `text_tokens`, `views` and `token_scores` are `None`.
@@ -598,6 +638,7 @@ class EncodedPairs:
     image_tokens: torch.Tensor
     image_embeds: torch.Tensor
     text_embeds: torch.Tensor
+    aligned_tokens: torch.Tensor
     text_tokens: torch.Tensor | None = None
     views: MaskedCaptions | None = None
     token_scores: torch.Tensor | None = None
@@ -635,9 +676,8 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         image_tokens = gadms.project_image_tokens(image_hidden)
         image_embeds = image_tokens[:, 0]
         if masking is None:
-            return EncodedPairs(
-                image_tokens, image_embeds, pooled(gadms.get_text_features(input_ids, return_dict=True))
-            )
+            tokens = gadms.project_text_tokens(input_ids)
+            return EncodedPairs(image_tokens, image_embeds, pool(tokens, input_ids, text_config), tokens)
 
         scores = None
         if masking.uses_scores:
@@ -656,7 +696,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             both = torch.cat([views.noise_input_ids, views.prediction_input_ids])
             noise_tokens, text_tokens = gadms.project_text_tokens(both).chunk(2)
         text_embeds = pool(noise_tokens, input_ids, text_config)
-        return EncodedPairs(image_tokens, image_embeds, text_embeds, text_tokens, views, scores)
+        return EncodedPairs(image_tokens, image_embeds, text_embeds, noise_tokens, text_tokens, views, scores)
 
     def score_captions(self, image_embeds: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
         """Token scores that the masks are drawn from, by the paper's recipe. Override this to train with another.
@@ -669,9 +709,10 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             `torch.Tensor` of shape `(B, T)`, float32, in [0, 1] and without gradient; 0 at BOS, EOS and padding.
         """
         gadms = self.gadms
-        return gradient_attention_scores(
-            gadms.text_model, gadms.text_projection, image_embeds, input_ids, compiler=self.score_compiler
-        )
+        with undivided(gadms.text_model):
+            return gradient_attention_scores(
+                gadms.text_model, gadms.text_projection, image_embeds, input_ids, compiler=self.score_compiler
+            )
 
     def joint_alignment_loss(
         self,
@@ -692,6 +733,89 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             gather_batch(image_embeds), gather_batch(text_embeds), gather_batch(person_ids), self.config.temperature
         )
 
+    def set_matching_head(self, wanted: bool) -> None:
+        """Add the output that says whether an image and a caption belong together, or leave it out.
+
+        A new one is drawn from torch's generator; one that is there stays as it is.
+        """
+        if wanted and not self.config.matching_head:
+            self.decoder.matching = nn.Linear(self.config.projection_dim, 2).to(self.device, self.dtype)
+            nn.init.normal_(self.decoder.matching.weight, std=0.02)  # BERT's, as of every new layer of transformers
+            nn.init.zeros_(self.decoder.matching.bias)
+        elif not wanted and self.config.matching_head:
+            del self.decoder.matching
+        self.config.matching_head = self.decoder.config.matching_head = wanted
+
+    def match(self, input_ids: torch.Tensor, text_tokens: torch.Tensor, image_tokens: torch.Tensor) -> torch.Tensor:
+        """Whether each caption describes its image: logits of no match and of a match.
+
+        They depend on the pair alone, neither on padding nor on the other pairs, also where the decoder predicts words
+        in the sight of padding.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(B, T)`): captions, whole as in `towers_gadms.whole_captions`.
+            text_tokens (`torch.Tensor` of shape `(B, T, D)`): from [`GADMSModel.project_text_tokens`].
+            image_tokens (`torch.Tensor` of shape `(B, S, D)`): from [`GADMSModel.project_image_tokens`].
+
+        Returns:
+            `torch.Tensor` of shape `(B, 2)`. Their difference is the log odds of a match.
+
+        Raises:
+            ValueError: the model has no matching head.
+        """
+        if not self.config.matching_head:
+            raise ValueError("the model has no matching head: train one with matching_weight above 0")
+        text_config = self.config.text_config
+        states = self.decoder.compare(text_tokens, image_tokens, caption_tokens(input_ids, text_config))
+        # the product with the image's own state begins as a weighted cosine, from which a new head learns sooner
+        image = self.decoder.image_norm(image_tokens[:, 0])
+        return self.decoder.matching(pool(states, input_ids, text_config) * image)
+
+    def joint_matching_loss(
+        self,
+        pairs: EncodedPairs,
+        input_ids: torch.Tensor,
+        person_ids: torch.Tensor,
+        uniforms: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Image-text matching of this process's pairs, with hard negatives among the pairs of all processes.
+
+        Negatives come from the joint batch and not from each process's own part of it: the more there are to draw
+        from, the harder they are, and only so does the loss not depend on the number of processes, as no other loss
+        here does. Its price is that processes exchange all tokens, in bfloat16 0.3 MB a pair at ViT-B/16.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(B, T)`): the captions of `pairs.aligned_tokens`.
+            person_ids (`torch.Tensor` of shape `(B,)`): int64; no negative has the identity of its pair.
+            uniforms (`torch.Tensor` of shape `(B, NUM_NEGATIVE_DRAWS)`, *optional*): as in `forward`.
+
+        Returns:
+            `torch.Tensor`: scalar; its mean over processes, in value and in gradient, is the loss of all.
+        """
+        if uniforms is None:
+            uniforms = torch.rand(len(person_ids), NUM_NEGATIVE_DRAWS).to(person_ids.device)
+        texts, images, text_config = pairs.aligned_tokens, pairs.image_tokens, self.config.text_config
+        if num_processes() > 1:  # whose captions differ in width
+            missing = text_config.max_position_embeddings - texts.shape[1]
+            texts = F.pad(texts, (0, 0, 0, missing))
+            input_ids = F.pad(input_ids, (0, missing), value=text_config.pad_token_id)
+        all_ids, all_texts, all_images = gather_batch(input_ids), gather_batch(texts), gather_batch(images)
+        with torch.no_grad():
+            all_persons = gather_batch(person_ids)
+            to_captions = cosines(pairs.image_embeds, gather_batch(pairs.text_embeds)) / self.config.temperature
+            to_images = cosines(pairs.text_embeds, gather_batch(pairs.image_embeds)) / self.config.temperature
+            caption, has_caption = hard_negatives(to_captions, person_ids, all_persons, uniforms[:, 0])
+            image, has_image = hard_negatives(to_images, person_ids, all_persons, uniforms[:, 1])
+        logits = self.match(
+            torch.cat([input_ids, input_ids, all_ids[caption]]),
+            torch.cat([texts, texts, all_texts[caption]]),
+            torch.cat([images, all_images[image], images]),
+        )
+        match = torch.ones_like(has_image)
+        return matching_loss(
+            logits, torch.cat([match, ~match, ~match]).long(), torch.cat([match, has_image, has_caption])
+        )
+
     @can_return_tuple
     def forward(
         self,
@@ -705,6 +829,8 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         chunk: BatchChunk | None = None,
         sigmoid_bias: float | None = None,
         kept_patches: torch.Tensor | None = None,
+        matching_weight: float = 0.0,
+        negative_uniforms: torch.Tensor | None = None,
     ) -> GADMSForPreTrainingOutput:
         """One training step: score the tokens, draw both masks, align the noise view (SDM), predict tokens (MTP).
 
@@ -727,9 +853,13 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             sigmoid_bias (`float`, *optional*): align by SigLIP's sigmoid loss with this bias, in place of SDM.
             kept_patches (`torch.Tensor` of shape `(B, K)`, *optional*): int64, the patches that the image tower sees;
                 all by default.
+            matching_weight (`float`): weight of image-text matching in the loss; see `joint_matching_loss`.
+            negative_uniforms (`torch.Tensor` of shape `(B, NUM_NEGATIVE_DRAWS)`, *optional*): random numbers of its
+                negatives, in [0, 1); by default from torch's generator.
 
         Raises:
-            ValueError: captions are padded on the left, or the images are not of the model's size.
+            ValueError: captions are padded on the left, the images are not of the model's size, or matching has a
+                weight and the model no head for it.
         """
         text_config = self.config.text_config
         refuse_left_padding(input_ids, attention_mask, text_config)
@@ -745,9 +875,16 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         else:
             alignment = chunk.alignment_loss(**embeds)
         named = {"sdm_loss" if sigmoid_bias is None else "sigmoid_loss": alignment.detach()}
+        loss = alignment
+        if matching_weight:
+            width = pairs.aligned_tokens.shape[1]
+            captions = F.pad(input_ids, (0, width - input_ids.shape[1]), value=text_config.pad_token_id)
+            matching = self.joint_matching_loss(pairs, captions, person_ids, negative_uniforms)
+            loss = loss + matching_weight * matching
+            named["matching_loss"] = matching.detach()
         views = pairs.views
         if views is None:
-            return GADMSForPreTrainingOutput(loss=alignment, **named, **embeds)
+            return GADMSForPreTrainingOutput(loss=loss, **named, **embeds)
 
         # padding is hidden from the decoder, unless it was trained to see it; BOS and EOS are not
         width = views.prediction_mask.shape[1]
@@ -764,7 +901,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         valid = valid_tokens(input_ids, text_config)
         num_valid = valid.sum().clamp_min(1)
         return GADMSForPreTrainingOutput(
-            loss=alignment + mtp_weight * mtp,
+            loss=loss + mtp_weight * mtp,
             **named,
             mtp_loss=mtp.detach(),
             hidden_rate=views.noise_mask.sum() / num_valid,

@@ -52,7 +52,11 @@ PROVEN = {
     "examples/average_checkpoints.py": "test_average_checkpoints.py::"
     "test_the_mean_of_checkpoints_is_a_model_like_any_other",
     "examples/compare_runs.py": "test_compare_runs.py::test_sweeps_and_runs_are_compared_in_every_form",
+    "dataset_webperson.person_search_crops": "test_person_search_crops.py::"
+    "test_every_box_that_is_searched_is_cut_and_the_described_ones_of_train",
     "examples/leaderboard.py": "test_leaderboard.py::test_the_command_leaves_the_table_in_three_forms",
+    "examples/evaluate_reidentification.py": "test_evaluate_reidentification.py::"
+    "test_the_command_measures_both_layouts_as_loops_do",
     "examples/evaluate_retrieval.py": "test_evaluate_retrieval.py::test_two_processes_give_the_numbers_of_one",
     "examples/train_small_clip.py": "test_examples.py::"
     "test_the_small_clips_that_are_shipped_are_some_that_their_script_makes",
@@ -108,6 +112,8 @@ PROVEN = {
     "test_the_demo_s_gain_is_paired_by_seed_and_finished_runs_are_kept",
     "examples/studies/patch_dropout.py": "test_patch_dropout_study.py::"
     "test_runs_are_paired_by_seed_and_query_and_kept",
+    "examples/studies/levers.py": "test_levers_study.py::"
+    "test_each_lever_is_compared_with_its_own_opponent_and_seeds_are_kept",
     "examples/studies/settings.py": "test_studies.py::test_one_setting_is_changed_at_a_time",
     "examples/studies/record.py": "test_stored_figures.py::test_what_a_command_prints_is_kept_if_it_succeeds",
     "examples/studies/cost.py": "test_studies.py::"

@@ -77,6 +77,7 @@ DROPOUT = (
     "test_dropout_is_the_same_when_a_chunk_is_embedded_and_when_it_is_replayed"
 )
 RANKING, PERSONS = "person_retrieval/test_ranking.py", "evaluation/test_persons_as_groups.py"
+DISTRIBUTION = "evaluation/test_similarity_distribution.py"
 SIGNIFICANCE, ENCODING = "evaluation/test_significance.py", "evaluation/test_encoding.py"
 EXACT = "gallery/test_gallery_search.py::test_exact_search_is_plain_arithmetic_ties_included"
 GROUPS, FILTERS = "gallery/test_gallery_search.py::test_one_of_each_group_is_shown", "gallery/test_gallery_filters.py"
@@ -104,6 +105,12 @@ DRAWN_WORDS = "noise/test_repaired_captions.py::test_drawn_words_follow_seed_epo
 PUT_IN = "noise/test_repaired_captions.py::test_words_are_put_in_by_their_probability"
 VALUES = "noise/test_repaired_captions.py::test_evidence_of_values_is_the_score_of_the_caption_that_says_them"
 QUALITY, PERSONS_DRAWN = "false_words/test_word_detection.py", "test_intervals_draw_whole_persons_and_hold_the_figure"
+MATCHING = "test_matching.py"
+RERANKING = [  # without the one that runs an example
+    "evaluation/test_matching_rescoring.py::test_the_best_are_those_of_the_cosine_and_each_has_the_log_odds_of_its_own_pair",
+    "evaluation/test_matching_rescoring.py::test_the_best_stay_in_front_in_the_order_of_cosine_and_log_odds",
+]
+LAYER_DECAY = "training/test_layer_decay.py"
 BANK, JOINT, AVERAGING = "evaluation/test_caption_bank.py", "finetuning/test_joint.py", "training/test_averaging.py"
 MODES, ROBUSTNESS = "evaluation/test_encoding_modes.py", "evaluation/test_robustness.py"
 
@@ -349,7 +356,7 @@ mutants(
 
 mutants(
     "distributed_gadms.py",
-    ("gradients of other processes dropped", "dist.all_reduce(gradient)", "gradient.clone()", PROCESSES),
+    ("gradients of other processes dropped", "dist.all_reduce(summed)", "summed.clone()", PROCESSES),
     ("the first process's gradient", "[dist.get_rank()]", "[0]", PROCESSES),
     ("a sum for a mean over processes", "return value / num_processes()", "return value", PROCESSES),
     ("nothing gathered", "return tensor if num_processes() == 1 else", "return tensor if True else", PROCESSES),
@@ -418,8 +425,8 @@ mutants(
     ),
     (
         "a residual around cross-attention",
-        "hidden_states = self.cross_attention(",
-        "hidden_states = text_tokens + self.cross_attention(",
+        "hidden_states = self._read(self._seen(",
+        "hidden_states = self._read(text_tokens + self._seen(",
         DECODER,
     ),
     ("image tokens not normalised", "self.image_norm(image_tokens)", "image_tokens", DECODER),
@@ -753,6 +760,14 @@ mutants(
 )
 
 mutants(
+    "evaluation/similarity_distribution.py",
+    ("equals stand behind a match", 'side="right"', 'side="left"', DISTRIBUTION),
+    ("without the distance", " * -np.expm1(-ratio)", "", DISTRIBUTION),
+    ("cosines as they are", ".add_(1).div_(2)", "", DISTRIBUTION),
+    ("matches among the others", "of_query[~matches]", "of_query", DISTRIBUTION),
+)
+
+mutants(
     "evaluation/caption_bank.py",
     ("a bank keeps captions that are measured", "elif words not in held_out:", "elif True:", BANK),
     ("a bank tells captions apart by case", '" ".join(caption.split()).casefold()', '" ".join(caption.split())', BANK),
@@ -788,6 +803,55 @@ mutants(
         AVERAGING,
     ),
     ("ends without the average", "average.put_into(self._trained())", "pass", AVERAGING),
+)
+mutants(
+    "matching_gadms.py",
+    (
+        "negatives of the same person",
+        "masked_fill(~other, -torch.inf)",
+        "masked_fill(~other & False, -torch.inf)",
+        MATCHING,
+    ),
+    ("negatives whatever their likeness", "logits.double()", "0 * logits.double()", MATCHING),
+    ("pairs without a negative count", "(losses * counted)", "losses", MATCHING),
+)
+mutants(
+    "modeling_gadms.py",
+    (
+        "matching in the sight of padding",
+        "self.decoder.compare(text_tokens, image_tokens, caption_tokens(input_ids, text_config))",
+        "self.decoder.compare(text_tokens, image_tokens, torch.ones_like(input_ids).bool())",
+        MATCHING,
+    ),
+    (
+        "the negative caption's own image",
+        "torch.cat([images, all_images[image], images])",
+        "torch.cat([images, images, images])",
+        MATCHING,
+    ),
+    (
+        "negatives of one process",
+        "all_texts, all_images = gather_batch(input_ids), gather_batch(texts), gather_batch(images)",
+        "all_texts, all_images = gather_batch(input_ids), gather_batch(texts), images.repeat(num_processes(), 1, 1)",
+        PROCESSES,
+    ),
+)
+mutants(
+    "evaluation/matching.py",
+    ("the head's last word turned round", "logits[:, 1] - logits[:, 0]", "logits[:, 0] - logits[:, 1]", *RERANKING),
+    ("the best sink behind the others", "keepdim=True) + 2)", "keepdim=True) - 2)", *RERANKING),
+    ("the log odds alone", "cosines.gather(1, own) + factor", "0 + factor", *RERANKING),
+)
+mutants(
+    "training/layer_decay.py",
+    ("the last layer at the full rate", "_height(found) + 1)", "_height(found))", LAYER_DECAY),
+    ("the lowest layer like the embeddings", "int(found[2]) + 1", "int(found[2])", LAYER_DECAY),
+    ("the deepest tower decides", "tops[found[1]] - ", "max(tops.values()) - ", LAYER_DECAY),
+    ("the norm before the layers is a head", "embeddings|pre_layrnorm", "embeddings", LAYER_DECAY),
+)
+mutants(
+    "training/trainer.py",
+    ("one rate for all layers", "factor * by_layer[name], decay", "factor, decay", LAYER_DECAY),
 )
 mutants(
     "finetuning/joint.py",
@@ -862,6 +926,18 @@ mutants(
 
 mutants(
     "evaluation/encoding.py",
+    (
+        "undescribed images are queries",
+        "images[0][kept], texts[0], images[1][kept]",
+        "images[0], texts[0], images[1]",
+        ENCODING,
+    ),
+    (
+        "undescribed images are not searched",
+        "texts[0], images[0], texts[1], images[1])\n            i2t",
+        "texts[0], images[0][kept], texts[1], images[1][kept])\n            i2t",
+        ENCODING,
+    ),
     ("encoded with dropout", "model.eval()", "pass", MODES),
     (
         "left in evaluation mode",
@@ -873,10 +949,12 @@ mutants(
     ("put in training mode", "model.train(was_training)", "model.train()", MODES),
     (
         "lengths kept",
-        "torch.nn.functional.normalize(embeds.float(), dim=-1)",
-        "embeds.float()",
+        "F.normalize(features, dim=-1)",
+        "features",
         ENCODING,
     ),
+    ("captions in another order", "places[caption] for caption in captions", "*range(len(captions))", ENCODING),
+    ("the last batches forgotten", "parts += [part.cpu() for part in waiting]\n    model", "model", ENCODING),
     (
         "persons of the captions by place",
         "image_person_ids[text_image_index]",

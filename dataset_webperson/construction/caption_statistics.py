@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..files import write_json
+from ..files import write_text
 from ..findings import DataError
 from ..pages import percent
 from ..rows.joined_parquet import whole_batches
@@ -64,28 +64,40 @@ class Diversity:
     @classmethod
     def of(cls, words: CaptionWords, chosen: np.ndarray) -> "Diversity":
         """Count the captions that `chosen`, bool of shape `(captions,)`, says."""
-        mine = chosen[words.caption]
-        word, caption = words.word[mine].astype(np.int64), words.caption[mine]
-        beside = caption[1:] == caption[:-1]
         # The hash of a pair follows from those of its words; their order matters.
         many = len(words.words) + 1
-        pairs = pc.unique(pa.array(word[:-1][beside] * many + word[1:][beside])).to_numpy()
+        kind = np.dtype(np.int32 if many**2 < 2**31 else np.int64)
+        said, count, beside, found = np.zeros(many - 1, bool), 0, 0, [np.zeros(0, kind)]
+        for block in words.blocks:
+            word, lengths, mine = block.word, np.diff(block.starts), block.of(chosen)
+            if not mine.all():
+                word, lengths = word[np.repeat(mine, lengths)], lengths[mine]
+            count += len(word)
+            said[word] = True
+            numbers = word.astype(kind, copy=False)
+            pairs = numbers[:-1] * kind.type(many) + numbers[1:]
+            ends = np.cumsum(lengths[lengths > 0])[:-1]
+            pairs[ends - 1] = -1  # the last word of a caption and the first of the next
+            beside += len(pairs) - len(ends)
+            found.append(pc.unique(pa.array(pairs)).to_numpy())
+        pairs = pc.unique(pa.array(np.concatenate(found))).to_numpy()
+        pairs = pairs[pairs >= 0]
         first, second = (words.word_hashes[place] for place in np.divmod(pairs, many))
         # Three words as one number, with 0 for none.
-        openings = pc.value_counts(pa.array((words.openings()[chosen] + 1) @ np.array([many**2, many, 1])))
+        openings = pc.value_counts(pa.array((words.openings[chosen] + 1) @ np.array([many**2, many, 1])))
         kinds = openings.field("values").to_numpy()
         threes = np.stack([kinds // many**2, kinds // many % many, kinds % many], axis=1) - 1
         texts = [" ".join(words.words[place] for place in three if place >= 0) for three in threes.tolist()]
         hashes = {
             "captions": words.hashes[chosen],
-            "words": words.word_hashes[np.bincount(word, minlength=many - 1) > 0],
+            "words": words.word_hashes[said],
             "openings": np.array(list(map(text_hash, texts)), np.uint64),
             "pairs": first * _ODD + second,
         }
         return cls(
             int(chosen.sum()),
-            len(word),
-            int(beside.sum()),
+            count,
+            beside,
             {name: Distinct.of(values) for name, values in hashes.items()},
             Counter(dict(zip(texts, openings.field("counts").to_pylist(), strict=True))),
         )
@@ -229,15 +241,26 @@ class Statistics:
         return found
 
 
-def _groups(attribute: np.ndarray, caption: np.ndarray, named: list[tuple[str, str]], rows: int) -> Counter[str]:
-    """How many rows have captions that put their person into each group; see `CaptionWords.attributes`."""
+def _groups(words: CaptionWords, attributes: list[np.ndarray], named: list[tuple[str, str]]) -> Counter[str]:
+    """How many rows, of two captions each, have one that puts their person into each group; see `attributes`."""
+    rows = len(words.hashes) // 2
+    belongs = {
+        name: np.array([of == kind if isinstance(of, str) else word in of for kind, word in named])
+        for name, of in GROUPS.items()
+    }
+    of_any = np.any(list(belongs.values()), axis=0)  # most words, such as colours, put nobody into a group
+    told, row = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    for block, attribute in zip(words.blocks, attributes, strict=True):
+        places = np.flatnonzero(of_any[attribute])
+        told.append(attribute[places])
+        row.append(block.caption[places] % rows)
+    attribute, rows_told = np.concatenate(told), np.concatenate(row)
     found: Counter[str] = Counter()
-    for name, of in GROUPS.items():
-        belongs = np.array([of == kind if isinstance(of, str) else word in of for kind, word in named], bool)
-        rows_in = np.zeros(rows, bool)
-        rows_in[caption[belongs[attribute]] % max(rows, 1)] = True
-        if rows_in.any():
-            found[name] = int(rows_in.sum())
+    for name, mine in belongs.items():
+        in_group = np.zeros(rows, bool)
+        in_group[rows_told[mine[attribute]]] = True
+        if in_group.any():
+            found[name] = int(in_group.sum())
     return found
 
 
@@ -249,7 +272,8 @@ def _both(table: pa.Table, part: str = "") -> pa.ChunkedArray:
 def count_captioned(shard: str) -> Statistics:
     """The statistics of a shard of the caption stage: its rows and their groups."""
     table = read_table(shard, ["caption1", "caption2"])
-    return Statistics(len(table), _groups(*CaptionWords.of(_both(table)).attributes(), len(table)))
+    words = CaptionWords.of(_both(table))
+    return Statistics(len(table), _groups(words, *words.attributes()))
 
 
 def count_assessed(shard: str) -> Statistics:
@@ -261,15 +285,19 @@ def count_assessed(shard: str) -> Statistics:
     rows, words = len(table), CaptionWords.of(_both(table))
     if not rows:
         return Statistics()
-    attribute, caption, named = words.attributes()
-    found = Statistics(rows, _groups(attribute, caption, named, rows))
+    attributes, named = words.attributes()
+    found = Statistics(rows, _groups(words, attributes, named))
     found.templates.update(
         {part["values"]: part["counts"] for part in pc.value_counts(table["template_id"]).to_pylist()}
     )
 
     # A caption that stands twice in a row, because it replaced a marked one, counts once.
     counted = np.append(np.ones(rows, bool), pc.not_equal(table["caption1"], table["caption2"]).to_numpy())
-    counts = np.bincount(attribute[counted[caption]], minlength=len(named))
+    counts = np.zeros(len(named), np.int64)
+    for block, attribute in zip(words.blocks, attributes, strict=True):
+        mine = attribute if block.of(counted).all() else attribute[counted[block.caption]]
+        counts += np.bincount(mine, minlength=len(named))
+    counts[0] = 0  # what is no attribute
     for (kind, word), count in zip(named, counts.tolist(), strict=True):
         if count:
             found.vocabulary.setdefault(kind, Counter())[word] += count
@@ -336,7 +364,8 @@ def count_shard(source: str, target: str, stage: str) -> None:
     """Write the statistics of a shard of the stage `caption` or `quality`."""
     facts = os.stat(source)  # before it is read: if it changes meanwhile, it is counted again
     content = _COUNTERS[stage](source).as_json()
-    write_json(target, {"version": _VERSION, "file": [facts.st_size, facts.st_mtime_ns], "statistics": content})
+    whole = {"version": _VERSION, "file": [facts.st_size, facts.st_mtime_ns], "statistics": content}
+    write_text(target, json.dumps(whole))  # without indents, which Python writes ten times more slowly
 
 
 def stage_statistics(work: str, stage: str, shards: list[str], num_workers: int = 1) -> Statistics:

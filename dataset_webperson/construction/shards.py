@@ -154,7 +154,7 @@ def _batches(path: str, size: int, columns: list[str] | None) -> Iterator[pa.Rec
 def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
     """Columns of a whole shard. Raises `DataError` for a broken file."""
     try:
-        with pq.ParquetFile(path) as parquet:
+        with pq.ParquetFile(path, memory_map=True) as parquet:
             return parquet.read(columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _not_whole(path, error) from error

@@ -39,7 +39,8 @@ class Counts:
     captions: int
 
     def __str__(self) -> str:
-        return f"{self.ids:,} ids, {self.images:,} images, {self.captions:,} captions"
+        captions = f", {self.captions:,} captions" if self.captions else ""
+        return f"{self.ids:,} ids, {self.images:,} images{captions}"
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Benchmark:
     official_total: ClassVar[Counts | None] = None  # where only the whole is known
     known_copies: ClassVar[tuple[KnownCopy, ...]] = ()
     id_starts_file_name: ClassVar[bool] = False  # the first four digits of a file name are the person's id
+    caption_per_row: ClassVar[bool] = False  # rows with one caption in a list may repeat an image by design
+    only_split: ClassVar[str | None] = None  # of rows that name none
+    searched_alone: ClassVar[bool] = False  # an image without captions is there to be searched
+    raw_json: ClassVar[tuple[str, str] | None] = None  # a file that the json is made of, and how
 
 
 @dataclass(slots=True)
@@ -176,10 +181,10 @@ def read_copy(
                 f"{benchmark.prefixes[0]}_train.json",
             ]
         )
-        near = near_jsons(annotations or home, benchmark.json_names)
+        near = _raw_json(benchmark, home) or near_jsons(annotations or home, benchmark.json_names)
         findings.add("json-missing", f"{annotations or home}: looked for {tried}" + (f"; {near}" if near else ""))
         return copy
-    parsed = [row for path, split in jsons for row in _parse_json(path, split, findings)]
+    parsed = [row for path, split in jsons for row in _parse_json(benchmark, path, split, findings)]
     sample = [row.path for row in parsed[:: max(1, len(parsed) // _BASE_SAMPLE)]]
     base, hits = choose_base(benchmark.image_folders, images, sample)
     copy.rows = _merge_rows(parsed, base, images, findings)
@@ -200,16 +205,25 @@ class _JsonRow:
     extra: dict[str, Any]
 
 
-def _parse_json(path: str, split: str | None, findings: Findings) -> Iterator[_JsonRow]:
+def _raw_json(benchmark: type[Benchmark], home: str) -> str:
+    """That the file lies there which the json is made of, and how; else ""."""
+    name, cure = benchmark.raw_json or ("", "")
+    path = os.path.join(home, name)
+    return f"{path} lies there, of which it is made: {cure}" if name and os.path.isfile(path) else ""
+
+
+def _parse_json(benchmark: type[Benchmark], path: str, split: str | None, findings: Findings) -> Iterator[_JsonRow]:
     try:
         for number, row in enumerate(iter_list(path)):
-            if parsed := _parse_row(row, f"{path} row {number}", split, findings):
+            if parsed := _parse_row(benchmark, row, f"{path} row {number}", split, findings):
                 yield parsed
     except (JsonShapeError, JsonError) as error:
         findings.add(error.code, str(error))
 
 
-def _parse_row(row: Any, where: str, split: str | None, findings: Findings) -> _JsonRow | None:
+def _parse_row(
+    benchmark: type[Benchmark], row: Any, where: str, split: str | None, findings: Findings
+) -> _JsonRow | None:
     if not isinstance(row, dict):
         findings.add("row-not-object", f"{where}: {row!r:.60}")
         return None
@@ -221,6 +235,7 @@ def _parse_row(row: Any, where: str, split: str | None, findings: Findings) -> _
         if found is None:
             findings.add("field-missing", f"{where}: no `{'` or `'.join(choices)}`")
             return None
+    split = split or (benchmark.only_split if "split" not in row else None)
     if split is None and "split" not in row:
         findings.add("field-missing", f"{where}: no `split`")
         return None
@@ -229,14 +244,17 @@ def _parse_row(row: Any, where: str, split: str | None, findings: Findings) -> _
         findings.add("path-unsafe", f"{where}: `{path_field}` is {path!r:.60}")
         return None
     person = _parse_id(row[id_field], where, findings)
-    captions = usable_captions(row[caption_field], where, findings)
+    captions: list[str] | None = []
+    if row[caption_field] != [] or not benchmark.searched_alone:
+        captions = usable_captions(row[caption_field], where, findings)
     row_split = split or _SPLIT_NAMES.get(str(row["split"]).lower())
     if row_split is None:
         findings.add("split-unknown", f"{where}: split {row['split']!r:.40}")
     if person is None or captions is None or row_split is None:
         return None
     extra = {name: value for name, value in row.items() if name not in (*names, "split")}
-    return _JsonRow(where, path, person, row_split, captions, isinstance(row[caption_field], str), extra)
+    single = isinstance(row[caption_field], str) or (benchmark.caption_per_row and len(captions) == 1)
+    return _JsonRow(where, path, person, row_split, captions, single, extra)
 
 
 def _parse_id(value: Any, where: str, findings: Findings) -> int | None:

@@ -1,4 +1,4 @@
-"""Readers of the text-to-person benchmarks: CUHK-PEDES, ICFG-PEDES, RSTPReid, UFine6926.
+"""Readers of the text-to-person benchmarks: CUHK-PEDES, ICFG-PEDES, RSTPReid, UFine6926, UFine3C, IIITD-20K.
 
 `load_benchmark("cuhk-pedes", "data/CUHK-PEDES")` gives a `datasets.DatasetDict`, one row an image:
 
@@ -90,11 +90,87 @@ class UFine6926(Benchmark):
     official_total = Counts(6926, 26206, 52412)
 
 
+class UFine3C(Benchmark):
+    """For evaluation alone: persons of several data sets, captions of several lengths and styles.
+
+    Fields and counts are those of the page of UFineBench; `source` names the data set that an image comes from.
+    """
+
+    name = "UFine3C"
+    folder = "UFine3C"
+    json_names = ("UFine3C_Annotations.json", "UFine3C.json")
+    image_folders = ("", "images", "imgs", "UFine3C")
+    prefixes = ("ufine3c",)
+    first_id = 1
+    home = "https://github.com/Zplusdragon/UFineBench"
+    official = {"test": Counts(2250, 7446, 37939)}
+    only_split = "test"
+
+
+class IIITD20K(Benchmark):
+    """One image and two captions of each person.
+
+    `Filtered.json`, as it is handed out, has neither splits nor ids: the scripts beside it number its entries from 0,
+    put the first 15,000 into train and the next 2,500 into validation, and write one of three jsons. Of these, ICFG's
+    names each image twice, with a caption each; with it the authors' own evaluation has every image twice in the
+    gallery. Here an image is one row.
+    """
+
+    name = "IIITD-20K"
+    folder = "IIITD-20K-Dataset"
+    json_names = ("IIITD-20K-CUHK-FORMAT.json", "IIITD-20K-RSTP-FORMAT.json", "IIITD-20K-ICFG-FORMAT.json")
+    image_folders = ("", "images", "imgs", "IIITD-20K")
+    prefixes = ("iiitd", "iiitd-20k")
+    first_id = 0
+    home = "https://github.com/Visual-Conception-Group/Dense-Captioning-for-Text-Image-ReID"
+    official = {
+        "train": Counts(15000, 15000, 30000),
+        "validation": Counts(2500, 2500, 5000),
+        "test": Counts(2500, 2500, 5000),
+    }
+    caption_per_row = True
+    raw_json = ("Filtered.json", "run format_CUHK.py, which comes with the data set, in that folder")
+
+
+_CROPS = "python -m dataset_webperson.person_search_crops"
+
+
+class CUHKSYSUTBPS(Benchmark):
+    """Crops of the boxes of CUHK-SYSU-TBPS, as `person_search_crops` cuts them.
+
+    Person 0 is whoever no caption of test describes. Official counts are of pictures and boxes, and not compared.
+    """
+
+    name = "CUHK-SYSU-TBPS"
+    folder = "CUHK-SYSU-TBPS-crops"
+    json_names = ("CUHK-SYSU-TBPS.json",)
+    image_folders = ("imgs", "", "images")
+    prefixes = ("cuhk-sysu-tbps",)
+    first_id = 0
+    home = "https://github.com/Dacun/Text-based-Person-Search"
+    searched_alone = True
+    raw_json = ("CUHK-SYSU-TBPS_test", f"cut the crops, {_CROPS}")
+
+
+class PRWTBPS(CUHKSYSUTBPS):
+    """Crops of the boxes of PRW-TBPS, as those of CUHK-SYSU-TBPS. Images of train have one caption each."""
+
+    name = "PRW-TBPS"
+    folder = "PRW-TBPS-crops"
+    json_names = ("PRW-TBPS.json",)
+    prefixes = ("prw-tbps",)
+    raw_json = ("PRW-TBPS_test", f"cut the crops, {_CROPS}")
+
+
 BENCHMARKS: dict[str, type[Benchmark]] = {
     "cuhk-pedes": CUHKPEDES,
     "icfg-pedes": ICFGPEDES,
     "rstpreid": RSTPReid,
     "ufine6926": UFine6926,
+    "ufine3c": UFine3C,
+    "iiitd-20k": IIITD20K,
+    "cuhk-sysu-tbps": CUHKSYSUTBPS,
+    "prw-tbps": PRWTBPS,
 }
 
 
@@ -139,7 +215,7 @@ def load_benchmark(
     """Load a benchmark, checked before anything is returned.
 
     Args:
-        name: `"cuhk-pedes"`, `"icfg-pedes"`, `"rstpreid"`, `"ufine6926"`, or a subclass of `Benchmark`.
+        name: a key of `BENCHMARKS`, such as `"cuhk-pedes"`, or a subclass of `Benchmark`.
         root: the benchmark's folder, or the folder above it.
         annotations: a json, or a folder of jsons split beforehand, if they do not lie in `root`.
         image_root: where the images lie, if not in `root`. No path of the json is followed out of it.

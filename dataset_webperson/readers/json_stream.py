@@ -3,6 +3,7 @@
 import mmap
 import os
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -75,7 +76,7 @@ def _read(path: str | os.PathLike, opening: str, parse: Callable[[IO[bytes]], It
                         f"{os.fspath(path)}: {no_number[0]} at byte {no_number[1]:,}, after entry {count:,}, which "
                         "json does not know; write null there, or leave such rows out"
                     ) from error
-                reason = " ".join(str(error).split())[:160]
+                reason = textwrap.shorten(str(error), 160, placeholder=" ...")
                 cut = "premature EOF" in reason or "Incomplete" in reason
                 place = f"; the file ends at byte {os.path.getsize(path):,}" if cut else ""
                 raise JsonError(

@@ -88,6 +88,7 @@ def loader_rates(
     """The Trainer's rate on one batch again and again, and on drawings that workers load, resize and augment."""
     processor = processor_for(config)
     found: list[dict[str, Any]] = []
+    rates: list[float] = []
     for name, trainer_class in (("one batch", SameBatch), ("drawings", GADMSTrainer)):
         args = GADMSTrainingArguments(
             output_dir=output_dir,
@@ -105,7 +106,7 @@ def loader_rates(
         clock = Clock(device, max(steps // 4, 1))
         model = with_vocabulary(config, processor)
         trainer_class(model, args, processor, train_dataset=rows, callbacks=[clock]).train()
-        rate = batch_size * (steps - clock.first) / clock.seconds
-        found.append({"loader": name, "workers": workers, "samples/s": round(rate, 1)})
-        found[-1]["share of one batch"] = round(rate / found[0]["samples/s"], 3)
+        rates.append(batch_size * (steps - clock.first) / clock.seconds)
+        row = {"loader": name, "workers": workers, "samples/s": round(rates[-1], 1)}
+        found.append({**row, "share of one batch": round(rates[-1] / rates[0], 3)})
     return found

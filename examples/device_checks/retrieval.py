@@ -25,7 +25,9 @@ def encoding_rates(
     half = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = with_vocabulary(config, processor).gadms.to(device, half).eval()
     pixels = torch.randn(batch_size, 3, *config.vision_config.image_size)
-    captions = (list(rows["caption1"]) * (batch_size * batches // len(rows) + 1))[: batch_size * batches]
+    texts_of_rows = rows["caption1"]
+    # different ones, for equal captions are encoded once
+    captions = [f"{texts_of_rows[number % len(rows)]} {number}" for number in range(batch_size * batches)]
 
     def ready() -> int:
         with torch.no_grad():

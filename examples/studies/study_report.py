@@ -29,8 +29,17 @@ def provenance(command: list[str] | None = None) -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown: not a git clone"
     if not command:
-        command = ["python", os.path.relpath(sys.argv[0], os.path.join(HERE, "..", "..")), *sys.argv[1:]]
+        script = os.path.relpath(sys.argv[0], os.path.join(HERE, "..", ".."))
+        command = ["python", script, *_without_folder(sys.argv[1:])]
     return {"command": shlex.join(command), "commit": commit, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _without_folder(arguments: list[str]) -> list[str]:
+    """Where the result goes says nothing of it, and something of the machine."""
+    if "--results_dir" not in arguments:
+        return arguments
+    place = arguments.index("--results_dir")
+    return arguments[:place] + arguments[place + 2 :]
 
 
 def table(head: list[str], rows: list[list]) -> str:
@@ -54,6 +63,8 @@ def save_study(name: str, title: str, content: dict, text: str, figure: pyplot.F
     """Write `<name>.json`, `<name>.md` and `<name>.png`, each whole or not at all; prints the Markdown."""
     os.makedirs(folder, exist_ok=True)
     facts = provenance()
+    if "arguments" in content:
+        content = {**content, "arguments": {k: v for k, v in content["arguments"].items() if k != "results_dir"}}
     write_json(os.path.join(folder, f"{name}.json"), {**facts, **content})
     lines = [f"# {title}", "", f"    {facts['command']}", "", f"Commit {facts['commit']}, {facts['date']}.", "", text]
     lines += ["", f"![{title}]({name}.png)", ""]

@@ -1,12 +1,13 @@
-"""What `examples/evaluate_retrieval.py` is told."""
+"""What `examples/evaluate_retrieval.py` and `examples/evaluate_reidentification.py` are told."""
 
 import os
 from dataclasses import dataclass, field
 
 from .caption_bank import BANK_SCORINGS, BankSettings
 from .embedding_cache import DEFAULT_FOLDER, DEFAULT_LIMIT
+from .matching import MatchingSettings
 from .published_results import PROTOCOLS
-from .rescoring import SCORINGS
+from .rescoring import MATCHING, SCORINGS
 
 
 @dataclass
@@ -39,8 +40,9 @@ class EvaluationArguments:
     rescore: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Score anew as well; `nnn`, `inverted-softmax` and `query-bank` read the captions of train.",
-            "choices": [*SCORINGS, *BANK_SCORINGS],
+            "help": "Score anew as well; `nnn`, `inverted-softmax` and `query-bank` read the captions of train, and "
+            "`matching` needs a model trained with matching_weight.",
+            "choices": [*SCORINGS, MATCHING, *BANK_SCORINGS],
         },
     )
     bank_alpha: float = field(default=BankSettings.alpha, metadata={"help": "`nnn`: weight of what is subtracted."})
@@ -50,6 +52,15 @@ class EvaluationArguments:
     bank_beta: float = field(
         default=BankSettings.beta,
         metadata={"help": "`inverted-softmax` and `query-bank`: inverse temperature."},
+    )
+    similarity_distribution: bool = field(
+        default=False, metadata={"help": "Measure mSD of UFineBench too: how far matches stand above the rest."}
+    )
+    matching_top: int = field(
+        default=MatchingSettings.top, metadata={"help": "`matching`: best images of each caption that it ranks anew."}
+    )
+    matching_factor: float = field(
+        default=MatchingSettings.factor, metadata={"help": "`matching`: weight of its log odds beside the cosine."}
     )
     robustness: bool = field(default=False, metadata={"help": "Measure on damaged captions and images too."})
     output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})
@@ -64,10 +75,14 @@ class EvaluationArguments:
     seed: int = field(default=0, metadata={"help": "Decides intervals, tests, damaged inputs and synthetic persons."})
 
     def __post_init__(self) -> None:
+        self.matching_settings()
         self.bank_settings()  # what is out of range is refused before the work
 
     def bank_settings(self) -> BankSettings:
         return BankSettings(self.bank_alpha, self.bank_neighbours, self.bank_beta)
+
+    def matching_settings(self) -> MatchingSettings:
+        return MatchingSettings(self.matching_top, self.matching_factor)
 
     def of_each_benchmark(self, name: str) -> list:
         """The values of an option, one per benchmark."""
@@ -77,3 +92,27 @@ class EvaluationArguments:
                 f"--{name}: {len(values)} values for {len(self.benchmark)} benchmarks; give one or as many"
             )
         return values * len(self.benchmark) if len(values) == 1 else values
+
+
+@dataclass
+class ReidentificationArguments:
+    model: list[str] = field(metadata={"help": "Folders or Hub ids; all after the first are compared with it."})
+    benchmark: list[str] = field(metadata={"help": "`market-1501`, `msmt17`, or both."})
+    data_root: str = field(default="data", metadata={"help": "Its folder, or the one above them."})
+    on_count_mismatch: str = field(
+        default="error",
+        metadata={"help": "A copy with other counts than the official ones.", "choices": ["error", "warn"]},
+    )
+    on_missing_images: str = field(
+        default="error", metadata={"help": "`skip` leaves out images that are missing.", "choices": ["error", "skip"]}
+    )
+    output_dir: str = field(default=os.path.join("runs", "reidentification"), metadata={"help": "Where to write."})
+    cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Where embeddings are kept."})
+    cache_limit: float = field(
+        default=DEFAULT_LIMIT, metadata={"help": "GB they may take; the least recently used are deleted."}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Images at a time."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that prepare images ahead."})
+    bf16: bool = field(default=False, metadata={"help": "Encode in bfloat16."})
+    use_cpu: bool = field(default=False, metadata={"help": "Even where there is a GPU."})
+    seed: int = field(default=0, metadata={"help": "Decides intervals and tests."})

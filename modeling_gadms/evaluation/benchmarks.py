@@ -1,6 +1,7 @@
 """The data that retrieval is measured on: a benchmark, the synthetic WebPerson, or a folder of your own."""
 
 import os
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,7 +85,7 @@ def load_with_fault(
     Beside it, what [`copy_fault`] finds: why its figures are not those of the benchmark.
 
     Args:
-        benchmark (`str`): `cuhk-pedes`, `icfg-pedes`, `rstpreid`, `ufine6926`; `synthetic`; or a folder that
+        benchmark (`str`): a name that there is a reader for, such as `cuhk-pedes`; `synthetic`; or a folder that
             `load_dataset` reads (parquet files, or images with a metadata.jsonl) with the columns `image`, `captions`
             (a list of strings, or `caption1`, `caption2`, ...) and `person_id` (numbers or names).
         root (`str`, *optional*): folder of the benchmark, or the folder above it.
@@ -127,8 +128,9 @@ def _load_folder(folder: str, split: str) -> datasets.Dataset:
     except DataError:
         raise
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        reason = textwrap.shorten(str(error), 160, placeholder=" ...")
         raise DataError(
-            f"{folder}: cannot be read as a data set ({' '.join(str(error).split()):.160}); put parquet files there, "
+            f"{folder}: cannot be read as a data set ({reason}); put parquet files there, "
             "or images and a metadata.jsonl with file_name, captions and person_id"
         ) from error
     if split not in splits and len(splits) > 1:

@@ -101,19 +101,27 @@ def cached_retrieval_set(
     Raises:
         ValueError: `limit` is negative or NaN; also the errors of `encode_retrieval_set`.
     """
-    keys: list[dict[str, str]] = [{}]  # known to the first process, then sent to all
-    if _is_main():
-        keys = [{"model_hash": model_hash(model, processor), "data_hash": data_hash(dataset, progress)}]
-    if num_processes() > 1:
-        dist.broadcast_object_list(keys)
-    file = os.path.join(folder, "{model_hash}-{data_hash}.safetensors".format(**keys[0]))
+    place = cache_place(model, processor, dataset, folder, progress)
     encoded, was_cached = cached(
         RetrievalSet,
-        file,
+        place["file"],
         lambda: encode_retrieval_set(model, processor, dataset, batch_size, progress, num_workers),
         limit,
     )
-    return encoded, {**keys[0], "file": file, "was_cached": was_cached}
+    return encoded, {**place, "was_cached": was_cached}
+
+
+def cache_place(
+    model: Retriever, processor: ProcessorMixin, dataset: datasets.Dataset, folder: str, progress: bool = True
+) -> dict[str, str]:
+    """The `file` in `folder` for what a model makes of a data set, with its `model_hash` and `data_hash`."""
+    places: list[dict[str, str]] = [{}]  # known to the first process, then sent to all
+    if _is_main():
+        keys = {"model_hash": model_hash(model, processor), "data_hash": data_hash(dataset, progress)}
+        places = [{**keys, "file": os.path.join(folder, "{model_hash}-{data_hash}.safetensors".format(**keys))}]
+    if num_processes() > 1:
+        dist.broadcast_object_list(places)
+    return places[0]
 
 
 def cached(kind: type[Tensors], file: str, make: Callable[[], Tensors], limit: float) -> tuple[Tensors, bool]:

@@ -1,25 +1,31 @@
-"""Embeddings of the images and captions of a data set, and how well they find each other."""
+"""Embeddings of the images and captions of a data set, and how well they find each other.
 
-import functools
-from collections.abc import Callable, Mapping
+While the model works on a batch, a thread reads and prepares the next one.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import BatchFeature, PretrainedConfig, ProcessorMixin
 
+from dataset_webperson.reading_ahead import ahead
+
 from ..distributed_gadms import num_processes
-from ..person_retrieval.ranking import rank_both_ways, summarize_ranks
+from ..person_retrieval.ranking import QueryRanks, rank_both_ways, rank_queries, summarize_ranks
 from ..rows import all_captions, person_ids, read_row
 from .models import Retriever
 
 # a row with its decoded image, and its index -> the image to encode in its place
 Change = Callable[[dict, int], Image.Image]
+_BATCHES_ON_DEVICE = 16  # whose results stay there, before they are fetched together
 
 
 @dataclass
@@ -40,12 +46,25 @@ class RetrievalSet:
     text_person_ids: torch.Tensor
     text_image_index: torch.Tensor
 
+    def described(self) -> torch.Tensor:
+        """Which images show a person whom a caption describes, bool `(N,)`: those that are queries too."""
+        return torch.isin(self.image_person_ids, self.text_person_ids)
+
+    def ranks(self) -> dict[str, QueryRanks]:
+        """`t2i`, with the captions as queries, and `i2t`, with the images that are `described`."""
+        texts, images = (self.text_embeds, self.text_person_ids), (self.image_embeds, self.image_person_ids)
+        if (kept := self.described()).all():
+            t2i, i2t = rank_both_ways(texts[0], images[0], texts[1], images[1])
+        else:  # some are there only to be searched
+            t2i = rank_queries(texts[0], images[0], texts[1], images[1])
+            i2t = rank_queries(images[0][kept], texts[0], images[1][kept], texts[1])
+        return {"t2i": t2i, "i2t": i2t}
+
     def metrics(self) -> dict[str, float]:
         """`t2i_R@1`, ..., `i2t_mINP`: percentages both ways; a match is any image or caption of the same person."""
-        ranks = rank_both_ways(self.text_embeds, self.image_embeds, self.text_person_ids, self.image_person_ids)
         return {
             f"{direction}_{name}": value
-            for direction, found in zip(("t2i", "i2t"), ranks, strict=True)
+            for direction, found in self.ranks().items()
             for name, value in summarize_ranks(found).items()
         }
 
@@ -102,33 +121,56 @@ def encode_images(
     Args:
         change (`Callable`, *optional*): `(row with its decoded image, index) -> image` to encode in its place.
     """
-    batches = _ImageBatches(processor, dataset, batch_size, change)
-    encode = functools.partial(embed_images, model)
-    return _encode(model, batches, encode, "Encoding images", progress, num_workers)
+    batches = ImageBatches(processor, dataset, batch_size, change)
+
+    def encode(inputs: BatchFeature) -> torch.Tensor:
+        return _unit(image_features(model, inputs))
+
+    return encode_batches(model, batches, encode, "Encoding images", progress, num_workers)
+
+
+def image_features(model: Retriever, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Features `(B, D)` of one batch of prepared images, float32, on the model's device."""
+    placed = {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None, non_blocking=True)
+        for name, tensor in inputs.items()
+    }
+    return _features(model.get_image_features(**placed))
 
 
 def embed_images(model: Retriever, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Embeddings `(B, D)` of one batch of prepared images, float32, unit norm, on the CPU."""
-    placed = {
-        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
-        for name, tensor in inputs.items()
-    }
-    return _unit(model.get_image_features(**placed).pooler_output)
+    return _unit(image_features(model, inputs)).cpu()
 
 
 def encode_captions(
     model: Retriever, processor: ProcessorMixin, captions: list[str], batch_size: int = 64, progress: bool = True
 ) -> torch.Tensor:
-    """Embeddings `(M, D)` of captions, float32, unit norm, on the CPU, whole in every process."""
+    """Embeddings `(M, D)` of captions, float32, unit norm, on the CPU, whole in every process.
+
+    Captions of like length are encoded together, the longest first, so that little is padding, and equal ones once.
+    The result of a caption does not depend on their order, not even in its last bit.
+    """
 
     def encode(inputs: BatchFeature) -> torch.Tensor:
-        return _unit(model.get_text_features(**inputs.to(model.device)).pooler_output)
+        placed = {name: tensor.to(model.device, non_blocking=True) for name, tensor in inputs.items()}
+        return _unit(_features(model.get_text_features(**placed)))
 
-    batches = _CaptionBatches(processor, captions, batch_size, model.config)
-    return _encode(model, batches, encode, "Encoding captions", progress, 0)
+    different = sorted(set(captions), key=lambda caption: (-len(caption), caption))
+    batches = CaptionBatches(processor, different, batch_size, model.config)
+    embeds = encode_batches(model, batches, encode, "Encoding captions", progress, 0)
+    places = {caption: place for place, caption in enumerate(different)}
+    return embeds[[places[caption] for caption in captions]]
 
 
-class _ImageBatches(Dataset):
+def pinned(inputs: BatchFeature, device: torch.device) -> BatchFeature:
+    """Prepared inputs in memory from which a GPU copies while it works; for other devices, as they are."""
+    if device.type == "cuda":
+        inputs.update({name: tensor.pin_memory() for name, tensor in inputs.items()})
+    return inputs
+
+
+class ImageBatches(Dataset):
     """Prepared pixels of whole batches, by number, so that any process or worker can make any batch."""
 
     def __init__(
@@ -148,7 +190,7 @@ class _ImageBatches(Dataset):
         return self.processor(images=images, return_tensors="pt")
 
 
-class _CaptionBatches(Dataset):
+class CaptionBatches(Dataset):
     """Prepared ids of whole batches, by number."""
 
     def __init__(
@@ -173,31 +215,48 @@ def caption_options(config: PretrainedConfig) -> dict[str, Any]:
     return {"padding": padding, "truncation": True, "max_length": longest, "return_tensors": "pt"}
 
 
-def _unit(embeds: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(embeds.float(), dim=-1).cpu()
+def _features(found: Any) -> torch.Tensor:
+    """What a model answered, float32: a tensor or, of newer versions of transformers, an output with one."""
+    return (found if isinstance(found, torch.Tensor) else found.pooler_output).float()
+
+
+def _unit(features: torch.Tensor) -> torch.Tensor:
+    return F.normalize(features, dim=-1)
 
 
 @torch.no_grad()
-def _encode(
+def encode_batches(
     model: Retriever,
-    batches: _ImageBatches | _CaptionBatches,
-    encode: Callable[[BatchFeature], torch.Tensor],
+    batches: Dataset,
+    encode: Callable[[Any], torch.Tensor],
     words: str,
     progress: bool,
     num_workers: int,
 ) -> torch.Tensor:
+    """What `encode` makes of each batch, one after the other, whole in every process: each encodes its share."""
     # Whole batches are shared out, so that a batch holds the same items, padded the same, for any number of processes.
-    world = num_processes()
-    mine = list(range(dist.get_rank() if world > 1 else 0, len(batches), world))
+    world, count = num_processes(), len(batches)  # type: ignore[arg-type]  # they have a length
+    mine = list(range(dist.get_rank() if world > 1 else 0, count, world))
+    # All encode as often, for layers that are divided over processes are put together by all of them at once.
+    mine += [0] * (-(-count // world) - len(mine))
     loader = DataLoader(batches, batch_size=None, sampler=mine, num_workers=num_workers)
+    prepared: Iterator[BatchFeature] = (pinned(batch, model.device) for batch in loader)
+    if len(mine) > 1:
+        prepared = ahead(prepared)
     was_training = model.training
     model.eval()
-    bar = tqdm(loader, desc=words, disable=not progress, leave=False)
-    parts = [encode(batch) for batch in bar]
+    parts: list[torch.Tensor] = []
+    waiting: list[torch.Tensor] = []
+    for batch in tqdm(prepared, desc=words, total=len(mine), disable=not progress, leave=False):
+        waiting.append(encode(batch))
+        if len(waiting) == _BATCHES_ON_DEVICE:  # fetching the result of each would let the device wait for the next
+            parts += [part.cpu() for part in waiting]
+            waiting = []
+    parts += [part.cpu() for part in waiting]
     model.train(was_training)
     if world > 1:
         gathered: list[list[torch.Tensor]] = [[] for _ in range(world)]
         dist.all_gather_object(gathered, parts)
         # batch b is the (b // world)-th of process b % world
-        parts = [gathered[number % world][number // world] for number in range(len(batches))]
+        parts = [gathered[number % world][number // world] for number in range(count)]
     return torch.cat(parts)

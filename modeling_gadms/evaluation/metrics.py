@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..person_retrieval.ranking import METRICS, QueryRanks, rank_both_ways
+from ..person_retrieval.ranking import METRICS, QueryRanks
 from .encoding import RetrievalSet
 from .significance import Difference, Interval, bootstrap_interval, paired_difference
+from .similarity_distribution import similarity_distributions
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,9 @@ class Evaluation:
 
 def evaluate_embeddings(encoded: RetrievalSet, *, seed: int = 0, num_resamples: int = 10_000) -> Evaluation:
     """Rank both ways; see `ranking.rank_both_ways` for errors, and `significance` for seed and resamples."""
-    texts, images = encoded.text_person_ids, encoded.image_person_ids
-    t2i, i2t = rank_both_ways(encoded.text_embeds, encoded.image_embeds, texts, images)
-    person_ids = {"t2i": texts.numpy(), "i2t": images.numpy()}
-    return evaluate_ranks({"t2i": t2i, "i2t": i2t}, person_ids, seed=seed, num_resamples=num_resamples)
+    images = encoded.image_person_ids[encoded.described()]
+    person_ids = {"t2i": encoded.text_person_ids.numpy(), "i2t": images.numpy()}
+    return evaluate_ranks(encoded.ranks(), person_ids, seed=seed, num_resamples=num_resamples)
 
 
 def evaluate_ranks(
@@ -47,6 +47,13 @@ def evaluate_ranks(
         for way, found in ranks.items()
     }
     return Evaluation(ranks, person_ids, metrics)
+
+
+def mean_similarity_distribution(encoded: RetrievalSet, *, seed: int = 0, num_resamples: int = 10_000) -> Interval:
+    """mSD, text to image, 0-100, with an interval as in [`evaluate_ranks`]."""
+    texts, images = encoded.text_person_ids, encoded.image_person_ids
+    values = 100 * similarity_distributions(encoded.text_embeds, encoded.image_embeds, texts, images)
+    return bootstrap_interval(values, groups=texts.numpy(), seed=seed, num_resamples=num_resamples)
 
 
 def query_values(ranks: QueryRanks) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Any CLIP-like model of the Hub or a folder, with its own processor, ready to encode."""
 
+import textwrap
 from typing import Any, Protocol
 
 import torch
@@ -53,8 +54,9 @@ def load_retriever(
     try:
         config = AutoConfig.from_pretrained(name_or_path, revision=revision or "main")
     except (OSError, ValueError) as error:
+        reason = textwrap.shorten(str(error), 160, placeholder=" ...")
         raise OSError(
-            f"{name_or_path}: no model can be read there ({' '.join(str(error).split()):.160}). Give the folder of "
+            f"{name_or_path}: no model can be read there ({reason}). Give the folder of "
             "a saved model (with config.json), or its id on the Hub"
         ) from error
     dtype = torch.bfloat16 if bf16 else torch.float32
@@ -75,8 +77,9 @@ def load_retriever(
         processor = AutoProcessor.from_pretrained(name_or_path, revision=revision or "main")
         whole = hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")
     except (OSError, ValueError) as error:
+        reason = textwrap.shorten(str(error), 160, placeholder=" ...")
         raise OSError(
-            f"{name_or_path}: its processor cannot be read ({' '.join(str(error).split()):.160}). Save it beside "
+            f"{name_or_path}: its processor cannot be read ({reason}). Save it beside "
             "the model with processor.save_pretrained"
         ) from error
     if not whole:

@@ -14,9 +14,10 @@ from .arguments import EvaluationArguments
 from .caption_bank import BANK_SCORINGS, CaptionBank, cached_gallery_bias, rescore_by_bank
 from .embedding_cache import cached_retrieval_set
 from .encoding import RetrievalSet
-from .metrics import Evaluation, evaluate_embeddings, evaluate_ranks
+from .matching import load_matcher, rescore_by_matching
+from .metrics import Evaluation, evaluate_embeddings, evaluate_ranks, mean_similarity_distribution
 from .models import Retriever, load_retriever
-from .rescoring import SCORINGS, TOKEN_SELECTION, refusal, rescore
+from .rescoring import MATCHING, SCORINGS, TOKEN_SELECTION, refusal, rescore
 from .robustness import measure_robustness
 
 
@@ -51,10 +52,11 @@ def measure(
     plain = evaluate_embeddings(encoded, seed=args.seed)
     results, evaluations = [{**result, "scoring": "cosine", "metrics": plain.metrics}], [plain]
     branch = load_selection(name) if TOKEN_SELECTION in args.rescore else None
+    matcher = load_matcher(name, bf16=args.bf16, device=state.device) if MATCHING in args.rescore else None
     for scoring in args.rescore:
         by_bank = bank if scoring in BANK_SCORINGS else None
         # another benchmark, or another model, may well have what is lacking here
-        why_not = by_bank.refusal() if by_bank else refusal(scoring, encoded, result["model"], branch)
+        why_not = by_bank.refusal() if by_bank else refusal(scoring, encoded, result["model"], branch, matcher)
         if why_not:
             results[0].setdefault("not_rescored", []).append(why_not)
             continue
@@ -62,6 +64,11 @@ def measure(
         about: dict[str, Any] = {}
         if by_bank:
             ranks, about = _ranks_by_bank(scoring, (model, processor), by_bank, encoded, note, args)
+            found = evaluate_ranks({"t2i": ranks}, plain.person_ids, seed=args.seed)
+        elif matcher is not None and scoring == MATCHING:
+            settings = args.matching_settings()
+            ranks = rescore_by_matching(matcher, processor, dataset, encoded, settings, **options)
+            about = {"scoring": settings.words()}
             found = evaluate_ranks({"t2i": ranks}, plain.person_ids, seed=args.seed)
         elif branch is not None and scoring == TOKEN_SELECTION:
             both = WithTokenSelection(model, branch)
@@ -74,6 +81,8 @@ def measure(
         scored = {"scoring": SCORINGS.get(scoring), **about, **seconds, "metrics": found.metrics}
         results.append({**result, **scored})
         evaluations.append(found)
+    if args.similarity_distribution:
+        results[0]["similarity_distribution"] = mean_similarity_distribution(encoded, seed=args.seed)
     if args.robustness:
         results[0]["robustness"] = measure_robustness(model, processor, dataset, encoded, seed=args.seed, **options)
     return results, evaluations, encoded

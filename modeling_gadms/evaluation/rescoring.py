@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
+from ..modeling_gadms import GADMSForPreTraining
 from ..person_retrieval.ranking import QueryRanks, rank_queries
 from ..released.token_selection import TokenSelection
 from .encoding import RetrievalSet
@@ -25,13 +26,22 @@ RESCORINGS = {
 }
 # these, and one that embeds images and captions once more; see `released.token_selection`
 TOKEN_SELECTION = "token-selection"
+MATCHING = "matching"  # by a head of the whole model; see `matching`
 SCORINGS = {**RESCORINGS, TOKEN_SELECTION: "mean of two cosines, the second of tokens selected as RDE does"}
 
 ScoreRows = Callable[[int, int], np.ndarray]  # (start, stop) -> scores (stop - start, num_gallery)
 
 
-def refusal(name: str, encoded: RetrievalSet, model: str, branch: TokenSelection | None = None) -> str | None:
+def refusal(
+    name: str,
+    encoded: RetrievalSet,
+    model: str,
+    branch: TokenSelection | None = None,
+    matcher: GADMSForPreTraining | None = None,
+) -> str | None:
     """Why scoring by `name` has no meaning for this set and this model, in words; None where it has one."""
+    if name == MATCHING and matcher is None:
+        return f"{model} has no matching head; training with --matching_weight 0.5 gives it one"
     if name == TOKEN_SELECTION and branch is None:
         return f"{model} has no token selection; a converted checkpoint of RDE has"
     index = encoded.text_image_index

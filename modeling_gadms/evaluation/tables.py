@@ -16,6 +16,8 @@ from .published_results import protocol_table
 from .robustness import robustness_table
 from .text_table import Table, latex_page, markdown_page
 
+WAYS = {**DIRECTIONS, "i2i": "image to image"}  # of which models of captions are measured on the first two
+
 
 def write_results(
     folder: str, results: list[dict], comparisons: list[dict], protocol: str | None, arguments: dict
@@ -32,6 +34,8 @@ def write_results(
         tables.append(protocol_table(protocol, results))
     if comparisons:
         tables.append(comparison_table(comparisons))
+    if any("similarity_distribution" in result for result in results):
+        tables.append(distribution_table(results))
     for result in results:
         if result.get("robustness"):
             title = f"Robustness of {result['model']} on {result['benchmark']}"
@@ -59,9 +63,19 @@ def results_table(results: list[dict]) -> Table:
     for result in results:
         for direction, metrics in result["metrics"].items():
             cells = [f"{m.mean:.2f} [{m.low:.1f}, {m.high:.1f}]" for m in (metrics[name] for name in METRICS)]
-            rows.append([result["model"], result["benchmark"], result["scoring"], DIRECTIONS[direction], *cells])
+            rows.append([result["model"], result["benchmark"], result["scoring"], WAYS[direction], *cells])
     columns = ["model", "benchmark", "scoring", "direction", *METRICS]
     return Table("Retrieval", columns, rows, words=4, notes=incomplete_notes(results))
+
+
+def distribution_table(results: list[dict]) -> Table:
+    """mSD of each result that has it, text to image, as an `Interval` in `similarity_distribution`."""
+    rows = []
+    for result in results:
+        if "similarity_distribution" in result:
+            m = result["similarity_distribution"]
+            rows.append([result["model"], result["benchmark"], f"{m.mean:.2f} [{m.low:.1f}, {m.high:.1f}]"])
+    return Table("Similarity distribution", ["model", "benchmark", "mSD"], rows, words=2)
 
 
 def incomplete_notes(results: list[dict]) -> list[str]:
@@ -83,7 +97,7 @@ def comparison_table(comparisons: list[dict]) -> Table:
     for comparison in comparisons:
         for direction, differences in comparison["differences"].items():
             for name, d in differences.items():
-                head = [comparison["model"], comparison["other"], comparison["benchmark"], DIRECTIONS[direction], name]
+                head = [comparison["model"], comparison["other"], comparison["benchmark"], WAYS[direction], name]
                 cells = [f"{d.mean:+.2f}", f"[{d.low:+.2f}, {d.high:+.2f}]", f"{d.p_value:.4f}"]
                 if with_cost:
                     cells.append(f"+{comparison['ms_per_query']:.2f}" if "ms_per_query" in comparison else "-")
@@ -96,8 +110,8 @@ def eval_result(
 ) -> EvalResult:
     """One figure as the Hub indexes it; any scoring but the plain cosine is named with the metric."""
     return EvalResult(
-        task_type="text-to-image-retrieval" if direction == "t2i" else "image-to-text-retrieval",
-        task_name=f"Person retrieval, {DIRECTIONS[direction]}",
+        task_type=f"{WAYS[direction].replace(' ', '-')}-retrieval",
+        task_name=f"Person retrieval, {WAYS[direction]}",
         dataset_type=dataset_type,
         dataset_name=dataset,
         dataset_split=split,

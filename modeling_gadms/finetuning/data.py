@@ -108,6 +108,10 @@ def _load(args: FineTuningDataArguments, number: int, image_size: tuple[int, int
         loaded = builder.as_dataset()
     elif root is None:
         raise DataError(f"{name}: where is it? Pass its folder as --data_root")
+    elif only := benchmark_class(name).only_split:
+        raise DataError(
+            f"{name}: it has {only} alone, nothing to train on; measure on it with examples/evaluate_retrieval.py"
+        )
     else:
         # where several are named, persons are held out of those that have no validation split of their own
         own = len(args.dataset_name) > 1 and "validation" in benchmark_class(name).official

@@ -3,9 +3,7 @@
 from typing import Any
 
 import datasets
-import torch
 from peft import PeftModel
-from torch import nn
 
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
@@ -88,6 +86,8 @@ class GADMSFineTuningTrainer(GADMSTrainer):
         args.refuse_unfilled_batch(len(rows))
         if args.instances_per_person is not None:
             refuse_lone_images(rows, args.instances_per_person)
+            # which refuses a batch that the persons cannot fill, now and not after the first evaluation
+            PersonSampler(rows.person_of_pair, args.instances_per_person, args.joint_batch_size(), seed=0)
         if args.sampling_temperature > 1 and len(set(rows.set_of_pair)) < 2:
             raise ValueError(
                 f"sampling_temperature={args.sampling_temperature} weighs several data sets against each other, and "
@@ -108,22 +108,7 @@ class GADMSFineTuningTrainer(GADMSTrainer):
 
     # ---- optimiser
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            # the Trainer logs the rate of the first group
-            groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, self.args.weight_decay): []}
-            for name, parameter in self._trained().named_parameters():
-                if parameter.requires_grad:
-                    groups.setdefault(self._factor_and_decay(name), []).append(parameter)
-            options = [
-                {"params": parameters, "lr": factor * self.args.learning_rate, "weight_decay": decay}
-                for (factor, decay), parameters in groups.items()
-                if parameters
-            ]
-            self.optimizer = self.make_optimizer(options)
-        return self.optimizer
-
-    def _factor_and_decay(self, name: str) -> tuple[float, float]:
+    def factor_and_decay(self, name: str) -> tuple[float, float]:
         """Learning-rate factor and weight decay of a parameter; the rules are in IRRA's order."""
         is_bias = name.endswith("bias")
         decay = 0.0 if is_bias else self.args.weight_decay

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from tqdm.auto import tqdm
 
 from dataset_webperson import DataError
+from dataset_webperson.reading_ahead import ahead
 
 from ..distributed_gadms import num_processes
 from .columns import convert
@@ -192,7 +193,8 @@ class _Intake:
         exists = any_of("id", [item.id for item, has_row in pending if has_row])
         found = self.rows.read(["id", "sha256"], exists) if any(has_row for _, has_row in pending) else None
         sha256s = dict(zip(*(found[name].to_pylist() for name in ("id", "sha256")), strict=True)) if found else {}
-        for batch in prepared_batches(items, sha256s, self.encoder.processor, self.batch_size, self.num_workers):
+        batches = prepared_batches(items, sha256s, self.encoder.processor, self.batch_size, self.num_workers)
+        for batch in ahead(batches):
             self.report.skipped += [(items[place].uri, reason) for place, reason in batch.bad]
             self.report.unchanged += len(batch.same)
             self._touch([items[place] for place in batch.same])

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import os
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -120,4 +121,4 @@ def _digest(path: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+    return textwrap.shorten(str(error), 160, placeholder=" ...")

@@ -1,6 +1,7 @@
 """A gallery whose rows lie in Qdrant, asked by the same search call: [`QdrantGallery`]."""
 
 import os
+import textwrap
 import uuid
 from typing import Any
 
@@ -63,7 +64,7 @@ class _Collection:
         except DataError:
             raise
         except Exception as error:  # the client's errors have no common type
-            reason = " ".join(str(error).split())[:160]
+            reason = textwrap.shorten(str(error), 160, placeholder=" ...")
             raise DataError(f"collection {name}: Qdrant does not answer ({reason}); check the address") from error
         self.facts = config.metadata or {}
         if not {"model", "columns"} <= self.facts.keys():

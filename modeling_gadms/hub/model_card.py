@@ -13,7 +13,7 @@ from dataset_webperson.safe_paths import last_part
 
 from ..evaluation.benchmarks import INCOMPLETE
 from ..evaluation.published_results import PAPER_BENCHMARKS, published
-from ..evaluation.tables import eval_result, incomplete_notes
+from ..evaluation.tables import WAYS, eval_result, incomplete_notes
 from ..person_retrieval.ranking import DIRECTIONS, METRICS
 from .listings import PICTURES, PICTURES_OF_PERSONS, read_json, weight_counts
 from .run_facts import FACTS_FILE
@@ -371,12 +371,15 @@ def describe_results(measured: list[dict], warning: str | None, start: str) -> s
         name = row["dataset"]
         if row["incomplete"] and INCOMPLETE not in name:
             name = f"{name} ({INCOMPLETE})"
-        head = [f"{name}, {row['split']}", *sizes, DIRECTIONS[row["direction"]], row["scoring"]]
+        head = [f"{name}, {row['split']}", *sizes, WAYS[row["direction"]], row["scoring"]]
         lines.append("| " + " | ".join(head + cells) + " |")
+    by_image = any(row["direction"] == "i2i" for row in measured)
     bounds = any(value[1] is not None for row in measured for value in row["metrics"].values())
     lines += [
         "",
-        "The gallery of text to image is all the images, of image to text all the captions. R@k: share of queries "
+        "The gallery of text to image is all the images, of image to text all the captions"
+        + (", of image to image all but those of the person by the query's camera" if by_image else "")
+        + ". R@k: share of queries "
         "with a match among the first k. mAP: mean average precision. mINP: mean over queries of the number of "
         "matches divided by the rank of the last one, so of how deep one must look to find them all."
         + (" In brackets: 95 % intervals over persons drawn anew." if bounds else " Intervals were not computed."),

@@ -129,7 +129,8 @@ def save_released(model: GADMSModel | GADMSForPreTraining, path: str) -> int:
     """Write a model as released code reads it: `{"model": tensors}`, towers under `base_model.`; returns their number.
 
     The released code lets the decoder attend to padding; one trained here without (`config.decoder_attends_padding`)
-    predicts somewhat differently there. Retrieval does not use the decoder.
+    predicts somewhat differently there. Retrieval does not use the decoder. A matching head, which the released code
+    does not have, is left out.
 
     Raises:
         ValueError: the model has head widths, activations or norms that the released code does not have.

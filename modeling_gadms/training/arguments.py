@@ -23,6 +23,8 @@ ARGUMENTS_FILE = "training_args.json"  # in a checkpoint
 OPTIMISATION = "optimiser and schedule in place of the recipe's"
 DECISIVE = ("recipe", OPTIMISATION, "masks", "images")  # groups of arguments that decide the result
 
+NOT_DIVIDED = ("cpu",)  # devices on which accelerate 1.15 takes DDP where FSDP was asked for
+
 # arguments of the parent that have no effect on this training: another value than the parent's default is refused
 WITHOUT_EFFECT = (
     "auto_find_batch_size",
@@ -94,7 +96,7 @@ class GADMSTrainingArguments(TrainingArguments):
         "recipe": {
             "learning_rate": "",
             "num_train_epochs": "",
-            "max_steps": "Steps to train for, in place of num_train_epochs; -1 for none.",
+            "max_steps": "Steps, in place of num_train_epochs; -1 for none.",
             "warmup_epochs": "",
             "warmup_factor": "",
             "per_device_train_batch_size": "",
@@ -105,12 +107,14 @@ class GADMSTrainingArguments(TrainingArguments):
             "max_grad_norm": "",
             "ema_decay": "",
             "mtp_weight": "",
+            "matching_weight": "",
             "sigmoid_bias": "",
         },
         OPTIMISATION: {
             "warmup_steps": "Steps of warm-up (or, below 1, their share of all steps), in place of warmup_epochs.",
             "lr_scheduler_type": "",
             "lr_scheduler_kwargs": "Arguments of the schedule, as JSON.",
+            "layer_decay": "",
             "optim": "",
         },
         "masks": {
@@ -151,6 +155,10 @@ class GADMSTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Measure and end with a moving average of the weights, of this decay, as 0.999."},
     )
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "Learning rate of each layer of a tower, relative to the next above, as 0.75; 1: equal."},
+    )
     warmup_epochs: float = field(default=5.0, metadata={"help": "Epochs of linear warm-up, then cosine to 0 (paper)."})
     warmup_factor: float = field(
         default=0.1, metadata={"help": "Learning rate at the start of warm-up, as a share of the peak."}
@@ -185,6 +193,7 @@ class GADMSTrainingArguments(TrainingArguments):
         },
     )
     mtp_weight: float = field(default=0.4, metadata={"help": "Weight of masked token prediction (paper)."})
+    matching_weight: float = field(default=0.0, metadata={"help": "Weight of image-text matching (ALBEF: 1)."})
     sigmoid_bias: float | None = field(
         default=None,
         metadata={"help": "Align by SigLIP's sigmoid loss with this bias, such as -10, in place of SDM."},
@@ -260,11 +269,19 @@ class GADMSTrainingArguments(TrainingArguments):
                 f"patch_dropout={self.patch_dropout} and patch_dropout_until={self.patch_dropout_until} are shares: "
                 "the first from 0 to below 1, the second from 0 to 1"
             )
-        for name in ("mtp_weight", "warmup_epochs", "warmup_factor", "crop_padding"):
+        for name in ("mtp_weight", "matching_weight", "warmup_epochs", "warmup_factor", "crop_padding"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay lies between 0 and 1; got {self.ema_decay}")
+        if self.matching_weight > 0 and self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"matching_weight={self.matching_weight} draws negatives from the whole batch, of which a chunk of "
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps} holds a part: leave that out, and "
+                "save memory by activation_checkpointing"
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay lies above 0 and at most at 1; got {self.layer_decay}")
 
     def _refuse_what_has_no_effect(self) -> None:
         defaults = {field.name: field for field in fields(TrainingArguments)}
@@ -296,23 +313,35 @@ class GADMSTrainingArguments(TrainingArguments):
 
     def _refuse_divided_layers(self) -> None:
         """Refuse layers divided among processes, by the arguments or by the launcher, where they are used whole."""
-        if is_deepspeed_zero3_enabled():
-            divider = "DeepSpeed ZeRO-3"
-        elif self.fsdp or string_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
-            divider = "FSDP"
-        else:
-            return
-        masking = self.masks()
         needed_by = ""
-        if masking is not None and masking.uses_scores:
-            needed_by = f"the scores of masking={self.masking}"
-        elif self.ema_decay is not None:
+        if self.ema_decay is not None:
             needed_by = f"the average of ema_decay={self.ema_decay}"
         elif self.gradient_accumulation_steps > 1:
             needed_by = f"chunks of gradient_accumulation_steps={self.gradient_accumulation_steps}"
+        masking = self.masks()
+        if is_deepspeed_zero3_enabled():
+            divider = "DeepSpeed ZeRO-3"
+            if not needed_by and masking is not None and masking.uses_scores:
+                needed_by = f"the scores of masking={self.masking}"
+        elif self.fsdp or string_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
+            divider = "FSDP"
+            plugin = self.fsdp_plugin_args or {"fsdp_version": os.environ.get("FSDP_VERSION", "1")}
+            if int(plugin["fsdp_version"]) != 2:
+                raise ValueError(
+                    "FSDP of version 1 gives layers that cannot be put together for a while: take version 2"
+                )
+            if self.device.type in NOT_DIVIDED:
+                raise ValueError(
+                    f"FSDP: on the device {self.device.type} accelerate leaves layers whole without a word: leave it "
+                    "out, or train on GPUs"
+                )
+            if not needed_by and self.eval_on_start:
+                needed_by = "the measurement of eval_on_start"
+        else:
+            return
         if needed_by:
             raise ValueError(
-                f"{divider} divides layers, and {needed_by} need them whole: leave it out, and save memory by "
+                f"{divider} divides layers, and {needed_by} would need them whole: leave it out, and save memory by "
                 "activation_checkpointing"
             )
 
@@ -376,7 +405,12 @@ class GADMSTrainingArguments(TrainingArguments):
 
     def loss_options(self) -> dict[str, Any]:
         """Arguments of the model's `forward` in addition to the batch."""
-        return {"masking": self.masks(), "mtp_weight": self.mtp_weight, "sigmoid_bias": self.sigmoid_bias}
+        return {
+            "masking": self.masks(),
+            "mtp_weight": self.mtp_weight,
+            "matching_weight": self.matching_weight,
+            "sigmoid_bias": self.sigmoid_bias,
+        }
 
     def masks(self) -> Masking | None:
         """Constants of the masks, or `None` to train without masks."""

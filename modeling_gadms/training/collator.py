@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from dataset_webperson import DataError
 
 from ..masking_gadms import draw_uniforms
+from ..matching_gadms import NUM_NEGATIVE_DRAWS
 from ..noise.rewriting import POSTERIOR, as_cleaned, repaired
 from ..processing_gadms import GADMSProcessor
 from ..rows import pick_column, stable_hash
@@ -46,6 +47,8 @@ class PairCollator:
             each length that occurs, compiled layers might make a graph. Nothing else follows from it.
         num_patches (`int`): patches of an image; needed for `patch_dropout` alone.
         patch_dropout (`float`): share of them to leave out. The batch then has `kept_patches` `(B, K)` int64 too.
+        draw_negatives (`bool`): the batch also has `negative_uniforms` `(B, NUM_NEGATIVE_DRAWS)` float32, by which
+            image-text matching draws a row's negatives.
     """
 
     processor: GADMSProcessor
@@ -59,6 +62,7 @@ class PairCollator:
     pad_to_multiple_of: int = 1
     num_patches: int = 0
     patch_dropout: float = 0.0
+    draw_negatives: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         columns = [pick_column(row) for row in rows]
@@ -83,6 +87,9 @@ class PairCollator:
             batch[name] = F.pad(batch[name], (0, self.missing(batch[name].shape[1])), value=padding)
         if self.patch_dropout:
             batch["kept_patches"] = torch.stack([self.kept_patches(row) for row in rows])
+        if self.draw_negatives:
+            draws = [torch.rand(NUM_NEGATIVE_DRAWS, generator=self._stream(row, "negatives")) for row in rows]
+            batch["negative_uniforms"] = torch.stack(draws)
         return {
             **batch,
             "person_ids": torch.tensor([self.identity(row) for row in rows]),
@@ -92,10 +99,12 @@ class PairCollator:
 
     def kept_patches(self, row: dict[str, Any]) -> torch.Tensor:
         """Numbers of the patches of a row's image that are not left out, in order: `(K,)`, the same `K` for all."""
-        # a stream of its own, so that the image and its masks are those of a run that leaves none out
-        generator = torch.Generator().manual_seed(stable_hash(self.seed, row["epoch"], row["image_path"], "patches"))
         count = max(round(self.num_patches * (1 - self.patch_dropout)), 1)
-        return torch.randperm(self.num_patches, generator=generator)[:count].sort().values
+        return torch.randperm(self.num_patches, generator=self._stream(row, "patches"))[:count].sort().values
+
+    def _stream(self, row: dict[str, Any], purpose: str) -> torch.Generator:
+        """A generator of its own for each purpose, so that the image and its masks do not depend on the others."""
+        return torch.Generator().manual_seed(stable_hash(self.seed, row["epoch"], row["image_path"], purpose))
 
     def missing(self, width: int) -> int:
         """Padding that captions padded to `width` lack."""
@@ -107,9 +116,8 @@ class PairCollator:
         if not self.draw_words:
             return caption
         posterior = self._cell(row, f"{column}_{POSTERIOR}", list)
-        # a stream of its own, so that the image and its masks are those of a run that draws no words
-        generator = torch.Generator().manual_seed(stable_hash(self.seed, row["epoch"], row["image_path"], "words"))
-        return repaired(as_cleaned(caption), posterior, torch.rand(len(posterior), generator=generator).tolist())
+        uniforms = torch.rand(len(posterior), generator=self._stream(row, "words"))
+        return repaired(as_cleaned(caption), posterior, uniforms.tolist())
 
     @staticmethod
     def _cell(row: dict[str, Any], column: str, kind: type) -> Any:

@@ -13,7 +13,9 @@ from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from ..processing_gadms import GADMSProcessor
 
 
-def load_starting_point(name_or_path: str, image_size: tuple[int, int]) -> tuple[GADMSForPreTraining, GADMSProcessor]:
+def load_starting_point(
+    name_or_path: str, image_size: tuple[int, int], matching_head: bool = False
+) -> tuple[GADMSForPreTraining, GADMSProcessor]:
     """Load a pre-training model and its processor; a missing decoder is new, drawn from torch's generator.
 
     The weights are float32 in whatever dtype they are stored: steps of training are too small for half precision.
@@ -22,18 +24,22 @@ def load_starting_point(name_or_path: str, image_size: tuple[int, int]) -> tuple
         name_or_path (`str`): Hub id or folder of a GA-DMS, a CLIP, or other towers that
             [`GADMSModel.from_pretrained_towers`] starts from.
         image_size (`tuple[int, int]`): height and width in pixels, for towers.
+        matching_head (`bool`): with the head of image-text matching, a new one where there is none. One that is not
+            to be trained on is left out, for it would fall behind the towers.
 
     Raises:
         OSError: a file cannot be loaded.
         DataError: there is no model, it is neither a GA-DMS nor a whole CLIP, or a file of it is broken.
     """
     try:
-        return _load(name_or_path, image_size)
+        model, processor = _load(name_or_path, image_size)
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error) or type(error).__name__
         if reason.startswith(name_or_path):
             raise DataError(reason) from error
         raise DataError(f"{name_or_path}: cannot be loaded as a GA-DMS, a CLIP or other towers: {reason}") from error
+    model.set_matching_head(matching_head)
+    return model, processor
 
 
 def own_image_size(name_or_path: str) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from dataset_webperson import DataError
 from dataset_webperson.files import write_json
 from dataset_webperson.rows.streaming import ShuffledParquet
 
+from ..distributed_gadms import undivided
 from ..evaluation.encoding import RetrievalSet, encode_retrieval_set
 from ..hub.pushes import HubPushes
 from ..hub.run_facts import FACTS_FILE, facts_of_run
@@ -35,6 +36,7 @@ from .arguments import ADAM, ARGUMENTS_FILE, GADMSTrainingArguments
 from .averaging import WeightAverage
 from .collator import PairCollator
 from .compiling import PAD_TO_MULTIPLE_OF, compile_layers
+from .layer_decay import layer_factors
 from .samplers import EpochSampler, KeySampler, ParquetRows, RepeatedRows, StreamedRows, TrainingRows
 from .watched_loss import WatchedLoss
 
@@ -42,7 +44,8 @@ logger = logging.get_logger(__name__)
 
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset | ShuffledParquet
 
-LOSS_PARTS = ("sdm_loss", "sigmoid_loss", "id_loss", "mtp_loss", "hidden_rate", "prediction_rate", "no_valid_tokens")
+LOSSES = ("sdm_loss", "sigmoid_loss", "id_loss", "mtp_loss", "matching_loss")
+LOSS_PARTS = (*LOSSES, "hidden_rate", "prediction_rate", "no_valid_tokens")
 
 
 class GADMSTrainer(HubPushes):
@@ -105,10 +108,16 @@ class GADMSTrainer(HubPushes):
             draw_words=args.draw_words,
             pad_to_multiple_of=PAD_TO_MULTIPLE_OF if args.compile_layers else 1,
         )
+        config: Any = model.config
+        if config.matching_head != (args.matching_weight > 0):
+            raise ValueError(
+                f"matching_weight={args.matching_weight} and the model has {'a' if config.matching_head else 'no'} "
+                f"matching head: call set_matching_head({args.matching_weight > 0}) of the model first"
+            )
+        collator.draw_negatives = config.matching_head
         if args.compile_layers:
             compile_layers(model)
         if args.patch_dropout:
-            config: Any = model.config
             collator.num_patches, collator.patch_dropout = math.prod(config.vision_config.grid), args.patch_dropout
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = args.masks() is None  # without masks the decoder is not used
@@ -204,9 +213,25 @@ class GADMSTrainer(HubPushes):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            parameters = [parameter for parameter in self._trained().parameters() if parameter.requires_grad]
-            self.optimizer = self.make_optimizer([{"params": parameters, "weight_decay": self.args.weight_decay}])
+            named = dict(self._trained().named_parameters())
+            by_layer = layer_factors(named, self.args.layer_decay)
+            # the Trainer logs the rate of the first group
+            groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, self.args.weight_decay): []}
+            for name, parameter in named.items():
+                factor, decay = self.factor_and_decay(name)
+                if parameter.requires_grad:
+                    groups.setdefault((factor * by_layer[name], decay), []).append(parameter)
+            options = [
+                {"params": parameters, "lr": factor * self.args.learning_rate, "weight_decay": decay}
+                for (factor, decay), parameters in groups.items()
+                if parameters
+            ]
+            self.optimizer = self.make_optimizer(options)
         return self.optimizer
+
+    def factor_and_decay(self, name: str) -> tuple[float, float]:
+        """Learning rate, relative to the recipe's, and weight decay of a parameter, whatever its layer."""
+        return 1.0, self.args.weight_decay
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimiser that `args.optim` names, over groups of parameters as in `torch.optim`."""
@@ -374,7 +399,7 @@ class GADMSTrainer(HubPushes):
             raise ValueError("there is no evaluation set: pass eval_dataset")
         start = time.time()
         averaged = nullcontext() if self._average is None else self._average.in_place_of(self._trained())
-        with averaged:
+        with averaged, undivided(self._trained()):
             self.measured = encode_retrieval_set(
                 self.retriever(),
                 self.processing_class,

@@ -6,11 +6,11 @@ import io
 import json
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forked
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -161,11 +161,11 @@ def test_a_killed_run_leaves_no_release_and_the_next_one_completes_it(tmp_path):
     source = write_images(tmp_path / "source", 600)
     options = ["--rows_per_shard", "10", "--row_group_rows", "5"]
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "dataset_webperson.release", "--source", source, "--output_dir", out]
+    command = ["-m", "dataset_webperson.release", "--source", source, "--output_dir", out]
     command += [*CONTACT, *options]
-    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
+    process = forked.start(command)
     shards = tmp_path / "out.partial" / "shards"
-    while process.poll() is None and len(list(shards.glob("*.facts.json"))) < 3:
+    while len(list(shards.glob("*.facts.json"))) < 3:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -418,12 +418,7 @@ def test_the_release_loads_and_streams_from_a_hub(tmp_path):
         wanted = json.dumps(
             [[str(tmp_path / "out"), {}], ["org/webperson", {}], ["org/webperson", {"streaming": True}]]
         )
-        process = subprocess.run(
-            [sys.executable, str(HELPERS / "print_rows.py"), wanted],
-            env=environment(endpoint, tmp_path / "cache"),
-            capture_output=True,
-            text=True,
-        )
+        process = forked.run([HELPERS / "print_rows.py", wanted], env=environment(endpoint, tmp_path / "cache"))
         assert process.returncode == 0, process.stderr[-2000:]
         local, plain, streamed = json.loads(process.stdout)["found"]
         assert local == plain == streamed and len(local["rows"]) == 12
@@ -437,9 +432,7 @@ builder.download_and_prepare()
 names = builder.as_dataset(split="train")["image_path"][:]
 print(sorted(stream[key]["image_path"] for key in stream.order(0)) == names, len(names))
 """
-        process = subprocess.run(
-            [sys.executable, "-c", code], env=environment(endpoint, tmp_path / "cache"), capture_output=True, text=True
-        )
+        process = forked.run(["-c", code], env=environment(endpoint, tmp_path / "cache"))
         assert process.stdout.strip() == "True 12", process.stderr[-2000:]
 
 

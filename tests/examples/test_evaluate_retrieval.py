@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from made_up_datasets import BENCHMARK_WRITERS
 from safetensors.torch import load_file
-from test_examples import REPO, launch
+from test_examples import REPO, run
 from tiny import tiny_model, tiny_processor, tiny_rows
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -40,7 +40,7 @@ from modeling_gadms.evaluation import embedding_cache
 from modeling_gadms.evaluation.benchmarks import load_evaluation_set, load_with_fault
 from modeling_gadms.evaluation.embedding_cache import cached_retrieval_set, data_hash, model_hash
 from modeling_gadms.evaluation.encoding import encode_retrieval_set
-from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings
+from modeling_gadms.evaluation.metrics import compare, evaluate_embeddings, mean_similarity_distribution
 from modeling_gadms.evaluation.models import load_retriever
 from modeling_gadms.evaluation.published_results import (
     AT_TEST_TIME,
@@ -300,17 +300,23 @@ def test_a_folder_of_images_gives_what_its_rows_give(gadms, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "style, benchmark",
-    [("cuhk", "cuhk-pedes"), ("icfg", "ICFG_PEDES"), ("rstp", "rstpreid"), ("ufine", "ufine6926")],
+    "style, benchmark, images",
+    [
+        ("cuhk", "cuhk-pedes", 4),
+        ("icfg", "ICFG_PEDES", 4),
+        ("rstp", "rstpreid", 4),
+        ("ufine", "ufine6926", 4),
+        ("ufine3c", "ufine3c", 8),
+        ("iiitd", "iiitd-20k", 2),
+    ],
 )
-def test_every_benchmark_is_measured_on_its_test_split(style, benchmark, gadms, tmp_path):
-    _, write = BENCHMARK_WRITERS[style]
-    write(tmp_path / "copy")
+def test_every_benchmark_is_measured_on_its_test_split(style, benchmark, images, gadms, tmp_path):
+    root = str(BENCHMARK_WRITERS[style][1](tmp_path / "copy"))
     with pytest.raises(DataError):
-        load_evaluation_set(benchmark, str(tmp_path / "copy"))
+        load_evaluation_set(benchmark, root)
     with pytest.warns(UserWarning):
-        rows = load_evaluation_set(benchmark, str(tmp_path / "copy"), on_count_mismatch="warn")
-    assert set(rows["split"]) == {"test"} and len(rows) == 4
+        rows = load_evaluation_set(benchmark, root, on_count_mismatch="warn")
+    assert set(rows["split"]) == {"test"} and len(rows) == images
     encoded = encode_retrieval_set(*load_retriever(gadms), rows, progress=False)
     assert len(encoded.text_embeds) == sum(map(len, rows["captions"]))
     assert evaluate_embeddings(encoded, num_resamples=10).metrics["t2i"]["R@10"].mean == 100
@@ -450,6 +456,7 @@ def run_example(*argv):
 def test_the_command_leaves_a_table_json_model_index_and_pages(gadms, other, folder, tmp_path, capsys):
     out = tmp_path / "out"
     options = ["--cache_dir", tmp_path / "cache", "--output_dir", out, "--use_cpu", "True"]
+    options += ["--similarity_distribution", "True"]
     run_example("--model", gadms, "--compare", other, "--benchmark", folder, "--protocol", "direct-transfer", *options)
     printed = capsys.readouterr().out
     text = (out / "results.md").read_text()
@@ -467,6 +474,10 @@ def test_the_command_leaves_a_table_json_model_index_and_pages(gadms, other, fol
             gap = content["comparisons"][0]["differences"][way][name]["mean"]
             wanted = first["metrics"][way][name]["mean"] - second["metrics"][way][name]["mean"]
             assert gap == pytest.approx(wanted)
+    distribution = mean_similarity_distribution(encoded).mean
+    assert first["similarity_distribution"]["mean"] == pytest.approx(distribution, abs=1e-4)
+    (row,) = [line for line in text.split("## Similarity distribution")[1].splitlines() if "| gadms | data |" in line]
+    assert f" {distribution:.2f} [" in row
     card = yaml.safe_load((out / "model-index.yaml").read_text())["model-index"]
     assert [entry["name"] for entry in card] == ["gadms", "other"]
     _, results = model_index_to_eval_results(card[:1])
@@ -574,7 +585,7 @@ def test_two_processes_give_the_numbers_of_one(gadms, folder, tmp_path):
     for count in (1, 2):
         options = ["--output_dir", tmp_path / f"{count}", "--cache_dir", tmp_path / f"cache{count}", "--batch_size", 5]
         arguments = ["--model", gadms, "--benchmark", folder, "--use_cpu", "True", *options]
-        launch(REPO / "examples" / "evaluate_retrieval.py", *arguments, cwd=tmp_path, processes=count)
+        run(REPO / "examples" / "evaluate_retrieval.py", *arguments, cwd=tmp_path, processes=count)
     one, two = (json.loads((tmp_path / str(n) / "results.json").read_text())["results"][0] for n in (1, 2))
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["metrics"] == two["metrics"] and one["model_hash"] == two["model_hash"]

@@ -5,10 +5,10 @@ import json
 import os
 import random
 import re
-import subprocess
 import sys
 
 import datasets
+import forked
 import pytest
 import torch
 from made_up_datasets import write_copy
@@ -98,11 +98,10 @@ def benchmark(tmp_path_factory):
 
 
 def launch(base, benchmark, output_dir, *options, check=True):
-    command = [sys.executable, str(REPO / "examples/finetune.py"), "--model_name_or_path", str(base)]
+    command = [REPO / "examples/finetune.py", "--model_name_or_path", str(base)]
     command += ["--dataset_name", "rstpreid", "--data_root", str(benchmark), "--on_count_mismatch", "warn"]
     command += ["--output_dir", str(output_dir), *RECIPE, *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    result = forked.run(command)
     assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result
 

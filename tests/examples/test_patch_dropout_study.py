@@ -26,7 +26,9 @@ def test_runs_are_paired_by_seed_and_query_and_kept(tmp_path, monkeypatch, capsy
     for _ in range(2):  # the second finds all its runs
         assert patch_dropout.main(argv) == 0
     assert trained == [(share, seed, 20, 1.0) for share in (0.0, 0.5) for seed in (0, 1)]
-    found = json.loads((tmp_path / "patch_dropout.json").read_text())["results"]
+    kept = json.loads((tmp_path / "patch_dropout.json").read_text())
+    found = kept["results"]
+    assert "results_dir" not in kept["arguments"] and kept["arguments"]["images"] == 40
     assert found["0.0"]["by_seed"] == [50, 75] and found["0.5"]["by_seed"] == [25, 50]
     assert found["0.5"]["difference"]["mean"] == -25 and found["0.0"]["difference"]["mean"] == 0
     assert found["0.5"]["gflop"] < 0.7 * found["0.0"]["gflop"]

@@ -28,6 +28,7 @@ def finetune(argv: list[str], rows=None, validation=None) -> GADMSFineTuningTrai
     defaults += ["--crop_padding", "1", "--per_device_train_batch_size", "8", "--num_train_epochs", "1"]
     lora, args = parse_arguments((LoraArguments, GADMSFineTuningArguments), defaults + argv)
     model = tiny_tuned_model()
+    model.set_matching_head(args.matching_weight > 0)
     model = add_lora(model, lora) if lora.lora else model
     rows, validation = tiny_rows() if rows is None else rows, validation or tiny_rows(10, seed=2)
     trainer = GADMSFineTuningTrainer(model, args, tiny_processor(), train_dataset=rows, eval_dataset=validation)

@@ -91,6 +91,38 @@ def write_ufine(root: Path) -> Path:
     return root
 
 
+def write_ufine3c(root: Path) -> Path:
+    """Test alone, the rows of which may lack their split; images have two to four captions."""
+    entries = []
+    for number, row in enumerate(people(1, ("test", "test"))):
+        path = f"images/{number + 1}.jpg"
+        write_picture(root / path, row["seed"])
+        texts = [caption(row["seed"] + n) for n in range(2 + number % 3)]
+        source = ("UFine6926", "CUHK-PEDES")[number % 2]
+        entry = {"id": row["id"], "source": source, "split": "test", "file_path": path, "captions": texts}
+        if number % 2:
+            del entry["split"]
+        entries.append(entry)
+    write_json(root / "UFine3C_Annotations.json", entries)
+    return root
+
+
+def write_iiitd(root: Path, form: str = "RSTP") -> Path:
+    """One image per person, in one of the three forms that the scripts of the data set write."""
+    entries = []
+    for row in people(0, images=1):
+        path = f"IIITD-20K/{row['id']:05d}.{'jpg' if row['id'] % 2 else 'jpeg'}"
+        write_picture(root / path, row["seed"])
+        field = "img_path" if form == "RSTP" else "file_path"
+        entry = {field: path, "id": row["id"], "captions": row["captions"], "split": row["split"]}
+        if form == "ICFG":
+            entries += [{**entry, "captions": [text], "processed_tokens": [text.split()]} for text in row["captions"]]
+        else:
+            entries.append(entry)
+    write_json(root / f"IIITD-20K-{form}-FORMAT.json", entries)
+    return root
+
+
 def write_tbps_clip(root: Path) -> Path:
     """CUHK-PEDES as `train_reid.json`, `val_reid.json`, `test_reid.json`, with back-translated captions."""
     write_cuhk(root)
@@ -187,6 +219,8 @@ BENCHMARK_WRITERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "icfg": ("ICFG-PEDES", write_icfg),
     "rstp": ("RSTPReid", write_rstp),
     "ufine": ("UFine6926", write_ufine),
+    "ufine3c": ("UFine3C", write_ufine3c),
+    "iiitd": ("IIITD-20K", lambda root: write_iiitd(root.with_name("IIITD-20K-Dataset"))),
     "tbps-clip": ("CUHK-PEDES", write_tbps_clip),
     "rasa": ("RSTPReid", write_rasa),
     "aptm": ("ICFG-PEDES", write_aptm),

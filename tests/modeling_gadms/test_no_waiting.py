@@ -35,8 +35,8 @@ def without_autocast():
         yield
 
 
-def on_meta():
-    model = tiny_model().train().to("meta")
+def on_meta(**config):
+    model = tiny_model(**config).train().to("meta")
     return model, {name: tensor.to("meta") for name, tensor in tiny_batch(LENGTHS).items()}
 
 
@@ -47,11 +47,18 @@ def a_chunk():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"masking": RandomMasking()}, {"masking": None}, {"sigmoid_bias": -10.0}, {"chunk": a_chunk()}],
-    ids=["dual masking", "random masking", "no masks", "sigmoid loss", "chunk"],
+    [
+        {},
+        {"masking": RandomMasking()},
+        {"masking": None},
+        {"sigmoid_bias": -10.0},
+        {"chunk": a_chunk()},
+        {"matching_weight": 1.0},
+    ],
+    ids=["dual masking", "random masking", "no masks", "sigmoid loss", "chunk", "matching"],
 )
 def test_a_step_with_its_score_and_its_backward_pass_looks_at_no_value(options):
-    model, batch = on_meta()
+    model, batch = on_meta(matching_head="matching_weight" in options)
     outputs = model(**batch, **options)
     outputs.loss.backward()
     trained = model if options.get("masking", True) else model.gadms

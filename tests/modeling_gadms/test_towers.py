@@ -1,5 +1,6 @@
 """Every kind of towers against the model it comes from, and its scores against full autograd."""
 
+import copy
 import functools
 import json
 import os
@@ -18,7 +19,7 @@ from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
 from modeling_gadms.configuration_gadms import GADMSSiglipVisionConfig
 from modeling_gadms.finetuning.model import GADMSForFineTuning
 from modeling_gadms.masking_gadms import DualMasking, RandomMasking, draw_uniforms, mask_captions
-from modeling_gadms.towers_gadms import random_ids, valid_tokens
+from modeling_gadms.towers_gadms import random_ids, valid_tokens, whole_captions
 from modeling_gadms.training.accumulation import plan_replays
 from modeling_gadms.vision_gadms import GADMSSiglipVisionModel, resize_position_table
 
@@ -143,6 +144,26 @@ def test_embeddings_do_not_depend_on_padding_or_on_the_other_captions(started):
             ids = F.pad(alone, (0, width), value=padding)[None]
             found = gadms.get_text_features(ids).pooler_output[0]
             torch.testing.assert_close(found, whole[row], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_whether_a_pair_matches_does_not_depend_on_padding_or_on_the_other_pairs(started):
+    model, padding = copy.deepcopy(started.model), started.text_config.pad_token_id
+    model.set_matching_head(True)
+    model.decoder.matching.weight.mul_(50)
+    images = model.gadms.project_image_tokens(model.gadms.vision_model(tiny_images(4, SIZE)).last_hidden_state)
+
+    def logits(ids, images):
+        ids = whole_captions(ids, started.text_config)
+        return model.match(ids, model.gadms.project_text_tokens(ids), images)
+
+    whole = logits(started.ids, images)
+    assert whole.std(dim=0).max() > 1e-2, "the pairs are too alike to test anything"
+    for row in range(len(CAPTIONS)):
+        for width in (0, 3):
+            ids = F.pad(started.alone(row), (0, width), value=padding)[None]
+            found = logits(ids, images[row : row + 1])[0]
+            torch.testing.assert_close(found, whole[row], atol=1e-4, rtol=1e-4)
 
 
 # ---- what each kind does in its own way

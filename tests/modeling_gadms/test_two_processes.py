@@ -2,13 +2,16 @@
 
 import os
 import socket
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from tiny import tiny_captions, tiny_images, tiny_model
+from torch.distributed.fsdp import fully_shard
 
+from modeling_gadms import modeling_gadms
 from modeling_gadms.distributed_gadms import gather_batch, mean_over_processes, num_processes
 from modeling_gadms.masking_gadms import draw_uniforms
 
@@ -42,6 +45,49 @@ def sigmoid_and_gradients(rows=slice(None)):
     return {"loss": outputs.loss.detach(), **gradients}
 
 
+def half_precision(rows=slice(None)):
+    """The loss under autocast, the gathered dtypes, and the gradient of the embeddings of these rows."""
+    model, seen, gather = tiny_model(), [], modeling_gadms.gather_batch
+
+    def spied(tensor):
+        if tensor.requires_grad:
+            tensor.retain_grad()
+            seen.append(tensor)
+        gathered = gather(tensor)
+        assert gathered.dtype == tensor.dtype
+        return gathered
+
+    with mock.patch.object(modeling_gadms, "gather_batch", spied), torch.autocast("cpu", torch.bfloat16):
+        outputs = model(**batch(rows))
+    outputs.loss.backward()
+    assert [tensor.dtype for tensor in seen] == [torch.bfloat16] * 2
+    return {"loss": outputs.loss.detach(), "images": seen[0].grad, "texts": seen[1].grad}
+
+
+def matching_and_gradients(rows=slice(None)):
+    """With persons of which both halves have images, captions of another width in each, and drawn negatives."""
+    model, persons = tiny_model(matching_head=True), torch.tensor([4, 7, 9, 7, 4, 4])[rows]
+    uniforms = torch.rand(len(LENGTHS), 2, generator=torch.Generator().manual_seed(5))[rows]
+    whole = batch(rows)
+    whole["input_ids"] = whole["input_ids"][:, : max(LENGTHS[rows])]
+    outputs = model(**whole, person_ids=persons, masking=None, matching_weight=1.0, negative_uniforms=uniforms)
+    outputs.loss.backward()
+    gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    return {"loss": outputs.matching_loss, **gradients}
+
+
+def divided(rows):
+    """The loss, and the gradients that FSDP2 averages, of a model whose layers are divided over the processes."""
+    model, mesh = tiny_model(), dist.device_mesh.init_device_mesh("cpu", (2,))
+    for tower in (model.gadms.text_model, model.gadms.vision_model, model.decoder):
+        for layer in tower.encoder.layers:
+            fully_shard(layer, mesh=mesh)
+    outputs = fully_shard(model, mesh=mesh)(**batch(rows))
+    outputs.loss.backward()
+    gradients = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+    return {"loss": outputs.loss.detach(), **gradients}
+
+
 def work(rank, port, path):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -49,6 +95,9 @@ def work(rank, port, path):
     mine = slice(3 * rank, 3 * rank + 3)
     found = losses_and_gradients(mine)
     found |= {f"sigmoid {name}": value for name, value in sigmoid_and_gradients(mine).items()}
+    found |= {f"divided {name}": value for name, value in divided(mine).items()}
+    found |= {f"half {name}": value for name, value in half_precision(mine).items()}
+    found |= {f"matching {name}": value for name, value in matching_and_gradients(mine).items()}
     numbers = torch.tensor([[1.0 + rank], [10.0 + rank]], requires_grad=True)
     gathered = gather_batch(numbers)
     # either process weighs the rows by its own numbers
@@ -89,6 +138,35 @@ def test_the_mean_sigmoid_loss_over_processes_is_that_of_the_joint_batch_with_it
         halves = [found[f"sigmoid {name}"] for found in by_two]
         torch.testing.assert_close(sum(halves) / 2, expected, atol=2e-4, rtol=1e-3, msg=name)
     assert by_two[0]["sigmoid loss"] != by_two[1]["sigmoid loss"], "each has the rows of its own images"
+
+
+def test_divided_layers_give_the_loss_and_gradient_of_the_joint_batch(by_two):
+    for name, expected in losses_and_gradients().items():
+        halves = [found.get(f"divided {name}") for found in by_two]
+        if name == "loss":
+            torch.testing.assert_close(sum(halves) / 2, expected, atol=2e-4, rtol=1e-3)
+        elif name not in ("sdm", "mtp"):
+            for gradient in halves:
+                torch.testing.assert_close(gradient, expected, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_half_precision_travels_as_it_is_and_gives_the_loss_and_gradient_of_the_joint_batch(by_two):
+    one = half_precision()
+    half = [{name: found[f"half {name}"] for name in one} for found in by_two]
+    torch.testing.assert_close((half[0]["loss"] + half[1]["loss"]) / 2, one["loss"], atol=2e-3, rtol=2e-3)
+    for name in ("images", "texts"):
+        # each process has the whole loss, whose gradient is summed here and averaged over the weights later
+        joint, expected = torch.cat([found[name] for found in half]).float() / 2, one[name].float()
+        assert (joint - expected).abs().max() < 2e-2 * expected.abs().max(), name
+
+
+def test_the_mean_loss_of_matching_over_processes_is_that_of_the_joint_batch_with_its_gradient(by_two):
+    expected = matching_and_gradients()
+    assert "decoder.matching.weight" in expected
+    for name, gradient in expected.items():
+        halves = [found[f"matching {name}"] for found in by_two]
+        torch.testing.assert_close(sum(halves) / 2, gradient, atol=2e-4, rtol=1e-3, msg=name)
+    assert by_two[0]["matching loss"] != by_two[1]["matching loss"], "each has the negatives of its own pairs"
 
 
 def test_rows_are_gathered_in_the_order_of_ranks_and_gradients_of_all_are_summed(by_two):

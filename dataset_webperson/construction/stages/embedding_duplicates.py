@@ -1,8 +1,10 @@
 """Duplicates by image embeddings: pictures are compared with those in their cells, see `embedding_cells`."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 from ...files import replacing
 from ...images import decode_rgb
+from ...reading_ahead import ahead
 from ..buckets import read_bucket, write_buckets
 from ..shards import clear_half_written, read_rows, read_table, run_missing, run_stage, shard_writer
 from .embedding_cells import Cells, cells_of, close_to_earlier_vectors, grow_cells
@@ -62,26 +65,24 @@ def embed_shard(source: str, target: str, options: EmbeddingOptions) -> dict[str
     """A stage: unit embeddings of a shard's images, in the order of its rows."""
     import torch  # here, as in `open_embedder`: the other stages start without it
 
+    from modeling_gadms.evaluation.encoding import embed_images, pinned
+
     processor, model = open_embedder(options.model, options.revision)
+    rows = read_rows(source, ["image", "image_path"])
+    batches = (pinned(processor(images=images, return_tensors="pt"), model.device) for images in _decoded(rows))
     with torch.inference_mode(), shard_writer(target, _SCHEMA) as shard:
-        images: list[Image.Image] = []
-
-        def embed() -> None:
-            inputs = processor(images=images, return_tensors="pt").to(model.device)
-            found = model.get_image_features(**inputs)
-            vectors = found if isinstance(found, torch.Tensor) else found.pooler_output
-            for vector in torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy():
+        for inputs in ahead(batches):
+            vectors = embed_images(model, inputs).numpy()
+            shard.counts["rows_in"] += len(vectors)
+            for vector in vectors:
                 shard.write({"embedding": vector})
-            images.clear()
-
-        for row in read_rows(source, ["image", "image_path"]):
-            shard.counts["rows_in"] += 1
-            images.append(decode_rgb(row["image"]["bytes"], row["image_path"]))
-            if len(images) == _BATCH:
-                embed()
-        if images:
-            embed()
     return dict(shard.counts)
+
+
+def _decoded(rows: Iterator[dict[str, Any]]) -> Iterator[list[Image.Image]]:
+    """The images of rows, a batch at a time."""
+    while images := [decode_rgb(row["image"]["bytes"], row["image_path"]) for row in islice(rows, _BATCH)]:
+        yield images
 
 
 def embedding_shards(shards: list[str], plan: str, options: EmbeddingOptions, num_workers: int) -> list[str]:

@@ -12,9 +12,8 @@ How well either detects false captions depends on the model; `auc` measures it w
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from PIL import Image
 
 from ...findings import DataError
 from ...images import decode_rgb
+from ...reading_ahead import ahead
 from ...rows.joined_parquet import without_images
 from ..captions.repeated import caption_hash, load_repeated
 from ..captions.words import find_attributes
@@ -202,12 +202,14 @@ class CaptionScorer:
         """
         import torch
 
+        from modeling_gadms.evaluation.encoding import image_features
+
         where: dict[str, Any] = {"dtype": torch.long, "device": self._device}
         image_of_caption = torch.tensor(inputs.image_of_caption, **where)
         caption_of_word = torch.tensor(inputs.caption_of_word, **where)
         ids, hidden = inputs.ids.to(self._device), inputs.hidden.to(self._device)
         with torch.no_grad():
-            images = self._model.get_image_features(inputs.pixels.to(self._device)).pooler_output.float()
+            images = image_features(self._model, {"pixel_values": inputs.pixels})
             drops, cosines = self._model.drops_without(images[image_of_caption], ids, caption_of_word, hidden)
         return drops.cpu(), cosines.cpu()
 
@@ -240,14 +242,12 @@ def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str,
         schema = schema.append(pa.field(column, kind))
     scorer = open_scorer(options.model) if options.model else None
     repeated = load_repeated(options.plan) if options.plan and options.max_same_caption else frozenset()
-    with shard_writer(target, schema) as shard, ThreadPoolExecutor(1) as thread:
+    with shard_writer(target, schema) as shard:
         for name in ("captions_scored", f"captions_{LOW_SCORE}", "captions_replaced", "both_captions_marked"):
             shard.counts[name] = 0
         rows = read_rows(source)
-        coming = thread.submit(read_batch, rows, scorer, options.batch_size)
-        while (batch := coming.result()) is not None:
-            # The next rows are read and decoded while the model works on these.
-            coming = thread.submit(read_batch, rows, scorer, options.batch_size)
+        for batch in ahead(iter(partial(read_batch, rows, scorer, options.batch_size), None)):
+            assert batch is not None  # the end, which `iter` keeps to itself
             shard.counts["rows_in"] += len(batch.rows)
             _assess(batch, scorer, options, shard.counts)
             for row in batch.rows:

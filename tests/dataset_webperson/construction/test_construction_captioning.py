@@ -6,11 +6,10 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -375,11 +374,11 @@ def test_a_run_that_is_killed_again_and_again_asks_for_nothing_twice(server, tmp
     source = write_crops(tmp_path / "2_dedup" / "00000.parquet", 24)
     target = str(tmp_path / "3_caption" / "00000.parquet")
     paths = [str(Path(__file__).parent), str(HELPERS), str(REPO)]
-    command = [sys.executable, "-c", KILLED.format(paths=paths), str(server.port), source, target]
+    command = ["-c", KILLED.format(paths=paths), str(server.port), source, target]
     server.delay = 0.05
     for kill in range(3):
         begun = len(server.requests)
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = forked.start(command)
         wait_for(lambda begun=begun, kill=kill: len(server.requests) >= begun + 6 + 3 * kill, 120)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -3,10 +3,9 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pyarrow.parquet as pq
 import pytest
 from places import REPO
@@ -19,11 +18,11 @@ NUM_DRAWN, MAX_STEPS = 60, 2
 
 def demonstrate(folder):
     """`examples/demo_webperson.py` where no photo models are."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GADMS_PHOTOS": str(folder / "nowhere")}
+    environment = {**os.environ, "GADMS_PHOTOS": str(folder / "nowhere")}
     environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPO), "HF_DATASETS_CACHE": str(folder / "cache")}
-    command = [sys.executable, REPO / "examples" / "demo_webperson.py", "--output_dir", folder / "out"]
+    command = [REPO / "examples" / "demo_webperson.py", "--output_dir", folder / "out"]
     command += ["--num_drawn", str(NUM_DRAWN), "--max_steps", str(MAX_STEPS)]
-    result = subprocess.run(list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True)
+    result = forked.run(command, cwd=folder, env=environment)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
 

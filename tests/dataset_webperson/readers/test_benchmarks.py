@@ -18,10 +18,12 @@ from made_up_datasets import (
     write_copy,
     write_cuhk,
     write_icfg,
+    write_iiitd,
     write_json,
     write_picture,
     write_rstp,
     write_ufine,
+    write_ufine3c,
 )
 
 from dataset_webperson.findings import DataError, Findings
@@ -65,10 +67,9 @@ def test_every_layout_gives_the_same_schema(tmp_path, style, name):
             assert row["image"].size == (48, 96)
             assert row["captions"] and all(isinstance(text, str) for text in row["captions"])
             assert not os.path.isabs(row["image_path"])
-    train = set(data["train"]["person_id"])
-    assert train == set(range(len(train)))
-    others = [set(table["person_id"]) for split, table in data.items() if split != "train"]
-    assert all(train.isdisjoint(ids) for ids in others)
+    first, *others = (set(table["person_id"]) for table in data.values())
+    assert first == set(range(len(first)))
+    assert all(first.isdisjoint(ids) for ids in others)
     image_ids = sorted(i for table in data.values() for i in table["image_id"])
     assert image_ids == list(range(len(image_ids)))
 
@@ -101,7 +102,7 @@ def test_the_name_may_be_written_in_any_usual_way(tmp_path, name):
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path):
-    with pytest.raises(DataError, match="cuhk-pedes, icfg-pedes, rstpreid, ufine6926"):
+    with pytest.raises(DataError, match="cuhk-pedes, icfg-pedes, rstpreid, ufine6926, ufine3c, iiitd-20k"):
         load_benchmark("market", tmp_path)
 
 
@@ -160,6 +161,35 @@ def test_wrong_counts_are_an_error_by_default_and_a_warning_on_request(tmp_path)
 def test_totals_are_checked_where_only_they_are_known(tmp_path):
     with pytest.raises(DataError, match=r"all splits together have 7 ids, 14 images, 28 captions; official: 6,926"):
         load_benchmark("ufine6926", write_ufine(tmp_path))
+
+
+@pytest.mark.parametrize("form", ["CUHK", "ICFG", "RSTP"])
+def test_an_image_of_iiitd_is_one_row_in_each_of_its_forms(tmp_path, form):
+    """Without a warning, though one form has a row for each caption."""
+    root = write_iiitd(tmp_path, form)
+    findings = Findings()
+    copy = read_copy(BENCHMARKS["iiitd-20k"], str(root), findings)
+    assert copy.counts() == {
+        "train": Counts(5, 5, 10),
+        "validation": Counts(2, 2, 4),
+        "test": Counts(2, 2, 4),
+    }
+    assert {finding.code for finding in findings} == {"counts-differ"}
+
+
+def test_the_file_that_iiitd_is_handed_out_with_is_not_the_json(tmp_path):
+    root = write_iiitd(tmp_path)
+    (root / "IIITD-20K-RSTP-FORMAT.json").unlink()
+    write_json(root / "Filtered.json", {"0": {"Image ID": "00000", "Description 1": "A man.", "Description 2": "He."}})
+    with pytest.raises(DataError, match=r"Filtered\.json lies there, of which it is made: run format_CUHK\.py"):
+        load("iiitd-20k", root)
+
+
+def test_all_rows_of_ufine3c_are_of_test_and_keep_their_source(tmp_path):
+    data = load("ufine3c", write_ufine3c(tmp_path))
+    assert list(data) == ["test"] and len(data["test"]) == 8
+    assert data["test"]["source"][:2] == ["UFine6926", "CUHK-PEDES"]
+    assert [len(captions) for captions in data["test"]["captions"][:3]] == [2, 3, 4]
 
 
 def test_the_rstpreid_json_from_before_2022_10_is_named(tmp_path):

@@ -3,10 +3,9 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 
+import forked
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -166,13 +165,12 @@ def test_a_killed_reader_with_workers_goes_on_with_every_row_once(folder):
     """Killed after 6 batches of 5; the state is the number of rows seen."""
     here = os.path.dirname(os.path.abspath(__file__))
     script = KILLED.format(path=[here, str(HELPERS)], folder=folder, start=0)
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    seen = [path for _ in range(6) for path in process.stdout.readline().split()]
+    process = forked.start(["-c", script])
+    seen = [path for line in process.lines(6) for path in line.split()]
     process.send_signal(signal.SIGKILL)
-    process.stdout.close()
     assert process.wait() == -signal.SIGKILL and len(seen) == 30
     script = KILLED.format(path=[here, str(HELPERS)], folder=folder, start=30)
-    rest = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    rest = forked.run(["-c", script]).stdout.split()
     assert len(rest) == ROWS - 30 and Counter(seen + rest) == Counter(f"{number:04d}.jpg" for number in range(ROWS))
 
 
@@ -285,7 +283,6 @@ def test_training_on_a_stream_resumes_with_the_next_batch_and_ends_alike(folder,
 @pytest.mark.parametrize(("name", "rows"), [("benchmark_loading", 7), ("benchmark_layouts", 5)])
 def test_the_benchmarks_print_their_tables(name, rows):
     script = EXAMPLES / f"{name}.py"
-    command = [sys.executable, script, "--rows", "30", "--rounds", "1"]
-    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    table = forked.run([script, "--rows", "30", "--rounds", "1"]).stdout.splitlines()
     figures = [line for line in table if line.startswith("| ") and "rows/s" not in line]
     assert len(figures) == rows, table

@@ -5,7 +5,10 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_processor, tiny_rows
 
-from modeling_gadms.evaluation.encoding import encode_retrieval_set
+from modeling_gadms.evaluation import encoding
+from modeling_gadms.evaluation.encoding import RetrievalSet, encode_captions, encode_retrieval_set
+from modeling_gadms.evaluation.metrics import evaluate_embeddings
+from modeling_gadms.person_retrieval.ranking import retrieval_metrics
 from modeling_gadms.rows import stable_hash
 
 
@@ -34,6 +37,20 @@ def test_embeddings_are_those_of_each_image_and_caption_in_order(model_and_proce
             )
 
 
+def test_a_caption_s_embedding_is_that_of_it_alone_whatever_the_order_and_repetition(model_and_processor, monkeypatch):
+    monkeypatch.setattr(encoding, "_BATCHES_ON_DEVICE", 2)
+    model, processor = model_and_processor
+    words = "a man in a red coat and blue jeans walks past the long white wall with his brown bag".split()
+    captions = ["", *(" ".join(words[:count]) for count in range(1, 18)), "a man", "a woman in red"]
+    found = encode_captions(model, processor, captions, 3, progress=False)
+    with torch.no_grad():
+        for caption, embed in zip(captions, found, strict=True):  # one at a time, without padding
+            alone = model.get_text_features(**processor(text=[caption], return_tensors="pt")).pooler_output
+            torch.testing.assert_close(embed[None], torch.nn.functional.normalize(alone, dim=-1), atol=1e-6, rtol=0)
+    order = torch.randperm(len(captions), generator=torch.Generator().manual_seed(0)).tolist() + [3, 3, 0]
+    assert torch.equal(encode_captions(model, processor, [captions[i] for i in order], 3, False), found[order])
+
+
 def test_without_person_ids_each_image_is_its_own_person(model_and_processor):
     rows = tiny_rows(5).remove_columns("person_id")
     encoded = encode_retrieval_set(*model_and_processor, rows, progress=False)
@@ -59,6 +76,26 @@ def test_metrics_equal_a_loop_over_sorted_lists(model_and_processor):
             precisions.append(sum(count / rank for count, rank in enumerate(ranks, 1)) / len(ranks))
         assert metrics[f"{way}_R@1"] == pytest.approx(100 * hits / len(query))
         assert metrics[f"{way}_mAP"] == pytest.approx(100 * sum(precisions) / len(precisions), abs=1e-3)
+
+
+def test_an_image_without_captions_is_searched_and_no_query():
+    """Images 0 and 3 show persons whom no caption describes."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.nn.functional.normalize(torch.randn(5, 6, generator=random))
+    texts = torch.nn.functional.normalize(torch.randn(3, 6, generator=random))
+    text_ids, image_ids = torch.tensor([1, 2, 2]), torch.tensor([0, 1, 2, 0, 2])
+    encoded = RetrievalSet(images, texts, image_ids, text_ids, torch.tensor([1, 2, 4]))
+    described = images[[1, 2, 4]], image_ids[[1, 2, 4]]
+    expected = {
+        "t2i": retrieval_metrics(texts, images, text_ids, image_ids),
+        "i2t": retrieval_metrics(described[0], texts, described[1], text_ids),
+    }
+    assert expected["t2i"] != retrieval_metrics(texts, described[0], text_ids, described[1])
+    metrics, evaluation = encoded.metrics(), evaluate_embeddings(encoded, num_resamples=10)
+    for way, found in expected.items():
+        assert {name: metrics[f"{way}_{name}"] for name in found} == pytest.approx(found)
+        assert {name: evaluation.metrics[way][name].mean for name in found} == pytest.approx(found)
+    assert evaluation.person_ids["i2t"].tolist() == [1, 2, 2]
 
 
 def test_an_empty_set_and_a_missing_image_are_named(model_and_processor, tmp_path):

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 
 import datasets
+import forked
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
@@ -298,10 +297,7 @@ def test_bfloat16_and_activation_checkpointing_change_the_first_loss_little(tmp_
 
 
 def run(output_dir, *options, processes=1):
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    launcher = several if processes > 1 else []  # which imports torch itself
-    command = [sys.executable, *launcher, str(HELPERS / "finetune_tiny.py"), "--output_dir", str(output_dir), *options]
-    result = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    result = forked.run([HELPERS / "finetune_tiny.py", "--output_dir", output_dir, *options], processes=processes)
     assert result.returncode == 0, result.stderr
     return json.loads((output_dir / "run.json").read_text())
 
@@ -319,6 +315,7 @@ def test_two_processes_in_chunks_fine_tune_as_one(tmp_path):
 
 def test_a_resumed_fine_tuning_equals_one_never_interrupted(tmp_path):
     options = ["--num_train_epochs", "3", "--save_total_limit", "3", "--instances_per_person", "2"]
+    options += ["--layer_decay", "0.7", "--matching_weight", "0.5"]
     whole = finetune(["--output_dir", str(tmp_path / "whole"), *options])
     steps = whole.state.max_steps // 3
     checkpoint = tmp_path / "whole" / f"checkpoint-{steps}"
@@ -420,9 +417,9 @@ def one_unknown_person():
         (tiny_rows, {"eval_strategy": "epoch"}, r"no validation set .*load_benchmark\(validation_persons"),
     ],
 )
-def test_unusable_training_sets_are_refused_before_training(tmp_path, change, options, message):
+def test_unusable_training_sets_are_refused_when_the_trainer_is_made(tmp_path, change, options, message):
     with pytest.raises(ValueError, match=message):
-        finetuner(tmp_path, rows=change(), model=tiny_tuned_model(), **options).get_train_dataloader()
+        finetuner(tmp_path, rows=change(), model=tiny_tuned_model(), **options)
 
 
 def test_a_classifier_of_another_number_of_persons_is_refused(tmp_path):

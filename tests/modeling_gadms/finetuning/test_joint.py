@@ -8,10 +8,13 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from finetune_tiny import finetune
+from made_up_datasets import write_copy
 from safetensors.torch import load_file
 from tiny import tiny_rows
 
+from dataset_webperson import DataError
 from modeling_gadms.finetuning.arguments import GADMSFineTuningArguments
+from modeling_gadms.finetuning.data import FineTuningDataArguments, load_sets, training_rows
 from modeling_gadms.finetuning.joint import TemperatureSampler, draws_of_an_epoch, joined, with_own_persons
 from modeling_gadms.finetuning.rows import CaptionRows
 
@@ -55,6 +58,19 @@ def test_joined_rows_keep_their_image_captions_and_person_and_know_their_set():
     assert pairs.set_of_pair == ["large"] * 32 + ["small"] * 8
     persons = [set(pairs.person_of_pair[part]) for part in (slice(32), slice(32, None))]
     assert not persons[0] & persons[1] and len(persons[0] | persons[1]) == len(pairs.persons) == 12
+
+
+@pytest.mark.filterwarnings("ignore:.*counts differ")
+def test_iiitd_is_trained_on_beside_others_and_ufine3c_only_measured_on(tmp_path):
+    for style in ("rstp", "iiitd", "ufine3c"):
+        write_copy(style, tmp_path)
+    options = {"data_root": [str(tmp_path)], "on_count_mismatch": "warn"}
+    args = FineTuningDataArguments("model", ["rstpreid", "iiitd-20k"], **options)
+    rows = training_rows(load_sets(args, (64, 32), 0))
+    assert Counter(rows["data_set"]) == {"RSTPReid": 10, "IIITD-20K": 5} and len(set(rows["person_id"])) == 10
+    args = FineTuningDataArguments("model", ["rstpreid", "ufine3c"], **options)
+    with pytest.raises(DataError, match="ufine3c: it has test alone, nothing to train on; measure on it with"):
+        load_sets(args, (64, 32), 0)
 
 
 def test_shares_follow_the_temperature_and_fill_an_epoch():

@@ -1,13 +1,11 @@
 """`examples/publish.py` against a Hub: models, data sets in parts and after a break, the metric as a Space."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 
+import forked
 import pytest
 import torch
 from hub_server import TOKEN, environment, running_hub
@@ -23,14 +21,11 @@ FIGURES = {f"{way}_{name}": 50.0 for way in ("t2i", "i2t") for name in ("R@1", "
 
 
 def start(hub, cache, *arguments, token=TOKEN):
-    command = [sys.executable, REPO / "examples" / "publish.py", *map(str, arguments)]
-    env = environment(hub.endpoint, cache, token)
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return forked.start([REPO / "examples" / "publish.py", *arguments], env=environment(hub.endpoint, cache, token))
 
 
 def run(hub, cache, code, *arguments, token=None):
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    process = subprocess.run(command, env=environment(hub.endpoint, cache, token), capture_output=True, text=True)
+    process = forked.run(["-c", code, *arguments], env=environment(hub.endpoint, cache, token))
     assert process.returncode == 0, process.stderr[-3000:]
     assert TOKEN not in process.stdout + process.stderr and "hf_wrong" not in process.stdout
     return json.loads(process.stdout.splitlines()[-1])
@@ -170,8 +165,8 @@ def test_a_data_set_continues_after_a_break_and_sends_nothing_twice(released, tm
         hub.watch = watch
         process = start(hub, tmp_path / "cache", *arguments)
         assert second.wait(300)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
         hub.watch = None
         killed.set()
         repository = hub["datasets/org/webperson"]

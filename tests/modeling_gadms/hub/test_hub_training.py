@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import forked
 import pytest
 import yaml
 from hub_server import TOKEN, environment, running_hub
@@ -55,9 +56,7 @@ def trained(tmp_path_factory):
     with running_hub() as hub:
         env = environment(hub.endpoint, folder / "cache", TOKEN)
         env["PYTHONPATH"] += f":{HELPERS}"
-        process = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(folder), TOKEN], env=env, capture_output=True, text=True
-        )
+        process = forked.run(["-c", PROGRAM, folder, TOKEN], env=env)
         assert process.returncode == 0, process.stderr[-3000:]
         yield hub, folder, process
 

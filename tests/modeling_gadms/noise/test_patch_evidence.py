@@ -4,10 +4,9 @@ import copy
 import itertools
 import json
 import math
-import subprocess
-import sys
 
 import datasets
+import forked
 import pytest
 import torch
 from as_script import run_as_script
@@ -232,7 +231,7 @@ def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path, cap
         return run_as_script(script, *command, *options), capsys.readouterr().err
 
     # in another process than what continues it, so that nothing may depend on the process
-    done = subprocess.run([sys.executable, script, *command], capture_output=True, text=True)
+    done = forked.run([script, *command])
     assert done.returncode == 0 and "Learning patch evidence" in done.stderr, done.stderr
     files = sorted((tmp_path / "out" / "data").iterdir())
     assert [file.name for file in files] == ["test-00000-of-00001.parquet"] + [

@@ -109,19 +109,30 @@ def test_the_list_names_arguments_of_the_installed_parent():
     assert set(WITHOUT_EFFECT) <= {field.name for field in dataclasses.fields(TrainingArguments)}
 
 
-def test_divided_layers_are_refused_where_scores_or_chunks_need_them_whole(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="^FSDP divides layers, and the scores of masking=gradient_attention need"):
+def test_divided_layers_are_refused_where_they_are_needed_whole_or_would_not_be_divided(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="^FSDP: on the device cpu accelerate leaves layers whole"):
         arguments(tmp_path, fsdp=True)
+    monkeypatch.setattr("modeling_gadms.training.arguments.NOT_DIVIDED", ())
+    arguments(tmp_path, fsdp=True)
+    with pytest.raises(ValueError, match="^FSDP of version 1 .*: take version 2$"):
+        arguments(tmp_path, fsdp=True, fsdp_config={"version": 1})
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` does
-    with pytest.raises(ValueError, match="^FSDP divides layers, and the scores"):
+    with pytest.raises(ValueError, match="^FSDP of version 1 "):
         arguments(tmp_path)
-    with pytest.raises(ValueError, match="^FSDP divides layers, and chunks of gradient_accumulation_steps=2 need"):
-        arguments(tmp_path, masking="none", gradient_accumulation_steps=2)
-    arguments(tmp_path, masking="none")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    arguments(tmp_path)
+    for options, name in (
+        ({"gradient_accumulation_steps": 2}, "chunks of gradient_accumulation_steps=2"),
+        ({"ema_decay": 0.9}, "the average of ema_decay=0.9"),
+        ({"eval_on_start": True}, "the measurement of eval_on_start"),
+    ):
+        with pytest.raises(ValueError, match=f"^FSDP divides layers, and {name} would need"):
+            arguments(tmp_path, **options)
     GADMSFineTuningArguments(output_dir=str(tmp_path), use_cpu=True, masking="random")
     monkeypatch.setattr("modeling_gadms.training.arguments.is_deepspeed_zero3_enabled", lambda: True)
-    with pytest.raises(ValueError, match="^DeepSpeed ZeRO-3 divides layers"):
+    with pytest.raises(ValueError, match="^DeepSpeed ZeRO-3 divides layers, and the scores of masking=gradient_att"):
         arguments(tmp_path)
+    arguments(tmp_path, masking="none")
 
 
 def test_a_model_on_several_devices_is_refused(tmp_path):

@@ -1,11 +1,9 @@
 """Chunks run in turn give the loss and gradient of the whole batch: in the model, the Trainer and processes."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
+import forked
 import pytest
 import torch
 from places import HELPERS
@@ -70,10 +68,7 @@ def test_dropout_is_the_same_when_a_chunk_is_embedded_and_when_it_is_replayed():
 
 
 def run(output_dir, *options, processes=1):
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    launcher = several if processes > 1 else []  # which imports torch itself
-    command = [sys.executable, *launcher, str(HELPERS / "train_tiny.py"), "--output_dir", str(output_dir), *options]
-    result = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    result = forked.run([HELPERS / "train_tiny.py", "--output_dir", output_dir, *options], processes=processes)
     assert result.returncode == 0, result.stderr
     return json.loads((output_dir / "run.json").read_text())
 

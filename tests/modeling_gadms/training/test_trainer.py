@@ -3,10 +3,9 @@
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from places import HELPERS
@@ -21,12 +20,8 @@ from modeling_gadms.training.trainer import GADMSTrainer, warmup_then_cosine
 
 
 def run(output_dir, *options, processes=1, check=True):
-    """`tests/train_tiny.py` in processes of its own; the launcher imports torch again, so one process does without."""
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    launcher = several if processes > 1 else []
-    command = [sys.executable, *launcher, str(HELPERS / "train_tiny.py"), "--output_dir", str(output_dir), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    """`tests/helpers/train_tiny.py` in processes of its own."""
+    result = forked.run([HELPERS / "train_tiny.py", "--output_dir", output_dir, *options], processes=processes)
     assert not check or result.returncode == 0, result.stderr
     return result
 
