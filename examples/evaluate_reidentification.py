@@ -6,8 +6,9 @@ r"""Measure how well images of a person find images of the same person by other 
 
 Captions and training play no part. Images of the query's person by the query's own camera are left out of its ranking,
 junk (person -1 of Market-1501) is not read, and distractors (person 0) count as wrong. --output_dir receives
-results.json, results.md, and model-index.yaml for the model card; of several models, paired tests too. A model that
-was trained on ICFG-PEDES or RSTPReid has seen MSMT17: `python -m dataset_webperson.doctor` on both folders says what.
+results as JSON, Markdown and LaTeX, and model-index.yaml for the model card; of several models, paired tests too. A
+model that was trained on ICFG-PEDES or RSTPReid has seen MSMT17: `python -m dataset_webperson.doctor` on both folders
+says what.
 """
 
 import sys

@@ -7,8 +7,8 @@
 
 A benchmark is `cuhk-pedes`, `icfg-pedes`, `rstpreid`, `ufine6926` or another of examples/data.md below --data_root,
 `synthetic`, or a folder of images with `captions` and `person_id`; a model is any GA-DMS, CLIP or SigLIP. --output_dir
-receives results.json, results.md, model-index.yaml for the model card, and a report page per result. Embeddings are
-kept, and reused while neither the model nor the data has changed.
+receives the results as JSON, Markdown and LaTeX, model-index.yaml for the model card, and a report page per result.
+Embeddings are kept, and reused while neither the model nor the data has changed.
 """
 
 import os

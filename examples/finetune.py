@@ -6,7 +6,7 @@ r"""Fine-tune GA-DMS, or a CLIP, on a benchmark of persons with captions, by the
     accelerate launch examples/finetune.py ... --masking gradient_attention --instances_per_person 4 --lora True
     accelerate launch examples/finetune.py ... --dataset_name cuhk-pedes icfg-pedes rstpreid --data_root data
     accelerate launch examples/finetune.py --model_name_or_path runs/demo --dataset_name synthetic \
-        --output_dir runs/synthetic
+        --seeds 0 1 2 --output_dir runs/synthetic
 
 The data set is cuhk-pedes, icfg-pedes, rstpreid or another of examples/data.md below `--data_root`, or `synthetic`.
 Several are trained on jointly, with an identity head over all persons, and each is tested; `--sampling_temperature 2`
@@ -17,19 +17,20 @@ a benchmark has no such split, `--validation_persons 200` holds persons out of t
 `--activation_checkpointing True` saves more memory. The default optimiser settings are for whole towers: with `--lora
 True`, use `--learning_rate 1e-4 --adam_epsilon 1e-8`.
 Beside the checkpoint, a plain GA-DMS into which adapters are merged, it writes metrics.json and, with LoRA, adapter/.
+`--seeds` trains once by each, and writes a table with their mean and deviation; finished runs are kept.
 """
 
 import os
 import sys
 import time
-from typing import Any
 
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import set_seed
 
 from dataset_webperson.command_line import command
-from dataset_webperson.files import write_json
+from modeling_gadms.evaluation.metrics import Evaluation, evaluate_embeddings
+from modeling_gadms.evaluation.run_folders import write_run
 from modeling_gadms.finetuning.arguments import GADMSFineTuningArguments
 from modeling_gadms.finetuning.data import (
     FineTuningDataArguments,
@@ -41,6 +42,7 @@ from modeling_gadms.finetuning.data import (
 from modeling_gadms.finetuning.lora import LoraArguments, add_lora, count_parameters, save_adapter
 from modeling_gadms.finetuning.model import GADMSForFineTuning
 from modeling_gadms.finetuning.overlap import leave_out_overlap
+from modeling_gadms.finetuning.sweep import SweepArguments, runs_to_do, settings_of, write_sweep
 from modeling_gadms.finetuning.trainer import GADMSFineTuningTrainer
 from modeling_gadms.person_retrieval.ranking import DIRECTIONS, METRICS
 from modeling_gadms.training.command_line import parse_arguments, refuse_used_folder
@@ -49,13 +51,17 @@ from modeling_gadms.training.starting_points import load_starting_point
 
 
 def report(
-    trainer: GADMSFineTuningTrainer, sets: list[TuningSet], metrics: dict[str, dict], run: dict[str, Any]
+    trainer: GADMSFineTuningTrainer, sets: list[TuningSet], metrics: dict[str, dict], run: dict, tests: dict
 ) -> None:
-    """Write metrics.json, and print the table; `metrics` are by model, and of several sets also by set and model."""
+    """Write what compare_runs.py reads, and print the table.
+
+    Args:
+        metrics: by model, and of several sets also by set and model.
+        tests: by set, the final model's evaluation.
+    """
     state, chosen = trainer.state, sets[0].splits["validation"]
     if len(sets) > 1:
-        parts = [f"{one.splits['validation']} of {one.name}" for one in sets]
-        chosen = f"the mean over {', '.join(parts)}"
+        chosen = "the mean over " + ", ".join(f"{one.splits['validation']} of {one.name}" for one in sets)
     results = {
         "metrics": {model: metrics[model] for model in ("before", "after")},
         "best_epoch_chosen_on": chosen,
@@ -64,7 +70,8 @@ def report(
     }
     if "test" in [one.splits["validation"] for one in sets]:
         results["warning"] = "the best epoch was chosen on the test set: these figures are optimistic"
-    write_json(os.path.join(trainer.args.output_dir, "metrics.json"), results)
+    rows = {one.name: (one.rows["test"], tests[one.name]) for one in sets}
+    write_run(trainer.args.output_dir, results, state.log_history, rows)
     print(f"\n{metrics_table(metrics)}\n", flush=True)
     for one in sets:
         if one.incomplete:
@@ -73,12 +80,8 @@ def report(
     print(f"{results['seconds']:.0f} s; checkpoint and metrics.json in {trainer.args.output_dir}", flush=True)
 
 
-@command
-def main(arguments: list[str] | None = None) -> None:
-    start = time.time()
-    kinds = (FineTuningDataArguments, LoraArguments, GADMSFineTuningArguments)
-    args, lora, training = parse_arguments(kinds, arguments, description=__doc__)
-    refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
+def tune(args: FineTuningDataArguments, lora: LoraArguments, training: GADMSFineTuningArguments) -> None:
+    start, settings = time.time(), settings_of(args, lora, training)  # the trainer will change some
     set_seed(training.seed)
     pretrained, processor = load_starting_point(
         args.model_name_or_path, tuple(args.image_size), training.matching_weight > 0
@@ -94,6 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     trainable, total = count_parameters(tuned)
     trainer = GADMSFineTuningTrainer(tuned, training, processor, train_dataset=train, eval_dataset=validation)
     facts: dict[str, dict] = {}
+    tests: dict[str, Evaluation] = {}
 
     def measure(when: str, prefix: str) -> dict[str, dict[str, float]]:
         """Each set by its name, and `when` for the mean over them."""
@@ -103,7 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
             measured = trainer.evaluate(one.rows["test"], metric_key_prefix=logged)
             keys = [f"{way}_{name}" for way in DIRECTIONS for name in METRICS]
             found[f"{when}, {one.name}"] = {key: measured[f"{logged}_{key}"] for key in keys}
-            facts[one.name] = gallery_facts(trainer.measured) | {"incomplete": one.incomplete, "splits": one.splits}
+            tests[one.name] = evaluate_embeddings(trainer.measured)
+            facts[one.name] = gallery_facts(tests[one.name]) | {"incomplete": one.incomplete, "splits": one.splits}
         means = {name: sum(each[name] for each in found.values()) / len(sets) for name in next(iter(found.values()))}
         return {when: means} if len(sets) == 1 else {**found, when: means}
 
@@ -117,16 +122,25 @@ def main(arguments: list[str] | None = None) -> None:
     if trainer.is_world_process_zero():
         if isinstance(trainer.model, PeftModel):
             save_adapter(trainer.model, os.path.join(training.output_dir, "adapter"))
-        run = {"trainable_parameters": trainable, "parameters": total, "seconds": time.time() - start}
-        run |= {"arguments": vars(args) | vars(lora), "training_arguments": training.to_dict()}
-        run["arguments"]["dataset_name"] = " + ".join(args.dataset_name)
-        if len(sets) == 1:
-            run |= facts[sets[0].name]
-        else:
-            for one in sets:
-                facts[one.name] |= {when: metrics[f"{when}, {one.name}"] for when in ("before", "after")}
-            run |= {"sets": facts, "overlap": notes}
-        report(trainer, sets, metrics, run)
+        run = {"trainable_parameters": trainable, "parameters": total, "seconds": time.time() - start, **settings}
+        for one in sets if len(sets) > 1 else []:
+            facts[one.name] |= {when: metrics[f"{when}, {one.name}"] for when in ("before", "after")}
+        run |= facts[sets[0].name] if len(sets) == 1 else {"sets": facts, "overlap": notes}
+        report(trainer, sets, metrics, run, tests)
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    kinds = (FineTuningDataArguments, LoraArguments, GADMSFineTuningArguments, SweepArguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    args, lora, training, sweep = parse_arguments(kinds, words, description=__doc__)
+    if not sweep.seeds:
+        refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
+        return tune(args, lora, training)
+    for of_seed in runs_to_do(words, kinds, training, sweep):
+        tune(*of_seed)
+    if PartialState().is_main_process:
+        print(f"{write_sweep(training.output_dir)}\n\nseeds.md, .tex and .json in {training.output_dir}")
 
 
 if __name__ == "__main__":

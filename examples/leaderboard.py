@@ -21,7 +21,7 @@ import torch
 from studies.step_costs import count_flops
 
 from dataset_webperson.command_line import command
-from dataset_webperson.files import replacing, write_json
+from dataset_webperson.files import write_json, write_text
 from modeling_gadms.evaluation.benchmarks import INCOMPLETE, display_name, load_with_fault
 from modeling_gadms.evaluation.embedding_cache import DEFAULT_FOLDER, cached_retrieval_set
 from modeling_gadms.evaluation.encoding import caption_options
@@ -118,9 +118,8 @@ def main(arguments: list[str] | None = None) -> None:
     place = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} processor threads"
     text = markdown(rows, place)
     write_json(os.path.join(folder, "leaderboard.json"), {"rows": rows, "arguments": vars(args)})
-    for file, content in (("leaderboard.md", text), ("leaderboard.tex", latex(rows))):
-        with replacing(os.path.join(folder, file)) as temporary, open(temporary, "w", encoding="utf-8") as written:
-            written.write(content + "\n")
+    write_text(os.path.join(folder, "leaderboard.md"), text + "\n")
+    write_text(os.path.join(folder, "leaderboard.tex"), latex(rows))
     print(f"{text}\n\nleaderboard.md, leaderboard.tex and leaderboard.json in {folder}")
 
 

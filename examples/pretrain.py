@@ -26,9 +26,12 @@ from transformers import TrainingArguments, set_seed
 
 from dataset_webperson import WebPerson
 from dataset_webperson.command_line import command
-from dataset_webperson.files import replacing, write_json
+from dataset_webperson.files import replacing
 from dataset_webperson.rows.captioned import CaptionedSplits, TrainingSet, load_captioned
+from modeling_gadms.evaluation.benchmarks import display_name
 from modeling_gadms.evaluation.encoding import RetrievalSet, encode_retrieval_set
+from modeling_gadms.evaluation.metrics import evaluate_embeddings
+from modeling_gadms.evaluation.run_folders import write_run
 from modeling_gadms.training import run_report
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.command_line import free_folder, parse_arguments, refuse_image_size, refuse_used_folder
@@ -88,8 +91,9 @@ def report(
     folder = trainer.args.output_dir
     model, processor = trainer.accelerator.unwrap_model(trainer.model).gadms, trainer.processing_class
     assert trainer.measured is not None  # by the evaluation that ended the run
-    results = {"metrics": metrics, **run_report.gallery_facts(trainer.measured), "seconds": seconds, **arguments}
-    write_json(f"{folder}/metrics.json", results)
+    name, evaluation = arguments["arguments"]["dataset_name"], evaluate_embeddings(trainer.measured)
+    results = {"metrics": metrics, **run_report.gallery_facts(evaluation), "seconds": seconds, **arguments}
+    write_run(folder, results, trainer.state.log_history, {display_name(name): (test, evaluation)})
     before = metrics["before"] if trainer.eval_dataset is test else None  # not of the curve's own gallery
     run_report.save_curve(trainer.state.log_history, f"{folder}/curve.png", before)
     run_report.save_retrievals(test, trainer.measured, f"{folder}/retrievals.png")

@@ -51,6 +51,7 @@ PROVEN = {
     "examples/finetune.py": "test_finetune_example.py::test_adapters_and_dual_masking_on_the_synthetic_set",
     "examples/average_checkpoints.py": "test_average_checkpoints.py::"
     "test_the_mean_of_checkpoints_is_a_model_like_any_other",
+    "examples/compare_runs.py": "test_compare_runs.py::test_sweeps_and_runs_are_compared_in_every_form",
     "dataset_webperson.person_search_crops": "test_person_search_crops.py::"
     "test_every_box_that_is_searched_is_cut_and_the_described_ones_of_train",
     "examples/leaderboard.py": "test_leaderboard.py::test_the_command_leaves_the_table_in_three_forms",

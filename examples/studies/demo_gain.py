@@ -10,13 +10,13 @@ runs are kept in --output_dir; started again, the script continues with the othe
 
 import json
 import os
-import statistics
 import sys
 
 from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
 
 from dataset_webperson import DataError
 from dataset_webperson.command_line import CommandParser, command
+from modeling_gadms.evaluation.significance import STUDENT, spread_of_runs
 
 EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, EXAMPLES)
@@ -32,8 +32,6 @@ METRICS = {
     "t2i_mAP": "text->image mAP",
     "i2t_mAP": "image->text mAP",
 }
-# 97.5 % quantiles of Student's t by degrees of freedom
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 def run(model: str, seed: int, output_dir: str) -> dict:
@@ -58,9 +56,8 @@ def recipe_of(kept: dict) -> dict:
 
 def summarize(values: list[float]) -> dict:
     """Mean, standard deviation and 95 % interval, by Student's t, of one value from each seed."""
-    mean, spread = statistics.mean(values), statistics.stdev(values)
-    half = STUDENT[len(values) - 1] * spread / len(values) ** 0.5
-    return {"by_seed": values, "mean": mean, "sd": spread, "low": mean - half, "high": mean + half}
+    found = dict(vars(spread_of_runs(values)))
+    return {"by_seed": found.pop("by_run"), **found}
 
 
 def draw(results: dict[str, dict]) -> pyplot.Figure:

@@ -4,6 +4,7 @@ from typing import Any
 
 from ..person_retrieval.ranking import DIRECTIONS
 from .published_results import AT_TEST_TIME, COLUMNS, COSINE, published
+from .text_table import Table, latex_page, markdown_page
 
 PUBLISHED, RELEASED, TRAINED = "published", "as released", "trained here"
 COSTS = {
@@ -12,7 +13,6 @@ COSTS = {
     "caption_gflop": "GFLOP per caption",
     "images_per_second": "images/s",
 }
-LATEX_SIGNS = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$"}
 NOTE = (
     "*Published* figures are as given by the authors, not measured here, and often chosen on the test set. Intervals "
     "of 95 % resample the persons. Costs are of one image and one caption, padded as the model needs it; images/s are "
@@ -50,53 +50,43 @@ def leaderboard_rows(results: list[dict[str, Any]], protocol: str) -> list[dict[
     return rows
 
 
-def _cells(row: dict[str, Any], with_interval: str) -> list[str]:
-    """Figures and costs of a row; `with_interval` says how a figure and its interval are written."""
+def leaderboard_tables(rows: list[dict[str, Any]], with_sources: bool) -> list[Table]:
+    """The rows of [`leaderboard_rows`] as a table for each benchmark and direction.
+
+    Args:
+        with_sources (`bool`): columns say who trained a model and what it does at test time; without them, for narrow
+            pages, a dagger marks published figures.
+    """
+    tables: dict[str, Table] = {}
+    heads = ["model", "source", "at test time"] if with_sources else ["model"]
+    for row in rows:
+        title = f"{row['benchmark']}, {DIRECTIONS[row['direction']]}"
+        table = tables.setdefault(title, Table(title, [*heads, *COLUMNS, *COSTS.values()], [], words=len(heads)))
+        is_published = row["source"] == PUBLISHED
+        if with_sources:
+            words = [row["model"], f"*{PUBLISHED}*" if is_published else row["source"], row["at_test_time"]]
+        else:
+            words = [row["model"] + "†" * is_published]
+        table.rows.append([*words, *_figures(row)])
+    return list(tables.values())
+
+
+def _figures(row: dict[str, Any]) -> list[str]:
     cells = []
     for name in COLUMNS:
         mean, low, high = row["figures"].get(name, (None, None, None))
         if mean is None:
             cells.append("-")
         else:
-            cells.append(f"{mean:.2f}" if low is None else with_interval.format(mean=mean, low=low, high=high))
+            cells.append(f"{mean:.2f}" if low is None else f"{mean:.2f} [{low:.1f}, {high:.1f}]")
     return cells + [f"{row['cost'][name]:,.1f}" if name in row["cost"] else "-" for name in COSTS]
 
 
-def _parts(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    parts: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        parts.setdefault((row["benchmark"], DIRECTIONS[row["direction"]]), []).append(row)
-    return parts
-
-
 def markdown(rows: list[dict[str, Any]], device: str) -> str:
-    """The rows of [`leaderboard_rows`] as a table for each benchmark and direction."""
-    lines = ["# Leaderboard", "", NOTE.format(device=device)]
-    columns = ["model", "source", "at test time", *COLUMNS, *COSTS.values()]
-    for (benchmark, direction), part in _parts(rows).items():
-        lines += ["", f"## {benchmark}, {direction}", ""]
-        lines += ["| " + " | ".join(columns) + " |", "|---" * 3 + "|---:" * (len(columns) - 3) + "|"]
-        for row in part:
-            source = f"*{PUBLISHED}*" if row["source"] == PUBLISHED else row["source"]
-            cells = [row["model"], source, row["at_test_time"], *_cells(row, "{mean:.2f} [{low:.1f}, {high:.1f}]")]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """The rows of [`leaderboard_rows`] as a page; `device` is what encoded the images."""
+    return f"# Leaderboard\n\n{NOTE.format(device=device)}\n\n{markdown_page(leaderboard_tables(rows, True))}"
 
 
 def latex(rows: list[dict[str, Any]]) -> str:
     """The same as `tabular`s of the package booktabs; published models are marked by a dagger."""
-    blocks = ["% needs \\usepackage{booktabs}; a dagger marks published figures, not measured here"]
-    for (benchmark, direction), part in _parts(rows).items():
-        columns = ["Model", *COLUMNS, *COSTS.values()]
-        lines = [f"% {benchmark}, {direction}", "\\begin{tabular}{l" + "r" * (len(columns) - 1) + "}", "\\toprule"]
-        lines += [" & ".join(map(_escaped, columns)) + " \\\\", "\\midrule"]
-        for row in part:
-            mark = "$^\\dagger$" if row["source"] == PUBLISHED else ""
-            cells = _cells(row, "{mean:.2f} {{\\scriptsize [{low:.1f}, {high:.1f}]}}")
-            lines.append(" & ".join([_escaped(row["model"]) + mark, *cells]) + " \\\\")
-        blocks.append("\n".join([*lines, "\\bottomrule", "\\end{tabular}"]))
-    return "\n\n".join(blocks)
-
-
-def _escaped(text: str) -> str:
-    return "".join(LATEX_SIGNS.get(sign, sign) for sign in text)
+    return f"% a dagger marks published figures, not measured here\n{latex_page(leaderboard_tables(rows, False))}"

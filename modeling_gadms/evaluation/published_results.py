@@ -4,6 +4,8 @@ All figures are text to image, 0-100, as given in arXiv 2509.09118 or, for the m
 cell without a figure is `-`.
 """
 
+from .text_table import Table
+
 PROTOCOLS = ("direct-transfer", "fine-tuned", "cross-domain")
 PAPER_BENCHMARKS = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid")
 COLUMNS = ("R@1", "R@5", "R@10", "mAP")
@@ -85,8 +87,8 @@ def column_of(protocol: str, model: str, benchmark: str, trained_on: str | None)
     return f"{trained_on} → {benchmark}"
 
 
-def protocol_table(protocol: str, ours: list[dict]) -> str:
-    """The protocol's table in Markdown.
+def protocol_table(protocol: str, ours: list[dict]) -> Table:
+    """The protocol's table.
 
     Args:
         protocol (`str`): one of [`PROTOCOLS`].
@@ -118,18 +120,16 @@ def protocol_table(protocol: str, ours: list[dict]) -> str:
         scorings[label] = result["scoring"]
         rows.setdefault(label, {})[column] = {name: i.mean for name, i in result["metrics"]["t2i"].items()}
     figure_columns = [f"{column} {metric}" for column in columns for metric in COLUMNS]
-    lines = [
-        "| method | source | at test time | " + " | ".join(figure_columns) + " |",
-        "|---|---|---|" + "---:|" * len(figure_columns),
-    ]
     tables = (("*published*", AT_TEST_TIME, published(protocol)), ("**measured here**", scorings, rows))
+    laid_out = []
     for source, at_test_time, table in tables:
         for method, figures in table.items():
             values = [figures.get(column, {}).get(metric) for column in columns for metric in COLUMNS]
             cells = ["-" if value is None else f"{value:.2f}" for value in values]
-            lines.append("| " + " | ".join([method, source, at_test_time.get(method, COSINE), *cells]) + " |")
+            laid_out.append([method, source, at_test_time.get(method, COSINE), *cells])
     notes = dict.fromkeys(
         f"Left out: {result['model']} on {result['benchmark']}, whose figures compare with no published one."
         for result in left_out
     )
-    return "\n".join([_NOTES[protocol], "", *lines, "", _SOURCE, *(part for note in notes for part in ("", note))])
+    head = ["method", "source", "at test time", *figure_columns]
+    return Table(f"Protocol: {protocol}", head, laid_out, words=3, above=[_NOTES[protocol]], notes=[_SOURCE, *notes])

@@ -22,6 +22,7 @@ from .encoding import RetrievalSet, encode_captions, encode_images
 from .metrics import query_values
 from .models import Retriever
 from .significance import bootstrap_interval, paired_difference
+from .text_table import Table
 
 
 def drop_words(caption: str, strength: float, rng: random.Random) -> str:
@@ -164,14 +165,13 @@ def measure_robustness(
     return results
 
 
-def robustness_table(results: list[dict]) -> str:
-    """The results of [`measure_robustness`] as a Markdown table."""
-    lines = ["| change | strength | R@1 | lost or won | 95 % interval | p |", "|---|---:|---:|---:|---|---:|"]
+def robustness_table(results: list[dict], title: str = "Robustness") -> Table:
+    """The results of [`measure_robustness`]."""
+    rows = []
     for result in results:
         loss = result["loss"]
         cells = ["", "", ""]
         if loss is not None:
             cells = [f"{loss.mean:+.2f}", f"[{loss.low:+.2f}, {loss.high:+.2f}]", f"{loss.p_value:.4f}"]
-        head = [result["change"], f"{result['strength']:g}", f"{result['R@1'].mean:.2f}"]
-        lines.append("| " + " | ".join(head + cells) + " |")
-    return "\n".join(lines)
+        rows.append([result["change"], f"{result['strength']:g}", f"{result['R@1'].mean:.2f}", *cells])
+    return Table(title, ["change", "strength", "R@1", "lost or won", "95 % interval", "p"], rows)

@@ -6,15 +6,19 @@ persons are resampled. Without them the intervals are too narrow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Difference", "Interval", "bootstrap_interval", "paired_difference"]
+__all__ = ["Difference", "Interval", "Spread", "bootstrap_interval", "paired_difference", "spread_of_runs"]
 
 MAX_DRAWS = 1 << 22  # random numbers held at a time
+# 97.5 % quantiles of Student's t by degrees of freedom
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
+STUDENT |= {11: 2.201, 12: 2.179, 13: 2.160, 14: 2.145, 15: 2.131, 16: 2.120, 17: 2.110, 18: 2.101, 19: 2.093}
 ROUNDING = 1e-9  # smaller differences come from floating point, not from the models
 
 
@@ -35,6 +39,33 @@ class Difference:
     low: float
     high: float
     p_value: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One value of each run: their mean, standard deviation, and the mean's 95 % interval over runs."""
+
+    by_run: list[float]
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+
+def spread_of_runs(values: Sequence[float]) -> Spread:
+    """How far runs lie apart, by Student's t: what other seeds would give, on the same queries.
+
+    Raises:
+        ValueError: there are fewer than two runs, or more than twenty.
+
+    >>> spread_of_runs([50.0, 54.0])
+    Spread(by_run=[50.0, 54.0], mean=52.0, sd=2.8284271247461903, low=26.588, high=77.412)
+    """
+    if not 2 <= len(values) <= len(STUDENT) + 1:
+        raise ValueError(f"an interval over runs takes 2 to {len(STUDENT) + 1} of them, not {len(values)}")
+    mean, sd = statistics.mean(values), statistics.stdev(values)
+    half = STUDENT[len(values) - 1] * sd / len(values) ** 0.5
+    return Spread(list(values), mean, sd, mean - half, mean + half)
 
 
 def bootstrap_interval(

@@ -1,4 +1,4 @@
-"""The output of an evaluation: a table, JSON, Markdown, and the `model-index` of a model card."""
+"""The output of an evaluation: tables as Markdown and LaTeX, JSON, and the `model-index` of a model card."""
 
 import json
 import os
@@ -9,11 +9,12 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from dataset_webperson.files import replacing, write_json
+from dataset_webperson.files import write_json, write_text
 
 from ..person_retrieval.ranking import DIRECTIONS, METRICS
 from .published_results import protocol_table
 from .robustness import robustness_table
+from .text_table import Table, latex_page, markdown_page
 
 WAYS = {**DIRECTIONS, "i2i": "image to image"}  # of which models of captions are measured on the first two
 
@@ -21,64 +22,60 @@ WAYS = {**DIRECTIONS, "i2i": "image to image"}  # of which models of captions ar
 def write_results(
     folder: str, results: list[dict], comparisons: list[dict], protocol: str | None, arguments: dict
 ) -> str:
-    """Write results.json, results.md and model-index.yaml, each whole or not at all; returns the text of results.md.
+    """Write results.json, results.md, results.tex and model-index.yaml; returns the text of results.md.
 
     Args:
         results, comparisons: as in [`results_table`] and [`comparison_table`].
         protocol (`str`, *optional*): a table of `published_results` to lay out as well.
         arguments (`dict`): the arguments of the command; kept in the JSON with the versions of the libraries.
     """
-    parts = ["## Retrieval", results_table(results)]
+    tables = [results_table(results)]
     if protocol:
-        parts += [f"## Protocol: {protocol}", protocol_table(protocol, results)]
+        tables.append(protocol_table(protocol, results))
     if comparisons:
-        parts += ["## Differences", comparison_table(comparisons)]
+        tables.append(comparison_table(comparisons))
     if any("similarity_distribution" in result for result in results):
-        parts += ["## Similarity distribution", distribution_table(results)]
+        tables.append(distribution_table(results))
     for result in results:
         if result.get("robustness"):
-            parts += [
-                f"## Robustness of {result['model']} on {result['benchmark']}",
-                robustness_table(result["robustness"]),
-            ]
-    text = "\n\n".join(parts)
+            title = f"Robustness of {result['model']} on {result['benchmark']}"
+            tables.append(robustness_table(result["robustness"], title))
+    text = markdown_page(tables)
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     content = {"results": results, "comparisons": comparisons, "arguments": arguments, "versions": versions}
     # intervals and differences become objects of their fields
     write_json(os.path.join(folder, "results.json"), json.loads(json.dumps(content, default=vars)))
-    for name, written in (("results.md", text + "\n"), ("model-index.yaml", model_index(results))):
-        with replacing(os.path.join(folder, name)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(written)
+    write_text(os.path.join(folder, "results.md"), text + "\n")
+    write_text(os.path.join(folder, "results.tex"), latex_page(tables))
+    write_text(os.path.join(folder, "model-index.yaml"), model_index(results))
     return text
 
 
-def results_table(results: list[dict]) -> str:
-    """Markdown: one row per result and direction, each figure with its interval.
+def results_table(results: list[dict]) -> Table:
+    """One row per result and direction, each figure with its interval.
 
     Args:
         results (`list[dict]`): each with `model`, `benchmark`, `scoring` and `metrics`,
             `{"t2i": {"R@1": Interval}}`; a re-scoring has one direction only. A result with `incomplete` is of a copy
             that is not the benchmark; the reason stands below the table.
     """
-    lines = ["| model | benchmark | scoring | direction | " + " | ".join(METRICS) + " |", "|---" * 9 + "|"]
+    rows = []
     for result in results:
         for direction, metrics in result["metrics"].items():
             cells = [f"{m.mean:.2f} [{m.low:.1f}, {m.high:.1f}]" for m in (metrics[name] for name in METRICS)]
-            head = [result["model"], result["benchmark"], result["scoring"], WAYS[direction]]
-            lines.append("| " + " | ".join(head + cells) + " |")
-    for note in incomplete_notes(results):
-        lines += ["", note]
-    return "\n".join(lines)
+            rows.append([result["model"], result["benchmark"], result["scoring"], WAYS[direction], *cells])
+    columns = ["model", "benchmark", "scoring", "direction", *METRICS]
+    return Table("Retrieval", columns, rows, words=4, notes=incomplete_notes(results))
 
 
-def distribution_table(results: list[dict]) -> str:
-    """Markdown: mSD of each result that has it, text to image, as an `Interval` in `similarity_distribution`."""
-    lines = ["| model | benchmark | mSD |", "|---|---|---|"]
+def distribution_table(results: list[dict]) -> Table:
+    """mSD of each result that has it, text to image, as an `Interval` in `similarity_distribution`."""
+    rows = []
     for result in results:
         if "similarity_distribution" in result:
             m = result["similarity_distribution"]
-            lines.append(f"| {result['model']} | {result['benchmark']} | {m.mean:.2f} [{m.low:.1f}, {m.high:.1f}] |")
-    return "\n".join(lines)
+            rows.append([result["model"], result["benchmark"], f"{m.mean:.2f} [{m.low:.1f}, {m.high:.1f}]"])
+    return Table("Similarity distribution", ["model", "benchmark", "mSD"], rows, words=2)
 
 
 def incomplete_notes(results: list[dict]) -> list[str]:
@@ -87,23 +84,25 @@ def incomplete_notes(results: list[dict]) -> list[str]:
     return [f"**{name}: not figures of the benchmark.** Of this copy, {why}." for name, why in reasons.items()]
 
 
-def comparison_table(comparisons: list[dict]) -> str:
-    """Markdown: one row per pair of models, direction and metric.
+def comparison_table(comparisons: list[dict]) -> Table:
+    """One row per pair of models, direction and metric.
 
     Args:
         comparisons (`list[dict]`): each with `model`, `other`, `benchmark` and `differences`,
             `{"t2i": {"R@1": Difference}}`; where scoring anew is compared with the cosine, `ms_per_query`, its cost.
     """
-    names = ["model", "minus", "benchmark", "direction", "metric", "difference", "95 % interval", "p", "ms per query"]
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    columns = ["model", "minus", "benchmark", "direction", "metric", "difference", "95 % interval", "p"]
+    with_cost = any("ms_per_query" in comparison for comparison in comparisons)
+    rows = []
     for comparison in comparisons:
         for direction, differences in comparison["differences"].items():
             for name, d in differences.items():
                 head = [comparison["model"], comparison["other"], comparison["benchmark"], WAYS[direction], name]
                 cells = [f"{d.mean:+.2f}", f"[{d.low:+.2f}, {d.high:+.2f}]", f"{d.p_value:.4f}"]
-                cells.append(f"+{comparison['ms_per_query']:.2f}" if "ms_per_query" in comparison else "-")
-                lines.append("| " + " | ".join(head + cells) + " |")
-    return "\n".join(lines)
+                if with_cost:
+                    cells.append(f"+{comparison['ms_per_query']:.2f}" if "ms_per_query" in comparison else "-")
+                rows.append(head + cells)
+    return Table("Differences", [*columns, *["ms per query"] * with_cost], rows, words=5)
 
 
 def eval_result(

@@ -13,7 +13,7 @@ from dataset_webperson.files import replacing
 from dataset_webperson.images import to_rgb
 
 from ..evaluation.encoding import RetrievalSet
-from ..evaluation.metrics import evaluate_embeddings
+from ..evaluation.metrics import Evaluation
 from ..modeling_gadms import GADMSModel
 from ..person_retrieval.ranking import METRICS
 from ..processing_gadms import GADMSProcessor
@@ -33,15 +33,14 @@ def metrics_table(columns: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def gallery_facts(measured: RetrievalSet, seed: int = 0) -> dict[str, Any]:
+def gallery_facts(evaluation: Evaluation) -> dict[str, Any]:
     """What figures need beside them: `test_images`, `test_captions`, and `intervals`, `{"t2i_R@1": [low, high], ...}`.
 
     The intervals are of 95 % and draw persons anew, as those of `evaluation`.
     """
-    found = evaluate_embeddings(measured, seed=seed).metrics
+    found, persons = evaluation.metrics, evaluation.person_ids
     intervals = {f"{way}_{name}": [i.low, i.high] for way, metrics in found.items() for name, i in metrics.items()}
-    sizes = {"test_images": len(measured.image_embeds), "test_captions": len(measured.text_embeds)}
-    return {**sizes, "intervals": intervals}
+    return {"test_images": len(persons["i2t"]), "test_captions": len(persons["t2i"]), "intervals": intervals}
 
 
 def save_curve(

@@ -408,7 +408,9 @@ def test_published_figures_stand_in_their_cells_and_nothing_is_made_up():
     assert set(AT_TEST_TIME) < set(published("fine-tuned"))
     assert published("direct-transfer")["CLIP"]["ICFG-PEDES"] == {"R@1": 6.67}
     for protocol in PROTOCOLS:
-        head, _, *rows = [line for line in protocol_table(protocol, []).splitlines() if line.startswith("|")]
+        head, _, *rows = [
+            line for line in protocol_table(protocol, []).markdown().splitlines() if line.startswith("|")
+        ]
         names = [cell.strip() for cell in head.strip("|").split("|")]
         figures = published(protocol)
         assert {"CLIP", "IRRA", "NAM", "RDE"} < set(figures) and len(rows) == len(figures)
@@ -428,14 +430,14 @@ def test_own_figures_stand_beside_the_published_ones_where_they_belong(gadms):
     encoded = encode_retrieval_set(*load_retriever(gadms), tiny_rows(24), progress=False)
     metrics = evaluate_embeddings(encoded, num_resamples=10).metrics
     result = {"model": "mine", "benchmark": "RSTPReid", "scoring": "cosine", "trained_on": None, "metrics": metrics}
-    table = protocol_table("direct-transfer", [result])
+    table = protocol_table("direct-transfer", [result]).markdown()
     expected = " | ".join(f"{metrics['t2i'][name].mean:.2f}" for name in METRICS[:4])
     assert f"| mine | **measured here** | cosine | {'- | ' * 8}{expected} |" in table
     with pytest.raises(ValueError, match="mine on RSTPReid: cross-domain needs --trained_on"):
         protocol_table("cross-domain", [result])
     with pytest.raises(ValueError, match="it must differ from the one it is tested on"):
         protocol_table("cross-domain", [{**result, "trained_on": "RSTPReid"}])
-    crossed = protocol_table("cross-domain", [{**result, "trained_on": "CUHK-PEDES"}])
+    crossed = protocol_table("cross-domain", [{**result, "trained_on": "CUHK-PEDES"}]).markdown()
     head, _, *rows = [line for line in crossed.splitlines() if line.startswith("|")]
     place = head.split("|").index(" CUHK-PEDES → RSTPReid R@1 ")
     assert rows[-1].split("|")[place].strip() == f"{metrics['t2i']['R@1'].mean:.2f}"
@@ -461,7 +463,7 @@ def test_the_command_leaves_a_table_json_model_index_and_pages(gadms, other, fol
     assert text.strip() in printed and "| text to image |" in text and "**measured here**" in text
     names = sorted(path.name for path in out.iterdir())
     pages = ["1-data-gadms.html", "1-data-other.html"]
-    assert names == [*pages, "model-index.yaml", "results.json", "results.md"]
+    assert names == [*pages, "model-index.yaml", "results.json", "results.md", "results.tex"]
     content = json.loads((out / "results.json").read_text())
     first, second = content["results"]
     encoded = encode_retrieval_set(*load_retriever(gadms), load_evaluation_set(folder), progress=False)

@@ -417,7 +417,7 @@ def test_the_demo_s_gain_is_paired_by_seed_and_finished_runs_are_kept(tmp_path, 
     capsys.readouterr()
     with pytest.raises(SystemExit):
         demo_gain.main(["--seeds", "42", *places])
-    assert "an interval takes 2 to 10 different seeds" in capsys.readouterr().err
+    assert "an interval takes 2 to 20 different seeds" in capsys.readouterr().err
 
     rate, base[2] = 2e-4, 30.0
     assert demo_gain.main(["--seeds", "42", "2", *places]) == 2

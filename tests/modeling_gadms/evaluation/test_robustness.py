@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_changes_and_another_does_not(setting):
 def test_the_table_has_a_line_for_each_strength(setting):
     model, processor, rows, encoded = setting
     table = robustness_table(measure_robustness(model, processor, rows, encoded, progress=False))
-    lines = table.splitlines()
+    lines = table.markdown().splitlines()
     assert lines[2].startswith("| none | 0 |") and len(lines) == 2 + 1 + 21
     assert {line.count("|") for line in lines} == {7}
     assert any(line.startswith("| low resolution | 0.875 |") for line in lines)

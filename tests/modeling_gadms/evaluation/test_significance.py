@@ -140,4 +140,4 @@ def test_bad_input_gets_one_clear_error(call, message):
 
 def test_examples_in_the_docstrings_hold():
     result = doctest.testmod(significance)
-    assert result.attempted == 2 and not result.failed
+    assert result.attempted == 3 and not result.failed

@@ -11,6 +11,7 @@ from tiny import tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson.files import replacing, write_json
 from modeling_gadms.evaluation.encoding import RetrievalSet, encode_retrieval_set
+from modeling_gadms.evaluation.metrics import evaluate_embeddings
 from modeling_gadms.training.run_report import (
     AGAINST,
     FOR,
@@ -111,7 +112,7 @@ def test_a_run_s_figures_have_the_intervals_of_an_evaluation():
     rows, processor = tiny_rows(12), tiny_processor()
     model = tiny_model(vocab_size=len(processor.tokenizer)).gadms
     encoded = encode_retrieval_set(model, processor, rows, progress=False)
-    facts = gallery_facts(encoded)
+    facts = gallery_facts(evaluate_embeddings(encoded))
     assert (facts["test_images"], facts["test_captions"]) == (12, 24) and len(facts["intervals"]) == 10
     for key, (low, high) in facts["intervals"].items():
         assert low <= encoded.metrics()[key] <= high
