@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import datasets
-from benchmark_loading import BATCH, BUFFER, best, parse_counts
+from benchmark_loading import BATCH, BUFFER, parse_counts
 from loading_benchmark.inputs import make_release, make_source
+from loading_benchmark.timing import timed
 
 from dataset_webperson.command_line import CommandParser, command
 from dataset_webperson.release_shards import Layout
@@ -41,10 +42,10 @@ def layouts(source: str, folder: str, rounds: int) -> str:
     rows = len(os.listdir(f"{source}/images"))
     readers = open_readers(source, folder, rows)
     first = {name: first_row_seconds(read, rounds) for name, read in readers.items()}
-    found = best(readers, rows, rounds)
-    lines = [
-        f"| {name} | {rate:,.0f} | {cpu:,.0f} | {1000 * first[name]:,.0f} |" for name, (rate, cpu) in found.items()
-    ]
+    lines = []
+    for name, rates in timed(readers, rows, rounds).items():
+        rate, cpu = map(max, zip(*rates, strict=True))
+        lines.append(f"| {name} | {rate:,.0f} | {cpu:,.0f} | {1000 * first[name]:,.0f} |")
     size = sum(entry.stat().st_size for entry in os.scandir(f"{source}/images")) / rows / 1000
     head = f"{rows:,} rows of {size:.0f} kB, shuffle buffer {BUFFER:,}, not decoded, best of {rounds} rounds\n"
     titles = "| read as | rows per shard | rows per group | rows/s | rows per CPU second | CPU ms to the first row |"

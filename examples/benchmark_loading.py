@@ -3,9 +3,11 @@
     python examples/benchmark_loading.py
 
 The bare loop decodes JPEGs held in memory and resizes them to 384 x 128; the loaders also find them, read them from
-disk, shuffle, and hand rows on. Rounds alternate, and each figure is the best of its rounds. On a machine that others
-use too, compare rows per CPU second. A shuffled stream of `datasets` rests for 5 seconds where its files end: that is
-in the wall time of a pass, however short, and not in its CPU time; the last line is without it.
+disk, shuffle, and hand rows on. The Trainer's batches hold captions and random numbers too, and pixels that are
+normalised and augmented, or bytes that will be so on the device. Rounds alternate; rates are the best of theirs, and
+shares the median over rounds of the rate beside the bare loop of the same round. On a machine that others use too,
+compare rows per CPU second. A shuffled stream of `datasets` rests for 5 seconds where its files end: that is in the
+wall time of a pass, however short, and not in its CPU time; one line is without it.
 
 `--data_root` takes a folder that `python -m dataset_webperson.release` wrote; by default the benchmark makes up
 pictures the size of person crops.
@@ -13,17 +15,17 @@ pictures the size of person crops.
 
 import argparse
 import io
+import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 import datasets
 import numpy as np
-import psutil
 import torch
+from loading_benchmark.collated import collated
 from loading_benchmark.inputs import make_release, make_source, restless
+from loading_benchmark.timing import timed
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -82,7 +84,7 @@ def loaders(data: str, rows: int, rounds: int) -> str:
         persistent_workers=True,
     )
     next(iter(loader)), next(iter(bare_loader))  # the workers have started
-    found = best(
+    found = timed(
         {
             "bare loop, JPEGs in memory": lambda: (
                 resize(Image.open(io.BytesIO(jpeg)).convert("RGB")) for jpeg in jpegs
@@ -95,39 +97,23 @@ def loaders(data: str, rows: int, rounds: int) -> str:
                 resize(row["image"]) for row in islice(shuffled, count)
             ),
             "the same without its rest": lambda: (resize(row["image"]) for row in islice(restless(shuffled), count)),
+            **collated(stream, BATCH, count),
         },
         count,
         rounds,
     )
-    bare, cpu_bare = next(iter(found.values()))
-    lines = [
-        f"| {name} | {rate:,.0f} | {100 * rate / bare:.0f} % | {cpu:,.0f} | {100 * cpu / cpu_bare:.0f} % |"
-        for name, (rate, cpu) in found.items()
-    ]
+    bare = next(iter(found.values()))
+    lines = []
+    for name, rates in found.items():
+        cells = []
+        for mine, beside in zip(zip(*rates, strict=True), zip(*bare, strict=True), strict=True):  # wall time, CPU time
+            share = statistics.median(rate / other for rate, other in zip(mine, beside, strict=True))
+            cells.append(f"{max(mine):,.0f} | {100 * share:.0f} %")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     size = sum(map(len, jpegs)) / count / 1000
-    head = f"{count:,} JPEGs of {size:.0f} kB, best of {rounds} rounds, one process\n"
+    head = f"{count:,} JPEGs of {size:.0f} kB, {rounds} rounds, one process\n"
     titles = "| | rows/s | of the bare loop | rows per CPU second | of the bare loop |\n|---|---|---|---|---|"
     return "\n".join([head, titles, *lines])
-
-
-def best(readers: Mapping[str, Callable[[], Iterable]], count: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """Rows per second, and per CPU second of this process and its workers, in the best of alternating rounds."""
-    rates = dict.fromkeys(readers, (0.0, 0.0))
-    for _ in range(rounds):
-        for name, reader in readers.items():
-            read, start, cpu_start = 0, time.perf_counter(), cpu_seconds()
-            for _ in reader():
-                read, end = read + 1, time.perf_counter()
-            rate, cpu_rate = read / (end - start), read / (cpu_seconds() - cpu_start)
-            rates[name] = (max(rates[name][0], rate), max(rates[name][1], cpu_rate))
-            assert read == count, f"{name}: {read} rows of {count}"
-    return rates
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process, its threads and its loader workers."""
-    workers = [psutil.Process(child.pid).cpu_times() for child in psutil.Process().children()]
-    return time.process_time() + sum(times.user + times.system for times in workers)
 
 
 def resize(image: Image.Image) -> Image.Image:

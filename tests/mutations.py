@@ -69,6 +69,7 @@ WAITING, PLACES = "test_no_waiting.py", "test_places_are_the_true_ones_and_then_
 ROOM = "test_there_is_room_for_all_that_is_drawn_even_where_every_score_is_highest"
 SPANS = "noise/test_patch_evidence.py::test_named_spans_are_hidden_before_alignment_and_nothing_else"
 COLLATOR, EPOCHS = "training/test_data_collator.py", "training/test_epochs_and_shares.py"
+LATER = "training/test_augmentation.py"
 FAST = "training/test_full_speed.py"
 STEPS, ERASING, APART = "training/test_trainer_steps.py", "training/test_erasing.py", "training/test_rows_apart.py"
 CHUNKS = "training/test_contrastive_accumulation.py::test_chunks_give_the_loss_and_gradient_of_one_batch_of_64"
@@ -517,7 +518,6 @@ mutants(
     ("the image not in a row's seed", 'row["epoch"], row["image_path"]))', 'row["epoch"]))', APART),
     ("flipped upside down", "pixels.flip(-1)", "pixels.flip(-2)", COLLATOR),
     ("one shift left out", "(2 * pad + 1)), int(", "(2 * pad)), int(", COLLATOR),
-    ("crops onto the mean colour", "(-mean / std)", "(0 * mean)", COLLATOR),
     (
         "another person in each epoch",
         'return stable_hash(row["image_path"])',
@@ -526,6 +526,14 @@ mutants(
     ),
     ("hidden words in the prediction view", "uniforms[:, 0, :", "uniforms[:, 1, :", SPANS),
     ("the token after a span is hidden", "(offsets[:, 0] < end)", "(offsets[:, 0] <= end)", APART),
+)
+
+mutants(
+    "training/augmentation.py",
+    ("crops onto the mean colour", "return -mean / std", "return 0 * mean", COLLATOR),
+    ("flipped after the crop", "torch.where(flips > 0, width - 1 - columns, columns)", "columns", LATER),
+    ("black where it is erased", "erased[:, None], _MEAN", "erased[:, None], _BLACK", LATER),
+    ("one table for all channels", " * table.shape[1]", " * 0", LATER),
 )
 
 mutants(

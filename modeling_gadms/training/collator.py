@@ -14,6 +14,7 @@ from ..matching_gadms import NUM_NEGATIVE_DRAWS
 from ..noise.rewriting import POSTERIOR, as_cleaned, repaired
 from ..processing_gadms import GADMSProcessor
 from ..rows import pick_column, stable_hash
+from .augmentation import black
 
 
 @dataclass
@@ -49,6 +50,8 @@ class PairCollator:
         patch_dropout (`float`): share of them to leave out. The batch then has `kept_patches` `(B, K)` int64 too.
         draw_negatives (`bool`): the batch also has `negative_uniforms` `(B, NUM_NEGATIVE_DRAWS)` float32, by which
             image-text matching draws a row's negatives.
+        augment_later (`bool`): leave `pixel_values` as the bytes of the resized images, uint8, and add `augmentation`,
+            int64 of shape `(B, 7)`, by which `augmentation.augmented` makes of them what they would have been.
     """
 
     processor: GADMSProcessor
@@ -63,17 +66,22 @@ class PairCollator:
     num_patches: int = 0
     patch_dropout: float = 0.0
     draw_negatives: bool = False
+    augment_later: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         columns = [pick_column(row) for row in rows]
         captions = [self._caption(row, column) for row, column in zip(rows, columns, strict=True)]
-        batch = self.processor(text=captions, images=[row["image"] for row in rows], return_tensors="pt")
+        as_bytes = {"do_rescale": False, "do_normalize": False} if self.augment_later else {}
+        batch = self.processor(text=captions, images=[row["image"] for row in rows], **as_bytes, return_tensors="pt")
 
         generator = torch.Generator()
-        draws = []
+        draws, plans = [], []
         for row, pixels in zip(rows, batch["pixel_values"], strict=True):
             generator.manual_seed(stable_hash(self.seed, row["epoch"], row["image_path"]))
-            pixels.copy_(self.augment(pixels, generator))
+            if self.augment_later:
+                plans.append(self.plan(pixels.shape[1], pixels.shape[2], generator))
+            else:
+                pixels.copy_(self.augment(pixels, generator))
             draws.append(draw_uniforms(1, self.processor.tokenizer.model_max_length, generator))
         uniforms = torch.cat(draws)
 
@@ -85,6 +93,8 @@ class PairCollator:
             noise_draws.masked_fill_(self.tokens_in(captions, spans), -1.0)
         for name, padding in (("input_ids", self.processor.tokenizer.pad_token_id), ("attention_mask", 0)):
             batch[name] = F.pad(batch[name], (0, self.missing(batch[name].shape[1])), value=padding)
+        if self.augment_later:
+            batch["augmentation"] = torch.tensor(plans)
         if self.patch_dropout:
             batch["kept_patches"] = torch.stack([self.kept_patches(row) for row in rows])
         if self.draw_negatives:
@@ -147,21 +157,31 @@ class PairCollator:
         """Identity of a row: the class of its person or, without `persons`, a number of its image."""
         return stable_hash(row["image_path"]) if self.persons is None else self.persons[row["person_id"]]
 
-    def augment(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Flip, pad and crop, and erase one normalised image `(3, height, width)`."""
+    def plan(self, height: int, width: int, generator: torch.Generator) -> list[int]:
+        """How an image is augmented: whether it is flipped, where the crop begins in the padded image (row, column),
+        and the box to erase (first row, end, first column, end), four zeros for none."""
         # always eight draws, so that the masks drawn next do not depend on the augmentation
         flip, top, left, erase, area, aspect, y, x = torch.rand(8, generator=generator).tolist()
-        if flip < self.flip_probability:
+        box = (0, 0, 0, 0)
+        if erase < self.erasing_probability:
+            box = self._box(height, width, area, aspect, y, x)
+        return [int(flip < self.flip_probability), *self._corner(top, left), *box]
+
+    def augment(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Flip, pad and crop, and erase one normalised image `(3, height, width)`."""
+        _, height, width = pixels.shape
+        flips, top, left, first_row, end_row, first_column, end_column = self.plan(height, width, generator)
+        if flips:
             pixels = pixels.flip(-1)
         pixels = self._shift(pixels, top, left)
-        if erase < self.erasing_probability:
-            pixels = self._erase(pixels, area, aspect, y, x)
+        if end_row:
+            pixels = pixels.clone()
+            pixels[:, first_row:end_row, first_column:end_column] = 0  # the mean colour is 0 once normalised
         return pixels
 
     @staticmethod
-    def _erase(pixels: torch.Tensor, area: float, aspect: float, y: float, x: float) -> torch.Tensor:
-        """The image with a box in CLIP's mean colour; all four numbers are uniform in [0, 1)."""
-        _, height, width = pixels.shape
+    def _box(height: int, width: int, area: float, aspect: float, y: float, x: float) -> tuple[int, int, int, int]:
+        """Rows and columns of the box to erase; the last four numbers are uniform in [0, 1)."""
         box_area = (0.02 + 0.38 * area) * height * width
         # height / width, log-uniform in [0.3, 1 / 0.3]
         ratio = math.exp((2 * aspect - 1) * math.log(1 / 0.3))
@@ -169,20 +189,19 @@ class PairCollator:
         box_width = min(round(math.sqrt(box_area / ratio)), width)
         top = int(y * (height - box_height + 1))
         left = int(x * (width - box_width + 1))
-        pixels = pixels.clone()
-        pixels[:, top : top + box_height, left : left + box_width] = 0  # the mean colour is 0 once normalised
-        return pixels
+        return top, top + box_height, left, left + box_width
 
-    def _shift(self, pixels: torch.Tensor, y: float, x: float) -> torch.Tensor:
-        """A crop of the image's own size from the image padded with black; `y` and `x` are uniform in [0, 1)."""
+    def _corner(self, y: float, x: float) -> tuple[int, int]:
+        """Where the crop begins in the padded image; `y` and `x` are uniform in [0, 1)."""
+        pad = self.crop_padding
+        return int(y * (2 * pad + 1)), int(x * (2 * pad + 1))
+
+    def _shift(self, pixels: torch.Tensor, top: int, left: int) -> torch.Tensor:
+        """A crop of the image's own size from the image padded with black."""
         pad = self.crop_padding
         if pad == 0:
             return pixels
         _, height, width = pixels.shape
-        mean = torch.tensor(self.processor.image_processor.image_mean)
-        std = torch.tensor(self.processor.image_processor.image_std)
-        black = (-mean / std)[:, None, None]
-        padded = black.repeat(1, height + 2 * pad, width + 2 * pad)
+        padded = black(self.processor.image_processor)[:, None, None].repeat(1, height + 2 * pad, width + 2 * pad)
         padded[:, pad : pad + height, pad : pad + width] = pixels
-        top, left = int(y * (2 * pad + 1)), int(x * (2 * pad + 1))
         return padded[:, top : top + height, left : left + width]

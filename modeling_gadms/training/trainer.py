@@ -33,6 +33,7 @@ from ..rows import caption_columns
 from ..towers_gadms import on_host
 from .accumulation import Replay, plan_replays
 from .arguments import ADAM, ARGUMENTS_FILE, GADMSTrainingArguments
+from .augmentation import augmented, value_table
 from .averaging import WeightAverage
 from .collator import PairCollator
 from .compiling import PAD_TO_MULTIPLE_OF, compile_layers
@@ -115,6 +116,9 @@ class GADMSTrainer(HubPushes):
                 f"matching head: call set_matching_head({args.matching_weight > 0}) of the model first"
             )
         collator.draw_negatives = config.matching_head
+        collator.augment_later = (
+            args.device.type != "cpu" if args.augment_on_device is None else args.augment_on_device
+        )
         if args.compile_layers:
             compile_layers(model)
         if args.patch_dropout:
@@ -129,6 +133,7 @@ class GADMSTrainer(HubPushes):
             processing_class=processing_class,
             **kwargs,
         )
+        self._values: torch.Tensor | None = None  # of bytes once normalised, on the device
         self._loss_parts: dict[str, torch.Tensor] = {}  # sums over the chunks since the last log
         self._summed_chunks = 0
         self._chunks: list[dict[str, Any]] = []
@@ -208,6 +213,16 @@ class GADMSTrainer(HubPushes):
             prefetch_factor=self.args.dataloader_prefetch_factor,
             drop_last=self.args.dataloader_drop_last,
         )
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        plans = inputs.pop("augmentation", None)
+        if plans is not None:
+            if self._values is None:
+                self._values = value_table(self.processing_class.image_processor).to(plans.device)
+            padding = self.data_collator.crop_padding
+            inputs["pixel_values"] = augmented(inputs["pixel_values"], plans, self._values, padding)
+        return inputs
 
     # ---- optimiser and schedule
 
