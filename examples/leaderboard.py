@@ -3,18 +3,21 @@
     python examples/leaderboard.py --model runs/demo examples/small_clip --benchmark synthetic --image_size 64 32
     python examples/leaderboard.py --model runs/cuhk MarketaJu/siglip2-person-description-reid \
         --benchmark cuhk-pedes icfg-pedes rstpreid --data_root data --protocol direct-transfer
+    python examples/leaderboard.py --model runs/cuhk runs/icfg runs/joint --matrix True \
+        --benchmark cuhk-pedes icfg-pedes rstpreid --data_root data
 
 A model is any GA-DMS, CLIP or SigLIP that plain transformers loads, a benchmark as for evaluate_retrieval.py.
 Several trainings of one model are given as `runs/a-0,runs/a-1,runs/a-2`, and their mean stands in the table.
 Embeddings are kept, and reused while neither the model nor the data has changed. --output_dir receives
-leaderboard.md, leaderboard.tex and leaderboard.json.
+leaderboard.md, leaderboard.tex and leaderboard.json, and with --matrix those of matrix: what each model was trained on
+against what it is tested on. Runs of finetune.py say what they were trained on, for others --trained_on does.
 """
 
+import json
 import os
 import statistics
 import sys
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,40 +26,32 @@ from studies.step_costs import count_flops
 from dataset_webperson.command_line import command
 from dataset_webperson.files import write_json, write_text
 from modeling_gadms.evaluation.benchmarks import INCOMPLETE, display_name, load_with_fault
-from modeling_gadms.evaluation.embedding_cache import DEFAULT_FOLDER, cached_retrieval_set
+from modeling_gadms.evaluation.embedding_cache import cached_retrieval_set
 from modeling_gadms.evaluation.encoding import caption_options
-from modeling_gadms.evaluation.leaderboard import RELEASED, TRAINED, latex, leaderboard_rows, markdown
+from modeling_gadms.evaluation.leaderboard import (
+    RELEASED,
+    TRAINED,
+    latex,
+    leaderboard_rows,
+    markdown,
+    matrix_tables,
+    trained_on,
+)
+from modeling_gadms.evaluation.leaderboard_arguments import LeaderboardArguments
 from modeling_gadms.evaluation.metrics import evaluate_embeddings, mean_of_runs
 from modeling_gadms.evaluation.models import load_retriever
-from modeling_gadms.evaluation.published_results import PROTOCOLS
+from modeling_gadms.evaluation.text_table import latex_page, markdown_page
 from modeling_gadms.rows import captions_of, read_row
 from modeling_gadms.training.command_line import free_folder, parse_arguments
 
 TIMED_IMAGES, ROUNDS = 8, 3
 
 
-@dataclass
-class LeaderboardArguments:
-    model: list[str] = field(metadata={"help": "Folders or Hub ids; runs of one model, a,b,c."})
-    benchmark: list[str] = field(metadata={"help": "Names of benchmarks, `synthetic`, or folders."})
-    as_released: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Folders of models that others trained and chose; those of the Hub count as such."},
-    )
-    data_root: str | None = field(default=None, metadata={"help": "Folder that holds the benchmarks."})
-    protocol: str = field(
-        default="fine-tuned", metadata={"help": "Published figures to set beside.", "choices": PROTOCOLS[:2]}
-    )
-    image_size: list[int] = field(default_factory=lambda: [128, 64], metadata={"help": "Synthetic: height, width."})
-    num_persons: int = field(default=400, metadata={"help": "Synthetic: persons."})
-    output_dir: str = field(default=os.path.join("runs", "leaderboard"), metadata={"help": "Where to write."})
-    cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Where embeddings are kept."})
-    batch_size: int = field(default=64, metadata={"help": "Images, and captions, at a time."})
-    seed: int = field(default=0, metadata={"help": "Decides intervals and synthetic persons."})
-
-    def __post_init__(self) -> None:
-        if unknown := sorted(set(self.as_released) - set(self.model)):
-            raise ValueError(f"--as_released: {', '.join(unknown)} is not among --model")
+def training_sets(args: LeaderboardArguments, number: int) -> list[str]:
+    """What a model was trained on, as tables name it."""
+    if not args.trained_on:
+        return trained_on(args.model[number].split(",")[0])
+    return [display_name(name) for name in args.trained_on[number].split(",") if name != "none"]
 
 
 def source_of(name: str, as_released: list[str]) -> str:
@@ -95,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         for benchmark in args.benchmark
     }
     results = []
-    for name in args.model:
+    for number, name in enumerate(args.model):
         runs = [load_retriever(run, device=device) for run in name.split(",")]
         shown = [os.path.basename(os.path.abspath(run)) if os.path.isdir(run) else run for run in name.split(",")]
         first, _ = next(iter(loaded.values()))
@@ -112,6 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
                     "incomplete": fault,
                     "metrics": mean_of_runs(found, seed=args.seed) if len(runs) > 1 else found[0].metrics,
                     "cost": cost,
+                    "row": number,
+                    "trained_on": training_sets(args, number),
                 }
             )
     folder, rows = free_folder(args.output_dir), leaderboard_rows(results, args.protocol)
@@ -120,6 +117,13 @@ def main(arguments: list[str] | None = None) -> None:
     write_json(os.path.join(folder, "leaderboard.json"), {"rows": rows, "arguments": vars(args)})
     write_text(os.path.join(folder, "leaderboard.md"), text + "\n")
     write_text(os.path.join(folder, "leaderboard.tex"), latex(rows))
+    if args.matrix:
+        tables, kept = matrix_tables(results), ("model", "trained_on", "benchmark", "incomplete", "metrics")
+        text += f"\n\n{markdown_page(tables)}"
+        cells = [{name: result[name] for name in kept} for result in results]
+        write_json(os.path.join(folder, "matrix.json"), json.loads(json.dumps(cells, default=vars)))
+        write_text(os.path.join(folder, "matrix.md"), markdown_page(tables) + "\n")
+        write_text(os.path.join(folder, "matrix.tex"), latex_page(tables))
     print(f"{text}\n\nleaderboard.md, leaderboard.tex and leaderboard.json in {folder}")
 
 

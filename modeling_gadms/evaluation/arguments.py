@@ -62,6 +62,9 @@ class EvaluationArguments:
     matching_factor: float = field(
         default=MatchingSettings.factor, metadata={"help": "`matching`: weight of its log odds beside the cosine."}
     )
+    breakdown: bool = field(
+        default=False, metadata={"help": "Also by attribute word, caption length, camera and person."}
+    )
     robustness: bool = field(default=False, metadata={"help": "Measure on damaged captions and images too."})
     output_dir: str = field(default=os.path.join("runs", "evaluation"), metadata={"help": "Where to write."})
     cache_dir: str = field(default=DEFAULT_FOLDER, metadata={"help": "Where embeddings are kept."})

@@ -1,9 +1,13 @@
 """One table of many models: per benchmark and direction, with intervals and cost, published figures marked beside."""
 
+import os
 from typing import Any
 
+from ..hub.listings import read_json
 from ..person_retrieval.ranking import DIRECTIONS
+from .benchmarks import INCOMPLETE, display_name
 from .published_results import AT_TEST_TIME, COLUMNS, COSINE, published
+from .run_folders import METRICS_FILE
 from .text_table import Table, latex_page, markdown_page
 
 PUBLISHED, RELEASED, TRAINED = "published", "as released", "trained here"
@@ -69,6 +73,44 @@ def leaderboard_tables(rows: list[dict[str, Any]], with_sources: bool) -> list[T
             words = [row["model"] + "†" * is_published]
         table.rows.append([*words, *_figures(row)])
     return list(tables.values())
+
+
+def trained_on(folder: str) -> list[str]:
+    """The data sets that a run of `finetune.py` was trained on, as tables name them; nothing of what left no word."""
+    if not os.path.isdir(folder):
+        return []
+    arguments = (read_json(folder, METRICS_FILE) or {}).get("arguments", {})
+    return [display_name(name) for name in arguments.get("dataset_name", "").split(" + ") if name]
+
+
+def matrix_tables(results: list[dict[str, Any]]) -> list[Table]:
+    """Models by what they were trained on, against what they are tested on: R@1 and mAP, text to image.
+
+    Args:
+        results (`list[dict]`): as in [`leaderboard_rows`], with `trained_on`, names of benchmarks, and `row`, equal in
+            the results of one model. Figures of a model on what it was trained on are bold.
+    """
+    benchmarks = list(dict.fromkeys(result["benchmark"] for result in results))
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for result in results:
+        rows.setdefault(result["row"], []).append(result)
+    tables = []
+    for measure in ("R@1", "mAP"):
+        cells = []
+        for of_model in rows.values():
+            first = of_model[0]
+            cells.append([first["model"], " + ".join(first["trained_on"]) or "-"])
+            figures = {}
+            for result in of_model:
+                i = result["metrics"]["t2i"][measure]
+                plain = f"{i.mean:.2f} [{i.low:.1f}, {i.high:.1f}]"
+                inside = result["benchmark"].removesuffix(f" ({INCOMPLETE})") in first["trained_on"]
+                figures[result["benchmark"]] = f"**{plain}**" if inside else plain
+            cells[-1] += [figures.get(name, "-") for name in benchmarks]
+        notes = ["Bold: trained on the train split of the same benchmark."]
+        title = f"Across data sets, text to image, {measure}"
+        tables.append(Table(title, ["model", "trained on", *benchmarks], cells, words=2, notes=notes))
+    return tables
 
 
 def _figures(row: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from transformers import ProcessorMixin
 from ..person_retrieval.ranking import QueryRanks
 from ..released.token_selection import WithTokenSelection, load_selection
 from .arguments import EvaluationArguments
+from .breakdown import break_down
 from .caption_bank import BANK_SCORINGS, PHRASINGS_NNN, CaptionBank, cached_gallery_bias, rescore_by_bank
 from .embedding_cache import cached_retrieval_set
 from .encoding import RetrievalSet
@@ -83,6 +84,8 @@ def measure(
         evaluations.append(found)
     if args.similarity_distribution:
         results[0]["similarity_distribution"] = mean_similarity_distribution(encoded, seed=args.seed)
+    if args.breakdown:
+        results[0]["breakdown"] = break_down(dataset, plain, seed=args.seed)
     if args.robustness:
         results[0]["robustness"] = measure_robustness(model, processor, dataset, encoded, seed=args.seed, **options)
     return results, evaluations, encoded

@@ -81,7 +81,8 @@ def write_run(
         history (`list[dict]`): what a `Trainer` logged.
         tests: each test set, by name, with the final weights' evaluation on it.
     """
-    tensors, hashes = {}, {}
+    tensors: dict[str, np.ndarray] = {}
+    hashes = {}
     for number, (name, (rows, evaluation)) in enumerate(tests.items()):
         hashes[name] = data_hash(rows, progress=False)
         for way, ranks in evaluation.ranks.items():
@@ -168,8 +169,8 @@ def _read_queries(path: str) -> dict[str, TestQueries]:
             for number, (name, test_set) in enumerate(json.loads(file.metadata()["test_sets"]).items()):
                 ranks, persons = {}, {}
                 for way in DIRECTIONS:
-                    kept = [file.get_tensor(f"{number}.{way}.{field}") for field in _RANKS]
-                    ranks[way] = QueryRanks(*kept, skipped=np.flatnonzero(kept[0] == 0))
+                    kept = {field: file.get_tensor(f"{number}.{way}.{field}") for field in _RANKS}
+                    ranks[way] = QueryRanks(**kept, skipped=np.flatnonzero(kept["first_match_rank"] == 0))
                     persons[way] = file.get_tensor(f"{number}.{way}.person_ids")
                 found[name] = TestQueries(test_set, ranks, persons)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

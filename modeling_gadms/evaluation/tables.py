@@ -12,6 +12,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from dataset_webperson.files import write_json, write_text
 
 from ..person_retrieval.ranking import DIRECTIONS, METRICS
+from .breakdown import breakdown_table
 from .published_results import protocol_table
 from .robustness import robustness_table
 from .text_table import Table, latex_page, markdown_page
@@ -40,6 +41,9 @@ def write_results(
         if result.get("robustness"):
             title = f"Robustness of {result['model']} on {result['benchmark']}"
             tables.append(robustness_table(result["robustness"], title))
+        if result.get("breakdown"):
+            title = f"{result['model']} on {result['benchmark']} in parts, text to image"
+            tables.append(breakdown_table(result["breakdown"], title))
     text = markdown_page(tables)
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     content = {"results": results, "comparisons": comparisons, "arguments": arguments, "versions": versions}

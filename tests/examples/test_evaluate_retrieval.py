@@ -456,7 +456,7 @@ def run_example(*argv):
 def test_the_command_leaves_a_table_json_model_index_and_pages(gadms, other, folder, tmp_path, capsys):
     out = tmp_path / "out"
     options = ["--cache_dir", tmp_path / "cache", "--output_dir", out, "--use_cpu", "True"]
-    options += ["--similarity_distribution", "True"]
+    options += ["--similarity_distribution", "True", "--breakdown", "True"]
     run_example("--model", gadms, "--compare", other, "--benchmark", folder, "--protocol", "direct-transfer", *options)
     printed = capsys.readouterr().out
     text = (out / "results.md").read_text()
@@ -466,6 +466,7 @@ def test_the_command_leaves_a_table_json_model_index_and_pages(gadms, other, fol
     assert names == [*pages, "model-index.yaml", "results.json", "results.md", "results.tex"]
     content = json.loads((out / "results.json").read_text())
     first, second = content["results"]
+    assert len(first["breakdown"]["groups"]) > 12 and f"## {first['model']} on data in parts" in text
     encoded = encode_retrieval_set(*load_retriever(gadms), load_evaluation_set(folder), progress=False)
     expected = encoded.metrics()
     for way in ("t2i", "i2t"):

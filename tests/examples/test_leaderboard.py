@@ -12,7 +12,7 @@ from places import REPO
 from tiny import save_published, tiny_rows
 
 from modeling_gadms.evaluation.encoding import RetrievalSet
-from modeling_gadms.evaluation.leaderboard import RELEASED, TRAINED, latex, leaderboard_rows, markdown
+from modeling_gadms.evaluation.leaderboard import RELEASED, TRAINED, latex, leaderboard_rows, markdown, matrix_tables
 from modeling_gadms.evaluation.metrics import evaluate_embeddings, mean_of_runs
 from modeling_gadms.evaluation.published_results import AT_TEST_TIME, published
 from modeling_gadms.evaluation.significance import Interval
@@ -60,6 +60,9 @@ def test_the_command_leaves_the_table_in_three_forms(tmp_path, capsys):
     several = ",".join(models)
     options = {"output_dir": tmp_path / "out", "cache_dir": tmp_path / "cache", "benchmark": tmp_path / "drawings"}
     argv = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    run = {"arguments": {"dataset_name": "drawings + cuhk-pedes"}}
+    (tmp_path / "first" / "metrics.json").write_text(json.dumps(run))
+    argv += ["--matrix", "True"]
     assert not leaderboard.main(["--model", *models, several, "--as_released", models[1], *argv])
     table = (tmp_path / "out" / "leaderboard.md").read_text()
     assert table.strip() in capsys.readouterr().out
@@ -76,7 +79,36 @@ def test_the_command_leaves_the_table_in_three_forms(tmp_path, capsys):
         mean = row["figures"]["mAP"][0]
         assert re.search(rf"\| {re.escape(row['model'])} \| .*\| {mean:.2f} \[", table)
         assert f"{mean:.2f} {{\\scriptsize" in tex
+    matrix = (tmp_path / "out" / "matrix.md").read_text()
+    assert "## Across data sets, text to image, mAP" in matrix and "| second | - | " in matrix
+    assert f"| first | drawings + CUHK-PEDES | **{rows[0]['figures']['R@1'][0]:.2f} [" in matrix
+    assert r"& \textbf{" in (tmp_path / "out" / "matrix.tex").read_text()
+    cells = json.loads((tmp_path / "out" / "matrix.json").read_text())
+    assert [cell["trained_on"] for cell in cells] == [["drawings", "CUHK-PEDES"], [], ["drawings", "CUHK-PEDES"]]
     assert len(list((tmp_path / "cache").iterdir())) == 1, "both are the same model"
+
+
+def test_the_matrix_marks_what_a_model_was_trained_on_and_has_a_row_for_each_model():
+    """As a loop over pairs of sets does; two models may have the same name."""
+    sets = ["CUHK-PEDES", "ICFG-PEDES", "RSTPReid"]
+    results = []
+    for number, training in enumerate([sets[:1], sets[1:], []]):
+        for place, name in enumerate(sets):
+            about = {"row": number, "trained_on": training}
+            results.append(result("best", 10 * number + place, name) | about)
+    results[0] = results[0] | {"benchmark": "CUHK-PEDES (incomplete copy)"}
+    for table in matrix_tables(results):
+        assert table.columns[2:] == ["CUHK-PEDES (incomplete copy)", "ICFG-PEDES", "RSTPReid", "CUHK-PEDES"]
+        assert [row[1] for row in table.rows] == ["CUHK-PEDES", "ICFG-PEDES + RSTPReid", "-"]
+        for number, (row, training) in enumerate(zip(table.rows, [sets[:1], sets[1:], []], strict=True)):
+            cells = dict(zip(table.columns[2:], row[2:], strict=True))
+            if number == 0:
+                assert cells.pop("CUHK-PEDES") == "-"
+                cells["CUHK-PEDES"] = cells.pop("CUHK-PEDES (incomplete copy)")
+            for place, name in enumerate(sets):
+                value = 10 * number + place
+                plain = f"{value:.2f} [{value - 1:.1f}, {value + 1:.1f}]"
+                assert cells[name] == (f"**{plain}**" if name in training else plain)
 
 
 def test_the_mean_of_several_runs_is_that_of_their_figures():
@@ -101,6 +133,8 @@ def test_the_mean_of_several_runs_is_that_of_their_figures():
 def test_a_released_model_that_is_not_measured_is_refused(capsys):
     assert leaderboard.main(["--model", "a", "--as_released", "b", "--benchmark", "synthetic"]) == 2
     assert "--as_released: b is not among --model" in capsys.readouterr().err
+    assert leaderboard.main(["--model", "a", "--trained_on", "rstpreid", "--benchmark", "synthetic"]) == 2
+    assert "--trained_on belongs to --matrix True" in capsys.readouterr().err
 
 
 def test_a_model_of_the_hub_was_not_trained_here(tmp_path):
