@@ -19,6 +19,9 @@ from ..masking_gadms import DualMasking, Masking
 
 ADAM = "adam"  # torch's Adam with L2 weight decay, which `OptimizerNames` does not have
 
+# loggers whose package has another name
+PACKAGES = {"azure_ml": "azureml-mlflow", "comet_ml": "comet-ml", "flyte": "flytekit"}
+
 ARGUMENTS_FILE = "training_args.json"  # in a checkpoint
 OPTIMISATION = "optimiser and schedule in place of the recipe's"
 DECISIVE = ("recipe", OPTIMISATION, "masks", "images")  # groups of arguments that decide the result
@@ -243,7 +246,7 @@ class GADMSTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Must stay False: a loss that is not finite stops the training."}
     )
     report_to: None | str | list[str] = field(
-        default="none", metadata={"help": "Loggers, such as tensorboard or wandb."}
+        default="none", metadata={"help": "Loggers, such as tensorboard, wandb or trackio."}
     )
 
     def __post_init__(self) -> None:
@@ -318,7 +321,7 @@ class GADMSTrainingArguments(TrainingArguments):
             if name not in INTEGRATION_TO_CALLBACK:
                 raise ValueError(f"report_to={name}: no such logger; take one of {', '.join(INTEGRATION_TO_CALLBACK)}")
             if name not in installed:
-                raise ValueError(f"report_to={name} is not installed: install it, or leave report_to out")
+                raise ValueError(f"report_to={name} is not installed: pip install {PACKAGES.get(name, name)}")
 
     def _refuse_divided_layers(self) -> None:
         """Refuse layers divided among processes, by the arguments or by the launcher, where they are used whole."""

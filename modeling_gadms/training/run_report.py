@@ -17,6 +17,7 @@ from ..evaluation.metrics import Evaluation
 from ..modeling_gadms import GADMSModel
 from ..person_retrieval.ranking import METRICS
 from ..processing_gadms import GADMSProcessor
+from ..rows import captions_of
 
 RIGHT, WRONG, INK, PAPER = (30, 150, 60), (210, 50, 50), (20, 20, 20), (255, 255, 255)
 FOR, AGAINST = (255, 150, 0), (90, 150, 255)  # words that speak for their image, and against it
@@ -97,6 +98,15 @@ def save_retrievals(
     num_queries: int = 6,
     top: int = 5,
 ) -> None:
+    """Write what [`draw_retrievals`] draws."""
+    sheet = draw_retrievals(dataset, encoded, num_queries, top)
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def draw_retrievals(
+    dataset: datasets.Dataset, encoded: RetrievalSet, num_queries: int = 6, top: int = 5
+) -> Image.Image:
     """Draw the first queries, one per person, beside their `top` best images, framed green if right and red if not.
 
     Args:
@@ -125,8 +135,7 @@ def save_retrievals(
             right = encoded.image_person_ids[index] == encoded.text_person_ids[query]
             frame = (x - 4, y - 4, x + width + 3, y + height + 3)
             draw.rectangle(frame, outline=RIGHT if right else WRONG, width=4)
-    with replacing(path) as temporary:
-        sheet.save(temporary, format="PNG")
+    return sheet
 
 
 def _captions_of(dataset: datasets.Dataset, encoded: RetrievalSet) -> Callable[[int], str]:
@@ -135,7 +144,7 @@ def _captions_of(dataset: datasets.Dataset, encoded: RetrievalSet) -> Callable[[
 
     def caption(query: int) -> str:
         row = dataset[int(encoded.text_image_index[query])]
-        return row[f"caption{query - int(starts[query]) + 1}"]
+        return captions_of(row)[query - int(starts[query])]
 
     return caption
 
@@ -148,21 +157,45 @@ def save_word_contributions(
     See [`GADMSModel.word_contributions`]. Shades are scaled to the strongest word of the caption.
     """
     caption = row["caption1"]
-    offsets = processor.tokenizer(**processor.caption_options(caption), return_offsets_mapping=True)["offset_mapping"]
     words = torch.tensor([processor.word_ids(caption)])
     inputs = processor(images=row["image"], text=caption)
     drops = model.word_contributions(**inputs.to(model.device), word_ids=words.to(model.device))[0].tolist()
-    strongest = max(map(abs, drops)) or 1.0
     false_spans = row.get("caption1_false_spans") or []
+    legend = f"orange: masking the word lowers the cosine (darkest: {max(map(abs, drops)):.3f}); blue: raises it"
+    legend += "; red line: false word" if false_spans else ""
+    sheet = _shaded_caption(processor, row["image"], caption, drops, legend, false_spans)
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG")
 
+
+def draw_token_scores(model: GADMSModel, processor: GADMSProcessor, row: dict[str, Any]) -> Image.Image:
+    """Draw an image and its first caption, each token shaded by [`GADMSModel.token_scores`], which masks follow."""
+    caption = captions_of(row)[0]
+    inputs = processor(images=row["image"], text=caption).to(model.device)
+    scores = model.token_scores(inputs["pixel_values"], inputs["input_ids"], inputs["attention_mask"])[0].tolist()
+    legend = f"token scores, from which masks are drawn (darkest: {max(scores):.3f})"
+    return _shaded_caption(processor, row["image"], caption, scores, legend, [])
+
+
+def _shaded_caption(
+    processor: GADMSProcessor,
+    image: Image.Image,
+    caption: str,
+    values: list[float],
+    legend: str,
+    false_spans: list[list[int]],
+) -> Image.Image:
+    """An image beside its caption, whose tokens are shaded by their values, scaled to the strongest."""
+    offsets = processor.tokenizer(**processor.caption_options(caption), return_offsets_mapping=True)["offset_mapping"]
+    strongest = max(map(abs, values)) or 1.0
     font, height, width = ImageFont.load_default(18), 200, 900
     sheet = Image.new("RGB", (width, height + 40), PAPER)
     draw = ImageDraw.Draw(sheet)
-    sheet.paste(to_rgb(row["image"]).resize((height // 2, height)), (12, 20))
+    sheet.paste(to_rgb(image).resize((height // 2, height)), (12, 20))
 
     left = height // 2 + 40
     x, y, previous = float(left), 24, 0
-    for (start, end), drop in zip(offsets, drops, strict=True):
+    for (start, end), value in zip(offsets, values, strict=True):
         if start == end:  # a special token
             continue
         x += 6 if start > previous else 0  # a space between words
@@ -170,7 +203,7 @@ def save_word_contributions(
         length = draw.textlength(caption[start:end], font)
         if x + length > width - 20:
             x, y = float(left), y + 34
-        full, share = FOR if drop > 0 else AGAINST, abs(drop) / strongest
+        full, share = FOR if value > 0 else AGAINST, abs(value) / strongest
         red, green, blue = (round(255 - share * (255 - channel)) for channel in full)
         draw.rectangle((x - 1, y, x + length + 1, y + 24), fill=(red, green, blue))
         draw.text((x, y + 1), caption[start:end], INK, font)
@@ -178,8 +211,5 @@ def save_word_contributions(
             draw.line((x, y + 26, x + length, y + 26), fill=WRONG, width=3)
         x += length
 
-    legend = f"orange: masking the word lowers the cosine (darkest: {strongest:.3f}); blue: raises it"
-    legend += "; red line: false word" if false_spans else ""
     draw.text((left, height), legend, INK, ImageFont.load_default(13))
-    with replacing(path) as temporary:
-        sheet.save(temporary, format="PNG")
+    return sheet

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import datasets
 import torch
 from datasets.distributed import split_dataset_by_node
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import SchedulerType, get_scheduler
@@ -29,7 +30,7 @@ from ..modeling_gadms import GADMSModel, GADMSPreTrainedModel
 from ..noise.rewriting import AS_FOUND, POSTERIOR
 from ..person_retrieval.ranking import DIRECTIONS, METRICS
 from ..processing_gadms import GADMSProcessor
-from ..rows import caption_columns
+from ..rows import caption_columns, read_row
 from ..towers_gadms import on_host
 from .accumulation import Replay, plan_replays
 from .arguments import ADAM, ARGUMENTS_FILE, GADMSTrainingArguments
@@ -38,6 +39,8 @@ from .averaging import WeightAverage
 from .collator import PairCollator
 from .compiling import PAD_TO_MULTIPLE_OF, compile_layers
 from .layer_decay import layer_factors
+from .logged_pictures import keep_in_folder, log_pictures, show_pictures
+from .run_report import draw_retrievals, draw_token_scores
 from .samplers import EpochSampler, KeySampler, ParquetRows, RepeatedRows, StreamedRows, TrainingRows
 from .watched_loss import WatchedLoss
 
@@ -134,6 +137,7 @@ class GADMSTrainer(HubPushes):
             **kwargs,
         )
         self._values: torch.Tensor | None = None  # of bytes once normalised, on the device
+        keep_in_folder(self.callback_handler.callbacks, args.output_dir)
         self._loss_parts: dict[str, torch.Tensor] = {}  # sums over the chunks since the last log
         self._summed_chunks = 0
         self._chunks: list[dict[str, Any]] = []
@@ -423,11 +427,27 @@ class GADMSTrainer(HubPushes):
                 progress=not self.args.disable_tqdm and self.is_world_process_zero(),
                 num_workers=self.args.dataloader_num_workers,
             )
+            pictures = self._pictures(eval_dataset, metric_key_prefix)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measured.metrics().items()}
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(eval_dataset))
         self.log(metrics)
+        log_pictures(self.callback_handler.callbacks, pictures, self.state.global_step)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _pictures(self, dataset: datasets.Dataset, prefix: str) -> dict[str, Image.Image]:
+        """What the loggers show of an evaluation; nothing where none shows pictures."""
+        if not show_pictures(self.callback_handler.callbacks) or not self.is_world_process_zero():
+            return {}
+        assert self.measured is not None  # just now
+        pictures = {f"{prefix}/retrievals": draw_retrievals(dataset, self.measured)}
+        if not self.is_fsdp_enabled:  # else scores need every process
+            model = self.retriever()
+            was_training = model.training
+            scores = draw_token_scores(model.eval(), self.processing_class, read_row(dataset, 0))
+            model.train(was_training)
+            pictures[f"{prefix}/token_scores"] = scores
+        return pictures
 
     # ---- saving
 

@@ -142,7 +142,9 @@ def test_a_model_on_several_devices_is_refused(tmp_path):
         tiny_trainer(tmp_path, model=model)
 
 
-@pytest.mark.parametrize(("name", "message"), [("wandb", "is not installed: install it"), ("wand", "no such logger")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("wandb", "is not installed: pip install wandb$"), ("wand", "no such logger")]
+)
 def test_a_logger_that_cannot_log_is_refused(tmp_path, monkeypatch, name, message):
     found = "transformers.integrations.integration_utils.get_available_reporting_integrations"
     monkeypatch.setattr(found, lambda: ["tensorboard"])
