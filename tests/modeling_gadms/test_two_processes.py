@@ -1,13 +1,13 @@
 """Two processes with half of a batch each, whose identities are left to the default, beside one with all of it."""
 
 import os
-import socket
 from unittest import mock
 
+import forked
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from places import HELPERS
 from tiny import tiny_captions, tiny_images, tiny_model
 from torch.distributed.fsdp import fully_shard
 
@@ -88,10 +88,10 @@ def divided(rows):
     return {"loss": outputs.loss.detach(), **gradients}
 
 
-def work(rank, port, path):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def work(path):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     mine = slice(3 * rank, 3 * rank + 3)
     found = losses_and_gradients(mine)
     found |= {f"sigmoid {name}": value for name, value in sigmoid_and_gradients(mine).items()}
@@ -111,10 +111,9 @@ def work(rank, port, path):
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory):
     path = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(port, str(path)), nprocs=2)
+    code = "import sys; sys.path[:0] = {!r}; from test_two_processes import work; work(sys.argv[1])"
+    done = forked.run(["-c", code.format([os.path.dirname(__file__), str(HELPERS)]), path], processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(path / f"{rank}.pt") for rank in (0, 1)]
 
 
