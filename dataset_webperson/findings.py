@@ -4,6 +4,7 @@ The readers and the data doctor share it, so the loader that refuses a copy and 
 same words for the same defect.
 """
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -12,6 +13,17 @@ MAX_EXAMPLES = 12
 
 class DataError(ValueError):
     """A copy of a dataset that cannot be used as it is. The message names the file and the cure."""
+
+
+def reason_of(error: Exception, named: str = "") -> str:
+    """What an error says, as part of a line: in 160 characters at most, cut between words.
+
+    Args:
+        named (`str`): what the line begins with and need not say again. Cut in the middle, a path could not be found
+            any more where it must not be shown.
+    """
+    said = str(error).replace(named, "...") if named else str(error)
+    return textwrap.shorten(said, 160, placeholder=" ...")
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 import mmap
 import os
 import re
-import textwrap
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import ijson
 
-from ..findings import DataError
+from ..findings import DataError, reason_of
 
 _NAMES = {"[": "a list", "{": "a dict"}
 # Strings are passed over, so that a word in one is not found.
@@ -76,7 +75,7 @@ def _read(path: str | os.PathLike, opening: str, parse: Callable[[IO[bytes]], It
                         f"{os.fspath(path)}: {no_number[0]} at byte {no_number[1]:,}, after entry {count:,}, which "
                         "json does not know; write null there, or leave such rows out"
                     ) from error
-                reason = textwrap.shorten(str(error), 160, placeholder=" ...")
+                reason = reason_of(error)
                 cut = "premature EOF" in reason or "Incomplete" in reason
                 place = f"; the file ends at byte {os.path.getsize(path):,}" if cut else ""
                 raise JsonError(

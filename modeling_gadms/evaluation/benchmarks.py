@@ -1,13 +1,13 @@
 """The data that retrieval is measured on: a benchmark, the synthetic WebPerson, or a folder of your own."""
 
 import os
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 import datasets
 
 from dataset_webperson import DataError, WebPerson, load_benchmark
+from dataset_webperson.findings import reason_of
 from dataset_webperson.readers.benchmark_copy import Counts
 from dataset_webperson.readers.benchmarks import BENCHMARKS, benchmark_class
 from dataset_webperson.rows.captioned import stored_splits
@@ -128,7 +128,7 @@ def _load_folder(folder: str, split: str) -> datasets.Dataset:
     except DataError:
         raise
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        reason = textwrap.shorten(str(error), 160, placeholder=" ...")
+        reason = reason_of(error, folder)
         raise DataError(
             f"{folder}: cannot be read as a data set ({reason}); put parquet files there, "
             "or images and a metadata.jsonl with file_name, captions and person_id"

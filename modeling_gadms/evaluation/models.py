@@ -1,10 +1,11 @@
 """Any CLIP-like model of the Hub or a folder, with its own processor, ready to encode."""
 
-import textwrap
 from typing import Any, Protocol
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, ProcessorMixin
+
+from dataset_webperson.findings import reason_of
 
 
 class Retriever(Protocol):
@@ -54,7 +55,7 @@ def load_retriever(
     try:
         config = AutoConfig.from_pretrained(name_or_path, revision=revision or "main")
     except (OSError, ValueError) as error:
-        reason = textwrap.shorten(str(error), 160, placeholder=" ...")
+        reason = reason_of(error, name_or_path)
         raise OSError(
             f"{name_or_path}: no model can be read there ({reason}). Give the folder of "
             "a saved model (with config.json), or its id on the Hub"
@@ -77,7 +78,7 @@ def load_retriever(
         processor = AutoProcessor.from_pretrained(name_or_path, revision=revision or "main")
         whole = hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")
     except (OSError, ValueError) as error:
-        reason = textwrap.shorten(str(error), 160, placeholder=" ...")
+        reason = reason_of(error, name_or_path)
         raise OSError(
             f"{name_or_path}: its processor cannot be read ({reason}). Save it beside "
             "the model with processor.save_pretrained"

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import os
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from dataset_webperson import DataError
+from dataset_webperson.findings import reason_of
 
 from ..evaluation.encoding import embed_images
 
@@ -90,14 +90,16 @@ class _OnnxTower:
             providers = onnxruntime.get_available_providers()
             self.session = onnxruntime.InferenceSession(self.file, settings, providers)
         except Exception as error:  # onnxruntime's errors have no common type
-            raise DataError(f"{self.file}: cannot be run ({_line(error)}); export it again") from error
+            raise DataError(f"{self.file}: cannot be run ({reason_of(error, self.file)}); export it again") from error
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         name = self.session.get_inputs()[0].name
         try:
             embeds = torch.from_numpy(self.session.run(None, {name: pixels.float().numpy()})[0])
         except Exception as error:
-            raise DataError(f"{self.file}: does not take these images ({_line(error)}); export it again") from error
+            raise DataError(
+                f"{self.file}: does not take these images ({reason_of(error, self.file)}); export it again"
+            ) from error
         embeds = torch.nn.functional.normalize(embeds.float(), dim=-1)
         if not self.is_known:
             right = embed_images(self.model, {"pixel_values": pixels[:2]})
@@ -118,7 +120,3 @@ def _digest(path: str) -> str:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; export it by examples/export_onnx.py") from error
     return digest.hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return textwrap.shorten(str(error), 160, placeholder=" ...")

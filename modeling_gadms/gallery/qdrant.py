@@ -1,7 +1,6 @@
 """A gallery whose rows lie in Qdrant, asked by the same search call: [`QdrantGallery`]."""
 
 import os
-import textwrap
 import uuid
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from dataset_webperson import DataError
+from dataset_webperson.findings import reason_of
 
 from .columns import ARROW, parse_time
 from .exporting import is_local, qdrant_client_of
@@ -64,7 +64,7 @@ class _Collection:
         except DataError:
             raise
         except Exception as error:  # the client's errors have no common type
-            reason = textwrap.shorten(str(error), 160, placeholder=" ...")
+            reason = reason_of(error)
             raise DataError(f"collection {name}: Qdrant does not answer ({reason}); check the address") from error
         self.facts = config.metadata or {}
         if not {"model", "columns"} <= self.facts.keys():
