@@ -7,7 +7,8 @@
         --benchmark cuhk-pedes icfg-pedes rstpreid --data_root data
 
 A model is any GA-DMS, CLIP or SigLIP that plain transformers loads, a benchmark as for evaluate_retrieval.py.
-Several trainings of one model are given as `runs/a-0,runs/a-1,runs/a-2`, and their mean stands in the table.
+Several trainings of one model are a folder that `finetune.py --seeds` wrote, or `runs/a-0,runs/a-1,runs/a-2`: their
+mean stands in the table, with the standard deviation over them.
 Embeddings are kept, and reused while neither the model nor the data has changed. --output_dir receives
 leaderboard.md, leaderboard.tex and leaderboard.json, and with --matrix those of matrix: what each model was trained on
 against what it is tested on. Runs of finetune.py say what they were trained on, for others --trained_on does.
@@ -36,9 +37,10 @@ from modeling_gadms.evaluation.leaderboard import (
     markdown,
     matrix_tables,
     trained_on,
+    trainings_of,
 )
 from modeling_gadms.evaluation.leaderboard_arguments import LeaderboardArguments
-from modeling_gadms.evaluation.metrics import evaluate_embeddings, mean_of_runs
+from modeling_gadms.evaluation.metrics import deviation_of_runs, evaluate_embeddings, mean_of_runs
 from modeling_gadms.evaluation.models import load_retriever
 from modeling_gadms.evaluation.text_table import latex_page, markdown_page
 from modeling_gadms.rows import captions_of, read_row
@@ -47,16 +49,16 @@ from modeling_gadms.training.command_line import free_folder, parse_arguments
 TIMED_IMAGES, ROUNDS = 8, 3
 
 
-def training_sets(args: LeaderboardArguments, number: int) -> list[str]:
-    """What a model was trained on, as tables name it."""
+def training_sets(args: LeaderboardArguments, number: int, first: str) -> list[str]:
+    """What a model was trained on, as tables name it; `first` is its first training."""
     if not args.trained_on:
-        return trained_on(args.model[number].split(",")[0])
+        return trained_on(first)
     return [display_name(name) for name in args.trained_on[number].split(",") if name != "none"]
 
 
 def source_of(name: str, as_released: list[str]) -> str:
     """How a model came here: those of the Hub were trained by others, as those that are said to be."""
-    of_hub = not all(os.path.isdir(run) for run in name.split(","))
+    of_hub = not all(os.path.isdir(run) for run in trainings_of(name))
     return RELEASED if of_hub or name in as_released else TRAINED
 
 
@@ -91,8 +93,10 @@ def main(arguments: list[str] | None = None) -> None:
     }
     results = []
     for number, name in enumerate(args.model):
-        runs = [load_retriever(run, device=device) for run in name.split(",")]
-        shown = [os.path.basename(os.path.abspath(run)) if os.path.isdir(run) else run for run in name.split(",")]
+        folders = trainings_of(name)
+        runs = [load_retriever(folder, device=device) for folder in folders]
+        shown = name.split(",")[0]
+        shown = os.path.basename(os.path.abspath(shown)) if os.path.isdir(shown) else shown
         first, _ = next(iter(loaded.values()))
         cost = cost_of(*runs[0], read_row(first, 0))
         for benchmark, (dataset, fault) in loaded.items():
@@ -101,14 +105,15 @@ def main(arguments: list[str] | None = None) -> None:
             found = [evaluate_embeddings(encoded, seed=args.seed) for encoded in sets]
             results.append(
                 {
-                    "model": shown[0] + (f" (mean of {len(runs)} runs)" if len(runs) > 1 else ""),
+                    "model": shown + (f" (mean of {len(runs)} runs)" if len(runs) > 1 else ""),
                     "benchmark": display_name(benchmark) + (f" ({INCOMPLETE})" if fault else ""),
                     "source": source_of(name, args.as_released),
                     "incomplete": fault,
                     "metrics": mean_of_runs(found, seed=args.seed) if len(runs) > 1 else found[0].metrics,
+                    "deviation": deviation_of_runs(found) if len(runs) > 1 else None,
                     "cost": cost,
                     "row": number,
-                    "trained_on": training_sets(args, number),
+                    "trained_on": training_sets(args, number, folders[0]),
                 }
             )
     folder, rows = free_folder(args.output_dir), leaderboard_rows(results, args.protocol)

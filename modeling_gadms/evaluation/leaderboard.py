@@ -7,7 +7,7 @@ from ..hub.listings import read_json
 from ..person_retrieval.ranking import DIRECTIONS
 from .benchmarks import INCOMPLETE, display_name
 from .published_results import AT_TEST_TIME, COLUMNS, COSINE, published
-from .run_folders import METRICS_FILE
+from .run_folders import METRICS_FILE, seed_folders
 from .text_table import Table, latex_page, markdown_page
 
 PUBLISHED, RELEASED, TRAINED = "published", "as released", "trained here"
@@ -19,8 +19,9 @@ COSTS = {
 }
 NOTE = (
     "*Published* figures are as given by the authors, not measured here, and often chosen on the test set. Intervals "
-    "of 95 % resample the persons. Costs are of one image and one caption, padded as the model needs it; images/s are "
-    "of the image tower on {device}, and compare within this table alone. `-`: not known."
+    "of 95 % resample the persons; after ± stands the standard deviation over trainings. Costs are of one image and "
+    "one caption, padded as the model needs it; images/s are of the image tower on {device}, and "
+    "compare within this table alone. `-`: not known."
 )
 
 
@@ -29,12 +30,13 @@ def leaderboard_rows(results: list[dict[str, Any]], protocol: str) -> list[dict[
 
     Args:
         results (`list[dict]`): each with `model`, `benchmark`, `source` (one of this file's), `incomplete`, `metrics`,
-            `{"t2i": {"R@1": Interval}}`, and `cost`, with the keys of `COSTS`.
+            `{"t2i": {"R@1": Interval}}`, `deviation`, `{"t2i": {"R@1": 1.2}}` of several trainings or `None`, and
+            `cost`, with the keys of `COSTS`.
         protocol (`str`): which published figures stand beside them; see `published_results`.
 
     Returns:
         `list[dict]`: `model`, `benchmark`, `direction`, `source`, `at_test_time`, `figures`, `{"R@1": (mean, low,
-        high)}`, the last two `None` where unknown, and `cost`.
+        high)}`, the last two `None` where unknown, `deviation`, `{"R@1": 1.2}` or `None`, and `cost`.
     """
     rows: list[dict[str, Any]] = []
     for benchmark in dict.fromkeys(result["benchmark"] for result in results):
@@ -44,12 +46,14 @@ def leaderboard_rows(results: list[dict[str, Any]], protocol: str) -> list[dict[
             if direction == "t2i" and not of_benchmark[0]["incomplete"]:  # as papers give them
                 for model, figures in published(protocol).items():
                     found = {name: (value, None, None) for name, value in figures.get(benchmark, {}).items()}
-                    beside = {"source": PUBLISHED, "at_test_time": AT_TEST_TIME.get(model, COSINE), "cost": {}}
-                    rows += [{**about, "model": model, "figures": found, **beside}] if found else []
+                    beside = {"source": PUBLISHED, "at_test_time": AT_TEST_TIME.get(model, COSINE)}
+                    unknown: dict[str, Any] = {"cost": {}, "deviation": None}
+                    rows += [{**about, "model": model, "figures": found, **beside, **unknown}] if found else []
             measured = sorted(of_benchmark, key=lambda result: result["metrics"][direction]["R@1"].mean)
             for result in measured:
                 found = {name: (i.mean, i.low, i.high) for name, i in result["metrics"][direction].items()}
                 beside = {"source": result["source"], "at_test_time": COSINE, "cost": result["cost"]}
+                beside["deviation"] = result["deviation"] and result["deviation"][direction]
                 rows.append({**about, "model": result["model"], "figures": found, **beside})
     return rows
 
@@ -73,6 +77,11 @@ def leaderboard_tables(rows: list[dict[str, Any]], with_sources: bool) -> list[T
             words = [row["model"] + "†" * is_published]
         table.rows.append([*words, *_figures(row)])
     return list(tables.values())
+
+
+def trainings_of(name: str) -> list[str]:
+    """Folders or Hub ids of one model's trainings: of a sweep over seeds, those between commas, or itself."""
+    return list(seed_folders(name).values()) or name.split(",")
 
 
 def trained_on(folder: str) -> list[str]:
@@ -120,7 +129,8 @@ def _figures(row: dict[str, Any]) -> list[str]:
         if mean is None:
             cells.append("-")
         else:
-            cells.append(f"{mean:.2f}" if low is None else f"{mean:.2f} [{low:.1f}, {high:.1f}]")
+            spread = f" ± {row['deviation'][name]:.2f}" if row["deviation"] else ""
+            cells.append(f"{mean:.2f}{spread}" + ("" if low is None else f" [{low:.1f}, {high:.1f}]"))
     return cells + [f"{row['cost'][name]:,.1f}" if name in row["cost"] else "-" for name in COSTS]
 
 

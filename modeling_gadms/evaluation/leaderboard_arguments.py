@@ -9,7 +9,7 @@ from .published_results import PROTOCOLS
 
 @dataclass
 class LeaderboardArguments:
-    model: list[str] = field(metadata={"help": "Folders or Hub ids; runs of one model, a,b,c."})
+    model: list[str] = field(metadata={"help": "Folders or Hub ids; trainings of one model: a sweep, or a,b,c."})
     benchmark: list[str] = field(metadata={"help": "Names of benchmarks, `synthetic`, or folders."})
     as_released: list[str] = field(
         default_factory=list,

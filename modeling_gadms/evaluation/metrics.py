@@ -1,5 +1,6 @@
 """From embeddings to the figures of a table: both directions, confidence intervals, differences between models."""
 
+import statistics
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,14 @@ def mean_of_runs(
             for name in values[0]
         }
     return metrics
+
+
+def deviation_of_runs(runs: list[Evaluation]) -> dict[str, dict[str, float]]:
+    """Standard deviation of each metric over at least two trainings of one model, in percentage points."""
+    return {
+        way: {name: statistics.stdev(run.metrics[way][name].mean for run in runs) for name in found}
+        for way, found in runs[0].metrics.items()
+    }
 
 
 def compare(

@@ -130,6 +130,16 @@ def read_run(folder: str, name: str | None = None) -> Run:
     return Run(shown, settings, history, figures, _read_queries(os.path.join(folder, QUERIES_FILE)))
 
 
+def seed_folders(folder: str) -> dict[int, str]:
+    """The finished runs of a sweep, by seed."""
+    found = {}
+    for path in glob.glob(os.path.join(glob.escape(folder), SEED_FOLDER.format("*"), METRICS_FILE)):
+        place = os.path.dirname(path)
+        if match := re.fullmatch(SEED_FOLDER.format(r"(-?\d+)"), os.path.basename(place)):
+            found[int(match[1])] = place
+    return dict(sorted(found.items()))
+
+
 def read_runs(folder: str, name: str | None = None) -> list[Run]:
     """The run in a folder, or the finished ones of a sweep over seeds, in the order of these.
 
@@ -138,15 +148,11 @@ def read_runs(folder: str, name: str | None = None) -> list[Run]:
     """
     if os.path.exists(os.path.join(folder, METRICS_FILE)):
         return [read_run(folder, name)]
-    found = {}
-    for path in glob.glob(os.path.join(glob.escape(folder), SEED_FOLDER.format("*"), METRICS_FILE)):
-        place = os.path.dirname(path)
-        if match := re.fullmatch(SEED_FOLDER.format(r"(-?\d+)"), os.path.basename(place)):
-            found[int(match[1])] = place
+    found = seed_folders(folder)
     if not found:
         return [read_run(folder, name)]  # which says what is missing
     shown = name or os.path.basename(os.path.abspath(folder))
-    return [read_run(found[seed], f"{shown}, seed {seed}") for seed in sorted(found)]
+    return [read_run(found[seed], f"{shown}, seed {seed}") for seed in found]
 
 
 def differing_settings(runs: list[dict[str, Any]]) -> dict[str, list[Any]]:

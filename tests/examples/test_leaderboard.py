@@ -1,6 +1,7 @@
 """The leaderboard: published rows marked, measured rows in order, the same figures in every form."""
 
 import json
+import math
 import re
 import sys
 
@@ -12,8 +13,16 @@ from places import REPO
 from tiny import save_published, tiny_rows
 
 from modeling_gadms.evaluation.encoding import RetrievalSet
-from modeling_gadms.evaluation.leaderboard import RELEASED, TRAINED, latex, leaderboard_rows, markdown, matrix_tables
-from modeling_gadms.evaluation.metrics import evaluate_embeddings, mean_of_runs
+from modeling_gadms.evaluation.leaderboard import (
+    RELEASED,
+    TRAINED,
+    latex,
+    leaderboard_rows,
+    markdown,
+    matrix_tables,
+    trainings_of,
+)
+from modeling_gadms.evaluation.metrics import deviation_of_runs, evaluate_embeddings, mean_of_runs
 from modeling_gadms.evaluation.published_results import AT_TEST_TIME, published
 from modeling_gadms.evaluation.significance import Interval
 from modeling_gadms.person_retrieval.ranking import METRICS
@@ -26,7 +35,7 @@ def result(model, value, benchmark="RSTPReid", source=TRAINED, incomplete=None):
     interval = Interval(value, value - 1, value + 1)
     metrics = {way: dict.fromkeys(METRICS, interval) for way in ("t2i", "i2t")}
     cost = {"parameters": 150.0, "image_gflop": 36.5, "caption_gflop": 5.0, "images_per_second": 1234.5}
-    about = {"model": model, "benchmark": benchmark, "source": source, "incomplete": incomplete}
+    about = {"model": model, "benchmark": benchmark, "source": source, "incomplete": incomplete, "deviation": None}
     return {**about, "metrics": metrics, "cost": cost}
 
 
@@ -77,8 +86,11 @@ def test_the_command_leaves_the_table_in_three_forms(tmp_path, capsys):
         assert set(row["cost"]) == {"parameters", "image_gflop", "caption_gflop", "images_per_second"}
         assert all(value > 0 for value in row["cost"].values())
         mean = row["figures"]["mAP"][0]
-        assert re.search(rf"\| {re.escape(row['model'])} \| .*\| {mean:.2f} \[", table)
-        assert f"{mean:.2f} {{\\scriptsize" in tex
+        spread = " ± 0.00" if row["deviation"] else ""
+        assert bool(spread) == ("mean of 2" in row["model"])
+        assert re.search(rf"\| {re.escape(row['model'])} \| .*\| {mean:.2f}{spread} \[", table)
+        in_tex = spread.replace("±", r"$\pm$")
+        assert f"{mean:.2f}{in_tex} {{\\scriptsize" in tex
     matrix = (tmp_path / "out" / "matrix.md").read_text()
     assert "## Across data sets, text to image, mAP" in matrix and "| second | - | " in matrix
     assert f"| first | drawings + CUHK-PEDES | **{rows[0]['figures']['R@1'][0]:.2f} [" in matrix
@@ -127,7 +139,18 @@ def test_the_mean_of_several_runs_is_that_of_their_figures():
             assert len(set(of_runs)) > 1 or name == "R@10"
             assert found[way][name].mean == pytest.approx(sum(of_runs) / 3)
             assert found[way][name].low <= found[way][name].mean <= found[way][name].high
+            spread = math.sqrt(sum((value - sum(of_runs) / 3) ** 2 for value in of_runs) / 2)
+            assert deviation_of_runs(runs)[way][name] == pytest.approx(spread, abs=1e-9)
     assert mean_of_runs(runs[:1], num_resamples=50) == runs[0].metrics
+
+
+def test_the_trainings_of_a_model_are_the_finished_seeds_of_its_folder_or_what_commas_part(tmp_path):
+    for name in ("seed-10", "seed-2", "seed-best", "seed-3"):
+        (tmp_path / "sweep" / name).mkdir(parents=True)
+        if name != "seed-3":
+            (tmp_path / "sweep" / name / "metrics.json").write_text("{}")
+    assert trainings_of(str(tmp_path / "sweep")) == [str(tmp_path / "sweep" / f"seed-{seed}") for seed in (2, 10)]
+    assert trainings_of("a,org/b") == ["a", "org/b"] and trainings_of(str(tmp_path)) == [str(tmp_path)]
 
 
 def test_a_released_model_that_is_not_measured_is_refused(capsys):
