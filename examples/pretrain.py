@@ -35,7 +35,7 @@ from modeling_gadms.evaluation.run_folders import write_run
 from modeling_gadms.training import run_report
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.command_line import free_folder, parse_arguments, refuse_image_size, refuse_used_folder
-from modeling_gadms.training.starting_points import load_starting_point, own_image_size
+from modeling_gadms.training.starting_points import check_starting_point, load_starting_point, own_image_size
 from modeling_gadms.training.trainer import GADMSTrainer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -117,17 +117,17 @@ def report(
 def main(arguments: list[str] | None = None) -> None:
     start = time.time()
     argv = sys.argv[1:] if arguments is None else arguments
-    is_demo = not argv
     recipe = argv or [os.path.join(HERE, "pretrain_demo.yaml")]
     args, training = parse_arguments((PretrainArguments, GADMSTrainingArguments), recipe, description=__doc__)
     if importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError("matplotlib draws the curve of this example: pip install '.[examples]'")
-    if is_demo:
+    if not argv:
         training.output_dir = free_folder(os.path.join("runs", "demo"))
     refuse_used_folder(training.output_dir, training.resume_from_checkpoint)
+    size, with_head = tuple(args.image_size), training.matching_weight > 0
+    check_starting_point(args.model_name_or_path, size)
     train, validation, test = load_pairs(args, training.seed)
     set_seed(training.seed)
-    size, with_head = tuple(args.image_size), training.matching_weight > 0
     model, processor = load_starting_point(args.model_name_or_path, size, with_head)
     own, metrics = own_image_size(args.model_name_or_path), {}
     if args.dataset_name == "synthetic" and own != tuple(args.image_size):

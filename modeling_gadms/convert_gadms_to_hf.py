@@ -6,7 +6,8 @@
 Of RDE the global branch is converted; its second branch, token selection, is written beside the model, for
 `examples/evaluate_retrieval.py --rescore token-selection`.
 Of open_clip plain ViTs of any size are taken (LAION, DataComp, DFN), with the model's `open_clip_config.json` beside
-the weights; `--image_size 384 128`, or 378 126 in patches of 14, resizes their position table.
+the weights; `--image_size 384 128`, or 378 126 in patches of 14, resizes their position table. Weights do not tell the
+activation: without that file a CLIP up to ViT-L needs `--activation gelu` or `quick_gelu`, if not in OpenAI's archive.
 CLIP names the vocabulary: openai/clip-vit-base-patch16, a folder, or bpe_simple_vocab_16e6.txt.gz.
 """
 
@@ -25,6 +26,7 @@ from .image_processing_gadms import GADMSImageProcessor
 from .modeling_gadms import GADMSForPreTraining, GADMSModel
 from .processing_gadms import GADMSProcessor
 from .released.checkpoints import Conversion, load_converted, load_released, save_released
+from .released.open_clip import ACTIVATIONS
 from .released.token_selection import save_selection
 from .tokenization_gadms import GADMSTokenizer
 
@@ -68,6 +70,7 @@ def convert_checkpoint(
     tokenizer: str | None = None,
     image_size: tuple[int, int] | None = None,
     dtype: torch.dtype = torch.float32,
+    activation: str | None = None,
 ) -> Conversion:
     """Write a folder that `from_pretrained` loads, here or from the Hub: weights, config, code, card, processor.
 
@@ -76,14 +79,14 @@ def convert_checkpoint(
         output_dir (`str`): must not exist, or be empty; it appears complete or not at all.
         tokenizer (`str`, *optional*): the vocabulary: a CLIP or GA-DMS model (folder or Hub id), or OpenAI's BPE file.
             Without it only the image processor is written, as the checkpoint does not hold the vocabulary.
-        image_size, dtype: see [`load_released`].
+        image_size, dtype, activation: see [`load_released`].
 
     Raises:
         FileExistsError: the folder already holds files.
         FileNotFoundError, OSError, ValueError: the errors of [`load_released`], or a vocabulary of another size.
     """
     _refuse_used_folder(output_dir)
-    model, conversion = load_released(checkpoint, image_size, dtype)
+    model, conversion = load_released(checkpoint, image_size, dtype, activation)
     height, width = model.config.vision_config.image_size
     image_processor = GADMSImageProcessor(size={"height": height, "width": width}, **conversion.image_options)
     processor: GADMSImageProcessor | GADMSProcessor = image_processor
@@ -162,6 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
         metavar=("HEIGHT", "WIDTH"),
         help="for grids neither square nor 3:1, and open_clip",
     )
+    parser.add_argument("--activation", choices=ACTIVATIONS, help="of a CLIP without its open_clip_config.json")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the weights (default: float32)")
     parser.add_argument("--reverse", action="store_true", help=f"write OUTPUT_DIR/{RELEASED_FILE} from a model folder")
     args = parser.parse_args(arguments)
@@ -173,7 +177,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.write(f"wrote {path}: {count} weights\n")
         return
     image_size = args.image_size and tuple(args.image_size)
-    conversion = convert_checkpoint(args.checkpoint, args.output_dir, args.tokenizer, image_size, dtype)
+    conversion = convert_checkpoint(
+        args.checkpoint, args.output_dir, args.tokenizer, image_size, dtype, args.activation
+    )
     sys.stdout.write(f"{conversion}\nwrote {args.output_dir}\n")
     if args.tokenizer is None:
         sys.stdout.write(f"note: {NO_VOCABULARY}\n")

@@ -42,7 +42,14 @@ from .losses_gadms import IGNORED, cosines, mtp_loss, sdm_loss, sigmoid_loss
 from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions, places_to_predict
 from .matching_gadms import NUM_NEGATIVE_DRAWS, hard_negatives, matching_loss
 from .released_scores_gadms import released_scores
-from .starting_towers_gadms import STARTS, config_of_towers, fitted_weights, refuse_missing_weights
+from .starting_towers_gadms import (
+    STARTS,
+    config_of_towers,
+    fitted_weights,
+    quiet_loading,
+    refuse_missing_weights,
+    refuse_other_family,
+)
 from .token_scores_gadms import gradient_attention_scores
 from .tower_tokenizers_gadms import HUB_OPTIONS, tower_tokenizer
 from .towers_gadms import (
@@ -139,7 +146,8 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
                 f"{pretrained_model_name_or_path} is not a CLIP model with both towers, but of type {found}; a GA-DMS "
                 "model is loaded with from_pretrained, other towers with from_pretrained_towers"
             )
-        loaded = CLIPModel.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        with quiet_loading():
+            loaded = CLIPModel.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         clip, report = cast(tuple[CLIPModel, dict[str, Any]], loaded)  # a pair, where the loading info is asked for
         refuse_missing_weights(pretrained_model_name_or_path, "CLIP", report["missing_keys"])
 
@@ -186,12 +194,9 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
         found = PreTrainedConfig.get_config_dict(name, **kwargs)[0].get("model_type")
         if found == "clip":
             return cls.from_clip_pretrained(name, image_size, **kwargs)
-        if found not in STARTS:
-            raise ValueError(
-                f"{name}: is of type {found}, whose towers GA-DMS cannot start from; take one of clip, "
-                f"{', '.join(STARTS)}, or load a GA-DMS with from_pretrained"
-            )
-        loaded = AutoModel.from_pretrained(name, output_loading_info=True, **kwargs)
+        refuse_other_family(name, found)
+        with quiet_loading():
+            loaded = AutoModel.from_pretrained(name, output_loading_info=True, **kwargs)
         towers, report = cast(tuple[Any, dict[str, Any]], loaded)
         refuse_missing_weights(name, found, report["missing_keys"], len(towers.state_dict()))
 

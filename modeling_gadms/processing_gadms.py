@@ -9,6 +9,7 @@ from typing import Any, Self
 from transformers import AutoConfig, BatchFeature, ProcessorMixin
 
 from .image_processing_gadms import GADMSImageProcessor
+from .starting_towers_gadms import quiet_loading
 from .tokenization_gadms import GADMSTokenizer, check_captions
 from .tower_tokenizers_gadms import HUB_OPTIONS, tower_tokenizer
 
@@ -72,7 +73,8 @@ class GADMSProcessor(ProcessorMixin):
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
         """
         hub_kwargs = {name: value for name, value in hub_kwargs.items() if name in HUB_OPTIONS}
-        kind = AutoConfig.from_pretrained(path, **hub_kwargs).model_type
+        with quiet_loading():
+            kind = AutoConfig.from_pretrained(path, **hub_kwargs).model_type
         if kind == "clip":
             return cls.from_clip_pretrained(path, image_size, **hub_kwargs)
         height, width = image_size

@@ -1,14 +1,39 @@
 """Models of transformers that a GA-DMS can start from: their configuration and weights in the shapes that it has."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from .configuration_gadms import GADMSConfig
 from .vision_gadms import resize_position_table
 
 # models of transformers whose towers these are, by their model type
 STARTS = {"metaclip_2": "metaclip_2", "siglip": "siglip", "siglip2": "siglip", "tipsv2": "tipsv2"}
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Inside, transformers warns of nothing: neither of missing weights, of which one error tells, nor of the ids of
+    special tokens in SigLIP's configurations, which the tokenizer replaces.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def refuse_other_family(name: str, kind: str | None) -> None:
+    """Stop at a model of a type whose towers these are not."""
+    if kind != "clip" and kind not in STARTS:
+        raise ValueError(
+            f"{name}: is of type {kind}, whose towers GA-DMS cannot start from; take one of clip, "
+            f"{', '.join(STARTS)}, or load a GA-DMS with from_pretrained"
+        )
 
 
 def refuse_missing_weights(name: str, kind: str, missing: set[str], count: int | None = None) -> None:

@@ -4,8 +4,11 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
+from .starting_towers_gadms import quiet_loading
+
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
 MASK_TOKEN = "<mask>"
+FEWEST_PIECES = 10
 
 
 def tower_tokenizer(path: str, **hub_kwargs: Any) -> Any:
@@ -16,13 +19,23 @@ def tower_tokenizer(path: str, **hub_kwargs: Any) -> Any:
         hub_kwargs: those of [`HUB_OPTIONS`].
 
     Raises:
-        OSError: there is no tokenizer.
-        ValueError: it is that of another tower, or one that does not say where in a caption its tokens lie.
+        OSError: the model or its tokenizer cannot be read.
+        ValueError: there is no tokenizer, or it is that of another tower, or one that does not say where in a caption
+            its tokens lie.
     """
-    config = AutoConfig.from_pretrained(path, **hub_kwargs)
+    with quiet_loading():
+        config = AutoConfig.from_pretrained(path, **hub_kwargs)
     text_config = config.text_config
     # as an option of loading it is saved with the tokenizer, which otherwise pads where its family does when reloaded
-    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right", **hub_kwargs)
+    missing = f"{path}: holds no tokenizer; save the tower's own there, with its tokenizer.json"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right", **hub_kwargs)
+    except ValueError as error:
+        if "to build an AutoTokenizer" not in str(error):  # which goes on with every class that there is
+            raise
+        raise ValueError(missing) from None
+    if len(tokenizer) < FEWEST_PIECES:  # some families make one up, to which every word is unknown
+        raise ValueError(missing)
     if not tokenizer.is_fast:
         raise ValueError(
             f"{path}: its tokenizer, {type(tokenizer).__name__}, does not say where in a caption its tokens lie, "

@@ -1111,6 +1111,8 @@ mutants(
     ("always QuickGELU", '"quick_gelu" if model.get("quick_gelu") else "gelu"', '"quick_gelu"', OPEN_CLIP),
     ("heads of 64", 'vision["width"] // vision["head_width"]', 'vision["width"] // 64', OPEN_CLIP),
     ("another model's configuration", "if said != is_so:", "if False:", OPEN_CLIP),
+    ("a guessed activation", "if activation is None:", "if False:", OPEN_CLIP),
+    ("heads of 64 in any width", "if width > WIDEST_OF_64:", "if False:", OPEN_CLIP),
     ("any option is plain", "if not known and value not in", "if False and value not in", OPEN_CLIP),
     ("off is not plain", '(None, False, 0, 0.0, "", {})', "()", OPEN_CLIP),
 )

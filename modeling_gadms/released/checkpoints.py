@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from dataset_webperson import DataError
 from dataset_webperson.files import replacing
 
 from ..configuration_gadms import GADMSConfig
@@ -21,7 +22,14 @@ from .layout import (
     reason_to_leave,
     to_released,
 )
-from .open_clip import Settings, refuse_other_shapes, settings_beside, without_prefix
+from .open_clip import (
+    CONFIG_FILE,
+    Settings,
+    refuse_other_shapes,
+    refuse_undecided,
+    settings_beside,
+    without_prefix,
+)
 from .reading import read_checkpoint
 from .token_selection import TokenSelection, selection_from_released
 
@@ -51,28 +59,38 @@ class Conversion:
 
 
 def load_released(
-    path: str, image_size: tuple[int, int] | None = None, dtype: torch.dtype = torch.float32
+    path: str,
+    image_size: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
+    activation: str | None = None,
 ) -> tuple[GADMSModel | GADMSForPreTraining, Conversion]:
     """The model in a released checkpoint: [`GADMSForPreTraining`] when the decoder is in it, else [`GADMSModel`].
 
     Widths, depths, patch and image size, context length and vocabulary are read from the shapes. Activation
     (QuickGELU), heads (64 wide) and the last three ids (mask, BOS, EOS) are those of the family, and so is a decoder
     that attends to padding (`config.decoder_attends_padding`). For an open_clip model activation and heads are read
-    from the configuration beside it; see `open_clip`.
+    from the configuration beside it; see `open_clip`. Without one a plain CLIP, unless it is OpenAI's own archive,
+    needs `activation`.
 
     Args:
         path (`str`): see `reading.read_checkpoint`; weights of any floating type.
         image_size (`tuple[int, int]`, *optional*): height and width in pixels, for a grid that is neither square nor
             3:1. The position table of an open_clip model, which is known to be square, is resized to it.
         dtype (`torch.dtype`): dtype of the model.
+        activation (`str`, *optional*): `gelu` or `quick_gelu`, of a file without a configuration.
 
     Raises:
         FileNotFoundError: no such file.
+        DataError: the activation of a plain CLIP is not known, or is another in its configuration.
         ValueError: a file that cannot be read safely, a weight that is missing, of the wrong shape or unexplained (the
             message guesses whose checkpoint it is), or a position table that does not fit the image size.
     """
     weights, beside = read_checkpoint(path)
     settings = settings_beside(path)
+    if settings is not None and activation not in (None, settings.hidden_act):
+        raise DataError(
+            f"{path}: {CONFIG_FILE} beside it says {settings.hidden_act}, --activation {activation}; leave one out"
+        )
     towers = "base_model." if any(name.startswith("base_model.") for name in weights) else ""
     has_decoder = any(name.startswith(DECODER_PREFIXES) for name in weights)
     try:
@@ -80,7 +98,7 @@ def load_released(
             weights = without_prefix(weights)
             refuse_other_shapes(path, weights, settings)
             weights = resized(weights, settings, image_size)
-        config = config_from_shapes(weights, towers, image_size, settings or Settings())
+        config = config_from_shapes(weights, towers, image_size, settings or Settings(activation or "quick_gelu"))
     except KeyError as error:
         raise ValueError(_refusal(path, weights, [], [error.args[0]])) from None
     except ValueError as error:
@@ -91,6 +109,9 @@ def load_released(
     unexplained = [name for name in weights if name not in names and reason_to_leave(name) is None]
     if missing or unexplained:
         raise ValueError(_refusal(path, weights, unexplained, missing))
+    # the methods of the family, all from OpenAI's CLIP, have a prefix
+    if settings is None and not towers:
+        refuse_undecided(path, weights, activation)
 
     model = (GADMSForPreTraining if has_decoder else GADMSModel)._from_config(config).to(dtype).eval()
     own = model.state_dict()

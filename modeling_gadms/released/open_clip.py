@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from dataset_webperson import DataError
+
 CONFIG_FILE = "open_clip_config.json"
 CUSTOM_TEXT = "text."  # before the names of a text tower that open_clip calls custom; it is the same tower
 
@@ -29,6 +31,9 @@ DEFAULTS = {
     "vision_cfg": {"layers": 12, "width": 768, "head_width": 64, "patch_size": 16, "image_size": 224},
     "text_cfg": {"layers": 12, "width": 512, "heads": 8, "context_length": 77, "vocab_size": 49408},
 }
+ACTIVATIONS = ("gelu", "quick_gelu")
+WIDEST_OF_64 = 1024  # width of an image tower; open_clip gives those above it, from ViT-H on, wider heads
+OPENAI_NUMBERS = {"input_resolution", "context_length", "vocab_size"}  # in OpenAI's own archives alone
 FAMILIES = (
     "only plain ViTs can be converted (OpenAI's, LAION's, DataComp, DFN, MetaCLIP 1); MetaCLIP 2, SigLIP and SigLIP 2 "
     "load with from_pretrained_towers from their folders of transformers, and EVA02, MobileCLIP, PE-Core and FG-CLIP "
@@ -58,15 +63,10 @@ def settings_beside(path: str) -> Settings | None:
     """The settings in the configuration beside an open_clip checkpoint; `None` beside any other checkpoint.
 
     Raises:
-        ValueError: the configuration is missing, broken, or of a model that is not a plain ViT.
+        ValueError: the configuration is broken, or of a model that is not a plain ViT.
     """
     file = os.path.join(os.path.dirname(path), CONFIG_FILE)
     if not os.path.isfile(file):
-        if os.path.basename(path).startswith("open_clip"):
-            raise ValueError(
-                f"{path}: open_clip's weights do not tell their activation and heads; put the model's {CONFIG_FILE} "
-                "beside them"
-            )
         return None
     try:
         with open(file, encoding="utf-8") as stream:
@@ -86,6 +86,28 @@ def settings_beside(path: str) -> Settings | None:
         image_options={f"image_{name}": list(prepared[name]) for name in ("mean", "std") if name in prepared},
         told=told,
     )
+
+
+def refuse_undecided(path: str, weights: dict[str, torch.Tensor], activation: str | None) -> None:
+    """Stop at a CLIP whose activation and heads neither its file nor the caller tells.
+
+    OpenAI's CLIP and the models of open_clip share one layout, and run with the wrong activation or heads give
+    plausible embeddings that are wrong. OpenAI's own archives say what they are.
+
+    Raises:
+        DataError: names the choices, and the models that need each.
+    """
+    if weights.keys() >= OPENAI_NUMBERS:
+        return
+    beside = f"put the model's {CONFIG_FILE} beside the file"
+    width = len(weights["visual.class_embedding"])
+    if width > WIDEST_OF_64:
+        raise DataError(f"{path}: the weights do not tell the heads of an image tower {width} wide; {beside}")
+    if activation is None:
+        raise DataError(
+            f"{path}: the weights do not tell their activation; {beside}, or give --activation quick_gelu (OpenAI, "
+            "MetaCLIP 1, DFN and all *-quickgelu) or --activation gelu (other open_clip models: LAION, DataComp)"
+        )
 
 
 def refuse_what_is_not_plain(file: str, tower: str, options: dict[str, Any]) -> None:

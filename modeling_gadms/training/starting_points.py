@@ -9,8 +9,10 @@ from transformers import AutoConfig
 
 from dataset_webperson import DataError
 
+from ..configuration_gadms import GADMSVisionConfig
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from ..processing_gadms import GADMSProcessor
+from ..starting_towers_gadms import quiet_loading, refuse_other_family
 
 
 def load_starting_point(
@@ -31,6 +33,7 @@ def load_starting_point(
         OSError: a file cannot be loaded.
         DataError: there is no model, it is neither a GA-DMS nor a whole CLIP, or a file of it is broken.
     """
+    check_starting_point(name_or_path, image_size)
     try:
         model, processor = _load(name_or_path, image_size)
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
@@ -40,6 +43,25 @@ def load_starting_point(
         raise DataError(f"{name_or_path}: cannot be loaded as a GA-DMS, a CLIP or other towers: {reason}") from error
     model.set_matching_head(matching_head)
     return model, processor
+
+
+def check_starting_point(name_or_path: str, image_size: tuple[int, int]) -> None:
+    """Refuse what cannot be a starting point by its configuration alone, which is read in no time.
+
+    Raises:
+        DataError: there is no model, it is of another family, or its patches do not divide the size of the images.
+    """
+    config = config_of(name_or_path)
+    if config.model_type == "gadms":
+        return
+    try:
+        refuse_other_family(name_or_path, config.model_type)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    try:
+        GADMSVisionConfig(image_size=image_size, patch_size=config.vision_config.patch_size)
+    except ValueError as error:
+        raise DataError(f"{name_or_path}: {error}") from None
 
 
 def own_image_size(name_or_path: str) -> tuple[int, int]:
@@ -56,8 +78,9 @@ def own_image_size(name_or_path: str) -> tuple[int, int]:
 def config_of(name_or_path: str) -> Any:
     """The configuration of a model. Raises `DataError` where there is none."""
     try:
-        return AutoConfig.from_pretrained(name_or_path)
-    except OSError as error:
+        with quiet_loading():
+            return AutoConfig.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
         place = "the folder holds no model" if os.path.isdir(name_or_path) else "no such folder, nor model of the Hub"
         reason = " ".join(str(error).split()).split(". ")[0]
         raise DataError(

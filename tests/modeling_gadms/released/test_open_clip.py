@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tiny import tiny_processor
 
+from dataset_webperson import DataError
 from modeling_gadms import GADMSProcessor
 from modeling_gadms.convert_gadms_to_hf import main
-from modeling_gadms.released.checkpoints import load_released
+from modeling_gadms.released.checkpoints import load_converted, load_released
+from modeling_gadms.released.open_clip import refuse_undecided
 from modeling_gadms.vision_gadms import resize_position_table
 
 SQUARE = 16  # patches, 4 x 4 of 4 pixels
@@ -57,6 +59,37 @@ def test_towers_compute_what_open_clip_does_with_its_heads_and_activation(weight
         torch.testing.assert_close(found, text, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(model.get_image_features(pictures).pooler_output[row], image, atol=1e-4, rtol=1e-4)
     assert set(conversion.left) == {"logit_scale"}
+
+
+@torch.no_grad()
+def test_without_a_configuration_the_activation_is_asked_for_and_obeyed(weights, tmp_path, capsys):
+    path = save(tmp_path / "open", weights, name="weights.safetensors")
+    command = ["--checkpoint", path, "--output_dir", str(tmp_path / "out")]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--activation quick_gelu (OpenAI, MetaCLIP 1, DFN" in error
+    assert "--activation gelu (other open_clip models: LAION, DataComp)" in error
+    captions, pictures = twin.captions([9, 5]), twin.images(2, image_size=(16, 16))
+    found = {}
+    for name, activation in (("gelu", F.gelu), ("quick_gelu", twin.quick_gelu)):
+        folder = tmp_path / name
+        assert main([*command[:3], str(folder), "--activation", name]) == 0
+        model = load_converted(str(folder))
+        found[name] = model.get_image_features(pictures).pooler_output, model.get_text_features(captions).pooler_output
+        image = torch.stack([twin.encode_image(weights, picture, activation=activation)[0] for picture in pictures])
+        text = torch.stack([twin.encode_text(weights, ids, activation=activation)[ids.argmax()] for ids in captions])
+        torch.testing.assert_close(found[name], (image, text), atol=1e-4, rtol=1e-4)
+    for gelu, quick_gelu in zip(*found.values(), strict=True):
+        assert (gelu - quick_gelu).abs().max() > 1e-3
+
+
+def test_heads_that_no_option_tells_and_options_against_the_configuration_are_refused(weights, tmp_path):
+    path = save(tmp_path, weights, model_cfg())
+    with pytest.raises(DataError, match="beside it says gelu, --activation quick_gelu; leave one out"):
+        load_released(path, activation="quick_gelu")
+    wide = {"visual.class_embedding": torch.empty(1280, device="meta")}  # 16 heads of 80 in ViT-H, not 20 of 64
+    with pytest.raises(DataError, match="do not tell the heads of an image tower 1280 wide; put the model's"):
+        refuse_undecided("huge.pt", wide, "gelu")
 
 
 def test_the_command_resizes_the_table_and_keeps_the_colours(weights, tmp_path, capsys):
@@ -106,10 +139,6 @@ def test_options_that_are_off_or_of_training_are_taken(weights, tmp_path):
 
 def test_what_cannot_be_read_is_refused_with_a_cure(weights, tmp_path):
     path = save(tmp_path, weights)
-    with pytest.raises(
-        ValueError, match="do not tell their activation and heads; put the model's open_clip_config.json"
-    ):
-        load_released(path)
     (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {}}')
     with pytest.raises(ValueError, match="open_clip_config.json: is no configuration of open_clip"):
         load_released(path)

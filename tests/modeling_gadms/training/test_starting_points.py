@@ -1,16 +1,20 @@
 """Starting points of training: models that load, and broken ones that end in one line."""
 
+import importlib.util
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from tiny import save_published
-from tiny_towers import save_towers, tiny_tokenizer
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
+from tiny_towers import save_towers, tiny_tokenizer, tiny_towers
+from transformers import BertConfig, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
+from dataset_webperson import DataError
 from dataset_webperson.command_line import command
 from modeling_gadms import GADMSForPreTraining, GADMSModel
-from modeling_gadms.training.starting_points import load_starting_point, own_image_size
+from modeling_gadms.training.starting_points import check_starting_point, load_starting_point, own_image_size
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +102,38 @@ def test_towers_that_do_not_fit_end_in_one_line_with_the_cure(published, tmp_pat
     half = tmp_path / "half"
     source.vision_model.save_pretrained(half)
     source.config.save_pretrained(half)
-    assert "not a whole siglip model" in refused(half)
+    capsys.readouterr()
+    assert load(str(half)) == 2
+    printed = capsys.readouterr()
+    assert "not a whole siglip model" in printed.err and "MISSING" not in printed.err + printed.out
+    for name in ("siglip2", "metaclip_2", "tipsv2"):  # without a tokenizer some of them make one up
+        bare = tmp_path / name
+        tiny_towers(name, 60).save_pretrained(bare)
+        line = refused(bare)
+        assert line == f"error: {bare}: holds no tokenizer; save the tower's own there, with its tokenizer.json"
     # a GA-DMS beside the processor of another
     mixed = copy_of(published, tmp_path / "mixed")
     settings = json.loads((mixed / "processor_config.json").read_text())
     (mixed / "processor_config.json").write_text(json.dumps({**settings, "tower": "siglip"}))
     assert "its processor is for siglip towers" in refused(mixed)
+
+
+def test_what_the_configuration_alone_rules_out_is_refused_plainly_before_anything_else(tmp_path, monkeypatch, capsys):
+    of_squares = tmp_path / "of_squares"
+    CLIPConfig(vision_config={"image_size": 32, "patch_size": 8}).save_pretrained(of_squares)
+    with pytest.raises(DataError, match=rf"^{of_squares}: image_size \(50, 16\) is not a mul.* nearest is \(48, 16\)"):
+        check_starting_point(str(of_squares), (50, 16))
+    check_starting_point(str(of_squares), (48, 16))
+    other = tmp_path / "other"
+    BertConfig().save_pretrained(other)
+    spec = importlib.util.spec_from_file_location("pretrain", Path(__file__).parents[3] / "examples" / "pretrain.py")
+    pretrain = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "pretrain", pretrain)  # as its dataclasses need
+    spec.loader.exec_module(pretrain)
+    monkeypatch.setattr(pretrain, "load_pairs", lambda *_: pytest.fail("drawn first"))
+    options = ["--output_dir", str(tmp_path / "out"), "--use_cpu", "True"]
+    assert pretrain.main(["--model_name_or_path", str(other), *options]) == 2
+    assert f"error: {other}: is of type bert, whose towers GA-DMS cannot start from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
