@@ -46,9 +46,9 @@ from .starting_towers_gadms import (
     STARTS,
     config_of_towers,
     fitted_weights,
+    known_family,
     quiet_loading,
     refuse_missing_weights,
-    refuse_other_family,
 )
 from .token_scores_gadms import gradient_attention_scores
 from .tower_tokenizers_gadms import HUB_OPTIONS, tower_tokenizer
@@ -176,8 +176,10 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
         """Start from the towers of a CLIP, MetaCLIP 2, SigLIP, SigLIP 2 or TIPSv2; the decoder is new.
 
         As [`from_clip_pretrained`], which is called for a CLIP. A SigLIP 2 for images of any shape (NaFlex) becomes
-        one of this shape: with its position table resized as it does itself, embeddings are the same. A vocabulary
-        without a mask token gets one, whose embedding is the mean of all.
+        one of this shape: with its position table resized as it does itself, embeddings are the same. The table is
+        resized once, here: for images of another shape start again at that size, for `interpolate_pos_encoding=True`
+        resizes what is resized already, and embeddings then differ somewhat from SigLIP 2's. A vocabulary without a
+        mask token gets one, whose embedding is the mean of all.
 
         Args:
             pretrained_model_name_or_path (`str`): Hub id or folder of a model and its tokenizer, for example
@@ -191,10 +193,9 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
                 not belong to it; or patches do not divide the image size.
         """
         name = pretrained_model_name_or_path
-        found = PreTrainedConfig.get_config_dict(name, **kwargs)[0].get("model_type")
+        found = known_family(name, PreTrainedConfig.get_config_dict(name, **kwargs)[0].get("model_type"))
         if found == "clip":
             return cls.from_clip_pretrained(name, image_size, **kwargs)
-        refuse_other_family(name, found)
         with quiet_loading():
             loaded = AutoModel.from_pretrained(name, output_loading_info=True, **kwargs)
         towers, report = cast(tuple[Any, dict[str, Any]], loaded)

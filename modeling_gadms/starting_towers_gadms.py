@@ -27,13 +27,24 @@ def quiet_loading() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def refuse_other_family(name: str, kind: str | None) -> None:
-    """Stop at a model of a type whose towers these are not."""
-    if kind != "clip" and kind not in STARTS:
+def known_family(name: str, kind: str | None) -> str:
+    """The type of a model, one whose towers these are; any other is an error."""
+    if kind == "fgclip2":
+        raise ValueError(
+            f"{name}: is an FG-CLIP 2, SigLIP 2's towers with another table of positions and another head for long "
+            "captions, which have no place here; take a SigLIP 2"
+        )
+    if kind == "fgclip2":
+        raise ValueError(
+            f"{name}: is an FG-CLIP 2: SigLIP 2's towers with a second table of text positions and a head of its own "
+            "for long captions, which have no place here, and code of its own; take the SigLIP 2 it comes from"
+        )
+    if kind is None or kind not in ("clip", *STARTS):
         raise ValueError(
             f"{name}: is of type {kind}, whose towers GA-DMS cannot start from; take one of clip, "
             f"{', '.join(STARTS)}, or load a GA-DMS with from_pretrained"
         )
+    return kind
 
 
 def refuse_missing_weights(name: str, kind: str, missing: set[str], count: int | None = None) -> None:

@@ -107,7 +107,7 @@ def grid_of(pixel_values: torch.Tensor, config: NonSquareImages, interpolate: bo
             f"pixel_values are {height}x{width} (height x width) but the model takes {config.image_size[0]}x"
             f"{config.image_size[1]}: prepare them with the model's own processor, pass "
             "interpolate_pos_encoding=True, or load the model with "
-            f"from_clip_pretrained(..., image_size=({height}, {width}))"
+            f"from_pretrained_towers(..., image_size=({height}, {width}))"
         )
     patch = config.patch_size
     rows, columns = height // patch, width // patch

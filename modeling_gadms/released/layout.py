@@ -12,7 +12,7 @@ import re
 import torch
 
 from ..configuration_gadms import GADMSConfig
-from .open_clip import Settings
+from .open_clip import FAMILIES, Settings
 
 # inside a transformer block: released name -> ours
 BLOCK_PARTS = {
@@ -70,8 +70,7 @@ GIVEAWAYS = {
     "vision_model.": "Hugging Face's CLIP (load its folder with GADMSModel.from_clip_pretrained) or converted already",
     "visual.layer1.": "a CLIP with a ResNet; only those with a ViT can be converted",
     "lora_": "an adapter (LoRA) without its model",
-    "visual.trunk.": "open_clip with an image tower of timm (EVA02, MobileCLIP, PE-Core, SigLIP); only plain ViTs can "
-    "be converted",
+    "visual.trunk.": f"open_clip with an image tower of timm ({FAMILIES})",
     "text.transformer.": "open_clip (put its open_clip_config.json beside the file)",
 }
 

@@ -36,8 +36,9 @@ WIDEST_OF_64 = 1024  # width of an image tower; open_clip gives those above it, 
 OPENAI_NUMBERS = {"input_resolution", "context_length", "vocab_size"}  # in OpenAI's own archives alone
 FAMILIES = (
     "only plain ViTs can be converted (OpenAI's, LAION's, DataComp, DFN, MetaCLIP 1); MetaCLIP 2, SigLIP and SigLIP 2 "
-    "load with from_pretrained_towers from their folders of transformers, and EVA02, MobileCLIP, PE-Core and FG-CLIP "
-    "have towers that are not here"
+    "load with from_pretrained_towers from their folders of transformers; image towers of timm (EVA02-B has "
+    "eva02_base_patch16_clip_224, PE-Core-B vit_pe_core_base_patch16_224, pooled by attention, MobileCLIP-B "
+    "vit_base_mci_224) are not among transformers' CLIP classes"
 )
 
 

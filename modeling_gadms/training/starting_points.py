@@ -1,18 +1,19 @@
 """Starting points of training: a GA-DMS, with or without its decoder, or a CLIP or other towers."""
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from dataset_webperson import DataError
 
 from ..configuration_gadms import GADMSVisionConfig
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from ..processing_gadms import GADMSProcessor
-from ..starting_towers_gadms import quiet_loading, refuse_other_family
+from ..starting_towers_gadms import known_family, quiet_loading
 
 
 def load_starting_point(
@@ -51,13 +52,17 @@ def check_starting_point(name_or_path: str, image_size: tuple[int, int]) -> None
     Raises:
         DataError: there is no model, it is of another family, or its patches do not divide the size of the images.
     """
+    kind = None
+    with suppress(OSError):  # where there is none, config_of says so
+        kind = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
+    if kind is not None and kind != "gadms":  # before its own code would be asked for
+        try:
+            known_family(name_or_path, kind)
+        except ValueError as error:
+            raise DataError(str(error)) from None
     config = config_of(name_or_path)
-    if config.model_type == "gadms":
+    if kind == "gadms":
         return
-    try:
-        refuse_other_family(name_or_path, config.model_type)
-    except ValueError as error:
-        raise DataError(str(error)) from None
     try:
         GADMSVisionConfig(image_size=image_size, patch_size=config.vision_config.patch_size)
     except ValueError as error:

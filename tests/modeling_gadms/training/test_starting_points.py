@@ -126,6 +126,14 @@ def test_what_the_configuration_alone_rules_out_is_refused_plainly_before_anythi
     check_starting_point(str(of_squares), (48, 16))
     other = tmp_path / "other"
     BertConfig().save_pretrained(other)
+    with_code = tmp_path / "with_code"
+    with_code.mkdir()
+    auto_map = {"AutoConfig": "configuration_fgclip2.Fgclip2Config"}
+    (with_code / "config.json").write_text(json.dumps({"model_type": "fgclip2", "auto_map": auto_map}))
+    with pytest.raises(
+        DataError, match=rf"^{with_code}: is an FG-CLIP 2, .* another head for long captions.* take a Sig"
+    ):
+        check_starting_point(str(with_code), (48, 16))
     spec = importlib.util.spec_from_file_location("pretrain", Path(__file__).parents[3] / "examples" / "pretrain.py")
     pretrain = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "pretrain", pretrain)  # as its dataclasses need
