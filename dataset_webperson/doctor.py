@@ -30,7 +30,7 @@ from .image_audit import ImageFacts, audit_images
 from .near_duplicates import close_pairs
 from .overlap import NEAR_BITS, ImageSet, image_set, overlaps
 from .readers.benchmark_copy import Benchmark, Counts, find_jsons, read_copy
-from .readers.benchmarks import BENCHMARKS, COUNT_KINDS, benchmark_class
+from .readers.benchmarks import BENCHMARKS, accept_counts, benchmark_class
 from .readers.corpora import CORPORA, Corpus, corpus_class, find_corpus_jsons, locate_rows
 from .readers.near_hits import near_jsons
 from .readers.reidentification import (
@@ -170,8 +170,7 @@ def examine_benchmark(benchmark: type[Benchmark], root: str, options: Options) -
     findings = Findings()
     copy = read_copy(benchmark, root, findings, options.annotations, options.image_root)
     if options.partial:
-        for code in COUNT_KINDS:
-            findings.set_severity(code, "warning")
+        accept_counts(findings)
     report = Report(
         benchmark.name, root, copy.json_files, copy.image_root, copy.counts(), dict(benchmark.official), findings
     )
@@ -200,8 +199,7 @@ def examine_reidentification(
     findings = Findings()
     copy = read_reidentification(kind, root, findings)
     if options.partial:
-        for code in COUNT_KINDS:
-            findings.set_severity(code, "warning")
+        accept_counts(findings)
     report = Report(kind.name, root, [], copy.root, copy.counts(), dict(kind.official), findings)
     if copy.junk:
         report.notes.append(f"{copy.junk:,} images of person -1 are junk, and left out")

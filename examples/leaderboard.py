@@ -117,7 +117,8 @@ def main(arguments: list[str] | None = None) -> None:
                 }
             )
     folder, rows = free_folder(args.output_dir), leaderboard_rows(results, args.protocol)
-    place = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} processor threads"
+    threads = torch.get_num_threads()
+    place = torch.cuda.get_device_name() if device == "cuda" else f"{threads} processor thread{'s'[: threads > 1]}"
     text = markdown(rows, place)
     write_json(os.path.join(folder, "leaderboard.json"), {"rows": rows, "arguments": vars(args)})
     write_text(os.path.join(folder, "leaderboard.md"), text + "\n")

@@ -201,6 +201,33 @@ def benchmark_class(name: str | type[Benchmark]) -> type[Benchmark]:
 COUNT_KINDS = ("counts-differ", "old-copy", "split-missing")
 
 
+def accept_counts(findings: Findings) -> None:
+    """Other counts than the official ones are a warning from now on, no error."""
+    for code in COUNT_KINDS:
+        findings.set_severity(code, "warning")
+
+
+def check_choices(on_count_mismatch: str, on_missing_images: str) -> None:
+    """Raise `ValueError` where one of these options has a value that it does not know."""
+    check_choice("on_count_mismatch", on_count_mismatch, ("error", "warn"))
+    check_choice("on_missing_images", on_missing_images, ("error", "skip"))
+
+
+def accept(findings: Findings, on_count_mismatch: str, on_missing_images: str) -> None:
+    """Turn into warnings what these options let pass."""
+    if on_count_mismatch == "warn":
+        accept_counts(findings)
+    if on_missing_images == "skip":
+        for code in ("image-missing", "image-empty"):
+            findings.set_severity(code, "warning")
+
+
+def warn_of(findings: Findings, what: str) -> None:
+    """Warn, at the line that called the loader, of all that was found in `what`."""
+    for finding in findings:
+        warnings.warn(f"{what}: {finding.describe()}", stacklevel=3)
+
+
 def load_benchmark(
     name: str | type[Benchmark],
     root: str | os.PathLike,
@@ -236,25 +263,19 @@ def load_benchmark(
     Raises:
         `DataError`: one error that lists all that keeps the copy from loading, each with file and cure.
     """
-    check_choice("on_count_mismatch", on_count_mismatch, ("error", "warn"))
-    check_choice("on_missing_images", on_missing_images, ("error", "skip"))
+    check_choices(on_count_mismatch, on_missing_images)
     benchmark = benchmark_class(name)
     findings = Findings()
     paths = [os.fspath(path) if path is not None else None for path in (annotations, image_root)]
     copy = read_copy(benchmark, os.fspath(root), findings, *paths)
-    if on_count_mismatch == "warn":
-        for code in COUNT_KINDS:
-            findings.set_severity(code, "warning")
+    accept(findings, on_count_mismatch, on_missing_images)
     if on_missing_images == "skip":
-        for code in ("image-missing", "image-empty"):
-            findings.set_severity(code, "warning")
         copy.rows = [row for row in copy.rows if row.present]
     what = f"{benchmark.name} in {os.fspath(root)}"
     findings.raise_errors(what)
     if not copy.rows:
         raise DataError(f"{what}: no usable row in {', '.join(copy.json_files)}; check the json and the images")
-    for finding in findings:
-        warnings.warn(f"{what}: {finding.describe()}", stacklevel=2)
+    warn_of(findings, what)
     splits = {split: [row for row in copy.rows if row.split == split] for split in SPLITS}
     if validation_persons is not None:
         splits = _carve_validation(splits, validation_persons, seed, benchmark)

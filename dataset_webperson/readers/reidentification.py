@@ -16,7 +16,6 @@ Layouts, counts and names are those that public loaders share. Either data set m
 import os
 import posixpath
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,10 +23,10 @@ from typing import ClassVar
 
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
-from ..findings import Findings
+from ..findings import DataError, Findings
 from ..safe_paths import SafeRoot, UnsafePathError
 from .benchmark_copy import Counts, choose_base, missing_shares
-from .benchmarks import COUNT_KINDS, check_choice, class_by_name
+from .benchmarks import accept, check_choices, class_by_name, warn_of
 
 JUNK = -1
 PARTS = {"query": ("query", "list_query.txt"), "gallery": ("bounding_box_test", "list_gallery.txt")}
@@ -257,21 +256,18 @@ def load_reidentification(
     Raises:
         `DataError`: one error that lists all that keeps the copy from loading, each with file and cure.
     """
-    check_choice("on_count_mismatch", on_count_mismatch, ("error", "warn"))
-    check_choice("on_missing_images", on_missing_images, ("error", "skip"))
+    check_choices(on_count_mismatch, on_missing_images)
     kind, findings = reidentification_class(name), Findings()
     copy = read_reidentification(kind, os.fspath(root), findings)
-    if on_count_mismatch == "warn":
-        for code in COUNT_KINDS:
-            findings.set_severity(code, "warning")
-    if on_missing_images == "skip":
-        for code in ("image-missing", "image-empty"):
-            findings.set_severity(code, "warning")
+    accept(findings, on_count_mismatch, on_missing_images)
     what = f"{kind.name} in {os.fspath(root)}"
     findings.raise_errors(what)
-    for finding in findings:
-        warnings.warn(f"{what}: {finding.describe()}", stacklevel=2)
-    return DatasetDict({part: _table([i for i in images if i.present]) for part, images in copy.images.items()})
+    present = {part: [image for image in images if image.present] for part, images in copy.images.items()}
+    for part, images in present.items():
+        if not images:
+            raise DataError(f"{what}: no usable image in the {part}; check what {copy.root} holds")
+    warn_of(findings, what)
+    return DatasetDict({part: _table(images) for part, images in present.items()})
 
 
 def _table(images: list[PersonImage]) -> Dataset:

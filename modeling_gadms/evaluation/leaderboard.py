@@ -131,7 +131,11 @@ def _figures(row: dict[str, Any]) -> list[str]:
         else:
             spread = f" ± {row['deviation'][name]:.2f}" if row["deviation"] else ""
             cells.append(f"{mean:.2f}{spread}" + ("" if low is None else f" [{low:.1f}, {high:.1f}]"))
-    return cells + [f"{row['cost'][name]:,.1f}" if name in row["cost"] else "-" for name in COSTS]
+    return cells + [_cost(row["cost"][name]) if name in row["cost"] else "-" for name in COSTS]
+
+
+def _cost(value: float) -> str:
+    return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def markdown(rows: list[dict[str, Any]], device: str) -> str:

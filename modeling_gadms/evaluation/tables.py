@@ -61,7 +61,8 @@ def results_table(results: list[dict]) -> Table:
     Args:
         results (`list[dict]`): each with `model`, `benchmark`, `scoring` and `metrics`,
             `{"t2i": {"R@1": Interval}}`; a re-scoring has one direction only. A result with `incomplete` is of a copy
-            that is not the benchmark; the reason stands below the table.
+            that is not the benchmark; the reason stands below the table, as does the number of queries that were
+            `skipped`.
     """
     rows = []
     for result in results:
@@ -69,7 +70,12 @@ def results_table(results: list[dict]) -> Table:
             cells = [f"{m.mean:.2f} [{m.low:.1f}, {m.high:.1f}]" for m in (metrics[name] for name in METRICS)]
             rows.append([result["model"], result["benchmark"], result["scoring"], WAYS[direction], *cells])
     columns = ["model", "benchmark", "scoring", "direction", *METRICS]
-    return Table("Retrieval", columns, rows, words=4, notes=incomplete_notes(results))
+    notes = incomplete_notes(results)
+    left_out = {result["benchmark"]: result for result in results if result.get("skipped")}
+    for name, result in left_out.items():
+        skipped, queries = result["skipped"], result["skipped"] + result["queries"]
+        notes.append(f"{name}: {skipped:,} of {queries:,} queries have no match that counts, and are left out.")
+    return Table("Retrieval", columns, rows, words=4, notes=notes)
 
 
 def distribution_table(results: list[dict]) -> Table:

@@ -112,6 +112,7 @@ def test_the_command_measures_both_layouts_as_loops_do(models, command, tmp_path
     text = (tmp_path / "out" / "results.md").read_text()
     assert text.strip() in capsys.readouterr().out and text.count("| image to image |") == 4 + 2 * 5
     assert "| second | first | Market-1501 (incomplete copy) | image to image | mAP |" in text
+    assert "have no match that counts" not in text
     assert "not figures of the benchmark.** Of this copy, query has 2 ids, 3 images; official: 750 ids" in text
     assert yaml.safe_load((tmp_path / "out" / "model-index.yaml").read_text()) == {"model-index": []}
     # a model card takes the figures as they are

@@ -48,6 +48,8 @@ def test_published_rows_stand_marked_above_the_measured_ones_which_rise():
     table = markdown(rows, "a processor")
     assert f"| CECA | *published* | {AT_TEST_TIME['CECA']} | 73.45 | - | - | - | - | - | - | - |" in table
     assert "| other | as released | cosine | 42.00 [41.0, 43.0] |" in table and "| 1,234.5 |" in table
+    small = result("tiny", 1.0) | {"cost": {"parameters": 1.41, "image_gflop": 0.0123, "caption_gflop": 0.5}}
+    assert "| 1.4 | 0.012 | 0.5 | - |" in markdown(leaderboard_rows([small], "fine-tuned"), "a processor")
     assert table.count("## RSTPReid, ") == 2 and "of the image tower on a processor" in table
     tex = latex(rows)
     assert "CECA$^\\dagger$ & 73.45 & - &" in tex and "best\\_one & 61.00 {\\scriptsize [60.0, 62.0]} &" in tex

@@ -143,6 +143,9 @@ def test_missing_images_are_left_out_on_request(tmp_path):
     with pytest.raises(DataError, match=r"33 % of the images of `query/` are missing \(1 of 3\)"):
         load("msmt17", root)
     assert len(load("msmt17", root, on_missing_images="skip")["query"]) == 2
+    (root / "list_gallery.txt").write_text("")
+    with pytest.raises(DataError, match="no usable image in the gallery"):
+        load("msmt17", root, on_missing_images="skip")
 
 
 def test_the_doctor_names_a_benchmark_that_trains_on_what_is_searched_here(tmp_path, capsys):

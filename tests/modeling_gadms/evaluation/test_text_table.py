@@ -2,6 +2,7 @@
 
 import re
 
+from modeling_gadms.evaluation.tables import results_table
 from modeling_gadms.evaluation.text_table import LATEX_SIGNS, Table, escaped, latex_page, markdown_page
 
 ROWS = [["a_b & 50 %", "*published*", "12.30 [11.0, 13.5]"], ["[x]†", "**here**", "-"], ["", "a → b", "+1.00"]]
@@ -43,3 +44,13 @@ def test_latex_is_a_tabular_whose_rows_have_the_cells():
     assert lines[9] == r"{[}x]$^\dagger$ & \textbf{here} & - \\"
     assert lines[10] == r" & a $\rightarrow$ b & +1.00 \\" and lines[11:] == [r"\bottomrule", r"\end{tabular}"]
     assert latex_page([TABLE]) == f"% needs \\usepackage{{booktabs}}\n\n{TABLE.latex()}\n"
+
+
+def test_queries_that_were_left_out_are_counted_below_the_table():
+    about = {"model": "a", "scoring": "cosine", "metrics": {}}
+    results = [
+        {**about, "benchmark": "MSMT17", "queries": 1_960, "skipped": 40},
+        {**about, "benchmark": "Market-1501", "queries": 3, "skipped": 0},
+    ]
+    (note,) = results_table(results).notes
+    assert note == "MSMT17: 40 of 2,000 queries have no match that counts, and are left out."
