@@ -7,15 +7,14 @@ epoch. Images are ranked by the cosine, and by three scorings that read the capt
 those with the highest mAP on validation. Each finished seed is kept in --output_dir.
 """
 
-import os
 import sys
 from typing import Any
 
 import datasets
 import numpy as np
 from bank_cells import COSINE, METRICS, run
-from masking_cells import kept_cell
-from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
+from seeds import add_arguments, runs_of_seeds
+from study_report import error_bars, interval, pyplot, save_study, table
 
 from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms.evaluation.caption_bank import BANK_SCORINGS, NNN
@@ -78,21 +77,13 @@ def draw(results: dict[str, dict]) -> pyplot.Figure:
 @command
 def main(arguments: list[str] | None = None) -> None:
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="each draws its persons and trains")
-    parser.add_argument("--num_persons", type=int, default=1200, help="in train, two images each")
-    parser.add_argument("--noise_rate", type=float, default=0.1, help="share of false words in train")
-    parser.add_argument("--epochs", type=float, default=1.0, help="passes over the images (default: %(default)s)")
-    parser.add_argument("--image_size", nargs=2, type=int, default=[64, 32], help="height and width")
-    parser.add_argument("--output_dir", default=os.path.join("runs", "bank_gain"), help="keeps finished seeds")
-    parser.add_argument("--results_dir", default=RESULTS, help="where the tables and the figure go")
+    add_arguments(parser, "bank_gain", num_persons=1200, epochs=1.0)
     args = parser.parse_args(arguments)
     datasets.disable_progress_bars()
-    setting = {name: getattr(args, name) for name in ("num_persons", "noise_rate", "epochs", "image_size")}
     runs = {}
-    for seed in args.seeds:
-        file = os.path.join(args.output_dir, f"seed_{seed}.json")
-        runs[seed] = kept_cell(file, setting, lambda seed=seed: run(seed, args))
-        print(seed, {model: runs[seed][model]["bank"] for model in MODELS}, flush=True)
+    for seed, found in runs_of_seeds(args, run):
+        runs[seed] = found
+        print(seed, {model: found[model]["bank"] for model in MODELS}, flush=True)
     results = {model: summarize(runs, model) for model in MODELS}
     persons = args.num_persons // 2
     facts = f"Seeds {', '.join(map(str, args.seeds))}, {persons} persons in each test set, two images each; "

@@ -7,7 +7,6 @@ pulled at a time; what each is compared with is the run without it, at the learn
 constants are those of the highest mAP on validation. Each finished seed is kept in --output_dir.
 """
 
-import os
 import sys
 from typing import Any
 
@@ -15,8 +14,8 @@ import datasets
 import numpy as np
 from bank_cells import METRICS
 from lever_scorings import run
-from masking_cells import kept_cell
-from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
+from seeds import add_arguments, runs_of_seeds
+from study_report import error_bars, interval, pyplot, save_study, table
 
 from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms.evaluation.significance import bootstrap_interval, paired_difference
@@ -88,21 +87,13 @@ def draw(rows: dict[str, dict]) -> pyplot.Figure:
 @command
 def main(arguments: list[str] | None = None) -> None:
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="each draws its persons and trains")
-    parser.add_argument("--num_persons", type=int, default=320, help="in train, and in test, two images each")
-    parser.add_argument("--noise_rate", type=float, default=0.1, help="share of false words in train")
-    parser.add_argument("--epochs", type=float, default=3.0, help="passes over the captions (default: %(default)s)")
-    parser.add_argument("--image_size", nargs=2, type=int, default=[64, 32], help="height and width")
-    parser.add_argument("--output_dir", default=os.path.join("runs", "levers"), help="keeps finished seeds")
-    parser.add_argument("--results_dir", default=RESULTS, help="where the tables and the figure go")
+    add_arguments(parser, "levers", num_persons=320, epochs=3.0)
     args = parser.parse_args(arguments)
     datasets.disable_progress_bars()
-    setting = {name: getattr(args, name) for name in ("num_persons", "noise_rate", "epochs", "image_size")}
     runs = {}
-    for seed in args.seeds:
-        file = os.path.join(args.output_dir, f"seed_{seed}.json")
-        runs[seed] = kept_cell(file, setting, lambda seed=seed: run(seed, args))
-        means = {lever: [round(float(np.mean(runs[seed][lever][name])), 2) for name in METRICS] for lever in LEVERS}
+    for seed, found in runs_of_seeds(args, run):
+        runs[seed] = found
+        means = {lever: [round(float(np.mean(found[lever][name])), 2) for name in METRICS] for lever in LEVERS}
         print(seed, means, flush=True)
     results = summarize(runs)
     text = (
