@@ -106,6 +106,7 @@ DRAWN_WORDS = "noise/test_repaired_captions.py::test_drawn_words_follow_seed_epo
 PUT_IN = "noise/test_repaired_captions.py::test_words_are_put_in_by_their_probability"
 VALUES = "noise/test_repaired_captions.py::test_evidence_of_values_is_the_score_of_the_caption_that_says_them"
 QUALITY, PERSONS_DRAWN = "false_words/test_word_detection.py", "test_intervals_draw_whole_persons_and_hold_the_figure"
+DETECTORS = "noise/test_detectors.py"
 MATCHING = "test_matching.py"
 RERANKING = [  # without the one that runs an example
     "evaluation/test_matching_rescoring.py::test_the_best_are_those_of_the_cosine_and_each_has_the_log_odds_of_its_own_pair",
@@ -1010,6 +1011,53 @@ mutants(
     "noise/rewriting.py",
     ("the least likely word", "probabilities.argmax()", "probabilities.argmin()", PUT_IN),
     ("draws the other way round", "draws[number], side", "1 - draws[number], side", PUT_IN),
+)
+
+mutants(
+    "noise/token_trust.py",
+    ("CLIP4DM of two layers", "CLIP4DM_LAYERS = 3", "CLIP4DM_LAYERS = 2", DETECTORS),
+    (
+        "a ReLU on CLIP4DM",
+        "(attention * (slope @ value.transpose(-1, -2)))",
+        "(attention * (slope @ value.transpose(-1, -2)).relu())",
+        DETECTORS,
+    ),
+    ("CLS as a patch", "F.normalize(image_tokens[:, 1:], dim=-1)", "F.normalize(image_tokens, dim=-1)", DETECTORS),
+    (
+        "spread for concentration",
+        "(shares.exp() * shares).sum(dim=-1)",
+        "-(shares.exp() * shares).sum(dim=-1)",
+        DETECTORS,
+    ),
+)
+
+mutants(
+    "noise/caption_trust.py",
+    (
+        "the phrase ends before its noun",
+        "if all(kind[-1] in ADJECTIVES",
+        "if not all(kind[-1] in ADJECTIVES",
+        DETECTORS,
+    ),
+    ("the sum of the rivals", "others.logsumexp(dim=0) - math.log(len(others))", "others.logsumexp(dim=0)", DETECTORS),
+)
+
+mutants(
+    "noise/joined_scores.py",
+    ("learnt from those who are judged", "learnt = ~held_out", "learnt = held_out", DETECTORS),
+    (
+        "words are halved, not persons",
+        "np.unique(np.asarray(persons), return_inverse=True)[1]",
+        "np.arange(len(persons))",
+        DETECTORS,
+    ),
+    ("no ridge", "RIDGE = 1.0", "RIDGE = 0.0", DETECTORS),
+)
+
+mutants(
+    "noise/word_groups.py",
+    ("true words of one caption alone", "named & (both | ~is_false)", "both | ~is_false", DETECTORS),
+    ("all true words beside what is made up", "may_be & (made_up | ~is_false)", "made_up | ~is_false", DETECTORS),
 )
 
 mutants(

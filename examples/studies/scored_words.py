@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from masked_scores import barred_differences, masked_differences
 from PIL import Image
-from scores import contrast_direction, decoder_surprise, gradient_parts, patch_cosine
+from scores import contrast_direction, gradient_parts
 from tqdm import tqdm
 
 from dataset_webperson import WebPerson
 from dataset_webperson.drawn.rows import generate_rows
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.noise.patch_evidence import PatchEvidence
+from modeling_gadms.noise.token_trust import decoder_surprise, nearest_patch
 from modeling_gadms.token_scores_gadms import minmax
 from modeling_gadms.towers_gadms import valid_tokens
 
@@ -88,7 +89,7 @@ def score_batch(
         "signed GASS": parts["product"],
         "signed GASS, all layers": all_layers["product"],
         "cosine to image": torch.einsum("btd,bd->bt", F.normalize(text_tokens, dim=-1), direction),
-        "cosine to patches (NAM)": patch_cosine(text_tokens, image_tokens),
+        "cosine to patches (NAM)": nearest_patch(text_tokens, image_tokens),
         "per-head evidence": parts["evidence"],
         "per-head evidence, all layers": all_layers["evidence"],
         "per-head evidence, contrasted": contrasted["evidence"],

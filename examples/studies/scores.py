@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeling_gadms import GADMSForPreTraining
 from modeling_gadms.token_scores_gadms import (
     cached_text_pass,
     eos_pass,
@@ -78,36 +77,3 @@ def gradient_parts(
         # the gradient of a cosine does not depend on the length of `direction`; that of a product does
         length = direction.norm(dim=-1, keepdim=True)
         return {name: value if name == "attention" else value * length for name, value in parts.items()}
-
-
-def patch_cosine(text_tokens: torch.Tensor, image_tokens: torch.Tensor) -> torch.Tensor:
-    """NAM's score, cosine to the nearest image patch: `(B, T, D)`, `(B, 1 + patches, D)` with CLS -> `(B, T)`."""
-    texts, patches = F.normalize(text_tokens, dim=-1), F.normalize(image_tokens[:, 1:], dim=-1)
-    return (texts @ patches.transpose(1, 2)).amax(dim=-1)
-
-
-@torch.no_grad()
-def decoder_surprise(
-    model: GADMSForPreTraining,
-    image_tokens: torch.Tensor,
-    input_ids: torch.Tensor,
-    passes: torch.Tensor,
-    num_passes: int = 4,
-) -> torch.Tensor:
-    """`log p(token) - log p(best token)` by the decoder, at most 0, each token masked in one pass out of a few.
-
-    Args:
-        model ([`GADMSForPreTraining`]): with a trained decoder.
-        image_tokens (`torch.Tensor` of shape `(B, 1 + patches, D)`): projected tokens of the image.
-        passes (`torch.Tensor` of shape `(B, T)`): the pass in which each token is masked, 0 to `num_passes - 1`.
-    """
-    own = torch.arange(input_ids.shape[1]) <= eos_positions(input_ids)[:, None]
-    valid, surprise = valid_tokens(input_ids), torch.zeros(input_ids.shape)
-    for number in range(num_passes):
-        hidden = valid & (passes == number)
-        masked = torch.where(hidden, model.config.mask_token_id, input_ids)
-        text_tokens = model.gadms.text_projection(model.gadms.text_model(masked).last_hidden_state)
-        logits = model.decoder(text_tokens, image_tokens, own, hidden).float()
-        chosen = logits.gather(1, input_ids[hidden][:, None]).squeeze(1)
-        surprise[hidden] = chosen - logits.amax(dim=1)
-    return surprise

@@ -1,6 +1,6 @@
 """Methods that find false words in captions: a number for each word, high where it is called false."""
 
-import zlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,16 +9,47 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..modeling_gadms import GADMSModel
+from dataset_webperson import DataError
+
+from ..modeling_gadms import GADMSForPreTraining, GADMSModel, pooled
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
+from ..towers_gadms import CLIP, is_causal, kind_of
+from .attribute_oracle import oracle_trust, train_oracle
+from .caption_trust import phrase_cosines, swap_contrasts
 from .patch_evidence import PatchEvidence
 from .repaired_captions import POSTERIOR, add_posteriors, calibrate_families
+from .token_trust import (
+    CLIP4DM_PREFIX,
+    PASSES,
+    clip4dm,
+    decoder_surprise,
+    gass,
+    image_cosines,
+    masked_drops,
+    patch_concentration,
+    patch_cosines,
+    random_scores,
+    released_gass,
+)
 from .word_families import families_for
 
-WITH_EVIDENCE = "evidence", "posterior"
-METHODS = "random", "cosine", "gass", "masked", *WITH_EVIDENCE
-TokenScores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # pixels, ids -> (B, T), high where trusted
+WITH_EVIDENCE = "evidence", "posterior", "entropy"
+OF_TOKENS = {
+    "random": random_scores,
+    "cosine": image_cosines,
+    "nam": patch_cosines,
+    "gass": gass,
+    "gass-released": released_gass,
+    "clip4dm": clip4dm,
+    "masked": masked_drops,
+}
+ORACLE, ORACLE_EPOCHS = "oracle", 10
+OF_CAPTIONS = "phrase", "swap"
+METHODS = *OF_TOKENS, "surprise", *OF_CAPTIONS, *WITH_EVIDENCE, ORACLE
+PREFIXES = {"clip4dm": CLIP4DM_PREFIX}  # before each caption
+TokenScores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # ids, word of each or -1 -> (B, T), high: trusted
+Found = list[list[float | None]]  # for each caption how far each of its words is trusted; None where nothing is known
 
 
 def word_suspicions(
@@ -29,10 +60,13 @@ def word_suspicions(
     test: datasets.Dataset,
     evidence: PatchEvidence | None = None,
     batch_size: int = 100,
+    decoder: GADMSForPreTraining | None = None,
+    oracle_persons: int = 6000,
 ) -> list[list[float]]:
     """A score for each listed word of the test captions: image after image, and of each image `caption1`, `caption2`.
 
-    A word's score is the mean of its tokens'. A word that the tower's length cuts off has the mean of all words.
+    Where a method scores tokens, a word's score is the mean of its tokens'. A word that the tower's length cuts off,
+    or that a method knows nothing of, has the mean of all words.
 
     Args:
         method (`str`): one of `METHODS`.
@@ -40,50 +74,119 @@ def word_suspicions(
         processor ([`GADMSProcessor`]): its processor.
         train (`datasets.Dataset`): captioned images that `posterior` is calibrated on; their truth is not read.
         test (`datasets.Dataset`): with columns `caption1_words`, ...
-        evidence ([`PatchEvidence`], *optional*): for the methods `evidence` and `posterior`, learnt from `train`.
+        evidence ([`PatchEvidence`], *optional*): for the methods of `WITH_EVIDENCE`, learnt from `train`.
         batch_size (`int`): test images at a time.
+        decoder ([`GADMSForPreTraining`], *optional*): for the method `surprise`, with a trained decoder.
+        oracle_persons (`int`): drawn for the method `oracle` to be taught.
+
+    Raises:
+        DataError: the method is not for such a model or such data.
     """
-    if method in WITH_EVIDENCE:
-        if evidence is None:
-            raise ValueError(f"{method} needs patch evidence")
-        if method == "posterior":
-            return _filled(_posteriors(evidence, processor, train, test))
-        scores: TokenScores = _evidence_scores(evidence)
-    else:
-        scores = {"cosine": _cosines, "gass": _gass, "masked": _masked, "random": _random}[method](model)
-    found: list[list[float | None]] = []
-    for first in range(0, len(test), batch_size):
-        part = test[first : first + batch_size]
-        pixels = processor(images=part["image"], return_tensors="pt")["pixel_values"]
-        by_column = [_of_words(scores, pixels, part, name, processor) for name in caption_columns(part)]
+    refuse_method(method, model, test, decoder)
+    if method in WITH_EVIDENCE and evidence is None:
+        raise ValueError(f"{method} needs patch evidence")
+    if method == "posterior" and evidence is not None:
+        return _filled(_posteriors(evidence, processor, train, test))
+    if method == ORACLE:
+        first = test[0]["image"]
+        oracle = train_oracle((first.height, first.width), oracle_persons, ORACLE_EPOCHS)
+    found: Found = []
+    for start in range(0, len(test), batch_size):
+        part = test[start : start + batch_size]
+        trust: Callable[[str], Found]
+        if method == ORACLE:
+            trust = functools.partial(oracle_trust, oracle, part["image"], part)
+        else:
+            pixels = processor(images=part["image"], return_tensors="pt")["pixel_values"]
+            if method in OF_CAPTIONS:
+                trust = _caption_scorer(method, model, processor, pixels, part)
+            else:
+                tokens = _token_scorer(method, model, pixels, evidence, decoder)
+                trust = functools.partial(_of_words, tokens, processor, PREFIXES.get(method, ""), part)
+        by_column = [trust(name) for name in caption_columns(part)]
         found += [one for row in zip(*by_column, strict=True) for one in row]
-    return _filled(found)
+    return _filled([[None if trust is None else -trust for trust in one] for one in found])
+
+
+def refuse_method(method: str, model: GADMSModel, test: datasets.Dataset, decoder: GADMSForPreTraining | None) -> None:
+    """Refuse a method that does not go with a model or with data, before anything is computed.
+
+    Raises:
+        DataError: says what the method needs.
+    """
+    if method == "gass-released" and kind_of(model.config.text_config) != CLIP:
+        raise DataError("gass-released is for CLIP's text tower alone; leave it out")
+    if method == "clip4dm" and not is_causal(model.config.text_config):
+        raise DataError("clip4dm is for causal text towers such as CLIP's; leave it out")
+    if method == "surprise" and decoder is None:
+        raise DataError(
+            "surprise asks the decoder of pre-training, and the model has none: give --model_name_or_path the folder "
+            "of a GADMSForPreTraining, as examples/pretrain.py writes it"
+        )
+    if method == ORACLE and "attributes" not in test.column_names:
+        raise DataError("oracle is taught drawn persons, and the data have no column attributes: leave it out")
 
 
 @torch.no_grad()
-def _of_words(
-    scores: TokenScores, pixels: torch.Tensor, part: dict[str, Any], name: str, processor: GADMSProcessor
-) -> list[list[float | None]]:
-    options = {"return_offsets_mapping": True, "padding": True, "truncation": True, "return_tensors": "pt"}
-    encoded = processor.tokenizer(part[name], **options)
-    trusted = scores(pixels, encoded["input_ids"])
-    found: list[list[float | None]] = []
-    for row, offsets, words in zip(trusted, encoded["offset_mapping"], part[f"{name}_words"], strict=True):
-        starts, ends = offsets.unbind(dim=-1)
-        own: list[float | None] = []
-        for word in words:
-            inside = (starts >= word["start"]) & (starts < word["end"]) & (ends > starts)
-            own.append(-row[inside].mean().item() if inside.any() else None)
-        found.append(own)
-    return found
+def _caption_scorer(
+    method: str, model: GADMSModel, processor: GADMSProcessor, pixels: torch.Tensor, part: dict[str, Any]
+) -> Callable[[str], Found]:
+    """What gives the trust in the words of a column, by whole texts."""
+    images = F.normalize(pooled(model.get_image_features(pixels, return_dict=True)), dim=-1)
+    if method == "phrase":
+        return functools.partial(phrase_cosines, model, processor, images, part)
+    families = families_for(list(part))
+    return functools.partial(swap_contrasts, model, processor, images, part, families=families)
+
+
+@torch.no_grad()
+def _token_scorer(
+    method: str,
+    model: GADMSModel,
+    pixels: torch.Tensor,
+    evidence: PatchEvidence | None,
+    decoder: GADMSForPreTraining | None,
+) -> TokenScores:
+    if method in OF_TOKENS:
+        return lambda ids, words: OF_TOKENS[method](model, pixels, ids)
+    if decoder is not None and method == "surprise":
+        image_tokens = model.project_image_tokens(model.vision_model(pixels).last_hidden_state)
+        return lambda ids, words: decoder_surprise(
+            decoder, image_tokens, ids, torch.where(words < 0, -1, words % PASSES)
+        )
+    assert evidence is not None  # as word_suspicions has checked
+    keys = evidence.keys(pixels)
+    if method == "entropy":
+        return lambda ids, words: patch_concentration(evidence, keys, ids)
+    return lambda ids, words: evidence.score(keys, ids)
+
+
+@torch.no_grad()
+def _of_words(scores: TokenScores, processor: GADMSProcessor, prefix: str, part: dict[str, Any], name: str) -> Found:
+    """Means over the tokens of each listed word; the prefix before each caption is not scored."""
+    captions = [prefix + caption for caption in part[name]]
+    encoded = processor.tokenizer(
+        **processor.caption_options(captions), return_offsets_mapping=True, return_tensors="pt"
+    )
+    words = torch.full(encoded["input_ids"].shape, -1)
+    starts, ends = (encoded["offset_mapping"] - len(prefix)).unbind(dim=-1)
+    for row, listed in enumerate(part[f"{name}_words"]):
+        for number, word in enumerate(listed):
+            inside = (starts[row] >= word["start"]) & (starts[row] < word["end"]) & (ends[row] > starts[row])
+            words[row, inside] = number
+    trusted = scores(encoded["input_ids"], words)
+    return [
+        [own[inside].mean().item() if (inside := of_row == n).any() else None for n in range(len(listed))]
+        for own, of_row, listed in zip(trusted, words, part[f"{name}_words"], strict=True)
+    ]
 
 
 def _posteriors(
     evidence: PatchEvidence, processor: GADMSProcessor, train: datasets.Dataset, test: datasets.Dataset
-) -> list[list[float | None]]:
+) -> Found:
     calibrated = calibrate_families(evidence, processor, train, families_for(train.column_names))
     found = add_posteriors(evidence, processor, test, calibrated).remove_columns("image")
-    result: list[list[float | None]] = []
+    result: Found = []
     for row in found:
         for name in caption_columns(test.column_names):
             true = {one["start"]: one["probabilities"][0] for one in row[f"{name}_{POSTERIOR}"]}
@@ -95,32 +198,3 @@ def _filled(found: Sequence[Sequence[float | None]]) -> list[list[float]]:
     known = [score for one in found for score in one if score is not None]
     mean = float(np.mean(known)) if known else 0.0
     return [[mean if score is None else score for score in one] for one in found]
-
-
-def _random(model: GADMSModel) -> TokenScores:
-    def scores(pixel_values: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(zlib.crc32(input_ids.numpy().tobytes()))
-        return torch.rand(input_ids.shape, generator=generator)
-
-    return scores
-
-
-def _cosines(model: GADMSModel) -> TokenScores:
-    def scores(pixel_values: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-        image = F.normalize(model.get_image_features(pixel_values).pooler_output, dim=-1)
-        states = model.get_text_features(input_ids).last_hidden_state
-        return (F.normalize(model.text_projection(states), dim=-1) @ image[..., None])[..., 0]
-
-    return scores
-
-
-def _gass(model: GADMSModel) -> TokenScores:
-    return lambda pixel_values, input_ids: model.token_scores(pixel_values, input_ids)
-
-
-def _masked(model: GADMSModel) -> TokenScores:
-    return lambda pixel_values, input_ids: model.word_contributions(pixel_values, input_ids)
-
-
-def _evidence_scores(evidence: PatchEvidence) -> TokenScores:
-    return lambda pixel_values, input_ids: evidence.score(evidence.keys(pixel_values), input_ids)

@@ -69,6 +69,12 @@ def check_starting_point(name_or_path: str, image_size: tuple[int, int]) -> None
         raise DataError(f"{name_or_path}: {error}") from None
 
 
+def has_decoder(name_or_path: str) -> bool:
+    """Whether a starting point is a pre-training model, whose decoder has learnt, by its configuration alone."""
+    config = config_of(name_or_path)
+    return config.model_type == "gadms" and config.architectures != ["GADMSModel"]
+
+
 def own_image_size(name_or_path: str) -> tuple[int, int]:
     """Height and width in pixels of the images that a GA-DMS, a CLIP or other towers were trained on.
 

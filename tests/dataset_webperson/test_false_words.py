@@ -53,18 +53,24 @@ def test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run(benchmark,
     file, out = tmp_path / "mine.json", tmp_path / "results" / "found"
     file.write_text(json.dumps(scores))
     options = ["--data_root", str(benchmark), "--output_file", str(out), "--evidence_steps", "2"]
-    score_false_words.main([*options, "--predictions", str(file), "--methods", *score_false_words.METHODS])
+    options += ["--oracle_persons", "20"]
+    methods = ["random", "masked", "evidence", "posterior", "entropy", "oracle", "all"]
+    score_false_words.main([*options, "--predictions", str(file), "--methods", *methods])
     found = json.loads((tmp_path / "results" / "found.json").read_text())["results"]
-    assert set(found) == {str(file), *score_false_words.METHODS}
+    assert set(found) == {str(file), *methods}
     expected = false_word_metrics(
         [scores[row["image_path"]][name] for row in test for name in ("caption1", "caption2")],
         [row[f"{name}_words"] for row in test for name in ("caption1", "caption2")],
         groups=[row["person_id"] for row in test for _ in range(2)],
     )
+    groups, visible = found[str(file)].pop("by_group"), found[str(file)].pop("visible")
     assert found[str(file)] == json.loads(json.dumps(expected))
     assert found["masked"]["AUROC"] > 0.58 > found["random"]["AUROC"]  # the small CLIP knows what it sees
+    assert 0 < groups["last third"]["num_words"] < expected["num_words"] and found["all"]["AUROC"] > 0.58
+    assert visible["AUROC"] > 0 and found["oracle"]["visible"]["of_oracle"] == 1
     assert found["posterior"]["ECE"] is not None and found["evidence"]["ECE"] is None
-    assert f"| {file} | " in (tmp_path / "results" / "found.md").read_text()
+    text = (tmp_path / "results" / "found.md").read_text()
+    assert f"| {file} | " in text and "| things made up (" in text and "| bag.color | " in text
 
     capsys.readouterr()
     first = next(iter(scores))
@@ -79,8 +85,15 @@ def test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run(benchmark,
     ):
         assert score_false_words.main([*options, *more]) == 2
         assert words in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        score_false_words.main(options)
-    assert "give --predictions FILE" in capsys.readouterr().err
+    for more, words in (
+        ([], "give --predictions FILE"),
+        (["--methods", "random", "all"], "all joins other scores: give two"),
+        (["--methods", "random", "--oracle_persons", "1"], "must be at least 2; got 1"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            score_false_words.main([*options, *more])
+        assert words in capsys.readouterr().err
+    assert score_false_words.main([*options, "--methods", "evidence", "surprise"]) == 2
+    assert "surprise asks the decoder of pre-training, and the model has none" in capsys.readouterr().err
     assert score_false_words.main(["--data_root", str(tmp_path), "--methods", "random"]) == 2
     assert "no data/train-*.parquet" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.false_words.word_detection import group_resamples, ranking_quality
 from modeling_gadms.losses_gadms import sdm_loss
 from modeling_gadms.masking_gadms import DualMasking, draw_uniforms, mask_captions
+from modeling_gadms.noise.token_trust import decoder_surprise
 from modeling_gadms.released_scores_gadms import released_scores
 from modeling_gadms.rows import pick_column
 from modeling_gadms.token_scores_gadms import gradient_attention_scores, minmax
@@ -167,7 +168,7 @@ def test_barred_differences_are_those_of_one_walk_of_eos_for_each_token(pairs, n
 def test_the_decoders_surprise_is_that_of_each_caption_alone(pairs):
     model, input_ids, image_tokens = pairs
     passes = torch.arange(input_ids.shape[1]).expand(input_ids.shape) % 3
-    found = scores.decoder_surprise(model, image_tokens, input_ids, passes, num_passes=3)
+    found = decoder_surprise(model, image_tokens, input_ids, passes, num_passes=3)
     assert (found <= 0).all() and (found[valid_tokens(input_ids)] < 0).any()
     for row, ids in enumerate(input_ids):
         ids = ids[: ids.argmax() + 1][None]

@@ -1,0 +1,113 @@
+"""Numbers for the words of captions from whole texts: what a model says of a phrase alone, or of a word's rivals."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..modeling_gadms import GADMSModel, pooled
+from ..processing_gadms import GADMSProcessor
+from ..tokenization_gadms import clean_caption
+from .rewriting import repaired
+from .word_families import Family, said_words
+
+TEXTS = 500  # in one pass of the text tower
+ADJECTIVES = "color", "length", "pattern", "sleeve"  # attributes whose words want a noun after them
+
+
+def phrase_around(caption: str, words: Sequence[Mapping[str, Any]], number: int) -> str:
+    """The noun phrase of a word: the listed words of its thing that stand next to each other, and what lies between.
+
+    The thing is what the attribute's name begins with, "coat" of "coat.color". Where only adjectives are listed, the
+    noun is the word that follows.
+
+    >>> words = [
+    ...     {"start": 2, "end": 6, "attribute": "hair.length"},
+    ...     {"start": 7, "end": 12, "attribute": "hair.color"},
+    ...     {"start": 21, "end": 25, "attribute": "coat.garment"},
+    ...     {"start": 29, "end": 34, "attribute": "coat.color"},
+    ... ]
+    >>> [phrase_around("a long black hair, a coat in green", words, number) for number in (0, 2)]
+    ['long black hair', 'coat in green']
+    """
+    kinds = [word["attribute"].split(".") for word in words]
+    first = last = number
+    while first > 0 and kinds[first - 1][0] == kinds[number][0]:
+        first -= 1
+    while last + 1 < len(words) and kinds[last + 1][0] == kinds[number][0]:
+        last += 1
+    end = words[last]["end"]
+    if all(kind[-1] in ADJECTIVES for kind in kinds[first : last + 1]):
+        following = caption[end:].split(maxsplit=1)
+        if following and caption[end] == " ":
+            end = caption.index(following[0], end) + len(following[0].rstrip(",.;:"))
+    return caption[words[first]["start"] : end]
+
+
+def phrase_cosines(
+    model: GADMSModel, processor: GADMSProcessor, image_embeds: torch.Tensor, rows: Mapping[str, Any], name: str
+) -> list[list[float | None]]:
+    """Cosine of the image to each word's noun phrase alone (F-CLIPScore, arXiv 2502.20034).
+
+    Args:
+        image_embeds (`torch.Tensor` of shape `(B, D)`): unit embeddings of the images.
+        rows: a batch of rows with the columns `name` and `<name>_words`, each a list of length `B`.
+    """
+    pairs = zip(rows[name], rows[f"{name}_words"], strict=True)
+    phrases = [[phrase_around(caption, words, n) for n in range(len(words))] for caption, words in pairs]
+    embeds = _text_embeds(model, processor, [phrase for own in phrases for phrase in own])
+    return [
+        [float(image @ embeds[phrase]) for phrase in own] for image, own in zip(image_embeds, phrases, strict=True)
+    ]
+
+
+def swap_contrasts(
+    model: GADMSModel,
+    processor: GADMSProcessor,
+    image_embeds: torch.Tensor,
+    rows: Mapping[str, Any],
+    name: str,
+    families: Mapping[str, Family],
+) -> list[list[float | None]]:
+    """The caption's log-odds against itself with the other values of each word's family in its place.
+
+    `s - log mean exp s'` over the other values, where `s` is cosine / temperature and each value is said by the first
+    of its words; None for a word of no family. The arguments are those of [`phrase_cosines`].
+    """
+    captions = [clean_caption(caption) for caption in rows[name]]
+    rivals: list[dict[int, list[str]]] = []  # of each caption: the word's start -> captions with other values
+    for caption, listed in zip(captions, rows[f"{name}_words"], strict=True):
+        rivals.append({})
+        for word in said_words({name: caption, f"{name}_words": listed}, name, families):
+            others = [words[0] for value, words in families[word.family].values.items() if value != word.value]
+            place = {"start": word.start, "end": word.end, "probabilities": [0.0, 1.0]}
+            rivals[-1][word.start] = [repaired(caption, [{**place, "words": ["", other]}]) for other in others]
+    swapped = [text for own in rivals for texts in own.values() for text in texts]
+    embeds, temperature = _text_embeds(model, processor, [*captions, *swapped]), model.config.temperature
+    found: list[list[float | None]] = []
+    for image, caption, own, listed in zip(image_embeds, captions, rivals, rows[f"{name}_words"], strict=True):
+        odds: list[float | None] = []
+        for word in listed:
+            if texts := own.get(word["start"]):
+                others = torch.stack([embeds[text] for text in texts]) @ image / temperature
+                mean = others.logsumexp(dim=0) - math.log(len(others))
+                odds.append(float(embeds[caption] @ image / temperature - mean))
+            else:
+                odds.append(None)
+        found.append(odds)
+    return found
+
+
+@torch.no_grad()
+def _text_embeds(model: GADMSModel, processor: GADMSProcessor, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Unit embeddings of texts, each encoded once; those of about the same length go through the tower together."""
+    ordered = sorted(set(texts), key=len)
+    found: dict[str, torch.Tensor] = {}
+    for first in range(0, len(ordered), TEXTS):
+        part = ordered[first : first + TEXTS]
+        ids = processor.tokenizer(**processor.caption_options(part), return_tensors="pt")["input_ids"]
+        embeds = F.normalize(pooled(model.get_text_features(ids, return_dict=True)), dim=-1)
+        found.update(zip(part, embeds, strict=True))
+    return found

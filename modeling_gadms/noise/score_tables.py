@@ -1,0 +1,119 @@
+"""Tables of how well methods find false words: in all, by attribute, by groups of words, and against a ceiling."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..false_words.word_detection import METRICS, false_word_metrics, ranking_quality, word_scores
+from .word_groups import by_group
+
+VISIBLE = 0.9  # AUROC of the ceiling from which on an attribute counts as visible
+READS_LABELS = {
+    "all": "all scores in one, weighted by the truth of the other half of the persons",
+    "oracle": "a classifier that is taught the true attributes of other drawn persons: what the pictures show",
+}
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def flat_scores(predictions: Sequence[Sequence[Any]], references: Sequence[Sequence[Mapping[str, Any]]]) -> np.ndarray:
+    """A score for each word, `(N,)`, of predictions that the metric has accepted, be they of words or of spans."""
+    spans = [one for found in predictions for one in found if isinstance(one, Mapping)]
+    lowest = min([0.0, *(one["score"] - 1.0 for one in spans)])
+    return np.array(
+        [
+            float(score)
+            for found, words in zip(predictions, references, strict=True)
+            for score in (found if not spans else word_scores(found, words, lowest))
+        ]
+    )
+
+
+def figures(
+    predictions: Mapping[str, Sequence[Sequence[Any]]],
+    references: Sequence[Sequence[Mapping[str, Any]]],
+    persons: Sequence[int],
+    groups: Mapping[str, np.ndarray],
+) -> dict[str, dict[str, Any]]:
+    """For each method the metric's figures and `by_group`; where `oracle` is among them also `visible`.
+
+    `visible` has the `AUROC` over the words of attributes that the oracle finds false ones of with an AUROC of at
+    least `VISIBLE`, and `of_oracle`, its ratio to the oracle's.
+    """
+    words = [word for one in references for word in one]
+    is_false = np.array([word["is_false"] for word in words], dtype=bool)
+    results: dict[str, dict[str, Any]] = {}
+    for name, found in predictions.items():
+        results[name] = false_word_metrics(found, references, groups=persons)
+        results[name]["by_group"] = by_group(flat_scores(found, references), is_false, groups)
+    if "oracle" in results and (attributes := visible_attributes(results)):
+        chosen = np.isin([word["attribute"] for word in words], attributes)
+        aurocs = {
+            name: float(ranking_quality(flat_scores(found, references)[chosen], is_false[chosen])[0])
+            for name, found in predictions.items()
+        }
+        for name, auroc in aurocs.items():
+            results[name]["visible"] = {"AUROC": auroc, "of_oracle": auroc / aurocs["oracle"]}
+    return results
+
+
+def visible_attributes(results: Results) -> list[str]:
+    """The attributes that the oracle shows to be visible at the size of the images."""
+    ceilings = {name: one["AUROC"] for name, one in results["oracle"]["by_attribute"].items()}
+    return [name for name, auroc in ceilings.items() if auroc is not None and auroc >= VISIBLE]
+
+
+def written(results: Results) -> str:
+    """All tables, as Markdown."""
+    first = next(iter(results.values()))
+    intervals = {name: {key: _interval(found, key) for key in METRICS} for name, found in results.items()}
+    parts = [_table("method", intervals)]
+    if marked := [f"`{name}` reads labels: {READS_LABELS[name]}." for name in results if name in READS_LABELS]:
+        parts.append("\n".join(marked))
+    if "visible" in first:
+        parts += [
+            "## Words of visible attributes",
+            f"Visible is an attribute whose false words `oracle` finds with an AUROC of at least {VISIBLE}: "
+            f"{', '.join(visible_attributes(results))}.",
+            _table(
+                "method",
+                {
+                    name: {
+                        "AUROC": _number(found["visible"]["AUROC"]),
+                        "of oracle's": _number(found["visible"]["of_oracle"]),
+                    }
+                    for name, found in results.items()
+                },
+            ),
+        ]
+    groups = {
+        f"{name} ({group['num_words']:,} words)": {
+            method: found["by_group"][name] for method, found in results.items()
+        }
+        for name, group in first["by_group"].items()
+    }
+    attributes = {
+        name: {method: found["by_attribute"][name] for method, found in results.items()}
+        for name in first["by_attribute"]
+    }
+    for title, rows in (("group of words", groups), ("attribute", attributes)):
+        cells = {name: {method: _number(one["AUROC"]) for method, one in row.items()} for name, row in rows.items()}
+        parts += [f"## AUROC by {title}", _table(title, cells)]
+    return "\n\n".join(parts)
+
+
+def _table(corner: str, rows: Mapping[str, Mapping[str, str]]) -> str:
+    columns = list(next(iter(rows.values())))
+    lines = [f"| {corner} | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    lines += [f"| {name} | {' | '.join(cells[key] for key in columns)} |" for name, cells in rows.items()]
+    return "\n".join(lines)
+
+
+def _interval(found: Mapping[str, Any], key: str) -> str:
+    if found[key] is None:
+        return "-"
+    return f"{found[key]:.3f} [{found[f'{key}_low']:.3f}, {found[f'{key}_high']:.3f}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
