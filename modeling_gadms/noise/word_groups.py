@@ -18,7 +18,7 @@ def word_groups(rows: datasets.Dataset) -> dict[str, np.ndarray]:
     """Which words belong to each group, bool `(N,)`: image after image, and of each image caption after caption.
 
     - `first third`, ...: of the caption's characters, by where the word begins;
-    - `rare words`, `common words`: said less often than the median word, or at least as often; both counted here;
+    - `rare words`, `common words`: said less often than the median word of their attribute, or at least as often;
     - `wrong in both`, `wrong in one`: false words whose attribute another caption of the image has false too, or true
       alone, each among the true words of attributes that several captions name;
     - `things made up`, `things of wrong value`: false words about what is not there, or is otherwise, each among the
@@ -34,9 +34,14 @@ def word_groups(rows: datasets.Dataset) -> dict[str, np.ndarray]:
     third = np.array([word["third"] for word in words])
     found = {title: third == number for number, title in enumerate(THIRDS)}
 
-    counts = Counter(word["text"] for word in words)
-    said = np.array([counts[word["text"]] for word in words])
-    found |= {"rare words": said < np.median(said), "common words": said >= np.median(said)}
+    attributes = np.array([word["attribute"] for word in words])
+    counts = Counter((word["attribute"], word["text"]) for word in words)
+    said = np.array([counts[word["attribute"], word["text"]] for word in words])
+    rare = np.zeros(len(words), dtype=bool)
+    for attribute in np.unique(attributes):  # or the attributes that have few words would be compared with the others
+        own = attributes == attribute
+        rare[own] = said[own] < np.median(said[own])
+    found |= {"rare words": rare, "common words": ~rare}
 
     elsewhere = [word["false_elsewhere"] for word in words]  # None where no other caption names the attribute
     named = np.array([one is not None for one in elsewhere])
@@ -47,7 +52,6 @@ def word_groups(rows: datasets.Dataset) -> dict[str, np.ndarray]:
     }
     if "attributes" in rows.column_names:
         made_up = np.array([word["is_absent"] for word in words]) & is_false
-        attributes = np.array([word["attribute"] for word in words])
         may_be = np.isin(attributes, np.unique(attributes[made_up]))
         found |= {
             "things made up": may_be & (made_up | ~is_false),
