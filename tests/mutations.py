@@ -1054,6 +1054,19 @@ mutants(
 )
 
 
+MOBILE = "released/test_mobile_clip.py::test_both_towers_compute_what_mobile_clip_does"
+mutants(
+    "released/mobile_clip.py",
+    (
+        "a class token with a place",
+        "torch.cat([torch.zeros_like(table[:1]), table])",
+        "torch.cat([table[:1], table])",
+        MOBILE,
+    ),
+    ("means forgotten", "(bias - mean * scale)", "bias", MOBILE),
+    ("a projection without its bias", " + reached_by(projection, bias)", "", MOBILE),
+)
+
 mutants(
     "starting_towers_gadms.py",
     ("a mask of zeros", "weights[tokens].mean(dim=0, keepdim=True)", "0 * weights[tokens][:1]", NO_MASK),
