@@ -69,13 +69,18 @@ class NonSquareImages:
 
 
 class GADMSVisionConfig(NonSquareImages, CLIPVisionConfig):
-    """A [`CLIPVisionConfig`] of non-square images, also of MetaCLIP 2, whose image tower is CLIP's."""
+    """A [`CLIPVisionConfig`] of non-square images, also of MetaCLIP 2, whose image tower is CLIP's.
+
+    `stem_width` is not 0 in MobileCLIP-B: three convolutions, the first two of that width, stand for the one that cuts
+    patches, and no norm before the first layer.
+    """
 
     model_type = "gadms_vision_model"
 
     if not TYPE_CHECKING:
         image_size: int | list[int] | tuple[int, int] = (384, 128)
         patch_size: int = 16
+        stem_width: int = 0
 
 
 class GADMSSiglipVisionConfig(NonSquareImages, SiglipVisionConfig):

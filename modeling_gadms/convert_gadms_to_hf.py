@@ -5,9 +5,10 @@
 
 Of RDE the global branch is converted; its second branch, token selection, is written beside the model, for
 `examples/evaluate_retrieval.py --rescore token-selection`.
-Of open_clip plain ViTs of any size are taken (LAION, DataComp, DFN), with the model's `open_clip_config.json` beside
-the weights; `--image_size 384 128`, or 378 126 in patches of 14, resizes their position table. Weights do not tell the
-activation: without that file a CLIP up to ViT-L needs `--activation gelu` or `quick_gelu`, if not in OpenAI's archive.
+Of open_clip plain ViTs of any size (LAION, DataComp, DFN) and MobileCLIP-B (1 and 2) are taken, with the model's
+`open_clip_config.json` beside the weights. `--image_size 384 128`, or 378 126 in patches of 14, resizes the position
+table of these and of OpenAI's. Weights do not tell the activation: without that file a CLIP up to ViT-L needs
+`--activation gelu` or `quick_gelu`, if not in OpenAI's archive.
 CLIP names the vocabulary: openai/clip-vit-base-patch16, a folder, or bpe_simple_vocab_16e6.txt.gz.
 """
 
@@ -163,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
         type=int,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="for grids neither square nor 3:1, and open_clip",
+        help="for grids neither square nor 3:1; of a CLIP, to resize its square",
     )
     parser.add_argument("--activation", choices=ACTIVATIONS, help="of a CLIP without its open_clip_config.json")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the weights (default: float32)")

@@ -44,9 +44,11 @@ from .matching_gadms import NUM_NEGATIVE_DRAWS, hard_negatives, matching_loss
 from .released_scores_gadms import released_scores
 from .starting_towers_gadms import (
     STARTS,
+    config_of_source,
     config_of_towers,
     fitted_weights,
     known_family,
+    leave_out,
     quiet_loading,
     refuse_missing_weights,
 )
@@ -173,13 +175,15 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
         image_size: tuple[int, int] = (384, 128),
         **kwargs: Any,
     ) -> Self:
-        """Start from the towers of a CLIP, MetaCLIP 2, SigLIP, SigLIP 2 or TIPSv2; the decoder is new.
+        """Start from the towers of a CLIP, MetaCLIP 2, SigLIP, SigLIP 2, FG-CLIP 2 or TIPSv2; the decoder is new.
 
         As [`from_clip_pretrained`], which is called for a CLIP. A SigLIP 2 for images of any shape (NaFlex) becomes
         one of this shape: with its position table resized as it does itself, embeddings are the same. The table is
         resized once, here: for images of another shape start again at that size, for `interpolate_pos_encoding=True`
-        resizes what is resized already, and embeddings then differ somewhat from SigLIP 2's. A vocabulary without a
-        mask token gets one, whose embedding is the mean of all.
+        resizes what is resized already, and embeddings then differ somewhat from SigLIP 2's. An FG-CLIP 2 embeds
+        images and captions of up to 64 tokens as SigLIP 2 does (its `walk_type="short"`); what it has for longer
+        captions and for regions is left out, which a warning names. A vocabulary without a mask token gets one, whose
+        embedding is the mean of all.
 
         Args:
             pretrained_model_name_or_path (`str`): Hub id or folder of a model and its tokenizer, for example
@@ -196,15 +200,19 @@ class GADMSPreTrainedModel(WholeInitialization, CLIPPreTrainedModel):
         found = known_family(name, PreTrainedConfig.get_config_dict(name, **kwargs)[0].get("model_type"))
         if found == "clip":
             return cls.from_clip_pretrained(name, image_size, **kwargs)
+        hub_kwargs = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
         with quiet_loading():
-            loaded = AutoModel.from_pretrained(name, output_loading_info=True, **kwargs)
+            source = config_of_source(name, **hub_kwargs)
+            loaded = AutoModel.from_pretrained(name, config=source, output_loading_info=True, **kwargs)
         towers, report = cast(tuple[Any, dict[str, Any]], loaded)
         refuse_missing_weights(name, found, report["missing_keys"], len(towers.state_dict()))
+        if found == "fgclip2":
+            leave_out(name, set(report["unexpected_keys"]))
 
-        tokenizer = tower_tokenizer(name, **{key: kwargs[key] for key in HUB_OPTIONS if key in kwargs})
-        config = config_of_towers(STARTS[found], towers.config, image_size, tokenizer)
+        tokenizer = tower_tokenizer(name, **hub_kwargs)
+        config = config_of_towers(STARTS[found], source, image_size, tokenizer)
         model = cls._from_config(config, dtype=towers.dtype, attn_implementation=towers.config._attn_implementation)
-        weights = fitted_weights(found, towers.state_dict(), config)
+        weights = fitted_weights(source.model_type, towers.state_dict(), config)
         model.base_model.load_state_dict(weights)
         return model.eval()
 

@@ -6,10 +6,10 @@ from .requirements_gadms import MINIMUM_TRANSFORMERS  # noqa: F401 - first, or t
 from collections.abc import Iterable
 from typing import Any, Self
 
-from transformers import AutoConfig, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 
 from .image_processing_gadms import GADMSImageProcessor
-from .starting_towers_gadms import quiet_loading
+from .starting_towers_gadms import config_of_source, quiet_loading
 from .tokenization_gadms import GADMSTokenizer, check_captions
 from .tower_tokenizers_gadms import HUB_OPTIONS, tower_tokenizer
 
@@ -74,7 +74,7 @@ class GADMSProcessor(ProcessorMixin):
         """
         hub_kwargs = {name: value for name, value in hub_kwargs.items() if name in HUB_OPTIONS}
         with quiet_loading():
-            kind = AutoConfig.from_pretrained(path, **hub_kwargs).model_type
+            kind = config_of_source(path, **hub_kwargs).model_type
         if kind == "clip":
             return cls.from_clip_pretrained(path, image_size, **hub_kwargs)
         height, width = image_size

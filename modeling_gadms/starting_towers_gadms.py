@@ -5,13 +5,30 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import AutoConfig, PreTrainedConfig, Siglip2Config
 from transformers.utils import logging
 
 from .configuration_gadms import GADMSConfig
 from .vision_gadms import resize_position_table
 
 # models of transformers whose towers these are, by their model type
-STARTS = {"metaclip_2": "metaclip_2", "siglip": "siglip", "siglip2": "siglip", "tipsv2": "tipsv2"}
+STARTS = {
+    "metaclip_2": "metaclip_2",
+    "siglip": "siglip",
+    "siglip2": "siglip",
+    "tipsv2": "tipsv2",
+    "fgclip2": "siglip",
+}
+# what an FG-CLIP 2 has beside the SigLIP 2 that embeds its images and short captions, by how the names begin
+BESIDE_SIGLIP_2 = {
+    "text_model.embeddings.position_embedding_ori.": "the positions of long captions",
+    "text_model.embeddings.position_embedding_res.": "the positions of long captions",
+    "longtext_head.": "the head of long captions",
+    "boxtext_head.": "the head of captions of regions",
+    "dense_feature_head.": "the head of regions",
+}
+
+logger = logging.get_logger(__name__)
 
 
 @contextmanager
@@ -29,22 +46,45 @@ def quiet_loading() -> Iterator[None]:
 
 def known_family(name: str, kind: str | None) -> str:
     """The type of a model, one whose towers these are; any other is an error."""
-    if kind == "fgclip2":
-        raise ValueError(
-            f"{name}: is an FG-CLIP 2, SigLIP 2's towers with another table of positions and another head for long "
-            "captions, which have no place here; take a SigLIP 2"
-        )
-    if kind == "fgclip2":
-        raise ValueError(
-            f"{name}: is an FG-CLIP 2: SigLIP 2's towers with a second table of text positions and a head of its own "
-            "for long captions, which have no place here, and code of its own; take the SigLIP 2 it comes from"
-        )
     if kind is None or kind not in ("clip", *STARTS):
         raise ValueError(
             f"{name}: is of type {kind}, whose towers GA-DMS cannot start from; take one of clip, "
             f"{', '.join(STARTS)}, or load a GA-DMS with from_pretrained"
         )
     return kind
+
+
+def config_of_source(name: str, **hub_kwargs: Any) -> Any:
+    """The configuration of a model of transformers to start from.
+
+    That of an FG-CLIP 2, whose code transformers does not have, is read as its SigLIP 2's: without a mask, which its
+    tokenizer does not give, its captions of up to 64 tokens take the same way, and so do its images.
+    """
+    content, _ = PreTrainedConfig.get_config_dict(name, **hub_kwargs)
+    if content.get("model_type") != "fgclip2":
+        return AutoConfig.from_pretrained(name, **hub_kwargs)
+    of_code = ("model_type", "keep_len", "longtext_len")
+    text, vision = (
+        {key: value for key, value in (content.get(part) or {}).items() if key not in of_code}
+        for part in ("text_config", "vision_config")
+    )
+    return Siglip2Config(text_config=text, vision_config=vision)
+
+
+def leave_out(name: str, beside: set[str]) -> None:
+    """Say in a line which weights of an FG-CLIP 2 are left out.
+
+    Raises:
+        ValueError: it has weights that are not known to be an FG-CLIP 2's.
+    """
+    left = sorted(weight for weight in beside if weight.startswith(tuple(BESIDE_SIGLIP_2)))
+    if strange := sorted(beside.difference(left)):
+        raise ValueError(
+            f"{name}: has {len(strange)} weights that an FG-CLIP 2 does not have ({', '.join(strange[:3])}"
+            f"{', ...' if len(strange) > 3 else ''}); give the folder as it was published"
+        )
+    parts = [f"{part}* ({what})" for part, what in BESIDE_SIGLIP_2.items() if any(w.startswith(part) for w in left)]
+    logger.warning(f"{name}: of this FG-CLIP 2 {len(left)} weights are left out: {', '.join(parts)}")
 
 
 def refuse_missing_weights(name: str, kind: str, missing: set[str], count: int | None = None) -> None:

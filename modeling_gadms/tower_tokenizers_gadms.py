@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from .starting_towers_gadms import quiet_loading
+from .starting_towers_gadms import config_of_source, quiet_loading
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
 MASK_TOKEN = "<mask>"
@@ -24,12 +24,12 @@ def tower_tokenizer(path: str, **hub_kwargs: Any) -> Any:
             its tokens lie.
     """
     with quiet_loading():
-        config = AutoConfig.from_pretrained(path, **hub_kwargs)
+        config = config_of_source(path, **hub_kwargs)
     text_config = config.text_config
     # as an option of loading it is saved with the tokenizer, which otherwise pads where its family does when reloaded
     missing = f"{path}: holds no tokenizer; save the tower's own there, with its tokenizer.json"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right", **hub_kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(path, config=config, padding_side="right", **hub_kwargs)
     except ValueError as error:
         if "to build an AutoTokenizer" not in str(error):  # which goes on with every class that there is
             raise

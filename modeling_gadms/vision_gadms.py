@@ -26,6 +26,25 @@ from transformers.models.tipsv2.modeling_tipsv2 import (
 from .configuration_gadms import GADMSSiglipVisionConfig, GADMSTipsv2VisionConfig, GADMSVisionConfig, NonSquareImages
 
 
+class ConvolutionalStem(nn.Sequential):
+    """Patches of MobileCLIP-B: three convolutions without overlap, whose strides multiply to the patch."""
+
+    def __init__(self, config: GADMSVisionConfig) -> None:
+        width, first = config.stem_width, config.patch_size // 4
+        super().__init__(
+            nn.Conv2d(config.num_channels, width, kernel_size=first, stride=first),
+            nn.GELU(),
+            nn.Conv2d(width, width, kernel_size=2, stride=2),
+            nn.GELU(),
+            nn.Conv2d(width, config.hidden_size, kernel_size=2, stride=2),
+        )
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Of the first convolution: what CLIP's initialisation looks for."""
+        return self.get_parameter("0.weight")
+
+
 class GADMSVisionEmbeddings(CLIPVisionEmbeddings):
     """CLIP's patch embeddings with a position table for a grid of `height / patch` x `width / patch`."""
 
@@ -42,9 +61,13 @@ class GADMSVisionEmbeddings(CLIPVisionEmbeddings):
         self.image_size = (height, width)
         self.patch_size = config.patch_size
         self.class_embedding = nn.Parameter(torch.randn(self.embed_dim))
-        self.patch_embedding = nn.Conv2d(
-            config.num_channels, self.embed_dim, kernel_size=self.patch_size, stride=self.patch_size, bias=False
-        )
+        self.patch_embedding: nn.Conv2d | ConvolutionalStem  # type: ignore[assignment]  # the parent's is one
+        if config.stem_width:
+            self.patch_embedding = ConvolutionalStem(config)
+        else:
+            self.patch_embedding = nn.Conv2d(
+                config.num_channels, self.embed_dim, kernel_size=self.patch_size, stride=self.patch_size, bias=False
+            )
         rows, columns = config.grid
         self.num_positions = rows * columns + 1
         self.position_embedding = nn.Embedding(self.num_positions, self.embed_dim)
@@ -164,7 +187,9 @@ class GADMSVisionModel(WholeInitialization, CLIPVisionModel):
     def __init__(self, config: GADMSVisionConfig) -> None:
         CLIPPreTrainedModel.__init__(self, config)
         self.embeddings = GADMSVisionEmbeddings(config)
-        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)  # CLIP's own spelling
+        norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        # CLIP's own spelling
+        self.pre_layrnorm = nn.Identity() if config.stem_width else norm  # type: ignore[assignment]  # the parent's
         self.encoder = CLIPEncoder(config)  # type: ignore[arg-type]  # annotated for the whole CLIP's configuration
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()

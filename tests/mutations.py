@@ -85,6 +85,7 @@ GROUPS, FILTERS = "gallery/test_gallery_search.py::test_one_of_each_group_is_sho
 NO_MASK = "test_towers.py::test_a_vocabulary_without_a_mask_gets_one_with_the_mean_embedding"
 PICTURES = "test_towers.py::test_images_have_the_embeddings_of_the_tower_they_come_from"
 NON_SQUARE = "test_towers.py::test_non_square_images_are_taken_as_the_tower_itself_takes_them"
+NOT_ITS_OWN = "test_fgclip2.py::test_weights_of_another_model_are_refused_by_name"
 HALF = "test_towers.py::test_half_of_the_weights_are_named_and_counted"
 UNUSED = "test_towers.py::test_a_processor_saved_before_its_first_use_prepares_captions_alike"
 FOREIGN = "test_towers.py::test_a_tokenizer_of_another_tower_is_refused"
@@ -1101,6 +1102,19 @@ mutants(
 )
 
 
+MOBILE = "released/test_mobile_clip.py::test_both_towers_compute_what_mobile_clip_does"
+mutants(
+    "released/mobile_clip.py",
+    (
+        "a class token with a place",
+        "torch.cat([torch.zeros_like(table[:1]), table])",
+        "torch.cat([table[:1], table])",
+        MOBILE,
+    ),
+    ("means forgotten", "(bias - mean * scale)", "bias", MOBILE),
+    ("a projection without its bias", " + reached_by(projection, bias)", "", MOBILE),
+)
+
 mutants(
     "starting_towers_gadms.py",
     ("a mask of zeros", "weights[tokens].mean(dim=0, keepdim=True)", "0 * weights[tokens][:1]", NO_MASK),
@@ -1119,6 +1133,7 @@ mutants(
         NON_SQUARE,
     ),
     ("no weight is missing", "    if names:\n", "    if False:\n", HALF),
+    ("any weight may be left out", "if strange := sorted(beside.difference(left)):", "if strange := []:", NOT_ITS_OWN),
 )
 
 mutants(

@@ -1,5 +1,6 @@
 """Models from released checkpoints and back: each weight is used, or listed with a reason; any other is an error."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ from transformers import AutoConfig
 from dataset_webperson import DataError
 from dataset_webperson.files import replacing
 
-from ..configuration_gadms import GADMSConfig
+from ..configuration_gadms import GADMSConfig, GADMSVisionConfig
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from ..vision_gadms import resize_position_table
 from .layout import (
@@ -22,6 +23,7 @@ from .layout import (
     reason_to_leave,
     to_released,
 )
+from .mobile_clip import in_names_of_clip, patch_shape
 from .open_clip import (
     CONFIG_FILE,
     Settings,
@@ -75,7 +77,7 @@ def load_released(
     Args:
         path (`str`): see `reading.read_checkpoint`; weights of any floating type.
         image_size (`tuple[int, int]`, *optional*): height and width in pixels, for a grid that is neither square nor
-            3:1. The position table of an open_clip model, which is known to be square, is resized to it.
+            3:1. A square position table of a CLIP (OpenAI's, or of open_clip) is resized to it.
         dtype (`torch.dtype`): dtype of the model.
         activation (`str`, *optional*): `gelu` or `quick_gelu`, of a file without a configuration.
 
@@ -96,8 +98,13 @@ def load_released(
     try:
         if settings is not None:
             weights = without_prefix(weights)
+            if settings.told["vision_cfg"].get("timm_model_name"):  # one alone is not refused
+                weights = in_names_of_clip(weights)
             refuse_other_shapes(path, weights, settings)
-            weights = resized(weights, settings, image_size)
+        # the methods of the family, all from OpenAI's CLIP, have a prefix
+        plain = settings is not None or not towers
+        if plain and image_size is not None:
+            weights = resized(weights, image_size)
         config = config_from_shapes(weights, towers, image_size, settings or Settings(activation or "quick_gelu"))
     except KeyError as error:
         raise ValueError(_refusal(path, weights, [], [error.args[0]])) from None
@@ -109,8 +116,7 @@ def load_released(
     unexplained = [name for name in weights if name not in names and reason_to_leave(name) is None]
     if missing or unexplained:
         raise ValueError(_refusal(path, weights, unexplained, missing))
-    # the methods of the family, all from OpenAI's CLIP, have a prefix
-    if settings is None and not towers:
+    if settings is None and plain:
         refuse_undecided(path, weights, activation)
 
     model = (GADMSForPreTraining if has_decoder else GADMSModel)._from_config(config).to(dtype).eval()
@@ -135,14 +141,16 @@ def load_released(
     return model, Conversion(list(names), left, _describe(config, has_decoder), selection, image_options)
 
 
-def resized(
-    weights: dict[str, torch.Tensor], settings: Settings, image_size: tuple[int, int] | None
-) -> dict[str, torch.Tensor]:
-    """Weights with the position table of the image tower resized to images of this size, if one is given."""
-    if image_size is None:
-        return weights
-    table, patch_size = weights["visual.positional_embedding"], settings.told["vision_cfg"]["patch_size"]
-    grid = image_size[0] // patch_size, image_size[1] // patch_size
+def resized(weights: dict[str, torch.Tensor], image_size: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """Weights of a CLIP whose square position table, if it is one, is resized to images of this size.
+
+    Raises:
+        ValueError: patches do not divide the images.
+    """
+    table, patch_size = weights["visual.positional_embedding"], patch_shape(weights)[-1]
+    if math.isqrt(len(table) - 1) ** 2 != len(table) - 1:
+        return weights  # of images that were not square: the size says which
+    grid = GADMSVisionConfig(image_size=image_size, patch_size=patch_size).grid
     return weights | {"visual.positional_embedding": resize_position_table(table, grid)}
 
 

@@ -12,6 +12,7 @@ import re
 import torch
 
 from ..configuration_gadms import GADMSConfig
+from .mobile_clip import STEM, TIMM_EPS, patch_shape
 from .open_clip import FAMILIES, Settings
 
 # inside a transformer block: released name -> ours
@@ -70,6 +71,7 @@ GIVEAWAYS = {
     "vision_model.": "Hugging Face's CLIP (load its folder with GADMSModel.from_clip_pretrained) or converted already",
     "visual.layer1.": "a CLIP with a ResNet; only those with a ViT can be converted",
     "lora_": "an adapter (LoRA) without its model",
+    "visual.trunk.patch_embed.backbone.": "MobileCLIP-B (put its open_clip_config.json beside the file)",
     "visual.trunk.": f"open_clip with an image tower of timm ({FAMILIES})",
     "text.transformer.": "open_clip (put its open_clip_config.json beside the file)",
 }
@@ -106,10 +108,16 @@ def layout(config: GADMSConfig, towers: str = "", has_decoder: bool = False) -> 
     blocks(f"{towers}transformer", f"{text}.encoder", config.text_config.num_hidden_layers)
     layer(f"{towers}ln_final", f"{text}.final_layer_norm")
     names[f"{towers}text_projection"] = (f"{ours}text_projection.weight",)
-    names[f"{towers}visual.conv1.weight"] = (f"{vision}.embeddings.patch_embedding.weight",)
+    stem = config.vision_config.stem_width > 0
+    if stem:
+        for place in STEM:
+            layer(f"{towers}visual.{place}", f"{vision}.embeddings.patch_embedding.{place.removeprefix('stem.')}")
+    else:
+        names[f"{towers}visual.conv1.weight"] = (f"{vision}.embeddings.patch_embedding.weight",)
     names[f"{towers}visual.class_embedding"] = (f"{vision}.embeddings.class_embedding",)
     names[f"{towers}visual.positional_embedding"] = (f"{vision}.embeddings.position_embedding.weight",)
-    layer(f"{towers}visual.ln_pre", f"{vision}.pre_layrnorm")
+    if not stem:
+        layer(f"{towers}visual.ln_pre", f"{vision}.pre_layrnorm")
     blocks(f"{towers}visual.transformer", f"{vision}.encoder", config.vision_config.num_hidden_layers)
     layer(f"{towers}visual.ln_post", f"{vision}.post_layernorm")
     names[f"{towers}visual.proj"] = (f"{ours}visual_projection.weight",)
@@ -189,7 +197,8 @@ def config_from_shapes(
     """
     vocab_size, text_width = weights[f"{towers}token_embedding.weight"].shape
     context_length = weights[f"{towers}positional_embedding"].shape[0]
-    vision_width, num_channels, patch_size = weights[f"{towers}visual.conv1.weight"].shape[:3]
+    vision_width, num_channels, patch_size = patch_shape(weights, towers)
+    stem = weights.get(f"{towers}visual.{STEM[0]}.weight")
     num_patches = weights[f"{towers}visual.positional_embedding"].shape[0] - 1
     text_heads, vision_heads = settings.text_heads or text_width // 64, settings.vision_heads or vision_width // 64
     for name, width, heads in (("text", text_width, text_heads), ("image", vision_width, vision_heads)):
@@ -210,6 +219,7 @@ def config_from_shapes(
         },
         vision_config={
             "image_size": image_size_from(num_patches, patch_size, image_size),
+            **({} if stem is None else {"stem_width": len(stem), "layer_norm_eps": TIMM_EPS}),
             "patch_size": patch_size,
             "num_channels": num_channels,
             "hidden_size": vision_width,

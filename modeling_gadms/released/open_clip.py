@@ -15,6 +15,8 @@ import torch
 
 from dataset_webperson import DataError
 
+from .mobile_clip import MODEL, patch_shape
+
 CONFIG_FILE = "open_clip_config.json"
 CUSTOM_TEXT = "text."  # before the names of a text tower that open_clip calls custom; it is the same tower
 
@@ -25,7 +27,15 @@ TOLD = {
 }
 USED = {"vision_cfg": {"head_width", "image_size", "mlp_ratio"}, "text_cfg": {"heads", "mlp_ratio"}}
 # values under which other options change nothing in a plain ViT; so do all that are off
-PLAIN = {"pool_type": ("tok", "argmax"), "pos_embed_type": ("learnable",), "proj_type": ("linear",), "eos_id": (2,)}
+# MobileCLIP-B's image tower is one but for its stem
+PLAIN = {
+    "timm_model_name": (MODEL,),
+    "timm_pool": ("token",),
+    "pool_type": ("tok", "argmax"),
+    "pos_embed_type": ("learnable",),
+    "proj_type": ("linear",),
+    "eos_id": (2,),
+}
 OF_TRAINING = {"patch_dropout", "output_tokens", "hf_model_pretrained", "timm_model_pretrained"}
 DEFAULTS = {
     "vision_cfg": {"layers": 12, "width": 768, "head_width": 64, "patch_size": 16, "image_size": 224},
@@ -35,10 +45,10 @@ ACTIVATIONS = ("gelu", "quick_gelu")
 WIDEST_OF_64 = 1024  # width of an image tower; open_clip gives those above it, from ViT-H on, wider heads
 OPENAI_NUMBERS = {"input_resolution", "context_length", "vocab_size"}  # in OpenAI's own archives alone
 FAMILIES = (
-    "only plain ViTs can be converted (OpenAI's, LAION's, DataComp, DFN, MetaCLIP 1); MetaCLIP 2, SigLIP and SigLIP 2 "
-    "load with from_pretrained_towers from their folders of transformers; image towers of timm (EVA02-B has "
-    "eva02_base_patch16_clip_224, PE-Core-B vit_pe_core_base_patch16_224, pooled by attention, MobileCLIP-B "
-    "vit_base_mci_224) are not among transformers' CLIP classes"
+    "only plain ViTs can be converted (OpenAI's, LAION's, DataComp, DFN, MetaCLIP 1), and MobileCLIP-B; start from "
+    "one of them, or with from_pretrained_towers from a MetaCLIP 2, SigLIP, SigLIP 2 or FG-CLIP 2 in its folder of "
+    "transformers; other image towers of timm (EVA02 and PE-Core rotate queries and keys by their place, MobileCLIP-S "
+    "is convolutional) are not among transformers' CLIP classes"
 )
 
 
@@ -131,7 +141,7 @@ def refuse_other_shapes(path: str, weights: dict[str, torch.Tensor], settings: S
         ValueError: names the option, and what the weights have.
     """
     vocabulary, text_width = weights["token_embedding.weight"].shape
-    vision_width, _, patch_size = weights["visual.conv1.weight"].shape[:3]
+    vision_width, _, patch_size = patch_shape(weights)
     depths = {
         prefix: len({name.split(".")[at] for name in weights if name.startswith(f"{prefix}resblocks.")})
         for prefix, at in (("transformer.", 2), ("visual.transformer.", 3))

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from dataset_webperson import DataError
 
 from ..configuration_gadms import GADMSVisionConfig
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from ..processing_gadms import GADMSProcessor
-from ..starting_towers_gadms import known_family, quiet_loading
+from ..starting_towers_gadms import config_of_source, known_family, quiet_loading
 
 
 def load_starting_point(
@@ -90,7 +90,7 @@ def config_of(name_or_path: str) -> Any:
     """The configuration of a model. Raises `DataError` where there is none."""
     try:
         with quiet_loading():
-            return AutoConfig.from_pretrained(name_or_path)
+            return config_of_source(name_or_path)
     except (OSError, ValueError) as error:
         place = "the folder holds no model" if os.path.isdir(name_or_path) else "no such folder, nor model of the Hub"
         reason = " ".join(str(error).split()).split(". ")[0]

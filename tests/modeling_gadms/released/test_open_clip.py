@@ -107,18 +107,49 @@ def test_the_command_resizes_the_table_and_keeps_the_colours(weights, tmp_path, 
     assert torch.equal(table, resize_position_table(weights["visual.positional_embedding"], (6, 2)))
 
 
+def test_a_square_table_is_resized_without_a_configuration_too(weights, tmp_path):
+    path = save(tmp_path, weights)
+    square = weights["visual.positional_embedding"]
+    for size, grid in (((24, 8), (6, 2)), ((32, 8), (8, 2)), ((16, 16), (4, 4))):  # 8 x 2 are as many patches as 4 x 4
+        model, _ = load_released(path, size, activation="gelu")
+        table = model.vision_model.embeddings.position_embedding.weight
+        assert model.config.vision_config.image_size == size and torch.equal(
+            table, resize_position_table(square, grid)
+        )
+    with pytest.raises(
+        ValueError, match=r"image_size \(26, 8\) is not a multiple of patch_size 4; the nearest is \(24, 8"
+    ):
+        load_released(path, (26, 8), activation="gelu")
+
+
+def test_a_custom_text_tower_without_its_configuration_is_refused_with_the_cure(weights, tmp_path, capsys):
+    given = {f"text.{name}" if not name.startswith(("visual", "logit")) else name: w for name, w in weights.items()}
+    command = ["--checkpoint", save(tmp_path, given), "--output_dir", str(tmp_path / "out"), "--activation", "gelu"]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "of open_clip (put its open_clip_config.json beside the file), by its text.transformer." in line
+
+
 @pytest.mark.parametrize(
     "changes, reason",
     [
         (
-            {"vision": {"timm_model_name": "vit_base_mci_224"}},
-            "vision_cfg.timm_model_name=vit_base_mci_224 is not of a.*MobileCLIP-B vit_base_mci_224.* are not among",
+            {"vision": {"timm_model_name": "eva02_base_patch16_clip_224"}},
+            "timm_model_name=eva02_base_patch16_clip_224 is.*start from one of them.*EVA02 and PE-Core rotate",
         ),
+        (
+            {"vision": {"timm_model_name": "vit_pe_core_base_patch16_224", "timm_pool": "map"}},
+            "timm_model_name=vit_pe_core_base_patch16_224 is not of a plain ViT.*PE-Core rotate.* are not among",
+        ),
+        ({"vision": {"timm_model_name": "vit_base_mci_224"}}, r"1 missing \(visual.trunk.patch_embed.backbone.2.conv"),
         (
             {"vision": {"norm_kwargs": {"eps": 1e-6}}},
             "vision_cfg.norm_kwargs=.* is not of a plain ViT; only plain ViTs",
         ),
-        ({"text": {"pool_type": "last"}}, "text_cfg.pool_type=last is not of a plain ViT.*SigLIP 2 load with"),
+        (
+            {"text": {"pool_type": "last"}},
+            "text_cfg.pool_type=last is not of a plain ViT.*a MetaCLIP 2, SigLIP, SigLIP 2 or FG",
+        ),
         ({"text": {"hf_tokenizer_name": "x"}}, "text_cfg.hf_tokenizer_name=x is not of a plain ViT"),
         ({"vision": {"width": 256}}, "beside it gives 256 for vision_cfg.width, the weights have 192"),
         ({"text": {"layers": 12}}, "beside it gives 12 for text_cfg.layers, the weights have 3"),
@@ -147,7 +178,7 @@ def test_what_cannot_be_read_is_refused_with_a_cure(weights, tmp_path):
         load_released(save(tmp_path, half, model_cfg()))
     trunk = {"visual.trunk.cls_token": torch.zeros(2), **half}
     with pytest.raises(
-        ValueError, match="image tower of timm .only plain ViTs.*PE-Core-B vit_pe_core_base.* by attention"
+        ValueError, match="image tower of timm .only plain ViTs.*start from one of them.*PE-Core rotate"
     ):
         load_released(save(tmp_path, trunk, model_cfg()))
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"cut")

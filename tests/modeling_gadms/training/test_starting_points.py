@@ -128,11 +128,9 @@ def test_what_the_configuration_alone_rules_out_is_refused_plainly_before_anythi
     BertConfig().save_pretrained(other)
     with_code = tmp_path / "with_code"
     with_code.mkdir()
-    auto_map = {"AutoConfig": "configuration_fgclip2.Fgclip2Config"}
-    (with_code / "config.json").write_text(json.dumps({"model_type": "fgclip2", "auto_map": auto_map}))
-    with pytest.raises(
-        DataError, match=rf"^{with_code}: is an FG-CLIP 2, .* another head for long captions.* take a Sig"
-    ):
+    auto_map = {"AutoConfig": "configuration_fgclip.FgclipConfig"}
+    (with_code / "config.json").write_text(json.dumps({"model_type": "fgclip", "auto_map": auto_map}))
+    with pytest.raises(DataError, match=rf"^{with_code}: is of type fgclip, .* take one of clip, .*, tipsv2, fgclip2"):
         check_starting_point(str(with_code), (48, 16))
     spec = importlib.util.spec_from_file_location("pretrain", Path(__file__).parents[3] / "examples" / "pretrain.py")
     pretrain = importlib.util.module_from_spec(spec)
