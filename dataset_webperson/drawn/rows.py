@@ -55,8 +55,16 @@ def generate_rows(
                 row["twin_person_id"] = FIRST_PERSON_ID[split] + (index ^ 1) if differing else None
             for name in ("caption1", "caption2"):
                 image = (seed, split, index, number)
-                options = {"correlation": mistake_correlation, "shared": image, "naming": differing}
-                caption = write_caption(person, view, rate, *image, name, **options)
+                caption = write_caption(
+                    person,
+                    view,
+                    rate,
+                    *image,
+                    name,
+                    correlation=mistake_correlation,
+                    shared=image,
+                    naming=differing,
+                )
                 row |= _caption_columns(name, caption)
             yield row
 

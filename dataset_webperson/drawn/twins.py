@@ -1,6 +1,7 @@
 """Twins: two persons who differ in a single attribute, and so in a single word of a caption."""
 
 from dataclasses import replace
+from typing import Any
 
 from .attributes import (
     DIRECTIONS,
@@ -53,7 +54,8 @@ def _always_visible(person: Person) -> set[str]:
 def _with(person: Person, attribute: str, value: str) -> Person:
     thing, part = attribute.split(".")
     field = thing if part in ("garment", "kind") else part if thing == "person" else f"{thing}_{part}"
-    return replace(person, **{field: value})
+    change: dict[str, Any] = {field: value}
+    return replace(person, **change)
 
 
 def _may_be(person: Person) -> bool:
