@@ -74,6 +74,8 @@ class WebPersonConfig(datasets.BuilderConfig):
             validation and test are true.
         mistake_correlation: Share of the attributes, in [0, 1], about which both captions of an image are wrong
             together and in the same way, as two captioners that see alike would be.
+        twins: Whether each odd person of test is a twin of the even one before, equal in all but one attribute, which
+            their captions name; the column `twin_person_id` tells the other one. `num_test_persons` is then even.
         seed: A whole number. The same seed gives the same rows on any machine.
     """
 
@@ -85,6 +87,7 @@ class WebPersonConfig(datasets.BuilderConfig):
     views_per_person: int = 2
     noise_rate: float = 0.3
     mistake_correlation: float = 0.0
+    twins: bool = False
     seed: int = 0
     source_format: str | None = None
     repository: str | None = None
@@ -120,6 +123,12 @@ class WebPersonConfig(datasets.BuilderConfig):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
                 raise ValueError(f"{option} is a {what} between 0 and 1, not {value!r}")
             setattr(self, option, float(value))
+        if not isinstance(self.twins, bool):
+            raise ValueError(f"twins must be True or False, not {self.twins!r}")
+        if self.twins and self.num_test_persons % 2:
+            raise ValueError(
+                f"num_test_persons must be even with twins, or the last has none: {self.num_test_persons}"
+            )
         if not _is_whole(self.seed):
             raise ValueError(f"seed must be a whole number, not {self.seed!r}")
 
@@ -176,7 +185,8 @@ class WebPerson(datasets.GeneratorBasedBuilder):
 
     The config "synthetic" has columns more, for study: `caption1_words` and `caption2_words`, the character span,
     attribute and truth of every attribute word; `caption1_false_spans` and `caption2_false_spans`, the [start, end]
-    of the false ones; `attributes`, a JSON object of what is true of the person in this view.
+    of the false ones; `attributes`, a JSON object of what is true of the person in this view; with `twins`,
+    `twin_person_id`, which is null outside test.
     """
 
     VERSION = datasets.Version(VERSION)
@@ -241,6 +251,8 @@ class WebPerson(datasets.GeneratorBasedBuilder):
         for caption in ("caption1", "caption2"):
             features[f"{caption}_words"] = datasets.List(WORD)
             features[f"{caption}_false_spans"] = datasets.List(datasets.List(datasets.Value("int32")))
+        if self.config.twins:
+            features["twin_person_id"] = datasets.Value("int64")
         return datasets.DatasetInfo(
             description="Drawn pedestrians with captions of which a known part is false.",
             features=datasets.Features(features),
@@ -310,6 +322,7 @@ class WebPerson(datasets.GeneratorBasedBuilder):
                 noise_rate=self.config.noise_rate,
                 seed=self.config.seed,
                 mistake_correlation=self.config.mistake_correlation,
+                twins=self.config.twins,
             )
             for row in rows:
                 yield row["image_path"], row

@@ -38,6 +38,7 @@ def load(
     persons = {f"num_{name}_persons": 2 for name in ("train", "validation", "test")}
     persons[f"num_{split}_persons"] = args.num_persons
     options = {"image_size": tuple(args.image_size), "seed": args.seed, "views_per_person": args.views_per_person}
+    options["twins"] = args.twins
     where = {"split": split, "annotations": annotations, "image_root": image_root}
     where |= {"on_count_mismatch": args.on_count_mismatch, "on_missing_images": args.on_missing_images}
     with PartialState().main_process_first():

@@ -3,6 +3,8 @@
 In place of SDM there is the sigmoid loss, with which SigLIP was trained.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -26,11 +28,17 @@ def sdm_loss(
     person_ids: torch.Tensor,
     temperature: float = 0.02,
     eps: float = 1e-8,
+    swap_logits: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Similarity distribution matching between all images and all captions of a batch (IRRA, equations 5 to 7).
 
     `KL(p || q)` of image-to-text and of text-to-image, summed: `p` is the row softmax of cosine / temperature, `q` the
     matrix of matching identities, its rows scaled to sum to one.
+
+    Copies of an image's own caption in which a word is false are negatives of that image alone: its row of
+    image-to-text goes on with their `K` logits, `q` is 0 there, and nothing else changes. With the logits `z` and `s`
+    of its row and of its copies, its part is `sum_j p_j (log p_j - log(q_j + eps)) + sum_k r_k (log r_k - log eps)`
+    over `N` captions and `K` copies, where `(p, r) = softmax((z, s))`.
 
     Args:
         image_embeds (`torch.Tensor` of shape `(N, D)`): image embeddings, of any norm above 0.
@@ -38,6 +46,7 @@ def sdm_loss(
         person_ids (`torch.Tensor` of shape `(N,)`): integers; pairs with equal ids match each other.
         temperature (`float`): 0.02 in the paper.
         eps (`float`): added to `q` inside the logarithm.
+        swap_logits (`torch.Tensor` of shape `(N, K)`, *optional*): float32, from [`swapped_logits`].
 
     Returns:
         `torch.Tensor`: scalar, float32, mean over rows.
@@ -47,11 +56,39 @@ def sdm_loss(
     matches = (person_ids[:, None] == person_ids[None]).float()
     log_target = (matches / matches.sum(dim=1, keepdim=True) + eps).log()
 
-    def divergence(logits: torch.Tensor) -> torch.Tensor:
+    def divergence(logits: torch.Tensor, log_target: torch.Tensor) -> torch.Tensor:
         log_prediction = logits.log_softmax(dim=1)
         return (log_prediction.exp() * (log_prediction - log_target)).sum(dim=1).mean()
 
-    return divergence(similarity / temperature) + divergence(similarity.T / temperature)
+    to_captions, target = similarity / temperature, log_target
+    if swap_logits is not None:
+        to_captions = torch.cat([to_captions, swap_logits], dim=1)
+        target = F.pad(log_target, (0, swap_logits.shape[1]), value=math.log(eps))
+    return divergence(to_captions, target) + divergence(similarity.T / temperature, log_target)
+
+
+def swapped_logits(
+    image_embeds: torch.Tensor, swap_embeds: torch.Tensor, weights: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Logits of each image and its own swapped captions, `cosine / temperature + log(weight)`.
+
+    So a copy counts in the softmax as `weight` copies would, and one of weight 0 as none.
+
+    Args:
+        image_embeds (`torch.Tensor` of shape `(N, D)`): image embeddings, of any norm above 0.
+        swap_embeds (`torch.Tensor` of shape `(N, K, D)`): embeddings of the copies of each image's caption.
+        weights (`torch.Tensor` of shape `(N, K)`): probability that the copy is false, in [0, 1].
+        temperature (`float`): as in [`sdm_loss`].
+
+    Returns:
+        `torch.Tensor` of shape `(N, K)`, float32.
+    """
+    with torch.autocast(swap_embeds.device.type, enabled=False):  # see `cosines`
+        images = F.normalize(image_embeds.float(), dim=-1)
+        swaps = F.normalize(swap_embeds.float(), dim=-1)
+        similarity = (images[:, None] * swaps).sum(dim=-1)
+    # the logarithm stays finite, or the loss, 0 times infinity there, would not
+    return similarity / temperature + weights.float().clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def sigmoid_loss(

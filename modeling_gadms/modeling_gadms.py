@@ -38,7 +38,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .chunk_gadms import BatchChunk
 from .configuration_gadms import GADMSConfig
 from .distributed_gadms import gather_batch, mean_over_processes, num_processes, undivided
-from .losses_gadms import IGNORED, cosines, mtp_loss, sdm_loss, sigmoid_loss
+from .losses_gadms import IGNORED, cosines, mtp_loss, sdm_loss, sigmoid_loss, swapped_logits
 from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions, places_to_predict
 from .matching_gadms import NUM_NEGATIVE_DRAWS, hard_negatives, matching_loss
 from .released_scores_gadms import released_scores
@@ -734,18 +734,43 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         text_embeds: torch.Tensor,
         person_ids: torch.Tensor,
         sigmoid_bias: float | None = None,
+        swap_logits: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """SDM over the pairs of all processes or, with a bias, the sigmoid loss; see `losses_gadms`.
 
         Of the sigmoid loss each process computes the rows of its own images, which take its share of the memory; the
-        mean over processes, in value and in gradient, is the loss of all.
+        mean over processes, in value and in gradient, is the loss of all. Of swapped captions, of which each image has
+        its own, nothing but the logits `(B, K)` travels.
         """
         if sigmoid_bias is not None:
             texts, ids = gather_batch(text_embeds), gather_batch(person_ids)
             return sigmoid_loss(image_embeds, texts, person_ids, ids, self.config.temperature, sigmoid_bias)
         return sdm_loss(
-            gather_batch(image_embeds), gather_batch(text_embeds), gather_batch(person_ids), self.config.temperature
+            gather_batch(image_embeds),
+            gather_batch(text_embeds),
+            gather_batch(person_ids),
+            self.config.temperature,
+            swap_logits=None if swap_logits is None else gather_batch(swap_logits),
         )
+
+    def swap_logits(
+        self, image_embeds: torch.Tensor, swap_input_ids: torch.Tensor, swap_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits of each image and its own swapped captions, from one pass over all copies; see `losses_gadms`.
+
+        Args:
+            image_embeds (`torch.Tensor` of shape `(B, D)`): image embeddings, not normalised.
+            swap_input_ids (`torch.Tensor` of shape `(B, K, T)`): copies of each image's caption with a word swapped.
+            swap_weights (`torch.Tensor` of shape `(B, K)`): how much each copy counts, in [0, 1].
+
+        Returns:
+            `torch.Tensor` of shape `(B, K)`, float32.
+        """
+        text_config = self.config.text_config
+        copies = whole_captions(swap_input_ids.flatten(0, 1), text_config)
+        embeds = pool(self.gadms.project_text_tokens(copies), copies, text_config)
+        embeds = embeds.unflatten(0, swap_weights.shape)
+        return swapped_logits(image_embeds, embeds, swap_weights, self.config.temperature)
 
     def set_matching_head(self, wanted: bool) -> None:
         """Add the output that says whether an image and a caption belong together, or leave it out.
@@ -845,6 +870,8 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         kept_patches: torch.Tensor | None = None,
         matching_weight: float = 0.0,
         negative_uniforms: torch.Tensor | None = None,
+        swap_input_ids: torch.Tensor | None = None,
+        swap_weights: torch.Tensor | None = None,
     ) -> GADMSForPreTrainingOutput:
         """One training step: score the tokens, draw both masks, align the noise view (SDM), predict tokens (MTP).
 
@@ -870,10 +897,16 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             matching_weight (`float`): weight of image-text matching in the loss; see `joint_matching_loss`.
             negative_uniforms (`torch.Tensor` of shape `(B, NUM_NEGATIVE_DRAWS)`, *optional*): random numbers of its
                 negatives, in [0, 1); by default from torch's generator.
+            swap_input_ids (`torch.Tensor` of shape `(B, K, W)`, *optional*): copies of each caption with a word
+                swapped, further negatives of its image in SDM; see `swap_logits`. They are not masked, so the captions
+                that they are compared with should not be either.
+            swap_weights (`torch.Tensor` of shape `(B, K)`, *optional*): float32, how much each copy counts; 1 by
+                default.
 
         Raises:
-            ValueError: captions are padded on the left, the images are not of the model's size, or matching has a
-                weight and the model no head for it.
+            ValueError: captions are padded on the left, the images are not of the model's size, matching has a
+                weight and the model no head for it, or there are swapped captions for another loss than SDM of a
+                whole batch.
         """
         text_config = self.config.text_config
         refuse_left_padding(input_ids, attention_mask, text_config)
@@ -884,8 +917,17 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             person_ids = rows + len(rows) * rank
         pairs = self.encode_pairs(pixel_values, input_ids, mask_uniforms, masking, kept_patches)
         embeds = {"image_embeds": pairs.image_embeds, "text_embeds": pairs.text_embeds}
+        swaps = None
+        if swap_input_ids is not None:
+            if chunk is not None or sigmoid_bias is not None:
+                raise ValueError("swapped captions are negatives of SDM of a whole batch, of no other loss")
+            if swap_weights is None:
+                swap_weights = torch.ones(swap_input_ids.shape[:2], device=input_ids.device)
+            swaps = self.swap_logits(pairs.image_embeds, swap_input_ids, swap_weights)
         if chunk is None:
-            alignment = self.joint_alignment_loss(**embeds, person_ids=person_ids, sigmoid_bias=sigmoid_bias)
+            alignment = self.joint_alignment_loss(
+                **embeds, person_ids=person_ids, sigmoid_bias=sigmoid_bias, swap_logits=swaps
+            )
         else:
             alignment = chunk.alignment_loss(**embeds)
         named = {"sdm_loss" if sigmoid_bias is None else "sigmoid_loss": alignment.detach()}

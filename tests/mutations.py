@@ -121,8 +121,8 @@ mutants(
     "losses_gadms.py",
     (
         "SDM one way only",
-        "divergence(similarity / temperature) + divergence(similarity.T / temperature)",
-        "2 * divergence(similarity / temperature)",
+        "divergence(to_captions, target) + divergence(similarity.T / temperature, log_target)",
+        "2 * divergence(to_captions, target)",
         LOSSES,
     ),
     (
@@ -370,8 +370,8 @@ mutants(
     "modeling_gadms.py",
     (
         "the temperature not passed",
-        "gather_batch(person_ids), self.config.temperature",
-        "gather_batch(person_ids)",
+        "            self.config.temperature,\n            swap_logits",
+        "            swap_logits",
         DEFAULTS,
     ),
     (
@@ -456,6 +456,23 @@ mutants(
     ("times the temperature", ".to(text_embeds.device) / self", ".to(text_embeds.device) * self", SHAPES),
 )
 
+SWAPPED = "test_losses.py::test_swapped_captions_are_negatives_of_their_own_image_with_gradients"
+SWAPS = "noise/test_swaps.py"
+
+mutants(
+    "losses_gadms.py",
+    ("copies weigh alike", "+ weights.float().clamp_min", "+ 0 * weights.float().clamp_min", SWAPPED),
+    ("copies match a little", "value=math.log(eps))", "value=math.log(0.1))", SWAPPED),
+)
+
+mutants(
+    "noise/swaps.py",
+    ("a word may stay as it is", "if value != word.value]", "if value]", SWAPS),
+    ("one place again and again", "order[number % len(words)]", "order[0]", SWAPS),
+    ("what is likely true weighs as much", "1.0 - believed.get(", "1.0 - 0 * believed.get(", SWAPS),
+    ("drawn words are lost", "{**drawn, word.start", "{word.start", SWAPS),
+)
+
 mutants(
     "losses_gadms.py",
     (
@@ -516,6 +533,7 @@ mutants(
         ERASING,
     ),
     ("erased at the flip's draw", "erase < self.erasing", "flip < self.erasing", ERASING),
+    ("copies of equal tokens count", "(padded[0] == padded[1]).all(dim=-1), 0.0", "padded[0].all(dim=-1), 0.0", SWAPS),
     ("the epoch not in a row's seed", 'row["epoch"], row["image_path"]))', 'row["image_path"]))', COLLATOR),
     ("the image not in a row's seed", 'row["epoch"], row["image_path"]))', 'row["epoch"]))', APART),
     ("flipped upside down", "pixels.flip(-1)", "pixels.flip(-2)", COLLATOR),
@@ -1011,7 +1029,7 @@ mutants(
 mutants(
     "noise/rewriting.py",
     ("the least likely word", "probabilities.argmax()", "probabilities.argmin()", PUT_IN),
-    ("draws the other way round", "draws[number], side", "1 - draws[number], side", PUT_IN),
+    ("draws the other way round", "draw, side", "1 - draw, side", PUT_IN),
 )
 
 mutants(

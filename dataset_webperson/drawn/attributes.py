@@ -207,6 +207,8 @@ SHARES: dict[str, dict[str, float]] = {
     "carry.kind": {"umbrella": 3, "phone": 2, "book": 2, "bottle": 2, "shopping bag": 3},
     "view.direction": {"front": 1, "back": 1, "side": 2},
 }
+# Sleeves that a top may have, where they are not long.
+SLEEVES = {"t-shirt": ("short",), "shirt": ("long", "short"), "tank top": ("sleeveless",)}
 _HAIR_AS_COLOR = {"black": "black", "brown": "brown", "blonde": "yellow", "grey": "grey", "ginger": "orange"}
 
 
@@ -255,7 +257,7 @@ def false_values(attribute: str, truth: dict[str, str]) -> dict[str, float]:
     if attribute == "carry.kind" and truth["bag.kind"] in ("handbag", "shoulder bag"):
         weights = {value: weight for value, weight in weights.items() if value != "shopping bag"}
     # No true coat, shoe, bag or hat is near the colours that it touches. Nor is a false one, or it would stand out.
-    beside = _touching_colors(attribute, truth)
+    beside = touching_colors(attribute, truth)
     apart = {
         value: weight
         for value, weight in weights.items()
@@ -264,7 +266,7 @@ def false_values(attribute: str, truth: dict[str, str]) -> dict[str, float]:
     return apart or weights
 
 
-def _touching_colors(attribute: str, truth: dict[str, str]) -> list[str]:
+def touching_colors(attribute: str, truth: dict[str, str]) -> list[str]:
     """The colours that the thing with the colour `attribute` keeps away from, see `sample_person`."""
     outer = ["coat.color"] if truth["coat.color"] != "none" else ["top.color", "dress.color"]
     legs = ["lower.color", "dress.color"]
@@ -397,9 +399,8 @@ def sample_person(seed: int, split: str, index: int) -> Person:
         top = pick(rng, tuple(WORDS["top.garment"]))
         top_color = pick(rng, tuple(COLOR_WORDS))
         top_pattern = pick(rng, ("plain", "plain", "striped", "checked", "dotted", "logo"))
-        top_sleeve = {"t-shirt": "short", "tank top": "sleeveless"}.get(top, "long")
-        if top == "shirt":
-            top_sleeve = pick(rng, ("long", "short"))
+        sleeves = SLEEVES.get(top, ("long",))
+        top_sleeve = pick(rng, sleeves) if len(sleeves) > 1 else sleeves[0]
         lower = pick_weighted(rng, SHARES["lower.garment"])
         lower_color = pick(rng, tuple(COLOR_WORDS))
 
@@ -549,5 +550,5 @@ def make_up(rng: random.Random, things: dict[str, dict[str, float]], truth: dict
     thing = pick_weighted(rng, {slot: _ABSENT[slot] for slot in things})
     made_up = {f"{thing}.kind": pick_weighted(rng, things[thing])}
     if thing != "glasses":
-        made_up[f"{thing}.color"] = _far_color(rng, *_touching_colors(f"{thing}.color", truth))
+        made_up[f"{thing}.color"] = _far_color(rng, *touching_colors(f"{thing}.color", truth))
     return made_up

@@ -318,7 +318,13 @@ def _fitting_text(text: str, said: dict[str, tuple[str, bool]]) -> str:
 
 
 def write_caption(
-    person: Person, view: View, noise_rate: float, *names: object, correlation: float = 0.0, shared: tuple = ()
+    person: Person,
+    view: View,
+    noise_rate: float,
+    *names: object,
+    correlation: float = 0.0,
+    shared: tuple = (),
+    naming: str | None = None,
 ) -> Caption:
     """A caption of a person in a view, 12 to 45 words long, with at least five attributes.
 
@@ -328,6 +334,7 @@ def write_caption(
         names: The coordinates of the caption; the same names give the same caption.
         correlation: Share of the attributes, in [0, 1], about which all captions with the same `shared` coordinates
             are wrong together and in the same way; about the others each is wrong by itself.
+        naming: An attribute that the caption has to name; it must be visible.
     """
     truth = true_attributes(person, view)
     for attempt in range(1000):
@@ -338,6 +345,7 @@ def write_caption(
         writer = _Writer(truth, rng, mistakes)
         writer.fill(pick(rng, fitting), slots)
         long_enough = MIN_WORDS <= len(writer.text.split()) <= MAX_WORDS
-        if long_enough and len({word.attribute for word in writer.words}) >= MIN_VALUES:
+        named = {word.attribute for word in writer.words}
+        if long_enough and len(named) >= MIN_VALUES and (naming is None or naming in named):
             return Caption(writer.text, tuple(writer.words))
     raise RuntimeError(f"no caption of {MIN_WORDS} to {MAX_WORDS} words found for {person} in {view}")

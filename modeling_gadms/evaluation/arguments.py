@@ -34,6 +34,10 @@ class EvaluationArguments:
     image_size: list[int] = field(default_factory=lambda: [128, 64], metadata={"help": "Synthetic: height, width."})
     num_persons: int = field(default=400, metadata={"help": "Synthetic: persons of the split."})
     views_per_person: int = field(default=2, metadata={"help": "Synthetic: images of each person."})
+    twins: bool = field(
+        default=False,
+        metadata={"help": "Synthetic: test has pairs of persons who differ in one attribute, which captions name."},
+    )
     compare: list[str] = field(default_factory=list, metadata={"help": "Another model (or one for each benchmark)."})
     protocol: str | None = field(default=None, metadata={"help": "A table to lay out.", "choices": PROTOCOLS})
     trained_on: list[str] = field(default_factory=list, metadata={"help": "cross-domain: what `model` has seen."})
@@ -78,6 +82,8 @@ class EvaluationArguments:
     seed: int = field(default=0, metadata={"help": "Decides intervals, tests, damaged inputs and synthetic persons."})
 
     def __post_init__(self) -> None:
+        if self.twins and (self.split != "test" or "synthetic" not in self.benchmark):
+            raise ValueError(f"twins are drawn for test of synthetic, not for {self.split} of {self.benchmark[0]}")
         self.matching_settings()
         self.bank_settings()  # what is out of range is refused before the work
 

@@ -20,6 +20,7 @@ from .metrics import Evaluation, evaluate_embeddings, evaluate_ranks, mean_simil
 from .models import Retriever, load_retriever
 from .rescoring import MATCHING, SCORINGS, TOKEN_SELECTION, refusal, rescore
 from .robustness import measure_robustness
+from .twins import twin_accuracy, twins_of
 
 
 def measure(
@@ -82,6 +83,8 @@ def measure(
         scored = {"scoring": SCORINGS.get(scoring), **about, **seconds, "metrics": found.metrics}
         results.append({**result, **scored})
         evaluations.append(found)
+    if twins := twins_of(dataset):
+        results[0]["twin_accuracy"] = twin_accuracy(encoded, twins, seed=args.seed)
     if args.similarity_distribution:
         results[0]["similarity_distribution"] = mean_similarity_distribution(encoded, seed=args.seed)
     if args.breakdown:

@@ -16,6 +16,7 @@ from .breakdown import breakdown_table
 from .published_results import protocol_table
 from .robustness import robustness_table
 from .text_table import Table, latex_page, markdown_page
+from .twins import twins_table
 
 WAYS = {**DIRECTIONS, "i2i": "image to image"}  # of which models of captions are measured on the first two
 
@@ -37,6 +38,8 @@ def write_results(
         tables.append(comparison_table(comparisons))
     if any("similarity_distribution" in result for result in results):
         tables.append(distribution_table(results))
+    if any("twin_accuracy" in result for result in results):
+        tables.append(twins_table(results))
     for result in results:
         if result.get("robustness"):
             title = f"Robustness of {result['model']} on {result['benchmark']}"

@@ -36,6 +36,7 @@ class GADMSFineTuningArguments(GADMSTrainingArguments):
             "steepness": "",
             "gamma_noise": "",
             "gamma_info": "",
+            "swap_negatives": "",
         },
     }
 

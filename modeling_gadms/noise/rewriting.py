@@ -25,16 +25,18 @@ def repaired(caption: str, posterior: Sequence[Mapping[str, Any]], draws: Sequen
     """
     for number in reversed(range(len(posterior))):
         one = posterior[number]
-        probabilities = np.asarray(one["probabilities"], dtype=np.float64)
-        if draws is None:
-            chosen = int(probabilities.argmax())
-        else:
-            chosen = min(
-                int(np.searchsorted(probabilities.cumsum(), draws[number], side="right")), len(probabilities) - 1
-            )
+        chosen = chosen_word(one, None if draws is None else draws[number])
         if chosen:
             caption = _replaced(caption, one["start"], one["end"], one["words"][chosen])
     return caption
+
+
+def chosen_word(one: Mapping[str, Any], draw: float | None = None) -> int:
+    """The number of the likeliest word of a place or, given a number in [0, 1), of one drawn by its probability."""
+    probabilities = np.asarray(one["probabilities"], dtype=np.float64)
+    if draw is None:
+        return int(probabilities.argmax())
+    return min(int(np.searchsorted(probabilities.cumsum(), draw, side="right")), len(probabilities) - 1)
 
 
 def _replaced(caption: str, start: int, end: int, word: str) -> str:

@@ -6,6 +6,7 @@ import os
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from transformers import SchedulerType, TrainerState, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -130,6 +131,7 @@ class GADMSTrainingArguments(TrainingArguments):
             "gamma_info": "",
             "hidden_spans": "",
             "draw_words": "",
+            "swap_negatives": "",
         },
         "images": {
             "crop_padding": "",
@@ -201,6 +203,13 @@ class GADMSTrainingArguments(TrainingArguments):
     sigmoid_bias: float | None = field(
         default=None,
         metadata={"help": "Align by SigLIP's sigmoid loss with this bias, such as -10, in place of SDM."},
+    )
+    swap_negatives: int = field(
+        default=0,
+        metadata={
+            "help": "Copies of each caption with a word swapped for another of its family, negatives of its own image "
+            "in SDM; for captions that are aligned whole, as with alpha_noise=0 or masking=none."
+        },
     )
     alpha_noise: float = field(default=0.2, metadata={"help": "Highest probability of the noise mask (paper)."})
     alpha_info: float = field(default=0.3, metadata={"help": "Highest probability of the prediction mask (paper)."})
@@ -292,8 +301,32 @@ class GADMSTrainingArguments(TrainingArguments):
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps} holds a part: leave that out, and "
                 "save memory by activation_checkpointing"
             )
+        self._refuse_unfit_swaps()
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay lies above 0 and at most at 1; got {self.layer_decay}")
+
+    def _refuse_unfit_swaps(self) -> None:
+        if self.swap_negatives < 0:
+            raise ValueError(f"swap_negatives must not be negative; got {self.swap_negatives}")
+        if not self.swap_negatives:
+            return
+        wanted = f"swap_negatives={self.swap_negatives}"
+        if self.sigmoid_bias is not None:
+            raise ValueError(
+                f"{wanted} are negatives of SDM, and sigmoid_bias={self.sigmoid_bias} replaces it: choose one"
+            )
+        if self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"{wanted} enter the loss of a whole batch, of which a chunk of gradient_accumulation_steps="
+                f"{self.gradient_accumulation_steps} holds a part: leave that out, and save memory by "
+                "activation_checkpointing"
+            )
+        masks = self.masks()
+        if self.hidden_spans is not None or (masks is not None and (masks.in_place or _hides(masks))):
+            raise ValueError(
+                f"{wanted} are whole captions, which could be told by their masks alone from captions with hidden "
+                "words: take alpha_noise=0 or masking=none, without hidden_spans and mask_captions_in_place"
+            )
 
     def _refuse_what_has_no_effect(self) -> None:
         defaults = {field.name: field for field in fields(TrainingArguments)}
@@ -430,6 +463,11 @@ class GADMSTrainingArguments(TrainingArguments):
             return None
         alpha_noise = self.alpha_noise if self.hidden_spans is None else 0.0
         return DualMasking(alpha_noise, self.alpha_info, self.steepness, self.gamma_noise, self.gamma_info)
+
+
+def _hides(masks: Masking) -> bool:
+    """Whether words are hidden before alignment."""
+    return bool(masks.noise_probability(torch.zeros(1)) > 0)  # which is highest for a score of 0
 
 
 def _has_state(folder: str) -> bool:

@@ -12,6 +12,8 @@ from dataset_webperson import DataError
 from ..masking_gadms import draw_uniforms
 from ..matching_gadms import NUM_NEGATIVE_DRAWS
 from ..noise.rewriting import POSTERIOR, as_cleaned, repaired
+from ..noise.swaps import Swap, beliefs, drawn_words, swaps
+from ..noise.word_families import Family, families_for, said_words
 from ..processing_gadms import GADMSProcessor
 from ..rows import pick_column, stable_hash
 from .augmentation import black
@@ -50,6 +52,10 @@ class PairCollator:
         patch_dropout (`float`): share of them to leave out. The batch then has `kept_patches` `(B, K)` int64 too.
         draw_negatives (`bool`): the batch also has `negative_uniforms` `(B, NUM_NEGATIVE_DRAWS)` float32, by which
             image-text matching draws a row's negatives.
+        swap_negatives (`int`): the batch also has this many copies of each caption with one word swapped for another
+            value of its family: `swap_input_ids` `(B, K, W)` int64, and `swap_weights` `(B, K)` float32, 1 less the
+            probability that the new word is true, where `caption1_posterior` tells it. A caption of which nothing is
+            swapped has copies of weight 0.
         augment_later (`bool`): leave `pixel_values` as the bytes of the resized images, uint8, and add `augmentation`,
             int64 of shape `(B, 7)`, by which `augmentation.augmented` makes of them what they would have been.
     """
@@ -66,6 +72,7 @@ class PairCollator:
     num_patches: int = 0
     patch_dropout: float = 0.0
     draw_negatives: bool = False
+    swap_negatives: int = 0
     augment_later: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -100,12 +107,42 @@ class PairCollator:
         if self.draw_negatives:
             draws = [torch.rand(NUM_NEGATIVE_DRAWS, generator=self._stream(row, "negatives")) for row in rows]
             batch["negative_uniforms"] = torch.stack(draws)
+        if self.swap_negatives:
+            batch |= self.swapped(rows, columns, batch["input_ids"])
         return {
             **batch,
             "person_ids": torch.tensor([self.identity(row) for row in rows]),
             "mask_uniforms": uniforms,
             "image_paths": [row["image_path"] for row in rows],
         }
+
+    def swapped(
+        self, rows: list[dict[str, Any]], columns: list[str], input_ids: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """`swap_input_ids` and `swap_weights` of rows whose captions, in these columns, are `input_ids`."""
+        families = families_for(list(rows[0]))
+        found = [self._swaps(row, column, families) for row, column in zip(rows, columns, strict=True)]
+        copies = self.processor(text=[swap.caption for of_row in found for swap in of_row], return_tensors="pt")[
+            "input_ids"
+        ]
+        pad = self.processor.tokenizer.pad_token_id
+        copies = F.pad(copies, (0, self.missing(copies.shape[1])), value=pad).unflatten(0, (len(rows), -1))
+        weights = torch.tensor([[swap.weight for swap in of_row] for of_row in found])
+        # what the tokenizer cuts off is no difference
+        width = max(copies.shape[2], input_ids.shape[1])
+        padded = [F.pad(ids, (0, width - ids.shape[-1]), value=pad) for ids in (copies, input_ids[:, None])]
+        weights.masked_fill_((padded[0] == padded[1]).all(dim=-1), 0.0)
+        return {"swap_input_ids": copies, "swap_weights": weights}
+
+    def _swaps(self, row: dict[str, Any], column: str, families: dict[str, Family]) -> list[Swap]:
+        caption, drawn = as_cleaned(self._cell(row, column, str)), None
+        posterior = row.get(f"{column}_{POSTERIOR}") or []
+        if self.draw_words:
+            words, drawn = drawn_words(posterior, self._word_draws(row, posterior), families)
+        else:
+            words = said_words({**row, column: caption}, column, families)
+        generator, believed = self._stream(row, "swaps"), beliefs(posterior, families)
+        return swaps(caption, words, families, self.swap_negatives, generator, drawn, believed)
 
     def kept_patches(self, row: dict[str, Any]) -> torch.Tensor:
         """Numbers of the patches of a row's image that are not left out, in order: `(K,)`, the same `K` for all."""
@@ -126,8 +163,10 @@ class PairCollator:
         if not self.draw_words:
             return caption
         posterior = self._cell(row, f"{column}_{POSTERIOR}", list)
-        uniforms = torch.rand(len(posterior), generator=self._stream(row, "words"))
-        return repaired(as_cleaned(caption), posterior, uniforms.tolist())
+        return repaired(as_cleaned(caption), posterior, self._word_draws(row, posterior))
+
+    def _word_draws(self, row: dict[str, Any], posterior: list) -> list[float]:
+        return torch.rand(len(posterior), generator=self._stream(row, "words")).tolist()
 
     @staticmethod
     def _cell(row: dict[str, Any], column: str, kind: type) -> Any:

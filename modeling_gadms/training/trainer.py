@@ -28,6 +28,7 @@ from ..hub.pushes import HubPushes
 from ..hub.run_facts import FACTS_FILE, facts_of_run
 from ..modeling_gadms import GADMSModel, GADMSPreTrainedModel
 from ..noise.rewriting import AS_FOUND, POSTERIOR
+from ..noise.swaps import refuse_nothing_to_swap
 from ..person_retrieval.ranking import DIRECTIONS, METRICS
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns, read_row
@@ -102,6 +103,8 @@ class GADMSTrainer(HubPushes):
                 f"the model is spread over {', '.join(places)}, and training needs it on one device: load it without "
                 "device_map"
             )
+        if args.swap_negatives and isinstance(train_dataset, datasets.Dataset):
+            refuse_nothing_to_swap(train_dataset)
         collator = PairCollator(
             processing_class,
             seed=args.seed if args.data_seed is None else args.data_seed,
@@ -110,6 +113,7 @@ class GADMSTrainer(HubPushes):
             erasing_probability=args.erasing_probability,
             hidden_spans=args.hidden_spans,
             draw_words=args.draw_words,
+            swap_negatives=args.swap_negatives,
             pad_to_multiple_of=PAD_TO_MULTIPLE_OF if args.compile_layers else 1,
         )
         config: Any = model.config

@@ -50,6 +50,7 @@ from modeling_gadms.evaluation.published_results import (
     published,
 )
 from modeling_gadms.evaluation.rescoring import RESCORINGS, rescore
+from modeling_gadms.evaluation.twins import twin_accuracy
 from modeling_gadms.person_retrieval.ranking import retrieval_metrics, summarize_ranks
 
 METRICS = ["R@1", "R@5", "R@10", "mAP", "mINP"]
@@ -501,6 +502,24 @@ def test_the_command_leaves_a_table_json_model_index_and_pages(gadms, other, fol
         gap = expected["mAP"] - first["metrics"]["t2i"]["mAP"]["mean"]
         assert difference["differences"]["t2i"]["mAP"]["mean"] == pytest.approx(gap)
         assert f"mAP ({RESCORINGS[name]})" in (tmp_path / "out-2" / "model-index.yaml").read_text()
+
+
+def test_twins_are_drawn_and_told_apart_on_request(gadms, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--cache_dir", tmp_path / "cache", "--output_dir", out, "--use_cpu", "True", "--image_size", "32", "16"]
+    command = ["--model", gadms, "--benchmark", "synthetic", "--twins", "True", *options]
+    run_example(*command, "--num_persons", "8")
+    (result,) = json.loads((out / "results.json").read_text())["results"]
+    persons = {f"num_{split}_persons": 2 for split in ("train", "validation")} | {"num_test_persons": 8}
+    rows = load_evaluation_set("synthetic", synthetic_options={"image_size": (32, 16), "twins": True, **persons})
+    encoded = encode_retrieval_set(*load_retriever(gadms), rows, progress=False)
+    expected = twin_accuracy(encoded, [person ^ 1 for person in rows["person_id"]])
+    assert result["twin_accuracy"] == pytest.approx(vars(expected)) and result["captions"] == 32
+    assert f"| gadms | synthetic | {expected.mean:.2f} [" in capsys.readouterr().out.split("## Twins")[1]
+    assert run_example(*command, "--num_persons", "7") == 2
+    assert "num_test_persons must be even with twins" in capsys.readouterr().err
+    assert run_example(*command, "--split", "validation") == 2
+    assert "twins are drawn for test of synthetic, not for validation" in capsys.readouterr().err
 
 
 @pytest.fixture

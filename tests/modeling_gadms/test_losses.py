@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from modeling_gadms.losses_gadms import mtp_loss, sdm_loss, sigmoid_loss
+from modeling_gadms.losses_gadms import mtp_loss, sdm_loss, sigmoid_loss, swapped_logits
 
 
 def sdm_by_loops(images, texts, ids, temperature, eps=1e-8):
@@ -34,6 +34,49 @@ def test_sdm_equals_its_definition_with_gradients(ids):
         torch.autograd.grad(loss, (images, texts)), torch.autograd.grad(expected, (images, texts)), strict=True
     ):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+
+
+def swapped_sdm_by_loops(images, texts, ids, swaps, weights, temperature, eps=1e-8):
+    """Of image to text, a row ends with the image's own copies, each counted `weight` times, where nothing matches."""
+    total = sdm_by_loops(images, texts, ids, temperature, eps)
+    for row, image in enumerate(images):
+        cosines = [(image / image.norm()) @ (text / text.norm()) for text in [*texts, *swaps[row]]]
+        matches = [float(other == ids[row]) for other in ids] + [0.0] * len(swaps[row])
+        counts = [1.0] * len(texts) + weights[row].tolist()
+        for with_copies, last in ((True, len(cosines)), (False, len(texts))):  # the first in the place of the second
+            powers = [n * (c / temperature).exp() for n, c in zip(counts[:last], cosines[:last], strict=True)]
+            for power, match in zip(powers, matches[:last], strict=True):
+                p = power / sum(powers)
+                if p > 0:
+                    part = p * (p.log() - math.log(match / sum(matches) + eps)) / len(images)
+                    total = total + part if with_copies else total - part
+    return total
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2, 3], [7, 7, 2, 7], [5]])
+def test_swapped_captions_are_negatives_of_their_own_image_with_gradients(ids):
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (torch.randn(len(ids), 6, generator=generator, requires_grad=True) for _ in range(2))
+    near = texts.detach()[:, None] + 0.3 * torch.randn(len(ids), 3, 6, generator=generator)
+    swaps, weights = near.requires_grad_(), torch.rand(len(ids), 3, generator=generator)
+    weights[0, 1] = 0
+
+    def loss_of(temperature=0.1):
+        logits = swapped_logits(images, swaps, weights, temperature)
+        return sdm_loss(images, texts, torch.tensor(ids), temperature, swap_logits=logits)
+
+    loss, expected = loss_of(), swapped_sdm_by_loops(images, texts, ids, swaps, weights, 0.1)
+    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-5)
+    leaves = (images, texts, swaps)
+    for got, want in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(loss_of(), loss)
+    plain = sdm_loss(images, texts, torch.tensor(ids), 0.1)
+    weights.zero_()
+    torch.testing.assert_close(loss_of(), plain)
+    cold = loss_of(0.001)
+    assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(cold, leaves)) and cold.isfinite()
 
 
 def sigmoid_by_loops(images, texts, image_ids, text_ids, temperature, bias):

@@ -54,8 +54,9 @@ def a_chunk():
         {"sigmoid_bias": -10.0},
         {"chunk": a_chunk()},
         {"matching_weight": 1.0},
+        {"swap_input_ids": torch.empty(len(LENGTHS), 2, 9, dtype=torch.int64, device="meta")},
     ],
-    ids=["dual masking", "random masking", "no masks", "sigmoid loss", "chunk", "matching"],
+    ids=["dual masking", "random masking", "no masks", "sigmoid loss", "chunk", "matching", "swaps"],
 )
 def test_a_step_with_its_score_and_its_backward_pass_looks_at_no_value(options):
     model, batch = on_meta(matching_head="matching_weight" in options)

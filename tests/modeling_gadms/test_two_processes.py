@@ -76,6 +76,19 @@ def matching_and_gradients(rows=slice(None)):
     return {"loss": outputs.matching_loss, **gradients}
 
 
+def swaps_and_gradients(rows=slice(None)):
+    """Of the towers, with persons of which both halves have images, and two copies a caption of another width."""
+    model, persons = tiny_model(), torch.tensor([4, 7, 9, 7, 4, 4])[rows]
+    whole, copies = batch(), tiny_captions([9, 11, 5, 8, 6, 7, 3, 10, 4, 12, 8, 5], seed=1).view(6, 2, -1)
+    weights = torch.rand(len(LENGTHS), 2, generator=torch.Generator().manual_seed(5))
+    whole |= {"swap_input_ids": copies, "swap_weights": weights}
+    whole = {name: tensor[rows] for name, tensor in whole.items()}
+    outputs = model(**whole, person_ids=persons, masking=None)
+    outputs.loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.gadms.named_parameters()}
+    return {"loss": outputs.sdm_loss, **gradients}
+
+
 def divided(rows):
     """The loss, and the gradients that FSDP2 averages, of a model whose layers are divided over the processes."""
     model, mesh = tiny_model(), dist.device_mesh.init_device_mesh("cpu", (2,))
@@ -95,6 +108,7 @@ def work(path):
     mine = slice(3 * rank, 3 * rank + 3)
     found = losses_and_gradients(mine)
     found |= {f"sigmoid {name}": value for name, value in sigmoid_and_gradients(mine).items()}
+    found |= {f"swaps {name}": value for name, value in swaps_and_gradients(mine).items()}
     found |= {f"divided {name}": value for name, value in divided(mine).items()}
     found |= {f"half {name}": value for name, value in half_precision(mine).items()}
     found |= {f"matching {name}": value for name, value in matching_and_gradients(mine).items()}
@@ -137,6 +151,15 @@ def test_the_mean_sigmoid_loss_over_processes_is_that_of_the_joint_batch_with_it
         halves = [found[f"sigmoid {name}"] for found in by_two]
         torch.testing.assert_close(sum(halves) / 2, expected, atol=2e-4, rtol=1e-3, msg=name)
     assert by_two[0]["sigmoid loss"] != by_two[1]["sigmoid loss"], "each has the rows of its own images"
+
+
+def test_swapped_captions_of_both_processes_are_in_the_loss_of_the_joint_batch_with_its_gradient(by_two):
+    one = swaps_and_gradients()
+    for name, expected in one.items():
+        halves = [found[f"swaps {name}"] for found in by_two]
+        torch.testing.assert_close(sum(halves) / 2, expected, atol=2e-4, rtol=1e-3, msg=name)
+    plain = tiny_model()(**batch(), person_ids=torch.tensor([4, 7, 9, 7, 4, 4]), masking=None)
+    assert one["loss"] > plain.loss + 0.1
 
 
 def test_divided_layers_give_the_loss_and_gradient_of_the_joint_batch(by_two):

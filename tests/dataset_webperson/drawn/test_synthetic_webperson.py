@@ -526,6 +526,7 @@ def test_every_option_and_the_version_have_a_cache_of_their_own(tmp_path, monkey
         {"views_per_person": 3},
         {"noise_rate": 0.31},
         {"mistake_correlation": 0.5},
+        {"twins": True},
         {"seed": 1},
     ]
     folders = [

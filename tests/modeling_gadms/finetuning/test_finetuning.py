@@ -315,7 +315,7 @@ def test_two_processes_in_chunks_fine_tune_as_one(tmp_path):
 
 def test_a_resumed_fine_tuning_equals_one_never_interrupted(tmp_path):
     options = ["--num_train_epochs", "3", "--save_total_limit", "3", "--instances_per_person", "2"]
-    options += ["--layer_decay", "0.7", "--matching_weight", "0.5"]
+    options += ["--layer_decay", "0.7", "--matching_weight", "0.5", "--swap_negatives", "1"]
     whole = finetune(["--output_dir", str(tmp_path / "whole"), *options])
     steps = whole.state.max_steps // 3
     checkpoint = tmp_path / "whole" / f"checkpoint-{steps}"
