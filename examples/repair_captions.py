@@ -8,16 +8,17 @@ r"""Find the caption words that speak against their image, and write a data set 
     python examples/repair_captions.py --model_name_or_path openai/clip-vit-base-patch16 --dataset_name org/webperson \
         --steps 20000 --num_workers 8 --output_dir data/webperson-repaired
 
-Patch evidence (`modeling_gadms/noise/patch_evidence.py`) learns which words go with which patches from the captions as
-they are. Then, by MODE:
+For `repair` and `sample`, a reader (`modeling_gadms/noise/value_reader.py`) learns from the captions as they are which
+value of a word's family an image shows, for `hide` patch evidence (`patch_evidence.py`) which words go with which
+patches. Then, by MODE:
 
 - repair: each word of a family gives way to the likeliest value; `caption1_as_found` keeps the old caption
 - sample: captions stay, and `caption1_posterior` lists what could be true, for training with --draw_words
 - hide: tokens that make their image much less likely are listed in `caption1_hidden_spans`, for --hidden_spans
 
 OUTPUT_DIR is written as parquet, its galleries unchanged; OUTPUT_DIR-report.json sums up what was changed,
-OUTPUT_DIR.html shows some of it, and OUTPUT_DIR-evidence.safetensors holds what was learnt. An interrupted run,
-started again, keeps finished files and, if learning had finished, what was learnt.
+OUTPUT_DIR.html shows some of it, and OUTPUT_DIR-reader.safetensors (of `hide`: OUTPUT_DIR-evidence.safetensors) holds
+what was learnt. An interrupted run, started again, keeps finished files and, if learning had finished, its result.
 """
 
 import json
@@ -37,7 +38,6 @@ from dataset_webperson.release_shards import write_whole
 from dataset_webperson.rows.streaming import ShuffledParquet
 from modeling_gadms.noise.arguments import RepairArguments
 from modeling_gadms.noise.changes import change_of
-from modeling_gadms.noise.kept_evidence import kept_evidence
 from modeling_gadms.noise.patch_evidence import refuse_unfit
 from modeling_gadms.noise.repair_report import summarize, write_repair_page
 from modeling_gadms.noise.repaired_captions import refuse_repaired, refuse_unnamed, with_same_columns
@@ -47,11 +47,11 @@ from modeling_gadms.training.command_line import parse_arguments
 from modeling_gadms.training.starting_points import load_starting_point
 
 
-def refuse_taken(output_dir: str) -> None:
+def refuse_taken(output_dir: str, learnt: str) -> None:
     """Stop before writing over an earlier result; what an interrupted run left is its own."""
     names = [output_dir]
     if not os.path.exists(output_dir + ".partial"):
-        names += [f"{output_dir}-evidence.safetensors", f"{output_dir}-report.json", f"{output_dir}.html"]
+        names += [f"{output_dir}-{learnt}.safetensors", f"{output_dir}-report.json", f"{output_dir}.html"]
     for path in names:
         if os.path.exists(path):
             raise FileExistsError(f"{path} already exists: delete it, or choose another --output_dir")
@@ -69,9 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
     source, args = parse_arguments(kinds, arguments, description=__doc__, renamed=renamed)
     out = os.path.abspath(args.output_dir)
     work = out + ".partial"
-    refuse_taken(out)
+    learnt = "evidence" if args.mode == "hide" else "reader"
+    refuse_taken(out, learnt)
     if source.streaming:
-        raise DataError("streaming: patch evidence reads rows in any order; load the data set without it")
+        raise DataError("streaming: rows are read in any order here; load the data set without it")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise DataError("this runs as one process: start it with `python`, not with a launcher")
 
@@ -91,28 +92,17 @@ def main(arguments: list[str] | None = None) -> None:
     free = ("output_dir", "device", "num_workers")  # they may differ between a run and its continuation
     begin(work, {name: value for name, value in settings.items() if name not in free})
 
-    folder, kept = os.path.join(work, "main", "data"), os.path.join(work, "evidence.safetensors")
+    folder, kept = os.path.join(work, "main", "data"), os.path.join(work, f"{learnt}.safetensors")
     for split, rows in (("validation", validation), ("test", test)):
         file = os.path.join(folder, f"{split}-00000-of-00001.parquet")
         if rows is not None and not os.path.exists(file):  # first, so that a missing image is reported now
             write_whole(with_same_columns(rows, args.mode), file)
-    evidence = kept_evidence(
-        gadms,
-        processor,
-        train,
-        kept,
-        steps=args.steps,
-        tower_learning_rate=args.tower_learning_rate,
-        batch_size=args.batch_size,
-        seed=args.seed,
-        num_workers=args.num_workers,
-    )
-    change, estimated = change_of(args, evidence, processor, train, families)
+    change, estimated = change_of(args, gadms, processor, train, families, kept)
     files = write_shards(train, folder, change, args.rows_per_shard)
     summary = estimated | summarize(files)
     write_json(f"{out}-report.json", settings | summary)
     write_repair_page(f"{out}.html", files[0], summary)
-    with replacing(f"{out}-evidence.safetensors") as temporary:
+    with replacing(f"{out}-{learnt}.safetensors") as temporary:
         shutil.copyfile(kept, temporary)
     os.replace(os.path.join(work, "main"), out)  # last: the folder is there only when all else is
     shutil.rmtree(work)

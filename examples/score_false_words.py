@@ -12,8 +12,8 @@ The methods, of a model as it is: `random`; `cosine` of the token to the image, 
 `gass`, the paper's score, and `gass-released`, that of its released code; `clip4dm`, signed gradient times attention;
 `masked`, how far the match falls without the word; `phrase`, the cosine of its noun phrase alone; `swap`, the caption
 against itself with other words of the family; `surprise` of the decoder, if the model has one.
-Of patch evidence learnt from the training captions: `evidence`; `posterior`, the probability within the word's family;
-`entropy` of where in the image it is found.
+Learnt from the training captions: `evidence` of patches, and the `entropy` of where in the image it is found;
+`posterior`, what a reader of values says of the word within its family.
 With labels, as ceilings: `all` scores in one, and `oracle`, a classifier taught the true attributes of other persons.
 Prints tables and writes them, with all figures as JSON, to OUTPUT_FILE.md and OUTPUT_FILE.json.
 """
@@ -29,11 +29,13 @@ import datasets
 from dataset_webperson import DataError
 from dataset_webperson.command_line import CommandParser, command
 from dataset_webperson.files import write_json, write_text
-from modeling_gadms.noise.detectors import METHODS, ORACLE, WITH_EVIDENCE, refuse_method, word_suspicions
+from modeling_gadms.noise.detectors import METHODS, ORACLE, POSTERIOR, WITH_EVIDENCE, refuse_method, word_suspicions
 from modeling_gadms.noise.joined_scores import joined
 from modeling_gadms.noise.patch_evidence import train_patch_evidence
 from modeling_gadms.noise.score_files import read_scores
 from modeling_gadms.noise.score_tables import figures, written
+from modeling_gadms.noise.value_reader import train_value_reader
+from modeling_gadms.noise.word_families import families_for
 from modeling_gadms.noise.word_groups import word_groups
 from modeling_gadms.rows import caption_columns
 from modeling_gadms.training.starting_points import has_decoder, load_starting_point
@@ -86,13 +88,16 @@ def scores_of_methods(args: argparse.Namespace, data: datasets.DatasetDict) -> d
     gadms, decoder = model.gadms.eval(), model.eval() if has_decoder(args.model_name_or_path) else None
     for name in methods:
         refuse_method(name, gadms, data["test"], decoder)
-    evidence = None
+    evidence = reader = None
+    learning = (args.evidence_steps, args.tower_learning_rate)
+    if POSTERIOR in methods:
+        families = families_for(data["train"].column_names)
+        reader = train_value_reader(gadms, processor, data["train"], families, *learning)
     if set(methods) & set(WITH_EVIDENCE):
-        evidence = train_patch_evidence(gadms, processor, data["train"], args.evidence_steps, args.tower_learning_rate)
+        evidence = train_patch_evidence(gadms, processor, data["train"], *learning)
     options: dict[str, Any] = {"decoder": decoder, "oracle_persons": args.oracle_persons}
     return {
-        name: word_suspicions(name, gadms, processor, data["train"], data["test"], evidence, **options)
-        for name in methods
+        name: word_suspicions(name, gadms, processor, data["test"], evidence, reader, **options) for name in methods
     }
 
 

@@ -101,11 +101,14 @@ KNOWN = "gallery/test_gallery_adding.py::test_ids_that_end_in_zeros_are_known"
 NO_ZEROS = "np.array([np.bytes_(bytes.fromhex(number)[:-1])])"
 Z = "gallery/test_gallery_calibration.py::test_a_cosine_is_standardised_by_those_of_all_images"
 HALVES = "gallery/test_gallery_calibration.py::test_a_half_is_judged_by_the_curve_of_the_other"
-POSTERIORS = "noise/test_repaired_captions.py::test_probabilities_are_those_of_loops_over_values"
-NUMBERS = "noise/test_repaired_captions.py::test_the_numbers_of_a_family_are_found_without_knowing_the_truth"
+ANSWERS = "noise/test_repaired_captions.py::test_answers_losses_and_gradients_are_those_of_one_word_at_a_time"
+BAYES = (
+    "noise/test_repaired_captions.py::test_what_is_true_follows_by_bayes_rule_and_unshown_families_keep_their_words"
+)
+NUMBERS = "noise/test_repaired_captions.py::test_temperatures_and_the_share_of_false_words_are_found_blindly"
 DRAWN_WORDS = "noise/test_repaired_captions.py::test_drawn_words_follow_seed_epoch_and_image_and_leave_the_rest_alone"
 PUT_IN = "noise/test_repaired_captions.py::test_words_are_put_in_by_their_probability"
-VALUES = "noise/test_repaired_captions.py::test_evidence_of_values_is_the_score_of_the_caption_that_says_them"
+PLACES = "noise/test_repaired_captions.py::test_words_are_found_with_the_tokens_around_them"
 QUALITY, PERSONS_DRAWN = "false_words/test_word_detection.py", "test_intervals_draw_whole_persons_and_hold_the_figure"
 DETECTORS = "noise/test_detectors.py"
 MATCHING = "test_matching.py"
@@ -1006,24 +1009,24 @@ mutants(
 )
 
 mutants(
-    "noise/word_posteriors.py",
-    ("a false word may say the truth", "/ (1 - frequency)[:, None]", "/ np.ones((len(frequency), 1))", POSTERIORS),
-    ("mistakes are left in what is said", "for _ in range(STEPS):", "for _ in range(0):", POSTERIORS),
-    ("what is said does not count", "true = true * says[:, said].T", "true = true * 1.0", POSTERIORS),
+    "noise/value_reader.py",
     (
-        "the least sure tenth",
-        "surest >= np.quantile(surest, 1 - SUREST)",
-        "surest <= np.quantile(surest, SUREST)",
-        NUMBERS,
+        "a false word may say the truth",
+        "/ (1 - self.frequency)[None]",
+        "* torch.ones_like(self.frequency)[None]",
+        ANSWERS,
     ),
+    ("another word's attention", "column = torch.arange(", "column = 0 * torch.arange(", ANSWERS),
+    ("what is said does not count", ".exp().double() * self.says(places).double()", ".exp().double()", BAYES),
+    ("rare words of unshown families give way", "UNSHOWN_DOUBT = 0.49", "UNSHOWN_DOUBT = 0.9", BAYES),
     ("families that images do not show", "LEAST_GAIN = 0.02", "LEAST_GAIN = -1.0", NUMBERS),
-    ("the share of the worst family", "families.values()], CLEAREST)", "families.values()], 1 - CLEAREST)", NUMBERS),
+    ("the worst temperature", "best = losses.argmin(dim=0)", "best = losses.argmax(dim=0)", NUMBERS),
 )
 
 mutants(
-    "noise/value_evidence.py",
-    ("the token before for the token after", "*tokens, place[2]]", "*tokens, place[1]]", VALUES),
-    ("sum of a value's tokens", "1 / (len(of_value) * len(words[-1]))", "1.0", VALUES),
+    "noise/word_places.py",
+    ("the word itself", "ids[: inside[0]][-REACH:]", "ids[: inside[0] + 1][-REACH:]", PLACES),
+    ("the far end of the caption", "ids[inside[-1] + 1 :][:REACH]", "ids[inside[-1] + 1 :][-REACH:]", PLACES),
 )
 
 mutants(

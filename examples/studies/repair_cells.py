@@ -1,4 +1,4 @@
-"""One cell of the repair study: captions as they are, repaired or true, and what training on them gives."""
+"""One cell of the repair study: captions as they are, mended or true, and what training on them gives."""
 
 import argparse
 import json
@@ -7,26 +7,28 @@ from typing import Any
 
 import datasets
 import numpy as np
-from masking_cells import DATA_SEED, EVIDENCE_TOWER_RATE, SMALL_CLIP, kept_cell, recipe_trainer
+from masking_cells import DATA_SEED, SMALL_CLIP, kept_cell, recipe_trainer
 from repair_words import CAPTIONS
 from scored_words import drawn_data
 from transformers import set_seed
 
 from dataset_webperson.drawn.attributes import WORDS
 from modeling_gadms.evaluation.metrics import evaluate_embeddings, query_values
-from modeling_gadms.noise.detectors import word_suspicions
-from modeling_gadms.noise.kept_evidence import kept_evidence
-from modeling_gadms.noise.repaired_captions import POSTERIOR, add_posteriors, calibrate_families, repaired
+from modeling_gadms.noise.kept_evidence import kept_reader
+from modeling_gadms.noise.repaired_captions import FEATURE, add_posteriors, count_words
+from modeling_gadms.noise.rewriting import POSTERIOR, repaired
 from modeling_gadms.noise.word_families import drawn_families
 from modeling_gadms.training.starting_points import load_starting_point
 
-CELLS = "none", "repair", "oracle", "true"
+TOWER_RATE = 5e-4  # of the reader's image tower
+CELLS = "none", "repair", "sample", "deleted", "oracle", "true"
+LEARNT = "repair", "sample"  # these depend on what was learnt of false words
 
 
-def evidence_and_rows(
+def rows_with_posteriors(
     noise_rate: float, args: argparse.Namespace, setting: dict[str, Any]
-) -> tuple[datasets.Dataset, float, list[list[float]]]:
-    """The training rows with posteriors, the estimated share of false words, and the suspicion of plain evidence."""
+) -> tuple[datasets.Dataset, float]:
+    """The training rows with posteriors, and the estimated share of false words."""
     size = tuple(args.image_size)
     rows = drawn_data(size, args.num_persons, noise_rate, DATA_SEED).as_dataset(split="train")
     names = [f"{name}_{POSTERIOR}" for name in CAPTIONS]
@@ -34,39 +36,42 @@ def evidence_and_rows(
     def look() -> dict[str, Any]:
         set_seed(0)
         model, processor = load_starting_point(SMALL_CLIP, size)
-        evidence = kept_evidence(
+        families = drawn_families()
+        reader = kept_reader(
             model.gadms,
             processor,
             rows,
-            os.path.join(args.output_dir, f"evidence_{noise_rate}.safetensors"),
-            steps=args.evidence_steps,
-            tower_learning_rate=EVIDENCE_TOWER_RATE,
+            families,
+            os.path.join(args.output_dir, f"reader_{noise_rate}.safetensors"),
+            steps=args.reader_steps,
+            tower_learning_rate=TOWER_RATE,
             batch_size=64,
             seed=0,
             num_workers=0,
         )
-        calibrated = calibrate_families(evidence, processor, rows, drawn_families())
-        found = add_posteriors(evidence, processor, rows, calibrated).select_columns(names).to_dict()
-        plain = word_suspicions("evidence", model.gadms, processor, rows, rows, evidence)
-        return {"share_false": calibrated.share_false, "plain": plain, **found}
+        found = add_posteriors(reader, processor, rows, count_words(rows, families))
+        return {"share_false": reader.share_false.item(), **found.select_columns(names).to_dict()}
 
     kept = kept_cell(os.path.join(args.output_dir, f"posteriors_{noise_rate}.json"), setting, look)
     for name in names:
-        rows = rows.add_column(name, kept[name])
-    return rows, kept["share_false"], kept["plain"]
+        rows = rows.add_column(name, kept[name], feature=FEATURE)
+    return rows, kept["share_false"]
 
 
 def captions_of(cell: str, rows: datasets.Dataset, noise_rate: float, args: argparse.Namespace) -> datasets.Dataset:
     """The training rows with the cell's captions."""
-    if cell == "none":
+    if cell in ("none", "sample"):
         return rows
     if cell == "true":
         return drawn_data(tuple(args.image_size), args.num_persons, 0.0, DATA_SEED).as_dataset(split="train")
     texts: dict[str, list[str]] = {name: [] for name in CAPTIONS}
     for row in rows.remove_columns("image"):
         for name in CAPTIONS:
-            posterior = row[f"{name}_{POSTERIOR}"] if cell == "repair" else true_words(row, name)
-            texts[name].append(repaired(row[name], posterior))
+            if cell == "deleted":
+                texts[name].append(without_false_words(row, name))
+            else:
+                posterior = row[f"{name}_{POSTERIOR}"] if cell == "repair" else true_words(row, name)
+                texts[name].append(repaired(row[name], posterior))
     rows = rows.remove_columns(list(texts))
     for name, captions in texts.items():
         rows = rows.add_column(name, captions)
@@ -86,6 +91,15 @@ def true_words(row: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return found
 
 
+def without_false_words(row: dict[str, Any], name: str) -> str:
+    caption = row[name]
+    for word in sorted(row[f"{name}_words"], key=lambda word: -word["start"]):
+        if word["is_false"]:
+            before, after = caption[: word["start"]].rstrip(), caption[word["end"] :].lstrip()
+            caption = before + after if after[:1] in (",", ".") else f"{before} {after}".strip()
+    return caption
+
+
 def train_cell(cell: str, noise_rate: float, seed: int, rows: datasets.Dataset, args: argparse.Namespace) -> dict:
     """Train on the cell's captions by the recipe of the masking table, without masks, and test both ways."""
     train = captions_of(cell, rows, noise_rate, args)
@@ -103,6 +117,7 @@ def train_cell(cell: str, noise_rate: float, seed: int, rows: datasets.Dataset, 
         output_dir=os.path.join(args.output_dir, "trainer"),
         num_train_epochs=args.epochs,
         logging_steps=25,
+        draw_words=cell == "sample",
     )
     trainer.train()
     trainer.evaluate()

@@ -8,24 +8,20 @@ import numpy as np
 
 from dataset_webperson.drawn.attributes import WORDS, value_of_words
 from modeling_gadms.false_words.word_detection import calibration_error, group_resamples, ranking_quality
-from modeling_gadms.noise.repaired_captions import POSTERIOR
+from modeling_gadms.noise.rewriting import POSTERIOR
 
 CAPTIONS = "caption1", "caption2"
 
 
-def detection(rows: datasets.Dataset, plain: list[list[float]]) -> dict[str, Any]:
-    """How well false words are found, and how often the right one is put in, by kinds of words; persons are drawn.
-
-    `plain` is what [`word_suspicions`] gives of evidence, caption after caption.
-    """
-    columns: dict[str, list] = {name: [] for name in ("attribute", "person", "evidence", "posterior")}
+def detection(rows: datasets.Dataset) -> dict[str, Any]:
+    """How well false words are found, and how often the right one is put in, by kinds of words; persons are drawn."""
+    columns: dict[str, list] = {name: [] for name in ("attribute", "person", "posterior")}
     flags: dict[str, list[bool]] = {name: [] for name in ("false", "right_before", "right_after", "changed")}
-    of_captions = iter(plain)
     for row in rows.remove_columns("image"):
         truth = json.loads(row["attributes"])
         for name in CAPTIONS:
             posteriors = {one["start"]: one for one in row[f"{name}_{POSTERIOR}"]}
-            for word, suspicion in zip(row[f"{name}_words"], next(of_captions), strict=True):
+            for word in row[f"{name}_words"]:
                 attribute = word["attribute"]
                 if word["start"] not in posteriors:
                     continue  # beyond the tower's length
@@ -35,7 +31,6 @@ def detection(rows: datasets.Dataset, plain: list[list[float]]) -> dict[str, Any
                 values = [value_of_words(attribute, text.lower()) for text in (said, best)]
                 columns["attribute"].append(attribute)
                 columns["person"].append(row["person_id"])
-                columns["evidence"].append(suspicion)
                 columns["posterior"].append(1 - one["probabilities"][0])
                 flags["false"].append(word["is_false"])
                 flags["right_before"].append(values[0] == truth[attribute])
@@ -57,13 +52,11 @@ def detection(rows: datasets.Dataset, plain: list[list[float]]) -> dict[str, Any
 
 def _group(found: dict[str, np.ndarray]) -> dict[str, Any]:
     weights = group_resamples(found["person"], 100)
-    result: dict[str, Any] = {}
-    for score in ("evidence", "posterior"):
-        drawn = [ranking_quality(found[score], found["false"], part[None].astype(float))[0][0] for part in weights]
-        low, high = np.nanquantile(drawn, (0.025, 0.975))
-        result[score] = {"mean": ranking_quality(found[score], found["false"])[0], "low": low, "high": high}
-    changed = found["changed"]
-    return result | {
+    score, changed = found["posterior"], found["changed"]
+    drawn = [ranking_quality(score, found["false"], part[None].astype(float))[0][0] for part in weights]
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return {
+        "posterior": {"mean": ranking_quality(score, found["false"])[0], "low": low, "high": high},
         **{name: float(found[name].mean()) for name in ("right_before", "right_after", "changed")},
         "false_of_changed": float(found["false"][changed].mean()) if changed.any() else 0.0,
         "right_of_changed": float(found["right_after"][changed].mean()) if changed.any() else 0.0,

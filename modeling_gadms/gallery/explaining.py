@@ -15,7 +15,7 @@ from ..modeling_gadms import GADMSModel
 from ..noise.kept_evidence import load_evidence
 from ..tokenization_gadms import clean_caption
 
-EVIDENCE = "patch_evidence.safetensors"  # beside the model; `examples/repair_captions.py` writes it
+EVIDENCE = "patch_evidence.safetensors"  # beside the model; `examples/repair_captions.py --mode hide` writes it
 AGAINST = -0.5  # nats; a word is named that makes its image exp(0.5) times less likely than other images
 
 

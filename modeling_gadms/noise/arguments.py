@@ -11,7 +11,7 @@ MODES = "repair", "sample", "hide"
 
 @dataclass
 class RepairArguments:
-    """What to do with the words that speak against their image, and how evidence of it is learnt."""
+    """What to do with the words that speak against their image, and how these are learnt."""
 
     _argument_group_name = "repair"
 
@@ -30,8 +30,10 @@ class RepairArguments:
             "help": "JSON of the words that can stand in each other's place (default: of a person's looks and things)."
         },
     )
-    steps: int = field(default=1200, metadata={"help": "Batches that patch evidence learns from."})
-    batch_size: int = field(default=64, metadata={"help": "Images per batch, among which a word must find its own."})
+    steps: int = field(default=1200, metadata={"help": "Batches to learn from."})
+    batch_size: int = field(
+        default=64, metadata={"help": "Images per batch; of `hide`, a word must find its own among them."}
+    )
     tower_learning_rate: float = field(
         default=1e-5, metadata={"help": "Learning rate of the image tower; 0 freezes it. The small CLIP wants 5e-4."}
     )

@@ -18,7 +18,6 @@ from ..towers_gadms import CLIP, is_causal, kind_of
 from .attribute_oracle import oracle_trust, train_oracle
 from .caption_trust import phrase_cosines, swap_contrasts
 from .patch_evidence import PatchEvidence
-from .repaired_captions import POSTERIOR, add_posteriors, calibrate_families
 from .token_trust import (
     CLIP4DM_PREFIX,
     PASSES,
@@ -32,9 +31,11 @@ from .token_trust import (
     random_scores,
     released_gass,
 )
+from .value_reader import ValueReader
 from .word_families import families_for
+from .word_places import said_batches
 
-WITH_EVIDENCE = "evidence", "posterior", "entropy"
+WITH_EVIDENCE, POSTERIOR = ("evidence", "entropy"), "posterior"
 OF_TOKENS = {
     "random": random_scores,
     "cosine": image_cosines,
@@ -46,7 +47,7 @@ OF_TOKENS = {
 }
 ORACLE, ORACLE_EPOCHS = "oracle", 10
 OF_CAPTIONS = "phrase", "swap"
-METHODS = *OF_TOKENS, "surprise", *OF_CAPTIONS, *WITH_EVIDENCE, ORACLE
+METHODS = *OF_TOKENS, "surprise", *OF_CAPTIONS, *WITH_EVIDENCE, POSTERIOR, ORACLE
 PREFIXES = {"clip4dm": CLIP4DM_PREFIX}  # before each caption
 TokenScores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # ids, word of each or -1 -> (B, T), high: trusted
 Found = list[list[float | None]]  # for each caption how far each of its words is trusted; None where nothing is known
@@ -56,9 +57,9 @@ def word_suspicions(
     method: str,
     model: GADMSModel,
     processor: GADMSProcessor,
-    train: datasets.Dataset,
     test: datasets.Dataset,
     evidence: PatchEvidence | None = None,
+    reader: ValueReader | None = None,
     batch_size: int = 100,
     decoder: GADMSForPreTraining | None = None,
     oracle_persons: int = 6000,
@@ -72,9 +73,9 @@ def word_suspicions(
         method (`str`): one of `METHODS`.
         model ([`GADMSModel`]): in evaluation mode.
         processor ([`GADMSProcessor`]): its processor.
-        train (`datasets.Dataset`): captioned images that `posterior` is calibrated on; their truth is not read.
         test (`datasets.Dataset`): with columns `caption1_words`, ...
-        evidence ([`PatchEvidence`], *optional*): for the methods of `WITH_EVIDENCE`, learnt from `train`.
+        evidence ([`PatchEvidence`], *optional*): for the methods of `WITH_EVIDENCE`, learnt from other captions.
+        reader ([`ValueReader`], *optional*): for the method `posterior`, learnt from other captions.
         batch_size (`int`): test images at a time.
         decoder ([`GADMSForPreTraining`], *optional*): for the method `surprise`, with a trained decoder.
         oracle_persons (`int`): drawn for the method `oracle` to be taught.
@@ -85,8 +86,10 @@ def word_suspicions(
     refuse_method(method, model, test, decoder)
     if method in WITH_EVIDENCE and evidence is None:
         raise ValueError(f"{method} needs patch evidence")
-    if method == "posterior" and evidence is not None:
-        return _filled(_posteriors(evidence, processor, train, test))
+    if method == POSTERIOR:
+        if reader is None:
+            raise ValueError("posterior needs a value reader")
+        return _filled(_doubts(reader, processor, test))
     if method == ORACLE:
         first = test[0]["image"]
         oracle = train_oracle((first.height, first.width), oracle_persons, ORACLE_EPOCHS)
@@ -181,17 +184,23 @@ def _of_words(scores: TokenScores, processor: GADMSProcessor, prefix: str, part:
     ]
 
 
-def _posteriors(
-    evidence: PatchEvidence, processor: GADMSProcessor, train: datasets.Dataset, test: datasets.Dataset
-) -> Found:
-    calibrated = calibrate_families(evidence, processor, train, families_for(train.column_names))
-    found = add_posteriors(evidence, processor, test, calibrated).remove_columns("image")
-    result: Found = []
-    for row in found:
-        for name in caption_columns(test.column_names):
-            true = {one["start"]: one["probabilities"][0] for one in row[f"{name}_{POSTERIOR}"]}
-            result.append([1 - true[w["start"]] if w["start"] in true else None for w in row[f"{name}_words"]])
-    return result
+def _doubts(reader: ValueReader, processor: GADMSProcessor, test: datasets.Dataset) -> Found:
+    """Probability of each listed word to be false."""
+    names, device = caption_columns(test.column_names), reader.frequency.device
+    found: Found = []
+    for batch in said_batches(processor, test, families_for(test.column_names), batch_size=64):
+        places = batch.places.to(device)
+        true = reader.probabilities(batch.pixel_values.to(device), places)
+        doubts = {
+            (row, name, word.start): 1 - shares[said]
+            for (row, name, word), shares, said in zip(places.words, true, places.said.tolist(), strict=True)
+        }
+        first = len(found) // len(names)
+        part = test.select_columns([f"{name}_words" for name in names])[first : first + len(batch.image_paths)]
+        for row in range(len(batch.image_paths)):
+            for name in names:
+                found.append([doubts.get((row, name, word["start"])) for word in part[f"{name}_words"][row]])
+    return found
 
 
 def _filled(found: Sequence[Sequence[float | None]]) -> list[list[float]]:

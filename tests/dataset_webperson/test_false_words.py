@@ -16,7 +16,7 @@ sys.path.insert(0, str(EXAMPLES))
 
 import score_false_words  # noqa: E402
 
-SMALL = ["--image_size", "64", "32", "--num_train_persons", "70", "--num_test_persons", "20", "--noise_rate", "0.4"]
+SMALL = ["--image_size", "64", "32", "--num_train_persons", "80", "--num_test_persons", "20", "--noise_rate", "0.4"]
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +28,16 @@ def benchmark(tmp_path_factory):
 
 def test_the_benchmark_loads_as_two_noisy_splits_of_other_persons(benchmark, tmp_path, capsys):
     data = datasets.load_dataset(str(benchmark), cache_dir=str(tmp_path))
-    assert {name: len(rows) for name, rows in data.items()} == {"train": 70, "test": 20}
+    assert {name: len(rows) for name, rows in data.items()} == {"train": 80, "test": 20}
     assert not set(data["train"]["person_id"]) & set(data["test"]["person_id"])
     options = {"image_size": (64, 32), "views_per_person": 1, "noise_rate": 0.4, "seed": 0, "mistake_correlation": 0.5}
-    for row, expected in zip(data["test"], generate_rows("train", 70, 90, **options), strict=True):
+    for row, expected in zip(data["test"], generate_rows("train", 80, 100, **options), strict=True):
         assert row["caption2_words"] == expected["caption2_words"] and row["caption1"] == expected["caption1"]
         assert row["image"].size == (32, 64)
     flags = [word["is_false"] for rows in data.values() for words in rows["caption1_words"] for word in words]
     assert np.mean(flags) == pytest.approx(0.4, abs=0.06)
     card = (benchmark / "README.md").read_text()
-    assert "70 drawn images to learn from and 20 to be scored, 64 x 32 pixels" in card and "$" not in card
+    assert "80 drawn images to learn from and 20 to be scored, 64 x 32 pixels" in card and "$" not in card
     taken, wrong = ["--output_dir", str(benchmark)], ["--output_dir", "x", "--noise_rate", "1"]
     for given, words in ((taken, "already exists"), (wrong, "noise_rate")):
         assert write(given) == 2 and words in capsys.readouterr().err

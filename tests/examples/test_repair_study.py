@@ -19,7 +19,7 @@ import repair_words  # noqa: E402
 
 from dataset_webperson.drawn.attributes import value_of_words  # noqa: E402
 
-SMALL = {"num_train_persons": 32, "num_validation_persons": 2, "num_test_persons": 2}
+SMALL = {"num_train_persons": 40, "num_validation_persons": 2, "num_test_persons": 2}
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +36,13 @@ def drawn(tmp_path_factory):
 
 def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(repair_cells, "drawn_data", drawn)
-    hits = {"none": 0.5, "repair": 0.6, "oracle": 0.7, "true": 0.8}
+    hits = {"none": 0.5, "repair": 0.6, "sample": 0.6, "deleted": 0.4, "oracle": 0.7, "true": 0.8}
     trained = []
 
     def train(cell, noise_rate, seed, rows, args):
         trained.append((cell, seed))
         captions = repair_cells.captions_of(cell, rows, noise_rate, args)
-        assert len(captions) == 64 and captions[0]["caption1"]
+        assert len(captions) == 80 and captions[0]["caption1"]
         values = [100.0 * (number / 40 < hits[cell]) for number in range(40)]
         return {
             "values": {way: values for way in ("t2i", "i2t")},
@@ -50,11 +50,11 @@ def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, cap
         }
 
     monkeypatch.setattr(repair_gain, "train_cell", train)
-    options = ["--noise_rates", "0.5", "--seeds", "0", "1", "--num_persons", "32", "--evidence_steps", "2"]
+    options = ["--noise_rates", "0.5", "--seeds", "0", "1", "--num_persons", "32", "--reader_steps", "2"]
     options += ["--output_dir", str(tmp_path / "run"), "--results_dir", str(tmp_path / "results")]
     for _ in range(2):  # the second time all is kept
         repair_gain.main(options)
-    assert len(trained) == 8
+    assert len(trained) == 12
     found = json.loads((tmp_path / "results" / "repair_gain.json").read_text())["results"]["0.5"]
     assert found["cells"]["repair"]["t2i"]["gain"]["mean"] == pytest.approx(10)
     assert found["words"]["groups"]["all"]["right_before"] == pytest.approx(0.5, abs=0.1)
@@ -87,6 +87,12 @@ def test_the_oracle_says_what_is_true_and_leaves_what_is_made_up(drawn, monkeypa
             shift += len(new) - len(said)
         assert abs(len(other["caption1"]) - len(row["caption1"]) - shift) <= len(row["caption1_words"])  # articles
     assert right > 40
+    deleted = repair_cells.captions_of("deleted", rows, 0.5, args)
+    for row, other in zip(rows, deleted, strict=True):
+        kept = list(row["caption2"])
+        for start, end in row["caption2_false_spans"]:
+            kept[start:end] = " " * (end - start)
+        assert other["caption2"].replace(" ", "") == "".join(kept).replace(" ", "") and "  " not in other["caption2"]
     assert repair_cells.captions_of("none", rows, 0.5, args) is rows
     true = repair_cells.captions_of("true", rows, 0.5, args)
     assert not any(word["is_false"] for words in true["caption1_words"] for word in words)
@@ -105,9 +111,9 @@ def test_right_words_are_counted_before_and_after():
         "caption2_words": [{**words[0], "end": 6, "is_false": False}],
         "caption2_posterior": [{"start": 2, "end": 6, "words": ["blue"], "probabilities": [1.0]}],
     }
-    found = repair_words.detection(datasets.Dataset.from_list([row, {**row, "person_id": 2}]), [[1.0], [-1.0]] * 2)
+    found = repair_words.detection(datasets.Dataset.from_list([row, {**row, "person_id": 2}]))
     everything = found["groups"]["all"]
     assert (everything["right_before"], everything["right_after"], everything["changed"]) == (0.5, 1.0, 0.5)
     assert (everything["false_of_changed"], everything["right_of_changed"]) == (1.0, 1.0)
-    assert everything["evidence"]["mean"] == everything["posterior"]["mean"] == 1.0
+    assert everything["posterior"]["mean"] == 1.0
     assert found["calibration_error"] == pytest.approx(np.mean([0.2, 0.0]))

@@ -169,7 +169,7 @@ def test_words_that_patch_evidence_doubts_are_named(folder, monkeypatch):
     assert [nats for _, nats in found] == pytest.approx([nats for _, nats in expected], abs=1e-3)
     assert 0 < len(found) < 7
     file.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="not the patch evidence of this model"):
+    with pytest.raises(DataError, match="not learnt from this model"):
         gallery.explain(text, hit.id)
     file.unlink()
 

@@ -136,7 +136,7 @@ def test_a_phrase_ends_with_its_noun(words, number, phrase):
 
 def test_a_phrase_alone_has_the_cosine_of_its_text(pretrained, rows):
     model, processor = pretrained
-    found = word_suspicions("phrase", model.gadms, processor, rows, rows, batch_size=3)
+    found = word_suspicions("phrase", model.gadms, processor, rows, batch_size=3)
     images = unit_images(model, processor, rows)
     for (image, caption, words), scores in zip(places(rows), found, strict=True):
         texts = [phrase_around(caption, words, number) for number in range(len(words))]
@@ -146,7 +146,7 @@ def test_a_phrase_alone_has_the_cosine_of_its_text(pretrained, rows):
 
 def test_a_swap_is_judged_by_captions_with_each_other_value(pretrained, rows):
     model, processor = pretrained
-    found = word_suspicions("swap", model.gadms, processor, rows, rows.select(range(2)))
+    found = word_suspicions("swap", model.gadms, processor, rows.select(range(2)))
     images, unknown = unit_images(model, processor, rows), []
     for (image, caption, words), scores in zip(places(rows.select(range(2))), found, strict=True):
         for word, score in zip(words, scores, strict=True):
@@ -167,7 +167,7 @@ def test_a_swap_is_judged_by_captions_with_each_other_value(pretrained, rows):
 
 def test_surprise_masks_a_quarter_of_the_words_at_a_time(pretrained, rows):
     model, processor = pretrained
-    found = word_suspicions("surprise", model.gadms, processor, rows, rows, decoder=model)
+    found = word_suspicions("surprise", model.gadms, processor, rows, decoder=model)
     for (image, caption, words), scores in itertools.islice(zip(places(rows), found, strict=True), 4):
         encoded = processor.tokenizer([caption], return_offsets_mapping=True, return_tensors="pt")
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"][0].tolist()
@@ -197,7 +197,7 @@ def test_a_prefix_moves_no_word(pretrained, rows, monkeypatch):
     model, processor = pretrained
     for prefix in ("", "a person, a shirt: "):
         monkeypatch.setattr("modeling_gadms.noise.detectors.PREFIXES", {"clip4dm": prefix})
-        found = word_suspicions("clip4dm", model.gadms, processor, rows, rows.select(range(2)))
+        found = word_suspicions("clip4dm", model.gadms, processor, rows.select(range(2)))
         for (image, caption, words), scores in zip(places(rows.select(range(2))), found, strict=True):
             encoded = processor.tokenizer([prefix + caption], return_offsets_mapping=True, return_tensors="pt")
             pixels = processor(images=[rows[image]["image"]], return_tensors="pt")["pixel_values"]
@@ -213,7 +213,7 @@ def test_a_prefix_moves_no_word(pretrained, rows, monkeypatch):
 def test_every_method_gives_a_number_for_each_word_and_refuses_what_it_cannot_read(pretrained, rows):
     model, processor = pretrained
     for method in ("random", "cosine", "nam", "gass", "gass-released", "masked"):
-        found = word_suspicions(method, model.gadms, processor, rows, rows, batch_size=8)
+        found = word_suspicions(method, model.gadms, processor, rows, batch_size=8)
         assert [len(scores) for scores in found] == [len(words) for *_, words in places(rows)]
         assert np.isfinite([score for scores in found for score in scores]).all()
     for method, reason in (("surprise", "asks the decoder"), ("oracle", "no column attributes")):

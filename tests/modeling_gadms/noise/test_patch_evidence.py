@@ -289,7 +289,7 @@ def test_kept_evidence_is_read_again_and_a_broken_file_is_refused(pair, tmp_path
     for content in (b"cut off", save({"reference_keys": torch.zeros(1)})):
         (tmp_path / "evidence.safetensors").write_bytes(content)
         with pytest.raises(
-            DataError, match="evidence.safetensors: broken, or not the patch evidence of this model; delete"
+            DataError, match="evidence.safetensors: broken, or not learnt from this model and for these words; delete"
         ):
             kept_evidence(*pair, tiny_rows(40), file, **options)
 

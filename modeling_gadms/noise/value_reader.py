@@ -1,0 +1,332 @@
+"""Reads from an image which value of a word's family is true, having learnt it from captions that are partly false.
+
+The word is hidden; the tokens around it and the family ask the patches of the image, and a softmax over the values of
+the family answers. What is compared with the caption is not that answer but what a speaker makes of it, who says a
+false value with the share `r` of false words (forward correction: Patrini et al., arXiv 1609.03683):
+
+    p(said = s) = (1 - r) p(true = s) + r f(s) sum over t != s of p(true = t) / (1 - f(t))
+
+with `f` the frequency of each value. So the answer is about what is true, and no word weighs more than the odds of a
+mistake. `r` is not given: where held-out rows are read most surely, it is how often the caption says something else
+(likelihood would not tell mistakes of the speaker from doubts of the reader). This is not part of the paper;
+`examples/studies` measures its worth.
+"""
+
+import copy
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+
+from dataset_webperson import DataError
+
+from ..modeling_gadms import GADMSModel
+from ..processing_gadms import GADMSProcessor
+from ..training.samplers import EpochSampler
+from .patch_evidence import refuse_unfit
+from .word_families import Family
+from .word_places import REACH, Places, SaidBatch, said_batches
+
+HELD_OUT, MOST_HELD_OUT = 0.1, 2000  # share of the rows, and rows
+LOOKS = 4  # parts of the training, between which held-out rows are looked at
+SUREST = 0.1  # share of the words, read most surely
+FIRST_SHARE, LEAST_SHARE, MOST_SHARE = 0.3, 0.01, 0.9  # of false words
+TEMPERATURES = np.linspace(0.0, 2.0, 41)  # tried, of each family
+LEAST_GAIN = 0.02  # nats a word: answers that explain what is said by less are left out
+UNSHOWN_DOUBT = 0.49  # at most: the word that is said stays the likeliest
+DROPOUT, WEIGHT_DECAY = 0.3, 0.3
+SHIFT = 1 / 32  # of the height, at most, that images are moved by
+
+
+class ValueReader(nn.Module):
+    """Attention from a word's place to the patches of an image tower, copied from a model; no text tower.
+
+    Args:
+        gadms ([`GADMSModel`]): its image tower and projection are copied.
+        families (`Mapping[str, Family]`): by name; their order numbers them.
+        embedding (`int`): width of the embeddings of tokens and families.
+        hidden (`int`): width of the hidden layers.
+        heads (`int`): of the attention.
+    """
+
+    frequency: torch.Tensor
+    temperature: torch.Tensor
+    share_false: torch.Tensor
+
+    def __init__(
+        self,
+        gadms: GADMSModel,
+        families: Mapping[str, Family],
+        embedding: int = 64,
+        hidden: int = 256,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        width, self.heads = gadms.config.projection_dim, heads
+        sizes = [len(family.values) for family in families.values()]
+        self.firsts = [0, *itertools.accumulate(sizes)]
+        self.tower = copy.deepcopy(gadms).float()
+        del self.tower.text_model, self.tower.text_projection
+        self.token = nn.Embedding(gadms.config.text_config.vocab_size, embedding)
+        self.family = nn.Embedding(len(sizes), embedding)
+        self.query = nn.Sequential(
+            nn.Linear((2 * REACH + 1) * embedding, hidden),
+            nn.GELU(),
+            nn.LayerNorm(hidden),
+            nn.Linear(hidden, hidden),
+        )
+        self.key, self.value = nn.Linear(width, hidden), nn.Linear(width, hidden)
+        self.answer = nn.Sequential(
+            nn.LayerNorm(2 * hidden),
+            nn.Linear(2 * hidden, hidden),
+            nn.GELU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(hidden, self.firsts[-1]),
+        )
+        owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        self.register_buffer("owner", owner, persistent=False)
+        self.register_buffer("frequency", torch.zeros(self.firsts[-1]))
+        self.register_buffer("temperature", torch.ones(len(sizes)))
+        self.register_buffer("share_false", torch.tensor(FIRST_SHARE))
+
+    def tower_parameters(self) -> list[nn.Parameter]:
+        return [*self.tower.vision_model.parameters(), *self.tower.visual_projection.parameters()]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        parts = self.token, self.family, self.query, self.key, self.value, self.answer
+        return [parameter for part in parts for parameter in part.parameters()]
+
+    def forward(self, pixel_values: torch.Tensor, places: Places) -> torch.Tensor:
+        """Log-probability of each value to be true, before the caption is asked.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`): images.
+            places ([`Places`]): N words, ordered by their row.
+
+        Returns:
+            `torch.Tensor` of shape `(N, V)`, float32, V the values of all families; very low beyond the word's own.
+        """
+        patches = self.tower.project_image_tokens(self.tower.vision_model(pixel_values).last_hidden_state)
+        near = self.token(places.near).flatten(1)
+        queries = self.query(torch.cat([near, self.family(places.families)], dim=1))
+
+        # the words of an image side by side, so that each image is attended to once
+        counts = torch.bincount(places.rows, minlength=len(patches))
+        column = torch.arange(len(queries), device=queries.device) - (counts.cumsum(0) - counts)[places.rows]
+        most = int(counts.max()) if len(queries) else 0
+        padded = queries.new_zeros(len(patches), most, queries.shape[1])
+        padded = padded.index_put((places.rows, column), queries)
+        split = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (padded, *self._of_patches(patches)))
+        seen = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)[places.rows, column]
+
+        logits = self.answer(torch.cat([seen, queries], dim=1)).float()
+        return logits.masked_fill(self._others(places), -1e9).log_softmax(dim=1)
+
+    def _of_patches(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.key(patches), self.value(patches)
+
+    def _others(self, places: Places) -> torch.Tensor:
+        return self.owner[None, :] != places.families[:, None]
+
+    def said(self, places: Places) -> torch.Tensor:
+        """Column of what each word says, `(N,)`."""
+        return torch.tensor(self.firsts, device=places.said.device)[places.families] + places.said
+
+    def says(self, places: Places) -> torch.Tensor:
+        """`(N, V)`: how likely a speaker says the word where each value is true."""
+        said, share = self.said(places)[:, None], self.share_false
+        chance = share * self.frequency[said] / (1 - self.frequency)[None]
+        return chance.scatter(1, said, (1 - share).expand_as(said).to(chance.dtype))
+
+    def tempered(self, log_true: torch.Tensor, places: Places) -> torch.Tensor:
+        """Log-probabilities of [`forward`] as far as they can be trusted: at temperature 0, the frequencies."""
+        log_frequency = self.frequency.log()[None]
+        logits = self.temperature[places.families, None] * (log_true - log_frequency) + log_frequency
+        return logits.masked_fill(self._others(places), -1e9).log_softmax(dim=1)
+
+    @torch.no_grad()
+    def probabilities(self, pixel_values: torch.Tensor, places: Places) -> list[np.ndarray]:
+        """How likely each value of a word's family is true, given image and caption, by Bayes' rule.
+
+        Of a family that the images do not show, every word is false with the share of false words, and none is
+        replaced for being rare.
+
+        Returns:
+            For each word an array of shape `(V,)`, float64, in the order of its family's values; it sums to 1.
+        """
+        if not places.words:
+            return []
+        true = self.tempered(self(pixel_values, places), places).exp().double() * self.says(places).double()
+        true = true / true.sum(dim=1, keepdim=True)
+        said = self.said(places)[:, None]
+        doubt = min(float(self.share_false), UNSHOWN_DOUBT)
+        frequency = self.frequency.double()[None].masked_fill(self._others(places), 0.0)
+        unshown = doubt * frequency / (1 - frequency.gather(1, said))
+        unshown = unshown.scatter(1, said, torch.full_like(said, 1 - doubt, dtype=torch.float64))
+        true = torch.where(self.temperature[places.families, None] > 0, true, unshown).cpu().numpy()
+        return [
+            row[self.firsts[family] : self.firsts[family + 1]]
+            for row, family in zip(true, places.families.tolist(), strict=True)
+        ]
+
+
+def said_loss(reader: ValueReader, log_true: torch.Tensor, places: Places) -> torch.Tensor:
+    """Negative log-likelihood of what each word says, `(N,)`, by the formula of this file."""
+    return -(log_true.exp() * reader.says(places)).sum(dim=1).clamp_min(1e-12).log()
+
+
+def train_value_reader(
+    model: GADMSModel,
+    processor: GADMSProcessor,
+    dataset: datasets.Dataset,
+    families: Mapping[str, Family],
+    steps: int,
+    tower_learning_rate: float,
+    head_learning_rate: float = 2e-3,
+    batch_size: int = 64,
+    seed: int = 0,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> ValueReader:
+    """Learn to read values from captioned images, on the model's device; the model itself stays as it is.
+
+    A tenth of the rows, 2,000 at most, is held out: the share of false words, and how far the answers of each family
+    can be trusted, are estimated from them.
+
+    Args:
+        model ([`GADMSModel`]): the image tower starts from its own.
+        processor ([`GADMSProcessor`]): its processor.
+        dataset (`datasets.Dataset`): rows with an image, its path and captions; the captions may be noisy.
+        families (`Mapping[str, Family]`): words that can stand in each other's place.
+        steps (`int`): batches to learn from.
+        tower_learning_rate (`float`): peak rate of the copied image tower; 0 leaves it as it is.
+        head_learning_rate (`float`): peak rate of the rest.
+        batch_size (`int`): images per batch.
+        seed (`int`): seed of everything random; torch's global generators are left alone.
+        num_workers (`int`): processes that read and prepare images ahead.
+        progress (`bool`): show bars.
+
+    Raises:
+        DataError: there are fewer rows than a batch, a column is missing, an image cannot be read, or no caption names
+            a value of a family.
+        FloatingPointError: the loss is not finite; names the images.
+    """
+    refuse_unfit(dataset)
+    device = next(model.parameters()).device
+    order = random.Random(seed).sample(range(len(dataset)), len(dataset))
+    held = min(max(round(HELD_OUT * len(dataset)), 1), MOST_HELD_OUT)
+    held_out, rows = dataset.select(sorted(order[:held])), dataset.select(sorted(order[held:]))
+    if len(rows) < batch_size:
+        raise DataError(f"{len(dataset)} rows do not fill one batch of {batch_size} beside those held out: give more")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        reader = ValueReader(model, families).to(device)
+        looks = list(said_batches(processor, held_out, families, batch_size, num_workers))
+        reader.frequency.copy_(_frequencies(reader, looks))
+        groups, rates = [reader.head_parameters()], [head_learning_rate]
+        if tower_learning_rate > 0:
+            groups.append(reader.tower_parameters())
+            rates.append(tower_learning_rate)
+        reader.tower.requires_grad_(tower_learning_rate > 0)
+        optimizer = torch.optim.AdamW([{"params": group} for group in groups], weight_decay=WEIGHT_DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
+
+        batches = itertools.islice(_endless(processor, rows, families, batch_size, seed, num_workers), steps)
+        for step, batch in enumerate(tqdm(batches, "Learning to read values", steps, disable=not progress)):
+            if step and step % max(steps // LOOKS, 1) == 0:
+                calibrate(reader.eval(), looks, device)
+                reader.train()
+            if batch.places.words:
+                places = batch.places.to(device)
+                loss = said_loss(reader, reader(_moved(batch.pixel_values).to(device), places), places).mean()
+                if not loss.isfinite():
+                    raise FloatingPointError(
+                        f"the loss is {loss.item()} on the images {', '.join(batch.image_paths)}: look at them, or "
+                        "lower tower_learning_rate"
+                    )
+                optimizer.zero_grad()
+                loss.backward()
+                for group in groups:
+                    nn.utils.clip_grad_norm_(group, 1.0)
+                optimizer.step()
+            schedule.step()
+        reader.eval()
+        calibrate(reader, looks, device)
+    return reader
+
+
+def _endless(
+    processor: GADMSProcessor,
+    rows: datasets.Dataset,
+    families: Mapping[str, Family],
+    batch_size: int,
+    seed: int,
+    num_workers: int,
+) -> Iterator[SaidBatch]:
+    """Full batches without end, in an order that follows from seed and epoch."""
+    sampler = EpochSampler(len(rows), seed, batch_size)
+    for epoch in itertools.count():
+        sampler.set_epoch(epoch)
+        indices = (index for _, index in sampler)
+        yield from said_batches(processor, rows, families, batch_size, num_workers, indices)
+
+
+def _moved(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Half of the images mirrored, and all moved a little: no family speaks of left and right."""
+    height, width = pixel_values.shape[-2:]
+    mirrored = torch.rand(len(pixel_values)) < 0.5
+    pixel_values = torch.where(mirrored[:, None, None, None], pixel_values.flip(-1), pixel_values)
+    most = max(round(SHIFT * height), 1)
+    down, right = torch.randint(0, 2 * most + 1, (2,)).tolist()
+    return F.pad(pixel_values, (most,) * 4)[..., down : down + height, right : right + width]
+
+
+def _frequencies(reader: ValueReader, looks: list[SaidBatch]) -> torch.Tensor:
+    """Share of its family's words that say each value; half a word more, so that none is impossible."""
+    said = torch.cat([reader.said(batch.places.to(reader.owner.device)) for batch in looks])
+    if not len(said):
+        raise DataError("no caption of the rows held out names a value of a family: give more rows or other families")
+    counts = torch.bincount(said, minlength=len(reader.frequency)) + 0.5
+    return counts / torch.zeros_like(reader.temperature).index_add(0, reader.owner, counts)[reader.owner]
+
+
+@torch.no_grad()
+def calibrate(reader: ValueReader, looks: list[SaidBatch], device: torch.device) -> None:
+    """Estimate temperatures and the share of false words from held-out rows.
+
+    A family's temperature makes what is said likeliest. Where the answers hardly make it likelier than the frequencies
+    do, the images do not show the family, and they are left out: words would be replaced at random.
+    """
+    parts = [(batch.places.to(device), batch) for batch in looks if batch.places.words]
+    scored = [(places, reader(batch.pixel_values.to(device), places)) for places, batch in parts]
+    for _ in range(3):  # each of the two depends on the other
+        _fit_temperatures(reader, scored)
+        if not (reader.temperature > 0).any():
+            return
+        read = [reader.tempered(log_true, places).max(dim=1) for places, log_true in scored]
+        sure = torch.cat([one.values for one in read])
+        differs = torch.cat(
+            [one.indices != reader.said(places) for one, (places, _) in zip(read, scored, strict=True)]
+        )
+        surest = sure.topk(max(round(SUREST * len(sure)), 1)).indices
+        reader.share_false.copy_(differs[surest].float().mean().clamp(LEAST_SHARE, MOST_SHARE))
+
+
+def _fit_temperatures(reader: ValueReader, scored: list[tuple[Places, torch.Tensor]]) -> None:
+    losses = reader.temperature.new_zeros(len(TEMPERATURES), len(reader.temperature))
+    for number, temperature in enumerate(TEMPERATURES):
+        reader.temperature.fill_(float(temperature))
+        for places, log_true in scored:
+            loss = said_loss(reader, reader.tempered(log_true, places), places)
+            losses[number].index_add_(0, places.families, loss)
+    counts = torch.bincount(torch.cat([places.families for places, _ in scored]), minlength=len(reader.temperature))
+    gain = (losses[0] - losses.amin(dim=0)) / counts.clamp_min(1)
+    best = losses.argmin(dim=0)
+    chosen = torch.from_numpy(TEMPERATURES).to(losses)[best]
+    reader.temperature.copy_(torch.where(gain < LEAST_GAIN, 0.0, chosen))
