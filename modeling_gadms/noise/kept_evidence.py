@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -49,7 +49,7 @@ def kept_evidence(
     """
     if os.path.exists(file):
         return load_evidence(model, file)
-    options = {"batch_size": batch_size, "seed": seed, "num_workers": num_workers}
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "num_workers": num_workers}
     return _kept(file, train_patch_evidence(model, processor, rows, steps, tower_learning_rate, **options))
 
 
@@ -73,7 +73,7 @@ def kept_reader(
     """
     if os.path.exists(file):
         return _loaded(ValueReader(model, families), file, model)
-    options = {"batch_size": batch_size, "seed": seed, "num_workers": num_workers}
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "num_workers": num_workers}
     return _kept(file, train_value_reader(model, processor, rows, families, steps, tower_learning_rate, **options))
 
 

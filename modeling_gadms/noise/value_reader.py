@@ -55,6 +55,7 @@ class ValueReader(nn.Module):
         heads (`int`): of the attention.
     """
 
+    owner: torch.Tensor
     frequency: torch.Tensor
     temperature: torch.Tensor
     share_false: torch.Tensor
