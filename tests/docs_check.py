@@ -97,6 +97,7 @@ PROVEN = {
     "test_likelihood_of_a_caption_is_that_of_its_words_one_at_a_time",
     "examples/studies/noise_detection.py": "test_studies.py::"
     "test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not",
+    "examples/studies/swap_gain.py": "test_swap_study.py::test_the_study_of_swaps_writes_its_tables",
     "examples/studies/repair_gain.py": "test_repair_study.py::test_the_study_of_repair_writes_its_tables",
     "examples/studies/bank_gain.py": "test_caption_banks.py::"
     "test_the_study_of_banks_pools_its_seeds_and_keeps_what_is_finished",

@@ -61,14 +61,14 @@ def swaps(
         others = [value for value in family.values if value != word.value]
         value = others[int(of_value * len(others))]
         synonyms = family.values[value]
-        swapped = _certain(word.start, word.end, synonyms[int(of_word * len(synonyms))])
+        swapped = certain(word.start, word.end, synonyms[int(of_word * len(synonyms))])
         places = {**drawn, word.start: swapped}
         copy = repaired(caption, [places[start] for start in sorted(places)])
         found.append(Swap(copy, 1.0 - believed.get(word.start, {}).get(value, 0.0)))
     return found
 
 
-def _certain(start: int, end: int, word: str) -> dict[str, Any]:
+def certain(start: int, end: int, word: str) -> dict[str, Any]:
     """A posterior of one place that is sure of a word."""
     return {"start": start, "end": end, "words": ["", word], "probabilities": [0.0, 1.0]}
 
@@ -90,7 +90,7 @@ def drawn_words(
         if value := values.get(word.lower()):
             words.append(SaidWord(one["start"], one["end"], one["family"], value))
         if number:
-            drawn[one["start"]] = _certain(one["start"], one["end"], word)
+            drawn[one["start"]] = certain(one["start"], one["end"], word)
     return words, drawn
 
 
