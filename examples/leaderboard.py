@@ -10,7 +10,7 @@ A model is any GA-DMS, CLIP or SigLIP that plain transformers loads, a benchmark
 Several trainings of one model are a folder that `finetune.py --seeds` wrote, or `runs/a-0,runs/a-1,runs/a-2`: their
 mean stands in the table, with the standard deviation over them.
 Embeddings are kept, and reused while neither the model nor the data has changed. --output_dir receives
-leaderboard.md, leaderboard.tex and leaderboard.json, and with --matrix those of matrix: what each model was trained on
+leaderboard.md, .tex, .json and .html, and with --matrix matrix.md, .tex and .json: what each model was trained on
 against what it is tested on. Runs of finetune.py say what they were trained on, for others --trained_on does.
 """
 
@@ -38,6 +38,7 @@ from modeling_gadms.evaluation.leaderboard import (
     matrix_tables,
     trained_on,
     trainings_of,
+    write_leaderboard_page,
 )
 from modeling_gadms.evaluation.leaderboard_arguments import LeaderboardArguments
 from modeling_gadms.evaluation.metrics import deviation_of_runs, evaluate_embeddings, mean_of_runs
@@ -123,6 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     write_json(os.path.join(folder, "leaderboard.json"), {"rows": rows, "arguments": vars(args)})
     write_text(os.path.join(folder, "leaderboard.md"), text + "\n")
     write_text(os.path.join(folder, "leaderboard.tex"), latex(rows))
+    write_leaderboard_page(rows, place, os.path.join(folder, "leaderboard.html"))
     if args.matrix:
         tables, kept = matrix_tables(results), ("model", "trained_on", "benchmark", "incomplete", "metrics")
         text += f"\n\n{markdown_page(tables)}"
@@ -130,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_json(os.path.join(folder, "matrix.json"), json.loads(json.dumps(cells, default=vars)))
         write_text(os.path.join(folder, "matrix.md"), markdown_page(tables) + "\n")
         write_text(os.path.join(folder, "matrix.tex"), latex_page(tables))
-    print(f"{text}\n\nleaderboard.md, leaderboard.tex and leaderboard.json in {folder}")
+    print(f"{text}\n\nleaderboard.md, .tex, .json and .html in {folder}")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ PROVEN = {
     "examples/compare_runs.py": "test_compare_runs.py::test_sweeps_and_runs_are_compared_in_every_form",
     "dataset_webperson.person_search_crops": "test_person_search_crops.py::"
     "test_every_box_that_is_searched_is_cut_and_the_described_ones_of_train",
-    "examples/leaderboard.py": "test_leaderboard.py::test_the_command_leaves_the_table_in_three_forms",
+    "examples/leaderboard.py": "test_leaderboard.py::test_the_command_leaves_the_table_in_four_forms",
     "examples/evaluate_reidentification.py": "test_evaluate_reidentification.py::"
     "test_the_command_measures_both_layouts_as_loops_do",
     "examples/evaluate_retrieval.py": "test_evaluate_retrieval.py::test_two_processes_give_the_numbers_of_one",

@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+from dataset_webperson.pages import write_page
+
 from ..hub.listings import read_json
 from ..person_retrieval.ranking import DIRECTIONS
 from .benchmarks import INCOMPLETE, display_name
@@ -141,6 +143,12 @@ def _cost(value: float) -> str:
 def markdown(rows: list[dict[str, Any]], device: str) -> str:
     """The rows of [`leaderboard_rows`] as a page; `device` is what encoded the images."""
     return f"# Leaderboard\n\n{NOTE.format(device=device)}\n\n{markdown_page(leaderboard_tables(rows, True))}"
+
+
+def write_leaderboard_page(rows: list[dict[str, Any]], device: str, path: str) -> None:
+    """The same as a page of HTML, whose tables are sorted by a click on a head."""
+    note = NOTE.format(device=device).translate(str.maketrans("", "", "*`"))
+    write_page(path, "leaderboard.html", title="Leaderboard", note=note, tables=leaderboard_tables(rows, True))
 
 
 def latex(rows: list[dict[str, Any]]) -> str:

@@ -62,7 +62,7 @@ def test_no_published_figure_stands_beside_an_incomplete_copy_or_another_data_se
     assert {row["model"] for row in rows} == {"mine"} and len(rows) == 4
 
 
-def test_the_command_leaves_the_table_in_three_forms(tmp_path, capsys):
+def test_the_command_leaves_the_table_in_four_forms(tmp_path, capsys):
     for name in ("first", "second"):
         save_published(tmp_path / name)
     (tmp_path / "drawings").mkdir()
@@ -83,7 +83,7 @@ def test_the_command_leaves_the_table_in_three_forms(tmp_path, capsys):
         ("second", RELEASED),
         ("first (mean of 2 runs)", TRAINED),
     ] * 2
-    tex = (tmp_path / "out" / "leaderboard.tex").read_text()
+    tex, page = ((tmp_path / "out" / f"leaderboard.{form}").read_text() for form in ("tex", "html"))
     for row in rows:
         assert set(row["cost"]) == {"parameters", "image_gflop", "caption_gflop", "images_per_second"}
         assert all(value > 0 for value in row["cost"].values())
@@ -93,6 +93,8 @@ def test_the_command_leaves_the_table_in_three_forms(tmp_path, capsys):
         assert re.search(rf"\| {re.escape(row['model'])} \| .*\| {mean:.2f}{spread} \[", table)
         in_tex = spread.replace("±", r"$\pm$")
         assert f"{mean:.2f}{in_tex} {{\\scriptsize" in tex
+        assert re.search(rf'<th scope="row">{re.escape(row["model"])}</th><td>{row["source"]}</td>', page)
+        assert f'data-value="{mean:.2f}">{mean:.2f}{spread} [' in page
     matrix = (tmp_path / "out" / "matrix.md").read_text()
     assert "## Across data sets, text to image, mAP" in matrix and "| second | - | " in matrix
     assert f"| first | drawings + CUHK-PEDES | **{rows[0]['figures']['R@1'][0]:.2f} [" in matrix
