@@ -170,10 +170,10 @@ class ValueReader(nn.Module):
         frequency = self.frequency.double()[None].masked_fill(self._others(places), 0.0)
         unshown = doubt * frequency / (1 - frequency.gather(1, said))
         unshown = unshown.scatter(1, said, torch.full_like(said, 1 - doubt, dtype=torch.float64))
-        true = torch.where(self.temperature[places.families, None] > 0, true, unshown).cpu().numpy()
+        found = torch.where(self.temperature[places.families, None] > 0, true, unshown).cpu().numpy()
         return [
             row[self.firsts[family] : self.firsts[family + 1]]
-            for row, family in zip(true, places.families.tolist(), strict=True)
+            for row, family in zip(found, places.families.tolist(), strict=True)
         ]
 
 
