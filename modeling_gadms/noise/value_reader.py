@@ -1,15 +1,16 @@
 """Reads from an image which value of a word's family is true, having learnt it from captions that are partly false.
 
-The word is hidden; the tokens around it and the family ask the patches of the image, and a softmax over the values of
-the family answers. What is compared with the caption is not that answer but what a speaker makes of it, who says a
-false value with the share `r` of false words (forward correction: Patrini et al., arXiv 1609.03683):
+The word is hidden; the tokens around it and the family ask the patches of the image, which answer with evidence for
+each value of the family. What is compared with the caption is not that answer but what a speaker makes of it, who says
+a false value with the share `r` of false words (forward correction: Patrini et al., arXiv 1609.03683):
 
+    p(true = t) ~ f(t) exp(evidence of t)
     p(said = s) = (1 - r) p(true = s) + r f(s) sum over t != s of p(true = t) / (1 - f(t))
 
-with `f` the frequency of each value. So the answer is about what is true, and no word weighs more than the odds of a
-mistake. `r` is not given: where held-out rows are read most surely, it is how often the caption says something else
-(likelihood would not tell mistakes of the speaker from doubts of the reader). This is not part of the paper;
-`examples/studies` measures its worth.
+with `f` what the tokens around the word say of it without an image: "a" and "an" tell much, but nothing of what is
+true. So the evidence is the image's alone, and no word weighs more than the odds of a mistake. `r` is not given: where
+held-out rows are read most surely, it is how often the caption says something else (likelihood would not tell mistakes
+of the speaker from doubts of the reader). This is not part of the paper; `examples/studies` measures its worth.
 """
 
 import copy
@@ -41,6 +42,7 @@ TEMPERATURES = np.linspace(0.0, 2.0, 41)  # tried, of each family
 LEAST_GAIN = 0.02  # nats a word: answers that explain what is said by less are left out
 UNSHOWN_DOUBT = 0.49  # at most: the word that is said stays the likeliest
 DROPOUT, WEIGHT_DECAY = 0.3, 0.3
+NEVER = -1e9  # a logit beyond the word's own family
 SHIFT = 1 / 32  # of the height, at most, that images are moved by
 
 
@@ -82,6 +84,13 @@ class ValueReader(nn.Module):
             nn.LayerNorm(hidden),
             nn.Linear(hidden, hidden),
         )
+        self.text = nn.Sequential(
+            nn.Embedding(gadms.config.text_config.vocab_size + len(sizes), embedding),
+            nn.Flatten(),
+            nn.Linear((2 * REACH + 1) * embedding, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, self.firsts[-1]),
+        )
         self.key, self.value = nn.Linear(width, hidden), nn.Linear(width, hidden)
         self.answer = nn.Sequential(
             nn.LayerNorm(2 * hidden),
@@ -100,11 +109,11 @@ class ValueReader(nn.Module):
         return [*self.tower.vision_model.parameters(), *self.tower.visual_projection.parameters()]
 
     def head_parameters(self) -> list[nn.Parameter]:
-        parts = self.token, self.family, self.query, self.key, self.value, self.answer
+        parts = self.token, self.family, self.query, self.text, self.key, self.value, self.answer
         return [parameter for part in parts for parameter in part.parameters()]
 
     def forward(self, pixel_values: torch.Tensor, places: Places) -> torch.Tensor:
-        """Log-probability of each value to be true, before the caption is asked.
+        """What the image says of each value, in nats up to a constant.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`): images.
@@ -126,8 +135,8 @@ class ValueReader(nn.Module):
         split = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (padded, *self._of_patches(patches)))
         seen = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)[places.rows, column]
 
-        logits = self.answer(torch.cat([seen, queries], dim=1)).float()
-        return logits.masked_fill(self._others(places), -1e9).log_softmax(dim=1)
+        evidence = self.answer(torch.cat([seen, queries], dim=1)).float()
+        return evidence.masked_fill(self._others(places), NEVER)
 
     def _of_patches(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.key(patches), self.value(patches)
@@ -139,17 +148,25 @@ class ValueReader(nn.Module):
         """Column of what each word says, `(N,)`."""
         return torch.tensor(self.firsts, device=places.said.device)[places.families] + places.said
 
-    def says(self, places: Places) -> torch.Tensor:
-        """`(N, V)`: how likely a speaker says the word where each value is true."""
-        said, share = self.said(places)[:, None], self.share_false
-        chance = share * self.frequency[said] / (1 - self.frequency)[None]
+    def expected(self, places: Places) -> torch.Tensor:
+        """`(N, V)`: log-probability of each value to be said between these tokens, whatever the image."""
+        ids = torch.cat([places.near, len(self.token.weight) + places.families[:, None]], dim=1)
+        return self.text(ids).float().masked_fill(self._others(places), NEVER).log_softmax(dim=1)
+
+    def says(self, places: Places, log_expected: torch.Tensor) -> torch.Tensor:
+        """`(N, V)`: how likely a speaker who errs as `log_expected` says the word, where each value is true."""
+        said, share, chances = self.said(places)[:, None], self.share_false, log_expected.exp()
+        chance = share * chances.gather(1, said) / (1 - chances).clamp_min(1e-6)
         return chance.scatter(1, said, (1 - share).expand_as(said).to(chance.dtype))
 
-    def tempered(self, log_true: torch.Tensor, places: Places) -> torch.Tensor:
-        """Log-probabilities of [`forward`] as far as they can be trusted: at temperature 0, the frequencies."""
-        log_frequency = self.frequency.log()[None]
-        logits = self.temperature[places.families, None] * (log_true - log_frequency) + log_frequency
-        return logits.masked_fill(self._others(places), -1e9).log_softmax(dim=1)
+    def often(self, places: Places) -> torch.Tensor:
+        """`(N, V)`: log-probability of each value to be said at all."""
+        return self.frequency.log()[None].masked_fill(self._others(places), NEVER)
+
+    def true(self, evidence: torch.Tensor, places: Places, log_prior: torch.Tensor) -> torch.Tensor:
+        """`(N, V)`: log-probability of each value to be true, of evidence as far as it can be trusted."""
+        logits = self.temperature[places.families, None] * evidence + log_prior
+        return logits.masked_fill(self._others(places), NEVER).log_softmax(dim=1)
 
     @torch.no_grad()
     def probabilities(self, pixel_values: torch.Tensor, places: Places) -> list[np.ndarray]:
@@ -163,23 +180,25 @@ class ValueReader(nn.Module):
         """
         if not places.words:
             return []
-        true = self.tempered(self(pixel_values, places), places).exp().double() * self.says(places).double()
+        often = self.often(places)
+        true = self.true(self(pixel_values, places), places, often).exp().double() * self.says(places, often).double()
         true = true / true.sum(dim=1, keepdim=True)
         said = self.said(places)[:, None]
         doubt = min(float(self.share_false), UNSHOWN_DOUBT)
         frequency = self.frequency.double()[None].masked_fill(self._others(places), 0.0)
         unshown = doubt * frequency / (1 - frequency.gather(1, said))
         unshown = unshown.scatter(1, said, torch.full_like(said, 1 - doubt, dtype=torch.float64))
-        true = torch.where(self.temperature[places.families, None] > 0, true, unshown).cpu().numpy()
+        found = torch.where(self.temperature[places.families, None] > 0, true, unshown).cpu().numpy()
         return [
             row[self.firsts[family] : self.firsts[family + 1]]
-            for row, family in zip(true, places.families.tolist(), strict=True)
+            for row, family in zip(found, places.families.tolist(), strict=True)
         ]
 
 
-def said_loss(reader: ValueReader, log_true: torch.Tensor, places: Places) -> torch.Tensor:
+def said_loss(reader: ValueReader, evidence: torch.Tensor, places: Places, log_expected: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of what each word says, `(N,)`, by the formula of this file."""
-    return -(log_true.exp() * reader.says(places)).sum(dim=1).clamp_min(1e-12).log()
+    true = reader.true(evidence, places, log_expected).exp()
+    return -(true * reader.says(places, log_expected)).sum(dim=1).clamp_min(1e-12).log()
 
 
 def train_value_reader(
@@ -242,10 +261,14 @@ def train_value_reader(
         for step, batch in enumerate(tqdm(batches, "Learning to read values", steps, disable=not progress)):
             if step and step % max(steps // LOOKS, 1) == 0:
                 calibrate(reader.eval(), looks, device)
+                reader.temperature.fill_(1.0)
                 reader.train()
             if batch.places.words:
                 places = batch.places.to(device)
-                loss = said_loss(reader, reader(_moved(batch.pixel_values).to(device), places), places).mean()
+                evidence = reader(_moved(batch.pixel_values).to(device), places)
+                expected = reader.expected(places)
+                loss = said_loss(reader, evidence, places, expected.detach()).mean()
+                loss = loss - expected.gather(1, reader.said(places)[:, None]).mean()
                 if not loss.isfinite():
                     raise FloatingPointError(
                         f"the loss is {loss.item()} on the images {', '.join(batch.image_paths)}: look at them, or "
@@ -301,32 +324,34 @@ def _frequencies(reader: ValueReader, looks: list[SaidBatch]) -> torch.Tensor:
 def calibrate(reader: ValueReader, looks: list[SaidBatch], device: torch.device) -> None:
     """Estimate temperatures and the share of false words from held-out rows.
 
-    A family's temperature makes what is said likeliest. Where the answers hardly make it likelier than the frequencies
-    do, the images do not show the family, and they are left out: words would be replaced at random.
+    A family's temperature makes what is said likeliest. Where the evidence hardly makes it likelier than the tokens
+    around it do, the images do not show the family, and they are left out: words would be replaced at random.
     """
     parts = [(batch.places.to(device), batch) for batch in looks if batch.places.words]
-    scored = [(places, reader(batch.pixel_values.to(device), places)) for places, batch in parts]
+    scored = [
+        (places, reader(batch.pixel_values.to(device), places), reader.expected(places)) for places, batch in parts
+    ]
     for _ in range(3):  # each of the two depends on the other
         _fit_temperatures(reader, scored)
         if not (reader.temperature > 0).any():
             return
-        read = [reader.tempered(log_true, places).max(dim=1) for places, log_true in scored]
+        read = [reader.true(evidence, places, reader.often(places)).max(dim=1) for places, evidence, _ in scored]
         sure = torch.cat([one.values for one in read])
         differs = torch.cat(
-            [one.indices != reader.said(places) for one, (places, _) in zip(read, scored, strict=True)]
+            [one.indices != reader.said(places) for one, (places, *_) in zip(read, scored, strict=True)]
         )
         surest = sure.topk(max(round(SUREST * len(sure)), 1)).indices
         reader.share_false.copy_(differs[surest].float().mean().clamp(LEAST_SHARE, MOST_SHARE))
 
 
-def _fit_temperatures(reader: ValueReader, scored: list[tuple[Places, torch.Tensor]]) -> None:
+def _fit_temperatures(reader: ValueReader, scored: list[tuple[Places, torch.Tensor, torch.Tensor]]) -> None:
     losses = reader.temperature.new_zeros(len(TEMPERATURES), len(reader.temperature))
     for number, temperature in enumerate(TEMPERATURES):
         reader.temperature.fill_(float(temperature))
-        for places, log_true in scored:
-            loss = said_loss(reader, reader.tempered(log_true, places), places)
+        for places, evidence, expected in scored:
+            loss = said_loss(reader, evidence, places, expected)
             losses[number].index_add_(0, places.families, loss)
-    counts = torch.bincount(torch.cat([places.families for places, _ in scored]), minlength=len(reader.temperature))
+    counts = torch.bincount(torch.cat([places.families for places, *_ in scored]), minlength=len(reader.temperature))
     gain = (losses[0] - losses.amin(dim=0)) / counts.clamp_min(1)
     best = losses.argmin(dim=0)
     chosen = torch.from_numpy(TEMPERATURES).to(losses)[best]
