@@ -13,6 +13,7 @@ __all__ = [
     "calibration_error",
     "f1_at_share",
     "false_word_metrics",
+    "flat_scores",
     "group_resamples",
     "ranking_quality",
     "word_scores",
@@ -57,18 +58,7 @@ def false_word_metrics(
         ValueError: lengths that differ, scores that are not finite, no false or no true word, a share outside (0, 1);
             names the caption.
     """
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions but {len(references)} references: one of each per caption")
-    given = [one["score"] if isinstance(one, Mapping) else one for found in predictions for one in found]
-    lowest = 0.0 if all(0 <= score <= 1 for score in given) else min(given) - 1.0
-    scores = np.array(
-        [
-            score
-            for number, (found, words) in enumerate(zip(predictions, references, strict=True))
-            for score in _scores_of(found, words, number, lowest)
-        ],
-        dtype=np.float64,
-    )
+    scores = flat_scores(predictions, references)
     words = [word for one in references for word in one]
     is_false = np.array([bool(word["is_false"]) for word in words], dtype=bool)
     attributes = np.array([str(word["attribute"]) for word in words])
@@ -110,6 +100,25 @@ def false_word_metrics(
             "num_false": int(is_false[chosen].sum()),
         }
     return result
+
+
+def flat_scores(
+    predictions: Sequence[Sequence[float]] | Sequence[Sequence[Mapping[str, Any]]],
+    references: Sequence[Sequence[Mapping[str, Any]]],
+) -> np.ndarray:
+    """The score of each word, caption after caption, `(num_words,)` float64; see [`false_word_metrics`]."""
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions but {len(references)} references: one of each per caption")
+    given = [one["score"] if isinstance(one, Mapping) else one for found in predictions for one in found]
+    lowest = 0.0 if all(0 <= score <= 1 for score in given) else min(given) - 1.0
+    return np.array(
+        [
+            score
+            for number, (found, words) in enumerate(zip(predictions, references, strict=True))
+            for score in _scores_of(found, words, number, lowest)
+        ],
+        dtype=np.float64,
+    )
 
 
 def word_scores(spans: Sequence[Mapping[str, Any]], words: Sequence[Mapping[str, Any]], lowest: float) -> list[float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .score_tables import flat_scores
+from ..false_words.word_detection import flat_scores
 
 RIDGE = 1.0  # weight of the squared coefficients, those of the standardised scores; in words
 STEPS = 25  # of Newton's method; it has converged long before

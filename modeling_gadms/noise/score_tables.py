@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..false_words.word_detection import METRICS, false_word_metrics, ranking_quality, word_scores
+from ..evaluation.text_table import Table
+from ..false_words.word_detection import METRICS, false_word_metrics, flat_scores, ranking_quality
 from .word_groups import by_group
 
 VISIBLE = 0.9  # AUROC of the ceiling from which on an attribute counts as visible
@@ -14,19 +15,6 @@ READS_LABELS = {
     "oracle": "a classifier that is taught the true attributes of other drawn persons: what the pictures show",
 }
 Results = Mapping[str, Mapping[str, Any]]
-
-
-def flat_scores(predictions: Sequence[Sequence[Any]], references: Sequence[Sequence[Mapping[str, Any]]]) -> np.ndarray:
-    """A score for each word, `(N,)`, of predictions that the metric has accepted, be they of words or of spans."""
-    spans = [one for found in predictions for one in found if isinstance(one, Mapping)]
-    lowest = min([0.0, *(one["score"] - 1.0 for one in spans)])
-    return np.array(
-        [
-            float(score)
-            for found, words in zip(predictions, references, strict=True)
-            for score in (found if not spans else word_scores(found, words, lowest))
-        ]
-    )
 
 
 def figures(
@@ -42,16 +30,14 @@ def figures(
     """
     words = [word for one in references for word in one]
     is_false = np.array([word["is_false"] for word in words], dtype=bool)
+    scores = {name: flat_scores(found, references) for name, found in predictions.items()}
     results: dict[str, dict[str, Any]] = {}
     for name, found in predictions.items():
         results[name] = false_word_metrics(found, references, groups=persons)
-        results[name]["by_group"] = by_group(flat_scores(found, references), is_false, groups)
+        results[name]["by_group"] = by_group(scores[name], is_false, groups)
     if "oracle" in results and (attributes := visible_attributes(results)):
         chosen = np.isin([word["attribute"] for word in words], attributes)
-        aurocs = {
-            name: float(ranking_quality(flat_scores(found, references)[chosen], is_false[chosen])[0])
-            for name, found in predictions.items()
-        }
+        aurocs = {name: float(ranking_quality(one[chosen], is_false[chosen])[0]) for name, one in scores.items()}
         for name, auroc in aurocs.items():
             results[name]["visible"] = {"AUROC": auroc, "of_oracle": auroc / aurocs["oracle"]}
     return results
@@ -104,9 +90,8 @@ def written(results: Results) -> str:
 
 def _table(corner: str, rows: Mapping[str, Mapping[str, str]]) -> str:
     columns = list(next(iter(rows.values())))
-    lines = [f"| {corner} | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
-    lines += [f"| {name} | {' | '.join(cells[key] for key in columns)} |" for name, cells in rows.items()]
-    return "\n".join(lines)
+    cells = [[name, *(of_row[key] for key in columns)] for name, of_row in rows.items()]
+    return Table("", [corner, *columns], cells).markdown()
 
 
 def _interval(found: Mapping[str, Any], key: str) -> str:

@@ -52,12 +52,21 @@ def test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run(benchmark,
     }
     file, out = tmp_path / "mine.json", tmp_path / "results" / "found"
     file.write_text(json.dumps(scores))
+    mixed = tmp_path / "mixed.json"  # the same, of one caption for each word, of the other for spans
+    spans = {
+        row["image_path"]: [
+            {"start": word["start"], "end": word["end"], "score": score}
+            for word, score in zip(row["caption2_words"], scores[row["image_path"]]["caption2"], strict=True)
+        ]
+        for row in test
+    }
+    mixed.write_text(json.dumps({path: {**one, "caption2": spans[path]} for path, one in scores.items()}))
     options = ["--data_root", str(benchmark), "--output_file", str(out), "--evidence_steps", "2"]
     options += ["--oracle_persons", "20"]
     methods = ["random", "masked", "evidence", "posterior", "entropy", "oracle", "all"]
-    score_false_words.main([*options, "--predictions", str(file), "--methods", *methods])
+    score_false_words.main([*options, "--predictions", str(file), str(mixed), "--methods", *methods])
     found = json.loads((tmp_path / "results" / "found.json").read_text())["results"]
-    assert set(found) == {str(file), *methods}
+    assert set(found) == {str(file), str(mixed), *methods} and found[str(mixed)] == found[str(file)]
     expected = false_word_metrics(
         [scores[row["image_path"]][name] for row in test for name in ("caption1", "caption2")],
         [row[f"{name}_words"] for row in test for name in ("caption1", "caption2")],
