@@ -6,17 +6,15 @@ import os
 from typing import Any
 
 import datasets
-import numpy as np
-from masking_cells import DATA_SEED, SMALL_CLIP, kept_cell, recipe_trainer
+from masking_cells import DATA_SEED, SMALL_CLIP, hits_by_query, kept_cell, recipe_trainer
 from repair_words import CAPTIONS
 from scored_words import drawn_data
 from transformers import set_seed
 
 from dataset_webperson.drawn.attributes import WORDS
-from modeling_gadms.evaluation.metrics import evaluate_embeddings, query_values
 from modeling_gadms.noise.kept_evidence import kept_reader
 from modeling_gadms.noise.repaired_captions import FEATURE, add_posteriors, count_words
-from modeling_gadms.noise.rewriting import POSTERIOR, repaired
+from modeling_gadms.noise.rewriting import POSTERIOR, certain, repaired
 from modeling_gadms.noise.word_families import drawn_families
 from modeling_gadms.training.starting_points import load_starting_point
 
@@ -87,7 +85,7 @@ def true_words(row: dict[str, Any], name: str) -> list[dict[str, Any]]:
         if word["is_false"] and value != "none":
             words = WORDS[word["attribute"]][value]
             right = words[(word["start"] + row["person_id"]) % len(words)]  # all its words get their turn
-            found.append({**word, "words": ["", right], "probabilities": [0.0, 1.0]})
+            found.append(certain(word["start"], word["end"], right))
     return found
 
 
@@ -121,6 +119,4 @@ def train_cell(cell: str, noise_rate: float, seed: int, rows: datasets.Dataset, 
     )
     trainer.train()
     trainer.evaluate()
-    found = evaluate_embeddings(trainer.measured, num_resamples=100)
-    values = {way: np.round(query_values(ranks)["R@1"], 3).tolist() for way, ranks in found.ranks.items()}
-    return {"values": values, "persons": {way: found.person_ids[way].tolist() for way in values}}
+    return hits_by_query(trainer.measured)

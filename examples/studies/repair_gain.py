@@ -24,7 +24,8 @@ import numpy as np
 from masking_cells import EVIDENCE_STEPS, kept_cell
 from repair_cells import CELLS, LEARNT, TOWER_RATE, rows_with_posteriors, train_cell
 from repair_words import detection
-from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
+from seeds import add_recipe
+from study_report import error_bars, interval, pyplot, save_study, table
 
 from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms.evaluation.significance import bootstrap_interval, paired_difference
@@ -95,12 +96,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--noise_rates", nargs="+", type=float, default=[0.3, 0.5], help="shares of false words")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run per seed and cell")
-    parser.add_argument("--epochs", type=float, default=1.0, help="passes over the images (default: %(default)s)")
-    parser.add_argument("--num_persons", type=int, default=4000, help="drawn, two images each (default: %(default)s)")
-    parser.add_argument("--image_size", nargs=2, type=int, default=[64, 32], help="height and width")
     parser.add_argument("--reader_steps", type=int, default=EVIDENCE_STEPS, help="batches that the reader learns from")
-    parser.add_argument("--output_dir", default=os.path.join("runs", "repair_gain"), help="keeps what is finished")
-    parser.add_argument("--results_dir", default=RESULTS, help="where the tables and the figure go")
+    add_recipe(parser, "repair_gain", num_persons=4000, epochs=1.0)
     return parser.parse_args(arguments)
 
 

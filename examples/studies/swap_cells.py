@@ -8,17 +8,15 @@ import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
-from masking_cells import DATA_SEED, recipe_trainer
+from masking_cells import DATA_SEED, hits_by_query, recipe_trainer
 from scored_words import drawn_data, load_rows, open_images
 from starting_point import starting_point
 
 from dataset_webperson import WebPerson
-from modeling_gadms.evaluation.metrics import evaluate_embeddings, query_values
 from modeling_gadms.evaluation.twins import above_twin, twins_of
 from modeling_gadms.modeling_gadms import GADMSModel
-from modeling_gadms.noise.rewriting import repaired
-from modeling_gadms.noise.swaps import certain
-from modeling_gadms.noise.word_families import drawn_families, said_words
+from modeling_gadms.noise.caption_trust import swap_contrasts
+from modeling_gadms.noise.word_families import drawn_families
 from modeling_gadms.processing_gadms import GADMSProcessor
 
 CELLS = {"none": 0, "1 swap": 1, "3 swaps": 3}
@@ -34,34 +32,13 @@ def twin_gallery(size: tuple[int, int], num_persons: int) -> datasets.Dataset:
 
 
 @torch.no_grad()
-def swap_contrast(
-    model: GADMSModel, processor: GADMSProcessor, rows: list[dict[str, Any]], batch_size: int = 256
-) -> list[float]:
-    """How suspicious each attribute word of `caption1` is to the model itself, caption after caption.
-
-    The log odds of its image being described with another value of the word's family, all equally likely, against the
-    word that is said: `log mean_v exp(cos(image, caption with v) / temperature) - cos(image, caption) / temperature`.
-    A value has its first word.
-    """
-    families, texts, places = drawn_families(), [], []
-    for number, row in enumerate(rows):
-        own, caption = len(texts), row["caption1"]
-        texts.append(caption)
-        for word in said_words(row, "caption1", families):
-            others = [words[0] for value, words in families[word.family].values.items() if value != word.value]
-            places.append((number, own, len(texts), len(texts) + len(others)))
-            texts += [repaired(caption, [certain(word.start, word.end, other)]) for other in others]
-    embeds = []
-    for first in range(0, len(texts), batch_size):
-        inputs = processor(text=texts[first : first + batch_size], return_tensors="pt")
-        embeds.append(F.normalize(model.get_text_features(inputs["input_ids"]).pooler_output, dim=-1))
+def swap_contrast(model: GADMSModel, processor: GADMSProcessor, rows: list[dict[str, Any]]) -> list[float]:
+    """How suspicious each attribute word of `caption1` is to the model itself, caption after caption."""
     pixels = processor(images=open_images(rows), return_tensors="pt")["pixel_values"]
-    images, captions = F.normalize(model.get_image_features(pixels).pooler_output, dim=-1), torch.cat(embeds)
-    found = []
-    for image, own, first, last in places:
-        logits = (captions[[own, *range(first, last)]] @ images[image]).double() / model.config.temperature
-        found.append((logits[1:].logsumexp(dim=0) - np.log(last - first) - logits[0]).item())
-    return found
+    images = F.normalize(model.get_image_features(pixels).pooler_output, dim=-1)
+    columns = {name: [row[name] for row in rows] for name in ("caption1", "caption1_words")}
+    trust = swap_contrasts(model, processor, images, columns, "caption1", drawn_families())
+    return [-odds for of_caption in trust for odds in of_caption]
 
 
 def train_cell(cell: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -85,16 +62,16 @@ def train_cell(cell: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
     )
     trainer.train()
     trainer.evaluate()
-    usual = evaluate_embeddings(trainer.measured, num_resamples=100)
-    values = {way: query_values(ranks)["R@1"].round(3).tolist() for way, ranks in usual.ranks.items()}
-    persons = {way: usual.person_ids[way].tolist() for way in values}
+    measured = hits_by_query(trainer.measured)
+    values, persons = measured["values"], measured["persons"]
 
     twins = twin_gallery(size, args.num_twins)
     trainer.evaluate(twins, metric_key_prefix="twins")
-    among = evaluate_embeddings(trainer.measured, num_resamples=100)
-    values["twins"] = query_values(among.ranks["t2i"])["R@1"].round(3).tolist()
+    among = hits_by_query(trainer.measured)
+    values["twins"] = among["values"]["t2i"]
     values["above"] = above_twin(trainer.measured, twins_of(twins)).tolist()
-    persons["twins"] = persons["above"] = (among.person_ids["t2i"] // 2).tolist()  # pairs, which hang together
+    pairs = [person // 2 for person in among["persons"]["t2i"]]  # they hang together
+    persons["twins"] = persons["above"] = pairs
 
     rows = load_rows(size, args.num_scored, args.noise_rate, WORDS_SEED)
     said = [(row["person_id"], word) for row in rows for word in row["caption1_words"]]

@@ -21,7 +21,8 @@ import sys
 import datasets
 import numpy as np
 from masking_cells import kept_cell
-from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
+from seeds import add_recipe
+from study_report import error_bars, interval, pyplot, save_study, table
 from swap_cells import CELLS, train_cell
 from swap_words import word_quality
 
@@ -86,15 +87,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run per seed and cell")
     parser.add_argument("--noise_rate", type=float, default=0.3, help="share of false words (default: %(default)s)")
-    parser.add_argument("--epochs", type=float, default=1.0, help="passes over the images (default: %(default)s)")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="at its peak (default: %(default)s)")
     parser.add_argument("--from_scratch", action="store_true", help="from random weights, not from the small CLIP")
-    parser.add_argument("--num_persons", type=int, default=4000, help="drawn, two images each (default: %(default)s)")
     parser.add_argument("--num_twins", type=int, default=400, help="persons of the gallery of twins (even)")
     parser.add_argument("--num_scored", type=int, default=300, help="captions whose words are scored")
-    parser.add_argument("--image_size", nargs=2, type=int, default=[64, 32], help="height and width")
-    parser.add_argument("--output_dir", default=os.path.join("runs", "swap_gain"), help="keeps what is finished")
-    parser.add_argument("--results_dir", default=RESULTS, help="where the tables and the figure go")
+    add_recipe(parser, "swap_gain", num_persons=4000, epochs=1.0)
     return parser.parse_args(arguments)
 
 

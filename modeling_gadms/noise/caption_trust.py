@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from ..modeling_gadms import GADMSModel, pooled
+from ..evaluation.encoding import encode_captions
+from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 from ..tokenization_gadms import clean_caption
-from .rewriting import repaired
+from .rewriting import certain, repaired
 from .word_families import Family, said_words
 
 TEXTS = 500  # in one pass of the text tower
@@ -82,8 +82,7 @@ def swap_contrasts(
         rivals.append({})
         for word in said_words({name: caption, f"{name}_words": listed}, name, families):
             others = [words[0] for value, words in families[word.family].values.items() if value != word.value]
-            place = {"start": word.start, "end": word.end, "probabilities": [0.0, 1.0]}
-            rivals[-1][word.start] = [repaired(caption, [{**place, "words": ["", other]}]) for other in others]
+            rivals[-1][word.start] = [repaired(caption, [certain(word.start, word.end, one)]) for one in others]
     swapped = [text for own in rivals for texts in own.values() for text in texts]
     embeds, temperature = _text_embeds(model, processor, [*captions, *swapped]), model.config.temperature
     found: list[list[float | None]] = []
@@ -100,14 +99,8 @@ def swap_contrasts(
     return found
 
 
-@torch.no_grad()
 def _text_embeds(model: GADMSModel, processor: GADMSProcessor, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Unit embeddings of texts, each encoded once; those of about the same length go through the tower together."""
-    ordered = sorted(set(texts), key=len)
-    found: dict[str, torch.Tensor] = {}
-    for first in range(0, len(ordered), TEXTS):
-        part = ordered[first : first + TEXTS]
-        ids = processor.tokenizer(**processor.caption_options(part), return_tensors="pt")["input_ids"]
-        embeds = F.normalize(pooled(model.get_text_features(ids, return_dict=True)), dim=-1)
-        found.update(zip(part, embeds, strict=True))
-    return found
+    """Unit embeddings of texts."""
+    different = list(dict.fromkeys(texts))
+    embeds = encode_captions(model, processor, different, batch_size=TEXTS, progress=False)
+    return dict(zip(different, embeds, strict=True))

@@ -31,6 +31,11 @@ def repaired(caption: str, posterior: Sequence[Mapping[str, Any]], draws: Sequen
     return caption
 
 
+def certain(start: int, end: int, word: str) -> dict[str, Any]:
+    """A posterior of one place that is sure of a word."""
+    return {"start": start, "end": end, "words": ["", word], "probabilities": [0.0, 1.0]}
+
+
 def chosen_word(one: Mapping[str, Any], draw: float | None = None) -> int:
     """The number of the likeliest word of a place or, given a number in [0, 1), of one drawn by its probability."""
     probabilities = np.asarray(one["probabilities"], dtype=np.float64)

@@ -10,7 +10,7 @@ import torch
 from dataset_webperson import DataError
 
 from ..rows import all_captions
-from .rewriting import chosen_word, repaired
+from .rewriting import certain, chosen_word, repaired
 from .word_families import Family, SaidWord, find_words, plain_families
 
 Believed = Mapping[int, Mapping[str, float]]
@@ -66,11 +66,6 @@ def swaps(
         copy = repaired(caption, [places[start] for start in sorted(places)])
         found.append(Swap(copy, 1.0 - believed.get(word.start, {}).get(value, 0.0)))
     return found
-
-
-def certain(start: int, end: int, word: str) -> dict[str, Any]:
-    """A posterior of one place that is sure of a word."""
-    return {"start": start, "end": end, "words": ["", word], "probabilities": [0.0, 1.0]}
 
 
 def drawn_words(

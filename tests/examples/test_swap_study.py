@@ -41,7 +41,7 @@ def test_a_start_from_scratch_keeps_the_shape_and_the_tokenizer_alone(start):
 def test_words_are_as_suspicious_as_other_values_describe_the_image_better(start):
     model, processor = start[0].gadms.eval(), start[1]
     rows = scored_words.load_rows(SIZE, 2, noise_rate=0.5, seed=5)
-    found = swap_cells.swap_contrast(model, processor, rows, batch_size=7)
+    found = swap_cells.swap_contrast(model, processor, rows)
 
     def cosine(row, text):
         inputs = processor(text=[text], images=scored_words.open_images([row]), return_tensors="pt")
