@@ -12,9 +12,10 @@ from scored_words import drawn_data
 from transformers import set_seed
 
 from dataset_webperson.drawn.attributes import WORDS
-from modeling_gadms.noise.kept_evidence import kept_reader
+from modeling_gadms.noise.kept_evidence import kept
 from modeling_gadms.noise.repaired_captions import FEATURE, add_posteriors, count_words
 from modeling_gadms.noise.rewriting import POSTERIOR, certain, repaired
+from modeling_gadms.noise.value_reader import ValueReader, train_value_reader
 from modeling_gadms.noise.word_families import drawn_families
 from modeling_gadms.training.starting_points import load_starting_point
 
@@ -35,25 +36,20 @@ def rows_with_posteriors(
         set_seed(0)
         model, processor = load_starting_point(SMALL_CLIP, size)
         families = drawn_families()
-        reader = kept_reader(
-            model.gadms,
-            processor,
-            rows,
-            families,
+        options = (model.gadms, processor, rows, families, args.reader_steps, TOWER_RATE)
+        reader = kept(
             os.path.join(args.output_dir, f"reader_{noise_rate}.safetensors"),
-            steps=args.reader_steps,
-            tower_learning_rate=TOWER_RATE,
-            batch_size=64,
-            seed=0,
-            num_workers=0,
+            model.gadms,
+            lambda: ValueReader(model.gadms, families),
+            lambda: train_value_reader(*options),
         )
         found = add_posteriors(reader, processor, rows, count_words(rows, families))
         return {"share_false": reader.share_false.item(), **found.select_columns(names).to_dict()}
 
-    kept = kept_cell(os.path.join(args.output_dir, f"posteriors_{noise_rate}.json"), setting, look)
+    cell = kept_cell(os.path.join(args.output_dir, f"posteriors_{noise_rate}.json"), setting, look)
     for name in names:
-        rows = rows.add_column(name, kept[name], feature=FEATURE)
-    return rows, kept["share_false"]
+        rows = rows.add_column(name, cell[name], feature=FEATURE)
+    return rows, cell["share_false"]
 
 
 def captions_of(cell: str, rows: datasets.Dataset, noise_rate: float, args: argparse.Namespace) -> datasets.Dataset:

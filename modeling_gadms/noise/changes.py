@@ -1,5 +1,6 @@
 """What each mode of repairing captions learns from rows, and does to them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,10 @@ import datasets
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 from .arguments import RepairArguments
-from .kept_evidence import kept_evidence, kept_reader
-from .patch_evidence import hide_words
+from .kept_evidence import kept
+from .patch_evidence import PatchEvidence, hide_words, train_patch_evidence
 from .repaired_captions import add_posteriors, count_words, repair_captions
+from .value_reader import ValueReader, train_value_reader
 from .word_families import Family
 
 
@@ -23,11 +25,14 @@ def change_of(
     file: str,
 ) -> tuple[Callable[[datasets.Dataset], datasets.Dataset], dict[str, Any]]:
     """What is done to each part of the rows, and what was estimated for it; what is learnt is kept in `file`."""
-    learning = {name: getattr(args, name) for name in ("steps", "tower_learning_rate", "batch_size", "seed")}
+    names = ("steps", "tower_learning_rate", "batch_size", "seed", "num_workers")
+    learning = {name: getattr(args, name) for name in names}
     if args.mode == "hide":
-        evidence = kept_evidence(model, processor, train, file, **learning, num_workers=args.num_workers)
+        learn = functools.partial(train_patch_evidence, model, processor, train, **learning)
+        evidence = kept(file, model, functools.partial(PatchEvidence, model), learn)
         return lambda rows: hide_words(evidence, processor, rows, args.threshold, num_workers=args.num_workers), {}
-    reader = kept_reader(model, processor, train, families, file, **learning, num_workers=args.num_workers)
+    read = functools.partial(train_value_reader, model, processor, train, families, **learning)
+    reader = kept(file, model, functools.partial(ValueReader, model, families), read)
     vocabulary = count_words(train, families, args.seed)
 
     def change(rows: datasets.Dataset) -> datasets.Dataset:

@@ -31,9 +31,8 @@ from .token_trust import (
     random_scores,
     released_gass,
 )
-from .value_reader import ValueReader
+from .value_reader import ValueReader, read_values
 from .word_families import families_for
-from .word_places import said_batches
 
 WITH_EVIDENCE, POSTERIOR = ("evidence", "entropy"), "posterior"
 OF_TOKENS = {
@@ -186,21 +185,18 @@ def _of_words(scores: TokenScores, processor: GADMSProcessor, prefix: str, part:
 
 def _doubts(reader: ValueReader, processor: GADMSProcessor, test: datasets.Dataset) -> Found:
     """Probability of each listed word to be false."""
-    names, device = caption_columns(test.column_names), reader.frequency.device
-    found: Found = []
-    for batch in said_batches(processor, test, families_for(test.column_names), batch_size=64):
-        places = batch.places.to(device)
-        true = reader.probabilities(batch.pixel_values.to(device), places)
-        doubts = {
-            (row, name, word.start): 1 - shares[said]
-            for (row, name, word), shares, said in zip(places.words, true, places.said.tolist(), strict=True)
-        }
-        first = len(found) // len(names)
-        part = test.select_columns([f"{name}_words" for name in names])[first : first + len(batch.image_paths)]
-        for row in range(len(batch.image_paths)):
-            for name in names:
-                found.append([doubts.get((row, name, word["start"])) for word in part[f"{name}_words"][row]])
-    return found
+    names, doubts = caption_columns(test.column_names), {}
+    first = 0
+    for batch, true in read_values(reader, processor, test, families_for(test.column_names), progress=False):
+        for (row, name, word), shares, said in zip(batch.places.words, true, batch.places.said.tolist(), strict=True):
+            doubts[first + row, name, word.start] = 1 - shares[said]
+        first += len(batch.image_paths)
+    listed = test.select_columns([f"{name}_words" for name in names])
+    return [
+        [doubts.get((number, name, word["start"])) for word in row[f"{name}_words"]]
+        for number, row in enumerate(listed)
+        for name in names
+    ]
 
 
 def _filled(found: Sequence[Sequence[float | None]]) -> list[list[float]]:

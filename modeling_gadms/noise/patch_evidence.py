@@ -6,7 +6,6 @@ so the score estimates `log p(image | word) - log p(image)` (InfoNCE: van den Oo
 word speaks against its image. This is not part of the paper; `examples/studies` measures its worth.
 """
 
-import copy
 import functools
 import itertools
 import math
@@ -28,6 +27,7 @@ from ..rows import caption_columns, read_row
 from ..towers_gadms import valid_tokens
 from ..training.collator import PairCollator
 from ..training.samplers import EpochSampler, TrainingRows
+from .image_tower import OnImageTower, learning_steps
 
 WORDS_PER_STEP = 700  # drawn at random from a batch
 NEIGHBOURS = (-1, 0, 1)
@@ -35,7 +35,7 @@ NUM_REFERENCES = 100  # images that stand for all
 HIDDEN = "hidden_spans"  # suffix of the columns that `hide_words` adds
 
 
-class PatchEvidence(nn.Module):
+class PatchEvidence(OnImageTower):
     """A head on the patches of an image tower, copied from a model; words have embeddings, but no text tower.
 
     Args:
@@ -47,10 +47,8 @@ class PatchEvidence(nn.Module):
     reference_keys: torch.Tensor
 
     def __init__(self, gadms: GADMSModel, embedding: int = 64, hidden: int = 256) -> None:
-        super().__init__()
+        super().__init__(gadms)
         width = gadms.config.projection_dim
-        self.tower = copy.deepcopy(gadms).float()
-        del self.tower.text_model, self.tower.text_projection
         self.embedding = nn.Embedding(gadms.config.text_config.vocab_size, embedding)
         self.query = nn.Sequential(
             nn.Linear(len(NEIGHBOURS) * embedding, hidden),
@@ -66,15 +64,9 @@ class PatchEvidence(nn.Module):
         )
         self.register_buffer("reference_keys", torch.zeros(0, 1, width))
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        return [*self.embedding.parameters(), *self.query.parameters(), *self.key.parameters()]
-
-    def tower_parameters(self) -> list[nn.Parameter]:
-        return [*self.tower.vision_model.parameters(), *self.tower.visual_projection.parameters()]
-
     def keys(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(B, 3, height, width)` -> `(B, S, D)`, one key for each patch and CLS."""
-        return self.key(self.tower.project_image_tokens(self.tower.vision_model(pixel_values).last_hidden_state))
+        return self.key(self.patches(pixel_values))
 
     def queries(self, input_ids: torch.Tensor, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Queries `(N, D)` of the words at `places` in the captions `rows`, each `(N,)` int64."""
@@ -184,22 +176,9 @@ def train_patch_evidence(
         references = processor(images=images, return_tensors="pt")["pixel_values"].to(device)
 
         evidence = PatchEvidence(model).to(device)
-        groups, rates = [evidence.head_parameters()], [head_learning_rate]
-        if tower_learning_rate > 0:
-            groups.append(evidence.tower_parameters())
-            rates.append(tower_learning_rate)
-        evidence.tower.requires_grad_(tower_learning_rate > 0)
-        optimizer = torch.optim.Adam([{"params": group} for group in groups])
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
-
+        step = learning_steps(evidence, head_learning_rate, tower_learning_rate, steps)
         for batch in tqdm(itertools.islice(batches, steps), "Learning patch evidence", steps, disable=not progress):
-            loss = _batch_loss(evidence, batch, device)
-            optimizer.zero_grad()
-            loss.backward()
-            for group in groups:
-                nn.utils.clip_grad_norm_(group, 1.0)
-            optimizer.step()
-            schedule.step()
+            step(_batch_loss(evidence, batch, device), batch["image_paths"])
     evidence.eval()  # first: the keys of the reference images carry no dropout
     with torch.no_grad():
         evidence.reference_keys = evidence.keys(references)
@@ -215,13 +194,7 @@ def _batch_loss(evidence: PatchEvidence, batch: dict[str, Any], device: torch.de
     if not len(rows):
         raise DataError(f"no words in any caption of {', '.join(batch['image_paths'])}: leave these rows out")
     logits = evidence.logits(evidence.queries(input_ids, rows, places), evidence.keys(pixel_values))
-    loss = F.cross_entropy(logits, rows)
-    if not loss.isfinite():
-        raise FloatingPointError(
-            f"the loss is {loss.item()} on the images {', '.join(batch['image_paths'])}: look at them, or lower "
-            "tower_learning_rate"
-        )
-    return loss
+    return F.cross_entropy(logits, rows)
 
 
 def _batches(

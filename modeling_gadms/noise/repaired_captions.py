@@ -8,7 +8,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-from tqdm.auto import tqdm
 
 from dataset_webperson import DataError
 
@@ -16,9 +15,8 @@ from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns, stable_hash
 from .patch_evidence import HIDDEN
 from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, repaired
-from .value_reader import ValueReader
+from .value_reader import ValueReader, read_values
 from .word_families import Family, SaidWord, said_words
-from .word_places import said_batches
 
 LEAST = 0.01  # a value less likely than this is left out
 COUNTED_ROWS = 10_000  # rows whose words are counted
@@ -121,11 +119,9 @@ def add_posteriors(
     """
     names = caption_columns(dataset.column_names)
     columns: dict[str, list[list[dict[str, Any]]]] = {f"{name}_{POSTERIOR}": [] for name in names}
-    device = reader.frequency.device
-    batches = said_batches(processor, dataset, vocabulary.families, batch_size, num_workers)
-    for batch in tqdm(batches, "Looking for what is true"):
+    options = (reader, processor, dataset, vocabulary.families, batch_size, num_workers)
+    for batch, probabilities in read_values(*options):
         found: dict[str, list[list[dict[str, Any]]]] = {name: [[] for _ in batch.image_paths] for name in names}
-        probabilities = reader.probabilities(batch.pixel_values.to(device), batch.places.to(device))
         for (row, name, word), shares in zip(batch.places.words, probabilities, strict=True):
             place = f"{batch.image_paths[row]} {name} {word.start}"
             said = batch.captions[name][row][word.start : word.end]

@@ -13,7 +13,6 @@ held-out rows are read most surely, it is how often the caption says something e
 of the speaker from doubts of the reader). This is not part of the paper; `examples/studies` measures its worth.
 """
 
-import copy
 import itertools
 import random
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ from dataset_webperson import DataError
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 from ..training.samplers import EpochSampler
+from .image_tower import OnImageTower, learning_steps
 from .patch_evidence import refuse_unfit
 from .word_families import Family
 from .word_places import REACH, Places, SaidBatch, said_batches
@@ -46,7 +46,7 @@ NEVER = -1e9  # a logit beyond the word's own family
 SHIFT = 1 / 32  # of the height, at most, that images are moved by
 
 
-class ValueReader(nn.Module):
+class ValueReader(OnImageTower):
     """Attention from a word's place to the patches of an image tower, copied from a model; no text tower.
 
     Args:
@@ -70,12 +70,10 @@ class ValueReader(nn.Module):
         hidden: int = 256,
         heads: int = 4,
     ) -> None:
-        super().__init__()
+        super().__init__(gadms)
         width, self.heads = gadms.config.projection_dim, heads
         sizes = [len(family.values) for family in families.values()]
         self.firsts = [0, *itertools.accumulate(sizes)]
-        self.tower = copy.deepcopy(gadms).float()
-        del self.tower.text_model, self.tower.text_projection
         self.token = nn.Embedding(gadms.config.text_config.vocab_size, embedding)
         self.family = nn.Embedding(len(sizes), embedding)
         self.query = nn.Sequential(
@@ -105,13 +103,6 @@ class ValueReader(nn.Module):
         self.register_buffer("temperature", torch.ones(len(sizes)))
         self.register_buffer("share_false", torch.tensor(FIRST_SHARE))
 
-    def tower_parameters(self) -> list[nn.Parameter]:
-        return [*self.tower.vision_model.parameters(), *self.tower.visual_projection.parameters()]
-
-    def head_parameters(self) -> list[nn.Parameter]:
-        parts = self.token, self.family, self.query, self.text, self.key, self.value, self.answer
-        return [parameter for part in parts for parameter in part.parameters()]
-
     def forward(self, pixel_values: torch.Tensor, places: Places) -> torch.Tensor:
         """What the image says of each value, in nats up to a constant.
 
@@ -122,7 +113,7 @@ class ValueReader(nn.Module):
         Returns:
             `torch.Tensor` of shape `(N, V)`, float32, V the values of all families; very low beyond the word's own.
         """
-        patches = self.tower.project_image_tokens(self.tower.vision_model(pixel_values).last_hidden_state)
+        patches = self.patches(pixel_values)
         near = self.token(places.near).flatten(1)
         queries = self.query(torch.cat([near, self.family(places.families)], dim=1))
 
@@ -132,14 +123,12 @@ class ValueReader(nn.Module):
         most = int(counts.max()) if len(queries) else 0
         padded = queries.new_zeros(len(patches), most, queries.shape[1])
         padded = padded.index_put((places.rows, column), queries)
-        split = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (padded, *self._of_patches(patches)))
+        parts = padded, self.key(patches), self.value(patches)
+        split = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
         seen = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)[places.rows, column]
 
         evidence = self.answer(torch.cat([seen, queries], dim=1)).float()
         return evidence.masked_fill(self._others(places), NEVER)
-
-    def _of_patches(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.key(patches), self.value(patches)
 
     def _others(self, places: Places) -> torch.Tensor:
         return self.owner[None, :] != places.families[:, None]
@@ -249,37 +238,21 @@ def train_value_reader(
         reader = ValueReader(model, families).to(device)
         looks = list(said_batches(processor, held_out, families, batch_size, num_workers))
         reader.frequency.copy_(_frequencies(reader, looks))
-        groups, rates = [reader.head_parameters()], [head_learning_rate]
-        if tower_learning_rate > 0:
-            groups.append(reader.tower_parameters())
-            rates.append(tower_learning_rate)
-        reader.tower.requires_grad_(tower_learning_rate > 0)
-        optimizer = torch.optim.AdamW([{"params": group} for group in groups], weight_decay=WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
-
+        step = learning_steps(reader, head_learning_rate, tower_learning_rate, steps, WEIGHT_DECAY)
         batches = itertools.islice(_endless(processor, rows, families, batch_size, seed, num_workers), steps)
-        for step, batch in enumerate(tqdm(batches, "Learning to read values", steps, disable=not progress)):
-            if step and step % max(steps // LOOKS, 1) == 0:
+        for number, batch in enumerate(tqdm(batches, "Learning to read values", steps, disable=not progress)):
+            if number and number % max(steps // LOOKS, 1) == 0:
                 calibrate(reader.eval(), looks, device)
                 reader.temperature.fill_(1.0)
                 reader.train()
+            loss = None
             if batch.places.words:
                 places = batch.places.to(device)
                 evidence = reader(_moved(batch.pixel_values).to(device), places)
                 expected = reader.expected(places)
                 loss = said_loss(reader, evidence, places, expected.detach()).mean()
                 loss = loss - expected.gather(1, reader.said(places)[:, None]).mean()
-                if not loss.isfinite():
-                    raise FloatingPointError(
-                        f"the loss is {loss.item()} on the images {', '.join(batch.image_paths)}: look at them, or "
-                        "lower tower_learning_rate"
-                    )
-                optimizer.zero_grad()
-                loss.backward()
-                for group in groups:
-                    nn.utils.clip_grad_norm_(group, 1.0)
-                optimizer.step()
-            schedule.step()
+            step(loss, batch.image_paths)
         reader.eval()
         calibrate(reader, looks, device)
     return reader
@@ -309,6 +282,22 @@ def _moved(pixel_values: torch.Tensor) -> torch.Tensor:
     most = max(round(SHIFT * height), 1)
     down, right = torch.randint(0, 2 * most + 1, (2,)).tolist()
     return F.pad(pixel_values, (most,) * 4)[..., down : down + height, right : right + width]
+
+
+def read_values(
+    reader: ValueReader,
+    processor: GADMSProcessor,
+    dataset: datasets.Dataset,
+    families: Mapping[str, Family],
+    batch_size: int = 64,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> Iterator[tuple[SaidBatch, list[np.ndarray]]]:
+    """Each batch of rows, and for each of its words how likely every value of its family is true."""
+    device = reader.frequency.device
+    batches = said_batches(processor, dataset, families, batch_size, num_workers)
+    for batch in tqdm(batches, "Looking for what is true", disable=not progress):
+        yield batch, reader.probabilities(batch.pixel_values.to(device), batch.places.to(device))
 
 
 def _frequencies(reader: ValueReader, looks: list[SaidBatch]) -> torch.Tensor:

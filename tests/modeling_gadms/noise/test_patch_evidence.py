@@ -16,8 +16,8 @@ from tiny import COLOURS, tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson import DataError
 from modeling_gadms.masking_gadms import mask_captions
-from modeling_gadms.noise.kept_evidence import kept_evidence
-from modeling_gadms.noise.patch_evidence import hide_words, train_patch_evidence
+from modeling_gadms.noise.kept_evidence import kept
+from modeling_gadms.noise.patch_evidence import PatchEvidence, hide_words, train_patch_evidence
 from modeling_gadms.towers_gadms import valid_tokens
 from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.collator import PairCollator
@@ -283,15 +283,21 @@ def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path, cap
 def test_kept_evidence_is_read_again_and_a_broken_file_is_refused(pair, tmp_path):
     file = str(tmp_path / "evidence.safetensors")
     options = {"steps": 2, "tower_learning_rate": 1e-3, "batch_size": 32, "seed": 0, "num_workers": 0}
-    learnt = kept_evidence(*pair, tiny_rows(40), file, **options).state_dict()
-    kept = kept_evidence(*pair, tiny_rows(1), file, **options).state_dict()
-    assert learnt.keys() == kept.keys() and all(torch.equal(learnt[name], kept[name]) for name in kept)
+
+    def evidence_of(rows):
+        return kept(
+            file, pair[0], lambda: PatchEvidence(pair[0]), lambda: train_patch_evidence(*pair, rows, **options)
+        )
+
+    learnt = evidence_of(tiny_rows(40)).state_dict()
+    again = evidence_of(tiny_rows(1)).state_dict()
+    assert learnt.keys() == again.keys() and all(torch.equal(learnt[name], again[name]) for name in again)
     for content in (b"cut off", save({"reference_keys": torch.zeros(1)})):
         (tmp_path / "evidence.safetensors").write_bytes(content)
         with pytest.raises(
             DataError, match="evidence.safetensors: broken, or not learnt from this model and for these words; delete"
         ):
-            kept_evidence(*pair, tiny_rows(40), file, **options)
+            evidence_of(tiny_rows(40))
 
 
 def test_the_keys_of_the_reference_images_carry_no_dropout(pair):
