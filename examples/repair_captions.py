@@ -109,7 +109,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     for name, value in summary.items():
         unit = "words" if name == "share_false" else "characters"
-        print(f"{name:20} {', '.join(value) if isinstance(value, dict) else f'{value:.1%} of {unit}'}")
+        print(f"{name:20} {f'{value:.1%} of {unit}' if isinstance(value, float) else ', '.join(value) or 'none'}")
+    if not summary.get("families_shown", True):
+        print("No word was doubted: what was learnt shows no family; take more --steps, rows or --tower_learning_rate")
     print(f"{len(train)} training rows and {len(test)} test rows in {out}; figures in {out}-report.json,")
     print(f"examples in {out}.html")
 

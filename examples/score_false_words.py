@@ -51,9 +51,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "small_clip"),
         help="model of the methods (default: the small CLIP)",
     )
-    parser.add_argument("--evidence_steps", type=int, default=1200, help="batches that evidence learns from")
     parser.add_argument(
-        "--tower_learning_rate", type=float, default=5e-4, help="of evidence; a large tower wants 1e-5"
+        "--evidence_steps",
+        type=int,
+        default=1200,
+        help="batches that evidence, or the reader of posterior, learns from",
+    )
+    parser.add_argument(
+        "--tower_learning_rate", type=float, default=5e-4, help="of their image towers; a large tower wants 1e-5"
     )
     parser.add_argument("--oracle_persons", type=int, default=6000, help="drawn for the oracle to be taught")
     parser.add_argument("--output_file", default="runs/false_words", help="of the results (default: %(default)s)")

@@ -108,6 +108,7 @@ BAYES = (
 NUMBERS = "noise/test_repaired_captions.py::test_temperatures_and_the_share_of_false_words_are_found_blindly"
 DRAWN_WORDS = "noise/test_repaired_captions.py::test_drawn_words_follow_seed_epoch_and_image_and_leave_the_rest_alone"
 PUT_IN = "noise/test_repaired_captions.py::test_words_are_put_in_by_their_probability"
+FEW_WORDS = "noise/test_repaired_captions.py::test_a_few_words_do_not_prove_that_images_show_a_family"
 PLACES = "noise/test_repaired_captions.py::test_words_are_found_with_the_tokens_around_them"
 QUALITY, PERSONS_DRAWN = "false_words/test_word_detection.py", "test_intervals_draw_whole_persons_and_hold_the_figure"
 DETECTORS = "noise/test_detectors.py"
@@ -1019,7 +1020,13 @@ mutants(
     ("another word's attention", "column = torch.arange(", "column = 0 * torch.arange(", ANSWERS),
     ("what is said does not count", ".exp().double() * self.says(places, often).double()", ".exp().double()", BAYES),
     ("rare words of unshown families give way", "UNSHOWN_DOUBT = 0.49", "UNSHOWN_DOUBT = 0.9", BAYES),
-    ("families that images do not show", "LEAST_GAIN = 0.02", "LEAST_GAIN = -1.0", NUMBERS),
+    (
+        "families that images do not show",
+        "LEAST_GAIN, LEAST_PROOF = 0.02",
+        "LEAST_GAIN, LEAST_PROOF = 0.0",
+        NUMBERS,
+    ),
+    ("a few words are proof", "LEAST_PROOF = 0.02, 5.0", "LEAST_PROOF = 0.02, 0.0", FEW_WORDS),
     ("the worst temperature", "best = losses.argmin(dim=0)", "best = losses.argmax(dim=0)", NUMBERS),
 )
 

@@ -27,7 +27,8 @@ class RepairArguments:
     families: str | None = field(
         default=None,
         metadata={
-            "help": "JSON of the words that can stand in each other's place (default: of a person's looks and things)."
+            "help": "JSON of the words that can stand in each other's place (default: of a person's looks and "
+            "things). Images are mirrored, so none may tell left from right."
         },
     )
     steps: int = field(default=1200, metadata={"help": "Batches to learn from."})

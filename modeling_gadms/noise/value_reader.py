@@ -39,7 +39,7 @@ LOOKS = 4  # parts of the training, between which held-out rows are looked at
 SUREST = 0.1  # share of the words, read most surely
 FIRST_SHARE, LEAST_SHARE, MOST_SHARE = 0.3, 0.01, 0.9  # of false words
 TEMPERATURES = np.linspace(0.0, 2.0, 41)  # tried, of each family
-LEAST_GAIN = 0.02  # nats a word: answers that explain what is said by less are left out
+LEAST_GAIN, LEAST_PROOF = 0.02, 5.0  # nats a word, and in all: answers that explain less of what is said are left out
 UNSHOWN_DOUBT = 0.49  # at most: the word that is said stays the likeliest
 DROPOUT, WEIGHT_DECAY = 0.3, 0.3
 NEVER = -1e9  # a logit beyond the word's own family
@@ -206,7 +206,8 @@ def train_value_reader(
     """Learn to read values from captioned images, on the model's device; the model itself stays as it is.
 
     A tenth of the rows, 2,000 at most, is held out: the share of false words, and how far the answers of each family
-    can be trusted, are estimated from them.
+    can be trusted, are estimated from them. Where the images show no family, no word is doubted. Images are mirrored,
+    so that no family may tell left from right.
 
     Args:
         model ([`GADMSModel`]): the image tower starts from its own.
@@ -232,7 +233,10 @@ def train_value_reader(
     held = min(max(round(HELD_OUT * len(dataset)), 1), MOST_HELD_OUT)
     held_out, rows = dataset.select(sorted(order[:held])), dataset.select(sorted(order[held:]))
     if len(rows) < batch_size:
-        raise DataError(f"{len(dataset)} rows do not fill one batch of {batch_size} beside those held out: give more")
+        raise DataError(
+            f"{len(dataset)} rows do not fill one batch of {batch_size} beside those held out: give more, or a "
+            "smaller batch_size"
+        )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         reader = ValueReader(model, families).to(device)
@@ -255,6 +259,8 @@ def train_value_reader(
             step(loss, batch.image_paths)
         reader.eval()
         calibrate(reader, looks, device)
+        if not (reader.temperature > 0).any():  # no share was estimated, and nothing speaks against a word
+            reader.share_false.fill_(LEAST_SHARE)
     return reader
 
 
@@ -341,7 +347,8 @@ def _fit_temperatures(reader: ValueReader, scored: list[tuple[Places, torch.Tens
             loss = said_loss(reader, evidence, places, expected)
             losses[number].index_add_(0, places.families, loss)
     counts = torch.bincount(torch.cat([places.families for places, *_ in scored]), minlength=len(reader.temperature))
-    gain = (losses[0] - losses.amin(dim=0)) / counts.clamp_min(1)
+    proof = losses[0] - losses.amin(dim=0)
+    shown = (proof >= LEAST_GAIN * counts) & (proof >= LEAST_PROOF)  # a few words prove nothing
     best = losses.argmin(dim=0)
     chosen = torch.from_numpy(TEMPERATURES).to(losses)[best]
-    reader.temperature.copy_(torch.where(gain < LEAST_GAIN, 0.0, chosen))
+    reader.temperature.copy_(torch.where(shown, chosen, 0.0))
