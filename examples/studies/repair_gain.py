@@ -1,6 +1,10 @@
 """Study: is it better to put the right word in than to leave the false one, and how often is the right one found?
 
-    python examples/studies/repair_gain.py          # reads values, 4 min, then six cells, a minute each and seed
+    python examples/studies/repair_gain.py --cells none repair sample deleted oracle true    # two minutes a cell
+    python examples/studies/repair_gain.py --seeds 0 1 2              # the other cells as well; finished ones are kept
+    python examples/studies/repair_gain.py --only_finished                                      # one table of them all
+    python examples/studies/repair_gain.py --from_scratch --epochs 8 --learning_rate 1e-3 --noise_rates 0.5 \\
+        --seeds 0 1 --cells none repair oracle true --output_dir runs/repair_scratch             # 15 minutes a cell
 
 A reader of values, learnt from the noisy captions themselves, gives the probability of each value of a word's family
 to be true. In the cells, one recipe trains on
@@ -8,11 +12,18 @@ to be true. In the cells, one recipe trains on
 - none: the captions as they are
 - repair: each word replaced by the likeliest of its family, as `examples/repair_captions.py --mode repair` does
 - sample: words drawn from these probabilities anew in each epoch, as `--mode sample` and `--draw_words` do
-- deleted: exactly the false words left out
+- sure: as repair, but only where the probability of being right rises by 0.5 or more
+- again: as repair, by a second reader, which learnt from captions that the first one had repaired
+- unlikely: as repair, and words are masked before alignment where no value has a probability of 0.5
+- dropped: as repair, without captions of which more than half of the words that the reader judges are doubted
+- deleted, hidden, barred: exactly the false words left out; masked before alignment; in their place, but attended to
+  by no other word
 - oracle: each false word replaced by the true one; things that are made up stay
 - true: captions without a false word, the most that any repair can reach
 
-Each finished cell, the reader and what it read are kept in --output_dir.
+With --from_scratch the towers begin at random weights, so that captions with false words are all they have read; the
+reader begins at the small CLIP in any case. Each finished cell, the readers and what they read are kept in
+--output_dir.
 """
 
 import argparse
@@ -43,7 +54,7 @@ WAYS = {"t2i": "text to image", "i2t": "image to text"}
 def summarize(cells: dict[tuple[str, int], dict]) -> dict:
     """R@1 of each cell and way over the seeds, and its gain over none; whole persons are resampled."""
     rows: dict[str, dict] = {}
-    for cell in CELLS:
+    for cell in dict.fromkeys(name for name, _ in cells):
         runs = {seed: run for (name, seed), run in cells.items() if name == cell}
         rows[cell] = {"seeds": sorted(runs)}
         for way in WAYS:
@@ -86,7 +97,8 @@ def draw(results: dict[str, dict]) -> pyplot.Figure:
             at = np.arange(len(rows)) + 0.4 * place
             axis.barh(at, [row["mean"] for row in found], 0.35, xerr=error_bars(found), label=WAYS[way], alpha=0.6)
         axis.set_yticks(np.arange(len(rows)) + 0.2, list(rows))
-        axis.set(xlabel="R@1", title=f"{noise_rate} of words false", xlim=(50, None))
+        least = min(row[way]["low"] for row in rows.values() for way in WAYS)
+        axis.set(xlabel="R@1", title=f"{noise_rate} of words false", xlim=(max(least - 5, 0), None))
         axis.invert_yaxis()
     axes[0][0].legend(loc="lower left")
     return figure
@@ -97,6 +109,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--noise_rates", nargs="+", type=float, default=[0.3, 0.5], help="shares of false words")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run per seed and cell")
     parser.add_argument("--reader_steps", type=int, default=EVIDENCE_STEPS, help="batches that the reader learns from")
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS), help="captions to train on")
+    parser.add_argument("--learning_rate", type=float, default=1e-4, help="at its peak (default: %(default)s)")
+    parser.add_argument("--from_scratch", action="store_true", help="from random weights, not from the small CLIP")
+    parser.add_argument("--only_finished", action="store_true", help="write the table of the cells that exist")
     add_recipe(parser, "repair_gain", num_persons=4000, epochs=1.0)
     return parser.parse_args(arguments)
 
@@ -106,19 +122,24 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     datasets.disable_progress_bars()
     os.makedirs(args.output_dir, exist_ok=True)
-    base = {name: getattr(args, name) for name in ("epochs", "num_persons", "image_size")}
-    learnt = base | {"reader_steps": args.reader_steps, "tower_learning_rate": TOWER_RATE}
+    names = ("epochs", "num_persons", "image_size", "learning_rate", "from_scratch")
+    base = {name: getattr(args, name) for name in names}
+    reading = {name: getattr(args, name) for name in ("num_persons", "image_size", "reader_steps")}
+    reading |= {"tower_learning_rate": TOWER_RATE}
+    cell_names = ["none", *(cell for cell in CELLS if cell in args.cells and cell != "none")]  # gains are over none
     results, texts = {}, []
     for noise_rate in args.noise_rates:
-        rows, share_false = rows_with_posteriors(noise_rate, args, learnt)
-        words = detection(rows) | {"share_false": share_false}
+        rows, share_false = rows_with_posteriors(noise_rate, args, reading)
+        words = detection(rows, share_false) | {"share_false": share_false}
         cells = {}
-        for seed in args.seeds:
-            for cell in CELLS:
+        for cell in cell_names:
+            for seed in args.seeds:
                 rate = 0.0 if cell == "true" else noise_rate  # one run for all rates
                 file = os.path.join(args.output_dir, f"{cell}_{rate}_{seed}.json")
-                setting = learnt if cell in LEARNT else base
-                work = lambda cell=cell, seed=seed: train_cell(cell, noise_rate, seed, rows, args)  # noqa: E731, B023
+                if args.only_finished and not os.path.exists(file):
+                    continue
+                setting = base | reading if cell in LEARNT else base
+                work = lambda cell=cell, seed=seed: train_cell(cell, noise_rate, seed, rows, args, reading)  # noqa: E731, B023
                 cells[cell, seed] = kept_cell(file, setting, work)
                 measured = {way: float(np.mean(values)) for way, values in cells[cell, seed]["values"].items()}
                 print(cell, noise_rate, seed, measured, flush=True)
@@ -126,7 +147,10 @@ def main(arguments: list[str] | None = None) -> None:
         texts.append(written(noise_rate, results[str(noise_rate)]["cells"], words))
     content = {"arguments": vars(args), "results": results}
     title = "Is it better to repair false words than to leave them?"
-    save_study("repair_gain", title, content, "\n\n".join(texts), draw(results), args.results_dir)
+    if args.from_scratch:
+        title += " From random weights"
+    name = "repair_gain_scratch" if args.from_scratch else "repair_gain"
+    save_study(name, title, content, "\n\n".join(texts), draw(results), args.results_dir)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,11 @@ from modeling_gadms.noise.rewriting import POSTERIOR
 CAPTIONS = "caption1", "caption2"
 
 
-def detection(rows: datasets.Dataset) -> dict[str, Any]:
-    """How well false words are found, and how often the right one is put in, by kinds of words; persons are drawn."""
+def detection(rows: datasets.Dataset, share_false: float) -> dict[str, Any]:
+    """How well false words are found, and how often the right one is put in, by kinds of words; persons are drawn.
+
+    Words that no posterior lists, because the images do not show them, stay and are false with the estimated share.
+    """
     columns: dict[str, list] = {name: [] for name in ("attribute", "person", "posterior")}
     flags: dict[str, list[bool]] = {name: [] for name in ("false", "right_before", "right_after", "changed")}
     for row in rows.remove_columns("image"):
@@ -23,11 +26,10 @@ def detection(rows: datasets.Dataset) -> dict[str, Any]:
             posteriors = {one["start"]: one for one in row[f"{name}_{POSTERIOR}"]}
             for word in row[f"{name}_words"]:
                 attribute = word["attribute"]
-                if word["start"] not in posteriors:
-                    continue  # beyond the tower's length
-                one = posteriors[word["start"]]
-                best = one["words"][int(np.argmax(one["probabilities"]))]
                 said = row[name][word["start"] : word["end"]].lower()
+                unlisted = {"words": [said], "probabilities": [1 - share_false]}
+                one = posteriors.get(word["start"], unlisted)
+                best = one["words"][int(np.argmax(one["probabilities"]))]
                 values = [value_of_words(attribute, text.lower()) for text in (said, best)]
                 columns["attribute"].append(attribute)
                 columns["person"].append(row["person_id"])

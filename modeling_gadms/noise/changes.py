@@ -39,6 +39,6 @@ def change_of(
         rows = add_posteriors(reader, processor, rows, vocabulary, args.batch_size, args.num_workers)
         return repair_captions(rows) if args.mode == "repair" else rows
 
-    shown = [name for name, one in zip(families, reader.temperature.tolist(), strict=True) if one > 0]
+    shown = reader.shown(families)
     estimated = {"share_false": reader.share_false.item()} if shown else {}
     return change, estimated | {"families_shown": shown}

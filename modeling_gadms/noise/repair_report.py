@@ -14,6 +14,7 @@ from dataset_webperson.pages import embed, write_page
 from ..rows import caption_columns
 from ..tokenization_gadms import clean_caption
 from .patch_evidence import HIDDEN
+from .repaired_captions import FALSE_SPANS
 from .rewriting import AS_FOUND, POSTERIOR, as_cleaned
 
 SHOWN = 24  # images on the page
@@ -44,8 +45,11 @@ def summarize(files: list[str]) -> dict[str, Any]:
                 found = list(doubts(row, name))
                 words.update(caption[start:end] + (f" > {word}" if word else "") for start, end, word, _ in found)
                 doubted = _characters_in([[start, end] for start, end, _, _ in found])
-                known = _characters_in(row.get(f"{name}_false_spans") or [])
+                spans = row.get(f"{name}_{FALSE_SPANS}") or []  # of the caption as it is now
+                known = _characters_in(row.get(f"{name}_{AS_FOUND}_{FALSE_SPANS}", spans))
                 characters.update(all=len(caption), doubted=len(doubted), false=len(known), both=len(doubted & known))
+                if f"{name}_{AS_FOUND}" in row:
+                    characters.update(repaired=len(row[name]), still_false=len(_characters_in(spans)))
     found_all: dict[str, Any] = {
         "doubted": characters["doubted"] / characters["all"],
         "most_doubted": dict(words.most_common(20)),
@@ -55,6 +59,8 @@ def summarize(files: list[str]) -> dict[str, Any]:
         if characters["doubted"]:
             found_all["precision"] = characters["both"] / characters["doubted"]
         found_all["recall"] = characters["both"] / characters["false"]
+        if characters["repaired"]:
+            found_all["still_false"] = characters["still_false"] / characters["repaired"]
     return found_all
 
 

@@ -1,5 +1,6 @@
 """Repairs captions: the words that an image speaks against give way to what it shows."""
 
+import json
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -10,14 +11,16 @@ import datasets
 import numpy as np
 
 from dataset_webperson import DataError
+from dataset_webperson.drawn.attributes import WORDS
 
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns, stable_hash
 from .patch_evidence import HIDDEN
-from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, repaired
+from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, repaired, repaired_with_places
 from .value_reader import ValueReader, read_values
 from .word_families import Family, SaidWord, said_words
 
+LISTED, FALSE_SPANS = "words", "false_spans"  # suffixes of columns of drawn captions
 LEAST = 0.01  # a value less likely than this is left out
 COUNTED_ROWS = 10_000  # rows whose words are counted
 FEATURE = datasets.List(
@@ -98,7 +101,8 @@ def with_same_columns(dataset: datasets.Dataset, mode: str) -> datasets.Dataset:
         else:
             dataset = dataset.add_column(f"{name}_{POSTERIOR}", nothing, feature=FEATURE)
         if mode == "repair":
-            dataset = dataset.add_column(f"{name}_{AS_FOUND}", dataset[name][:])
+            for column, kept in _of_caption(dataset, name).items():
+                dataset = dataset.add_column(kept, dataset[column][:], feature=dataset.features[column])
     return dataset
 
 
@@ -110,7 +114,10 @@ def add_posteriors(
     batch_size: int = 64,
     num_workers: int = 0,
 ) -> datasets.Dataset:
-    """List for each caption the words of families, with what could be true in their place.
+    """List for each caption the words of families that the images show, with what could be true in their place.
+
+    Words of other families are not listed: however many of them are false, no image says which, and others drawn in
+    their place would be true no more often.
 
     Returns:
         `datasets.Dataset` with columns `caption1_posterior`, ...: `start`, `end` (characters of the caption as the
@@ -120,9 +127,12 @@ def add_posteriors(
     names = caption_columns(dataset.column_names)
     columns: dict[str, list[list[dict[str, Any]]]] = {f"{name}_{POSTERIOR}": [] for name in names}
     options = (reader, processor, dataset, vocabulary.families, batch_size, num_workers)
+    shown = reader.shown(vocabulary.families)
     for batch, probabilities in read_values(*options):
         found: dict[str, list[list[dict[str, Any]]]] = {name: [[] for _ in batch.image_paths] for name in names}
         for (row, name, word), shares in zip(batch.places.words, probabilities, strict=True):
+            if word.family not in shown:
+                continue
             place = f"{batch.image_paths[row]} {name} {word.start}"
             said = batch.captions[name][row][word.start : word.end]
             found[name][row].append(_alternatives(word, said, shares, place, vocabulary))
@@ -151,13 +161,62 @@ def _alternatives(
 
 
 def repair_captions(dataset: datasets.Dataset) -> datasets.Dataset:
-    """The data set of [`add_posteriors`] with its captions repaired, and the old ones in `caption1_as_found`, ..."""
+    """The data set of [`add_posteriors`] with its captions repaired, and the old ones in `caption1_as_found`, ...
+
+    Where words are listed (drawn captions), `caption1_words` and `caption1_false_spans` tell of the repaired caption,
+    `caption1_as_found_words` and `caption1_as_found_false_spans` of the old one.
+    """
     names = caption_columns(dataset.column_names)
-    texts = dataset.select_columns([column for name in names for column in (name, f"{name}_{POSTERIOR}")])
-    found: dict[str, list[str]] = {name: [] for name in names}
-    for row in texts:
+    changed: dict[str, list] = {column: [] for name in names for column in _of_caption(dataset, name)}
+    for row in dataset.remove_columns([name for name in dataset.column_names if name == "image"]):
         for name in names:
-            found[name].append(repaired(as_cleaned(row[name]), row[f"{name}_{POSTERIOR}"]))
-    for name, values in found.items():
-        dataset = dataset.rename_column(name, f"{name}_{AS_FOUND}").add_column(name, values)
+            caption, posterior = as_cleaned(row[name]), row[f"{name}_{POSTERIOR}"]
+            if f"{name}_{LISTED}" not in changed:
+                changed[name].append(repaired(caption, posterior))
+                continue
+            text, words = repaired_listed(caption, posterior, row[f"{name}_{LISTED}"], json.loads(row["attributes"]))
+            changed[name].append(text)
+            changed[f"{name}_{LISTED}"].append(words)
+            if f"{name}_{FALSE_SPANS}" in changed:
+                spans = [[word["start"], word["end"]] for word in words if word["is_false"]]
+                changed[f"{name}_{FALSE_SPANS}"].append(spans)
+    for name in names:
+        for column, kept in _of_caption(dataset, name).items():
+            feature = dataset.features[column]
+            dataset = dataset.rename_column(column, kept).add_column(column, changed[column], feature=feature)
     return dataset
+
+
+def _of_caption(dataset: datasets.Dataset, name: str) -> dict[str, str]:
+    """The columns that tell of a caption's text, and where they are kept when it is repaired."""
+    columns = {name: f"{name}_{AS_FOUND}"}
+    columns |= {f"{name}_{part}": f"{name}_{AS_FOUND}_{part}" for part in (LISTED, FALSE_SPANS)}
+    return {column: kept for column, kept in columns.items() if column in dataset.column_names}
+
+
+def repaired_listed(
+    caption: str, posterior: list[dict[str, Any]], listed: list[dict[str, Any]], truth: Mapping[str, str]
+) -> tuple[str, list[dict[str, Any]]]:
+    """A repaired caption and its listed words: where they stand now, and whether they are false now.
+
+    Args:
+        caption: as it was found.
+        posterior: places, words and their probabilities.
+        listed: `start`, `end`, `attribute` and `is_false` of every attribute word.
+        truth: attribute -> the value that the picture shows.
+    """
+    judged = {one["start"]: one for one in posterior}
+    words = sorted(listed, key=lambda word: word["start"])
+    places = [
+        judged.get(word["start"], {**word, "words": [caption[word["start"] : word["end"]]], "probabilities": [1.0]})
+        for word in words
+    ]
+    text, spans = repaired_with_places(caption, places)
+    found = []
+    for word, (start, end) in zip(words, spans, strict=True):
+        is_false = word["is_false"]
+        said = text[start:end].lower()
+        if said != caption[word["start"] : word["end"]].lower():
+            is_false = said not in WORDS[word["attribute"]].get(truth[word["attribute"]], ())
+        found.append({**word, "start": start, "end": end, "is_false": is_false})
+    return text, found

@@ -23,12 +23,28 @@ def repaired(caption: str, posterior: Sequence[Mapping[str, Any]], draws: Sequen
     >>> repaired("A red coat", posterior, draws=[0.2])
     'A red coat'
     """
+    return repaired_with_places(caption, posterior, draws)[0]
+
+
+def repaired_with_places(
+    caption: str, posterior: Sequence[Mapping[str, Any]], draws: Sequence[float] | None = None
+) -> tuple[str, list[tuple[int, int]]]:
+    """What [`repaired`] gives, and where the words of its places stand then: start and end, end excluded.
+
+    >>> repaired_with_places("A red coat", [certain(2, 5, "orange")])
+    ('An orange coat', [(3, 9)])
+    """
+    lengths, to_end = [], []
     for number in reversed(range(len(posterior))):
         one = posterior[number]
+        start, end = one["start"], one["end"]
+        to_end.append(len(caption) - end)  # what follows has its final length already
         chosen = chosen_word(one, None if draws is None else draws[number])
+        lengths.append(len(one["words"][chosen]) if chosen else end - start)
         if chosen:
-            caption = _replaced(caption, one["start"], one["end"], one["words"][chosen])
-    return caption
+            caption = _replaced(caption, start, end, one["words"][chosen])
+    ends = [len(caption) - rest for rest in reversed(to_end)]
+    return caption, [(end - length, end) for end, length in zip(ends, reversed(lengths), strict=True)]
 
 
 def certain(start: int, end: int, word: str) -> dict[str, Any]:

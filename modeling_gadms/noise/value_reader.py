@@ -15,7 +15,7 @@ of the speaker from doubts of the reader). This is not part of the paper; `examp
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import datasets
 import numpy as np
@@ -132,6 +132,10 @@ class ValueReader(OnImageTower):
 
     def _others(self, places: Places) -> torch.Tensor:
         return self.owner[None, :] != places.families[:, None]
+
+    def shown(self, families: Iterable[str]) -> list[str]:
+        """The families, given in the order of their numbers, of which the images say something."""
+        return [name for name, one in zip(families, self.temperature.tolist(), strict=True) if one > 0]
 
     def said(self, places: Places) -> torch.Tensor:
         """Column of what each word says, `(N,)`."""

@@ -7,6 +7,7 @@ import sys
 import datasets
 import numpy as np
 import pytest
+import torch
 from places import EXAMPLES
 
 from dataset_webperson import WebPerson
@@ -36,14 +37,14 @@ def drawn(tmp_path_factory):
 
 def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(repair_cells, "drawn_data", drawn)
-    hits = {"none": 0.5, "repair": 0.6, "sample": 0.6, "deleted": 0.4, "oracle": 0.7, "true": 0.8}
+    hits = {"none": 0.5, "repair": 0.6, "deleted": 0.4, "oracle": 0.7, "true": 0.8}
     trained = []
 
-    def train(cell, noise_rate, seed, rows, args):
+    def train(cell, noise_rate, seed, rows, args, setting):
         trained.append((cell, seed))
-        captions = repair_cells.captions_of(cell, rows, noise_rate, args)
-        assert len(captions) == 80 and captions[0]["caption1"]
-        values = [100.0 * (number / 40 < hits[cell]) for number in range(40)]
+        captions = repair_cells.captions_of(cell, rows, noise_rate, args, setting)
+        assert len(captions) <= 80 and captions[0]["caption1"]
+        values = [100.0 * (number / 40 < hits.get(cell, 0.6)) for number in range(40)]
         return {
             "values": {way: values for way in ("t2i", "i2t")},
             "persons": {way: [n // 4 for n in range(40)] for way in ("t2i", "i2t")},
@@ -52,9 +53,12 @@ def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, cap
     monkeypatch.setattr(repair_gain, "train_cell", train)
     options = ["--noise_rates", "0.5", "--seeds", "0", "1", "--num_persons", "32", "--reader_steps", "2"]
     options += ["--output_dir", str(tmp_path / "run"), "--results_dir", str(tmp_path / "results")]
-    for _ in range(2):  # the second time all is kept
-        repair_gain.main(options)
-    assert len(trained) == 12
+    repair_gain.main([*options, "--cells", "repair", "oracle"])
+    assert {cell for cell, _ in trained} == {"none", "repair", "oracle"}  # gains are over none
+    repair_gain.main(options)
+    assert len(trained) == 2 * len(repair_cells.CELLS)  # what was finished is kept
+    repair_gain.main([*options, "--seeds", "0", "1", "2", "--only_finished"])
+    assert len(trained) == 2 * len(repair_cells.CELLS)
     found = json.loads((tmp_path / "results" / "repair_gain.json").read_text())["results"]["0.5"]
     assert found["cells"]["repair"]["t2i"]["gain"]["mean"] == pytest.approx(10)
     assert found["words"]["groups"]["all"]["right_before"] == pytest.approx(0.5, abs=0.1)
@@ -70,7 +74,7 @@ def test_the_oracle_says_what_is_true_and_leaves_what_is_made_up(drawn, monkeypa
     monkeypatch.setattr(repair_cells, "drawn_data", drawn)
     rows = drawn((64, 32), 32, 0.5, 42).as_dataset(split="train")
     args = argparse.Namespace(image_size=[64, 32], num_persons=32)
-    mended = repair_cells.captions_of("oracle", rows, 0.5, args)
+    mended = repair_cells.captions_of("oracle", rows, 0.5, args, {})
     right = 0
     for row, other in zip(rows, mended, strict=True):
         truth, shift = json.loads(row["attributes"]), 0
@@ -87,14 +91,14 @@ def test_the_oracle_says_what_is_true_and_leaves_what_is_made_up(drawn, monkeypa
             shift += len(new) - len(said)
         assert abs(len(other["caption1"]) - len(row["caption1"]) - shift) <= len(row["caption1_words"])  # articles
     assert right > 40
-    deleted = repair_cells.captions_of("deleted", rows, 0.5, args)
+    deleted = repair_cells.captions_of("deleted", rows, 0.5, args, {})
     for row, other in zip(rows, deleted, strict=True):
         kept = list(row["caption2"])
         for start, end in row["caption2_false_spans"]:
             kept[start:end] = " " * (end - start)
         assert other["caption2"].replace(" ", "") == "".join(kept).replace(" ", "") and "  " not in other["caption2"]
-    assert repair_cells.captions_of("none", rows, 0.5, args) is rows
-    true = repair_cells.captions_of("true", rows, 0.5, args)
+    assert repair_cells.captions_of("none", rows, 0.5, args, {}) is rows
+    true = repair_cells.captions_of("true", rows, 0.5, args, {})
     assert not any(word["is_false"] for words in true["caption1_words"] for word in words)
 
 
@@ -111,9 +115,98 @@ def test_right_words_are_counted_before_and_after():
         "caption2_words": [{**words[0], "end": 6, "is_false": False}],
         "caption2_posterior": [{"start": 2, "end": 6, "words": ["blue"], "probabilities": [1.0]}],
     }
-    found = repair_words.detection(datasets.Dataset.from_list([row, {**row, "person_id": 2}]))
+    found = repair_words.detection(datasets.Dataset.from_list([row, {**row, "person_id": 2}]), 0.3)
     everything = found["groups"]["all"]
     assert (everything["right_before"], everything["right_after"], everything["changed"]) == (0.5, 1.0, 0.5)
     assert (everything["false_of_changed"], everything["right_of_changed"]) == (1.0, 1.0)
     assert everything["posterior"]["mean"] == 1.0
     assert found["calibration_error"] == pytest.approx(np.mean([0.2, 0.0]))
+
+
+def test_words_that_no_posterior_lists_are_false_with_the_estimated_share():
+    words = [{"start": 2, "end": 5, "attribute": "coat.color", "is_false": number == 0} for number in range(2)]
+    rows = [
+        {
+            "image": None,
+            "person_id": number,
+            "attributes": json.dumps({"coat.color": ["blue", "red"][number]}),
+            **{f"caption{n}": "a red coat" for n in (1, 2)},
+            **{f"caption{n}_words": [word] for n in (1, 2)},
+            **{f"caption{n}_posterior": [] for n in (1, 2)},
+        }
+        for number, word in enumerate(words)
+    ]
+    found = repair_words.detection(datasets.Dataset.from_list(rows, features=_with_lists(rows)), 0.3)
+    assert found["groups"]["all"]["changed"] == 0 and found["groups"]["all"]["right_after"] == 0.5
+    assert found["groups"]["all"]["posterior"]["mean"] == 0.5
+    assert found["calibration_error"] == pytest.approx(0.2)  # 0.3 said, 0.5 seen
+
+
+def _with_lists(rows):
+    """Features of rows whose lists of posteriors are empty."""
+    features = datasets.Dataset.from_list(
+        [{k: v for k, v in row.items() if "posterior" not in k} for row in rows]
+    ).features
+    return datasets.Features({**features, **{f"caption{n}_posterior": repair_cells.FEATURE for n in (1, 2)}})
+
+
+def posterior_of(*probabilities):
+    words = ["red", "blue", "green"][: len(probabilities)]
+    return {"start": 2, "end": 5, "family": "coat.color", "words": words, "probabilities": list(probabilities)}
+
+
+def test_cells_take_words_by_their_probabilities():
+    row = {"caption1": "a red coat, with a cap"}
+
+    def caption(cell, *probabilities):
+        return repair_cells.caption_of(cell, {**row, "caption1_posterior": [posterior_of(*probabilities)]}, "caption1")
+
+    assert caption("repair", 0.3, 0.7) == ("a blue coat, with a cap", [])
+    assert caption("sure", 0.3, 0.7) == ("a red coat, with a cap", [])  # 0.4 is gained
+    assert caption("sure", 0.2, 0.8) == ("a blue coat, with a cap", [])
+    assert caption("unlikely", 0.3, 0.45, 0.25) == ("a blue coat, with a cap", [[2, 6]])
+    assert caption("unlikely", 0.3, 0.55, 0.15) == ("a blue coat, with a cap", [])
+    doubted, fine = posterior_of(0.4, 0.6), posterior_of(0.6, 0.4)
+    assert repair_cells.mostly_doubted([doubted, doubted, fine])
+    assert not repair_cells.mostly_doubted([doubted, fine]) and not repair_cells.mostly_doubted([])
+
+
+def test_doubted_captions_give_way_to_the_other_of_their_row_or_the_row_goes():
+    doubted, fine = [posterior_of(0.4, 0.6)], [posterior_of(0.6, 0.4)]
+    judged = [(doubted, fine), (doubted, doubted), (fine, fine)]
+    rows = [
+        {
+            "image": None,
+            "caption1": "a red coat",
+            "caption2": "a red cap",
+            "caption1_posterior": first,
+            "caption2_posterior": second,
+        }
+        for first, second in judged
+    ]
+    found = repair_cells.captions_of("dropped", datasets.Dataset.from_list(rows), 0.5, argparse.Namespace(), {})
+    assert [(row["caption1"], row["caption2"]) for row in found] == [
+        ("a red cap", "a red cap"),
+        ("a red coat", "a red cap"),
+    ]
+
+
+def test_barred_words_change_nothing_but_their_own_place():
+    """With the masked token barred, what stands in its place makes no difference to the caption."""
+    model, processor = repair_cells.starting_point(False, 0, (64, 32))
+    mask = model.config.mask_token_id
+    ids = processor(text=["a red coat and blue trousers"], return_tensors="pt")["input_ids"]
+    masked = ids.clone()
+    masked[0, 2] = mask
+    tower = model.gadms.text_model.eval()
+    embeddings = tower.get_input_embeddings().weight
+    with torch.no_grad():
+        plain = tower(ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        repair_cells.bar_masked(model)
+        torch.testing.assert_close(tower(ids).last_hidden_state, plain)
+        before = tower(masked).last_hidden_state
+        embeddings[mask] += 1.0
+        after = tower(masked).last_hidden_state
+    others = [place for place in range(ids.shape[1]) if place != 2]
+    torch.testing.assert_close(after[:, others], before[:, others])
+    assert not torch.allclose(after[:, 2], before[:, 2]) and not torch.allclose(before[:, 3:], plain[:, 3:])
