@@ -3,7 +3,7 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,11 @@ from ..rows import caption_columns, stable_hash
 from .patch_evidence import HIDDEN
 from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, repaired, repaired_with_places
 from .value_reader import ValueReader, read_values
-from .word_families import Family, SaidWord, said_words
+from .word_families import Family, SaidWord, lists_attributes, said_words
+from .word_places import SaidBatch
 
 LISTED, FALSE_SPANS = "words", "false_spans"  # suffixes of columns of drawn captions
+TOLD = LISTED, FALSE_SPANS, "score", "word_score"  # of columns that tell of a caption's text
 LEAST = 0.01  # a value less likely than this is left out
 COUNTED_ROWS = 10_000  # rows whose words are counted
 FEATURE = datasets.List(
@@ -85,7 +87,7 @@ def refuse_unnamed(dataset: datasets.Dataset, families: Mapping[str, Family]) ->
 
 def _unnamed(dataset: datasets.Dataset, families: Mapping[str, Family]) -> str:
     problem = f"no caption names a value of the families {', '.join(families)}: give families of its words"
-    if "caption1_words" in dataset.column_names:
+    if lists_attributes(dataset.column_names, "caption1"):
         listed = sorted({word["attribute"] for words in dataset[:100]["caption1_words"] for word in words})
         problem += f"; words are listed here, so families have the names of their attributes: {', '.join(listed)}"
     return problem
@@ -100,10 +102,7 @@ def with_same_columns(dataset: datasets.Dataset, mode: str) -> datasets.Dataset:
             dataset = dataset.add_column(f"{name}_{HIDDEN}", nothing, feature=spans)
         else:
             dataset = dataset.add_column(f"{name}_{POSTERIOR}", nothing, feature=FEATURE)
-        if mode == "repair":
-            for column, kept in _of_caption(dataset, name).items():
-                dataset = dataset.add_column(kept, dataset[column][:], feature=dataset.features[column])
-    return dataset
+    return repair_captions(dataset) if mode == "repair" else dataset
 
 
 def add_posteriors(
@@ -124,23 +123,30 @@ def add_posteriors(
         tokenizer cleans it, end excluded), `family`, `words` and their `probabilities`, the word as it is said first.
         Values less likely than 1 % are left out; those that stay sum to 1.
     """
-    names = caption_columns(dataset.column_names)
-    columns: dict[str, list[list[dict[str, Any]]]] = {f"{name}_{POSTERIOR}": [] for name in names}
+    columns: dict[str, list] = {f"{name}_{POSTERIOR}": [] for name in caption_columns(dataset.column_names)}
     options = (reader, processor, dataset, vocabulary.families, batch_size, num_workers)
     shown = reader.shown(vocabulary.families)
     for batch, probabilities in read_values(*options):
-        found: dict[str, list[list[dict[str, Any]]]] = {name: [[] for _ in batch.image_paths] for name in names}
-        for (row, name, word), shares in zip(batch.places.words, probabilities, strict=True):
-            if word.family not in shown:
-                continue
-            place = f"{batch.image_paths[row]} {name} {word.start}"
-            said = batch.captions[name][row][word.start : word.end]
-            found[name][row].append(_alternatives(word, said, shares, place, vocabulary))
-        for name, values in found.items():
+        for name, values in posteriors_of(batch, probabilities, vocabulary, shown).items():
             columns[f"{name}_{POSTERIOR}"] += values
     for name, values in columns.items():
         dataset = dataset.add_column(name, values, feature=FEATURE)
     return dataset
+
+
+def posteriors_of(
+    batch: SaidBatch, probabilities: Sequence[np.ndarray], vocabulary: Vocabulary, shown: Sequence[str]
+) -> dict[str, list[list[dict[str, Any]]]]:
+    """For each caption column of a batch what [`add_posteriors`] lists for its rows, of the families `shown`."""
+    found: dict[str, list[list[dict[str, Any]]]] = {
+        name: [[] for _ in texts] for name, texts in batch.captions.items()
+    }
+    for (row, name, word), shares in zip(batch.places.words, probabilities, strict=True):
+        if word.family in shown:
+            place = f"{batch.image_paths[row]} {name} {word.start}"
+            said = batch.captions[name][row][word.start : word.end]
+            found[name][row].append(_alternatives(word, said, shares, place, vocabulary))
+    return found
 
 
 def _alternatives(
@@ -163,35 +169,38 @@ def _alternatives(
 def repair_captions(dataset: datasets.Dataset) -> datasets.Dataset:
     """The data set of [`add_posteriors`] with its captions repaired, and the old ones in `caption1_as_found`, ...
 
-    Where words are listed (drawn captions), `caption1_words` and `caption1_false_spans` tell of the repaired caption,
-    `caption1_as_found_words` and `caption1_as_found_false_spans` of the old one.
+    What else the data set says of a caption is of the old one, and gets names to match: `caption1_as_found_score`, ...
+    Words listed with their attributes (drawn captions), and which of them are false, are listed of the new one too.
     """
     names = caption_columns(dataset.column_names)
-    changed: dict[str, list] = {column: [] for name in names for column in _of_caption(dataset, name)}
+    changed: dict[str, list] = {name: [] for name in names}
+    judged = [name for name in names if lists_attributes(dataset.column_names, name)]
+    changed |= {f"{name}_{part}": [] for name in judged for part in (LISTED, FALSE_SPANS)}
     for row in dataset.remove_columns([name for name in dataset.column_names if name == "image"]):
         for name in names:
             caption, posterior = as_cleaned(row[name]), row[f"{name}_{POSTERIOR}"]
-            if f"{name}_{LISTED}" not in changed:
-                changed[name].append(repaired(caption, posterior))
+            if name not in judged:
+                text = repaired(caption, posterior)
+                changed[name].append(row[name] if text == caption else text)
                 continue
             text, words = repaired_listed(caption, posterior, row[f"{name}_{LISTED}"], json.loads(row["attributes"]))
-            changed[name].append(text)
+            changed[name].append(row[name] if text == caption else text)
             changed[f"{name}_{LISTED}"].append(words)
-            if f"{name}_{FALSE_SPANS}" in changed:
-                spans = [[word["start"], word["end"]] for word in words if word["is_false"]]
-                changed[f"{name}_{FALSE_SPANS}"].append(spans)
-    for name in names:
-        for column, kept in _of_caption(dataset, name).items():
-            feature = dataset.features[column]
-            dataset = dataset.rename_column(column, kept).add_column(column, changed[column], feature=feature)
+            changed[f"{name}_{FALSE_SPANS}"].append(
+                [[word["start"], word["end"]] for word in words if word["is_false"]]
+            )
+    features = dataset.features
+    dataset = dataset.rename_columns(_as_found(dataset.column_names))
+    for column, values in changed.items():
+        dataset = dataset.add_column(column, values, feature=features[column])
     return dataset
 
 
-def _of_caption(dataset: datasets.Dataset, name: str) -> dict[str, str]:
-    """The columns that tell of a caption's text, and where they are kept when it is repaired."""
-    columns = {name: f"{name}_{AS_FOUND}"}
-    columns |= {f"{name}_{part}": f"{name}_{AS_FOUND}_{part}" for part in (LISTED, FALSE_SPANS)}
-    return {column: kept for column, kept in columns.items() if column in dataset.column_names}
+def _as_found(columns: Sequence[str]) -> dict[str, str]:
+    """The columns that tell of captions as they were found, and their names once these are repaired."""
+    names = {name: f"{name}_{AS_FOUND}" for name in caption_columns(columns)}
+    told = {f"{name}_{part}": f"{kept}_{part}" for name, kept in names.items() for part in TOLD}
+    return {column: kept for column, kept in (names | told).items() if column in columns}
 
 
 def repaired_listed(

@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,7 +62,15 @@ def families_for(columns: list[str], file: str | None = None) -> dict[str, Famil
     """The families of a file or, by default, those that fit a data set: whether its words are listed decides."""
     if file is not None:
         return read_families(file)
-    return drawn_families() if "caption1_words" in columns else plain_families()
+    return drawn_families() if lists_attributes(columns, "caption1") else plain_families()
+
+
+def lists_attributes(columns: Container[str], caption: str) -> bool:
+    """Whether the words of a caption are listed with their attributes, as those of drawn captions are.
+
+    The quality stage of a construction lists words too, in a column of the same name: with their scores.
+    """
+    return f"{caption}_words" in columns and f"{caption}_word_score" not in columns
 
 
 def write_families(families: Mapping[str, Family], file: str) -> None:
@@ -111,7 +119,7 @@ def said_words(row: Mapping[str, Any], column: str, families: Mapping[str, Famil
     truth that is listed beside them is not looked at. Elsewhere the caption is searched (see [`find_words`]).
     """
     caption, listed = row[column], row.get(f"{column}_words")
-    if listed is None:
+    if listed is None or not lists_attributes(row, column):
         return find_words(caption, families)
     found = []
     for word in listed:

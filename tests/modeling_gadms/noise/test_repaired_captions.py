@@ -22,12 +22,13 @@ from modeling_gadms.noise.repaired_captions import (
     repair_captions,
     with_same_columns,
 )
-from modeling_gadms.noise.rewriting import repaired
+from modeling_gadms.noise.rewriting import certain, repaired, repaired_with_places
 from modeling_gadms.noise.value_reader import ValueReader, calibrate, said_loss, train_value_reader
 from modeling_gadms.noise.word_families import (
     Family,
     SaidWord,
     drawn_families,
+    families_for,
     find_words,
     plain_families,
     read_families,
@@ -403,3 +404,83 @@ def test_repaired_captions_are_not_drawn_from_and_families_must_be_spoken_of():
     row = {"caption1": "a red coat", "caption1_words": [{"start": 2, "end": 5, "attribute": "coat.color"}]}
     with pytest.raises(DataError, match="the names of their attributes: coat.color"):
         refuse_unnamed(datasets.Dataset.from_list([row]), FAMILIES)
+
+
+def test_places_of_repaired_words_are_where_the_words_stand():
+    rng, words = random.Random(0), ["red", "orange", "navy blue", "olive"]
+    for _ in range(50):
+        pieces, posterior, expected = ["A person"], [], []
+        for _ in range(rng.randint(0, 4)):
+            text = "".join(pieces) + rng.choice([" wearing a ", " with ", ", an "])
+            said, other = rng.choice(words), rng.choice(words)
+            pieces = [text + said, " coat"]
+            posterior.append({"start": len(text), "end": len(text) + len(said), "words": [said, other]})
+            posterior[-1]["probabilities"] = [0.3, 0.7] if rng.random() < 0.5 else [0.7, 0.3]
+            expected.append(other if posterior[-1]["probabilities"][0] < 0.5 else said)
+        text, places = repaired_with_places("".join(pieces), posterior)
+        assert [text[start:end] for start, end in places] == expected
+        assert text == repaired("".join(pieces), posterior)
+        rest, so_far = text, []
+        for start, end in reversed(places):
+            rest, so_far = rest[:start] + "_" + rest[end:], [rest[start:end], *so_far]
+        plain = "".join(pieces)
+        for one in reversed(posterior):
+            plain = plain[: one["start"]] + "_" + plain[one["end"] :]
+        assert rest.replace(" an _", " a _") == plain.replace(" an _", " a _")
+
+
+def drawn_row(caption, words, truth, posterior):
+    spans = [[word["start"], word["end"]] for word in words if word["is_false"]]
+    told = {"caption1_words": words, "caption1_false_spans": spans, "caption1_posterior": posterior}
+    return {"caption1": caption, "attributes": json.dumps(truth), **told}
+
+
+def test_listed_words_of_repaired_captions_say_where_they_stand_and_whether_they_are_false_now():
+    def word(start, end, attribute, is_false):
+        return {"start": start, "end": end, "attribute": attribute, "is_false": is_false}
+
+    words = [word(2, 5, "coat.color", True), word(19, 23, "shoes.color", True), word(24, 32, "shoes.kind", False)]
+    posterior = [certain(2, 5, "orange"), certain(24, 32, "boots")]  # one rightly, one wrongly
+    truth = {"coat.color": "orange", "shoes.color": "red", "shoes.kind": "sneakers"}
+    row = drawn_row("A red coat and two blue sneakers", words, truth, posterior)
+    mended = repair_captions(datasets.Dataset.from_list([row]))[0]
+    assert mended["caption1"] == "An orange coat and two blue boots"
+    assert [mended["caption1"][one["start"] : one["end"]] for one in mended["caption1_words"]] == [
+        "orange",
+        "blue",
+        "boots",
+    ]
+    assert [one["is_false"] for one in mended["caption1_words"]] == [False, True, True]
+    assert mended["caption1_false_spans"] == [[23, 27], [28, 33]]
+    assert mended["caption1_as_found"] == row["caption1"] and mended["caption1_as_found_words"] == words
+    assert mended["caption1_as_found_false_spans"] == [[2, 5], [19, 23]]
+
+
+def test_what_a_construction_says_of_a_caption_stays_with_the_old_one():
+    columns = {
+        "caption1": "A red coat",
+        "caption1_words": [{"start": 2, "end": 5, "kind": "color", "score": -0.1}],
+        "caption1_score": 0.4,
+        "caption1_word_score": 0.0,
+        "caption1_posterior": [certain(2, 5, "blue")],
+    }
+    families = families_for(list(columns))
+    assert "color" in families  # those of captions whose words are not listed with attributes
+    assert [(one.family, one.value) for one in said_words(columns, "caption1", families)][:1] == [("color", "red")]
+    mended = repair_captions(datasets.Dataset.from_list([columns]))[0]
+    assert mended["caption1"] == "A blue coat" and mended["caption1_as_found"] == "A red coat"
+    assert (mended["caption1_as_found_score"], mended["caption1_as_found_word_score"]) == (0.4, 0.0)
+    assert mended["caption1_as_found_words"] == columns["caption1_words"]
+    assert not {"caption1_words", "caption1_score", "caption1_word_score"} & set(mended)
+
+
+def test_words_that_images_do_not_show_are_not_listed(pair, untaught):
+    reader, _, captions, places = untaught
+    rows = tiny_rows(2).remove_columns(["caption1", "caption2"])
+    for name in ("caption1", "caption2"):
+        rows = rows.add_column(name, [row[name] for row in captions])
+    found = add_posteriors(reader, pair[1], rows, count_words(rows, THINGS))
+    listed = [one["family"] for name in ("caption1", "caption2") for row in found[f"{name}_posterior"] for one in row]
+    said = [word.family for *_, word in places.words]
+    assert listed == ["colour"] * said.count("colour") and "thing" in said
+    assert reader.shown(THINGS) == ["colour"]
