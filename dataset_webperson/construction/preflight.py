@@ -17,6 +17,7 @@ from .persons.nsfw import open_classifier
 from .stages.captioning import CaptionOptions
 from .stages.embedding_duplicates import open_embedder
 from .stages.quality import open_scorer
+from .stages.repair import open_repairer
 
 
 def check_files(config: BuildConfig) -> None:
@@ -72,9 +73,12 @@ def check_nsfw_model(config: BuildConfig) -> None:
 
 
 def check_quality_model(config: BuildConfig) -> None:
-    """Load the model that scores captions, once. Raises `DataError`."""
-    if config.quality and (model := config.quality.model):
-        _try(lambda: open_scorer(model), model, "quality.model")
+    """Load the model that scores captions, and the reader that repairs them, once. Raises `DataError`."""
+    if (quality := config.quality) and quality.model:
+        _try(lambda: open_scorer(quality.model), quality.model, "quality.model")
+        if quality.reader:
+            options = (quality.model, quality.reader, quality.families)
+            _try(lambda: open_repairer(*options), quality.reader, "quality.reader")
 
 
 def _try(load: Callable[[], object], model: str, option: str) -> None:
@@ -89,7 +93,7 @@ def _try(load: Callable[[], object], model: str, option: str) -> None:
 
 def forget_models() -> None:
     """Give back the memory of the models that were loaded here, where others do the work."""
-    for opened in (open_models, open_classifier, open_embedder, open_scorer):
+    for opened in (open_models, open_classifier, open_embedder, open_scorer, open_repairer):
         opened.cache_clear()
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

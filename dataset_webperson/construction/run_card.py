@@ -182,6 +182,13 @@ def _checks(options: QualityOptions, counts: Mapping[str, int]) -> str:
                 f"; {counts['captions_low-score']:,} lie below {options.min_score:g}, which counts as a broken rule"
             )
         text += "."
+    if options.reader:
+        text += (
+            f" {counts['words_repaired']:,} words of {counts['captions_repaired']:,} captions, which the picture "
+            f"speaks against, were replaced by others of their kind, by the reader `{public_name(options.reader)}`, "
+            "which learnt from captions with mistakes: `caption1_repairs` and `caption2_repairs` list them, and "
+            "`caption1_as_found` and `caption2_as_found` keep the captions as they were."
+        )
     if repeated := counts.get("captions_repeated", 0):
         text += f" {repeated:,} captions stood on more than {options.max_same_caption:,} images, which breaks a rule."
     if options.marked == "keep":

@@ -1,7 +1,7 @@
 """What was learnt about false words kept in a file, so that a broken run need not learn it again."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -14,6 +14,8 @@ from dataset_webperson.files import replacing
 from ..modeling_gadms import GADMSModel
 from .image_tower import OnImageTower
 from .patch_evidence import PatchEvidence
+from .value_reader import ValueReader
+from .word_families import Family
 
 Learnt = TypeVar("Learnt", bound=OnImageTower)
 
@@ -45,6 +47,17 @@ def load_evidence(model: GADMSModel, file: str) -> PatchEvidence:
         DataError: the file is broken, or of another model.
     """
     return _filled(PatchEvidence(model), file, model)
+
+
+def load_reader(model: GADMSModel, families: Mapping[str, Family], file: str) -> ValueReader:
+    """A reader of values from its safetensors file, on the model's device.
+
+    Raises:
+        DataError: there is no such file, it is broken, or of another model or other families.
+    """
+    if not os.path.exists(file):
+        raise DataError(f"{file}: no such reader of values; `examples/repair_captions.py --mode repair` learns one")
+    return _filled(ValueReader(model, families), file, model)
 
 
 def _filled(module: Learnt, file: str, model: GADMSModel) -> Learnt:

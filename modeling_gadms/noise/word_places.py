@@ -70,9 +70,18 @@ def _prepare(
     families: Mapping[str, Family],
     indices: Sequence[int],
 ) -> SaidBatch:
-    rows = [read_row(dataset, index) for index in indices]
+    return said_batch(processor, [read_row(dataset, index) for index in indices], names, families)
+
+
+def said_batch(
+    processor: GADMSProcessor,
+    rows: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    families: Mapping[str, Family],
+) -> SaidBatch:
+    """Rows with a decoded image, its path and captions, as [`SaidBatch`]."""
     pixel_values = processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
-    cleaned = [row | {name: clean_caption(row[name]) for name in names} for row in rows]
+    cleaned = [{**row, **{name: clean_caption(row[name]) for name in names}} for row in rows]
     captions = {name: [row[name] for row in cleaned] for name in names}
     paths = [row["image_path"] for row in rows]
     return SaidBatch(pixel_values, paths, captions, find_places(processor, cleaned, names, families))

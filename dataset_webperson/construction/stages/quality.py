@@ -8,10 +8,13 @@ Each attribute word costs a pass of its caption through the text tower.
 
 How well either detects false captions depends on the model; `auc` measures it where the truth is known, and
 `examples/demo_webperson.py` prints it for drawn pedestrians. Rows are judged by the cosine; the words are only shown.
+
+With a reader of values, words that the picture speaks against are replaced first (`repair.py`), and the scores are
+those of the captions that result.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
@@ -29,6 +32,7 @@ from ...rows.joined_parquet import without_images
 from ..captions.repeated import caption_hash, load_repeated
 from ..captions.words import find_attributes
 from ..shards import CHANGEABLE, read_rows, shard_writer
+from .repair import REPAIR_COLUMNS, open_repairer
 
 if TYPE_CHECKING:  # the other stages need not wait for this import
     import torch
@@ -52,6 +56,9 @@ class QualityOptions:
 
     Args:
         model: folder or Hub id of a GA-DMS model with its processor; "" leaves scores null.
+        reader: `OUTPUT_DIR-reader.safetensors` of `examples/repair_captions.py`, learnt on `model`: captions are
+            repaired by it. "" leaves them as they are.
+        families: JSON of the words that the reader was given, `""` for those that it takes by default.
         doubtful_below: a word is doubtful if masking it lowers the cosine by less.
         min_score: captions with a lower cosine are marked `low-score`; by default none are. The scale depends on the
             model: look at the report first.
@@ -62,10 +69,12 @@ class QualityOptions:
         plan: folder that `find_repeated` writes; "" leaves repeated captions unmarked.
 
     Raises:
-        ValueError: a limit out of range, an unknown value of `marked`, or `min_score` without a model.
+        ValueError: a limit out of range, an unknown value of `marked`, or `min_score` or `reader` without a model.
     """
 
     model: str = ""
+    reader: str = ""
+    families: str = ""
     doubtful_below: float = 0.0
     min_score: float | None = None
     max_same_caption: int = 20
@@ -82,6 +91,10 @@ class QualityOptions:
             raise ValueError(f"marked must be one of {', '.join(MARKED)}, not {self.marked!r}")
         if self.min_score is not None and not self.model:
             raise ValueError(f"min_score={self.min_score} needs a model that gives scores")
+        if self.reader and not self.model:
+            raise ValueError(f"reader={self.reader} needs the model that it was learnt on")
+        if self.families and not self.reader:
+            raise ValueError(f"families={self.families} are of a reader, and none is given")
         if self.batch_size < 1 or self.max_same_caption < 0:
             raise ValueError(
                 f"batch_size must be at least 1 and max_same_caption at least 0, not {self.batch_size} and "
@@ -235,21 +248,29 @@ def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str,
 
     Counts, beside `rows_in` and `rows_out`: `captions_scored`, `captions_low-score`, `captions_repeated` (on more than
     `max_same_caption` images), `captions_replaced` (by the row's
-    other one), `both_captions_marked` (rows left out).
+    other one), `both_captions_marked` (rows left out). With a reader, also the columns of
+    `CaptionRepairer.__call__`, and `captions_repaired` and `words_repaired`.
     """
     schema = without_images(source, target)
-    for column, kind in NEW_COLUMNS.items():
+    columns = NEW_COLUMNS | (REPAIR_COLUMNS if options.reader else {})
+    for column, kind in columns.items():
         schema = schema.append(pa.field(column, kind))
     scorer = open_scorer(options.model) if options.model else None
+    repair = None
+    if options.reader:
+        repairer = open_repairer(options.model, options.reader, options.families)
+        repair = partial(repairer, vocabulary=repairer.count(source))
     repeated = load_repeated(options.plan) if options.plan and options.max_same_caption else frozenset()
     with shard_writer(target, schema) as shard:
         for name in ("captions_scored", f"captions_{LOW_SCORE}", "captions_replaced", "both_captions_marked"):
             shard.counts[name] = 0
         rows = read_rows(source)
-        for batch in ahead(iter(partial(read_batch, rows, scorer, options.batch_size), None)):
+        for batch in ahead(iter(partial(read_batch, rows, scorer, options.batch_size, repair), None)):
             assert batch is not None  # the end, which `iter` keeps to itself
             shard.counts["rows_in"] += len(batch.rows)
             _assess(batch, scorer, options, shard.counts)
+            if options.reader:
+                _count_repairs(batch.rows, shard.counts)
             for row in batch.rows:
                 _mark_repeated(row, repeated, shard.counts)
                 if options.marked == "keep" or _settle(row, shard.counts):
@@ -257,16 +278,25 @@ def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str,
     return dict(shard.counts)
 
 
-def read_batch(rows: Iterator[dict[str, Any]], scorer: CaptionScorer | None, size: int) -> Batch | None:
-    """Up to `size` rows, ready for the model; `None` at the end."""
+def read_batch(
+    rows: Iterator[dict[str, Any]],
+    scorer: CaptionScorer | None,
+    size: int,
+    repair: Callable[[list[Image.Image], list[dict[str, Any]]], None] | None = None,
+) -> Batch | None:
+    """Up to `size` rows, repaired and ready for the model; `None` at the end."""
     chunk = list(islice(rows, size))
     if not chunk:
         return None
+    images = []
+    if scorer and any(row[f"caption{number}"] for row in chunk for number in (1, 2)):
+        images = [decode_rgb(row["image"]["bytes"], row["image_path"]) for row in chunk]
+        if repair:
+            repair(images, chunk)
     captions = [row[f"caption{number}"] for row in chunk for number in (1, 2)]
     captioned = [place for place, caption in enumerate(captions) if caption]
     batch = Batch(chunk, list(map(find_attributes, captions)), captioned)
     if scorer and captioned:
-        images = [decode_rgb(row["image"]["bytes"], row["image_path"]) for row in chunk]
         texts, words = [captions[place] for place in captioned], [batch.words[place] for place in captioned]
         # each image has two captions
         batch.inputs = scorer.prepare(images, texts, [place // 2 for place in captioned], words)
@@ -303,15 +333,25 @@ def _assess(batch: Batch, scorer: CaptionScorer | None, options: QualityOptions,
             counts[f"captions_{LOW_SCORE}"] += 1
 
 
+def _count_repairs(rows: list[dict[str, Any]], counts: Counter[str]) -> None:
+    for row in rows:
+        for number in (1, 2):
+            row.setdefault(f"caption{number}_as_found", row[f"caption{number}"])  # a batch without captions
+            repairs = row.setdefault(f"caption{number}_repairs", [])
+            counts.update(captions_repaired=bool(repairs), words_repaired=len(repairs))
+
+
 def _mark_repeated(row: dict[str, Any], repeated: frozenset[int], counts: Counter[str]) -> None:
     for caption in ("caption1", "caption2") if repeated else ():
-        if row[caption] and caption_hash(row[caption]) in repeated:
+        found = row.get(f"{caption}_as_found", row[caption])
+        if found and caption_hash(found) in repeated:
             row[f"{caption}_problems"] = [*row[f"{caption}_problems"], REPEATED]
             counts[f"captions_{REPEATED}"] += 1
 
 
 # The columns that belong to a caption and move with it.
 _PARTS = ("", "_problems", "_score", "_word_score", "_words")
+_REPAIR_PARTS = ("_as_found", "_repairs")
 
 
 def _settle(row: dict[str, Any], counts: Counter[str]) -> bool:
@@ -323,7 +363,7 @@ def _settle(row: dict[str, Any], counts: Counter[str]) -> bool:
     if len(fine) == 1:
         counts["captions_replaced"] += 1
         marked = 3 - fine[0]
-        for part in _PARTS:
+        for part in (*_PARTS, *(part for part in _REPAIR_PARTS if f"caption1{part}" in row)):
             row[f"caption{marked}{part}"] = row[f"caption{fine[0]}{part}"]
         row[f"captioner{marked}"] = row[f"captioner{fine[0]}"]
     return True

@@ -3,13 +3,16 @@
 import io
 import re
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_model, tiny_processor, tiny_rows
+from safetensors.torch import save_file
+from tiny import COLOURS, tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson.construction import caption_statistics, caption_words
 from dataset_webperson.construction.caption_statistics import (
@@ -22,10 +25,11 @@ from dataset_webperson.construction.caption_statistics import (
     stage_statistics,
 )
 from dataset_webperson.construction.caption_words import CaptionWords, text_hash
-from dataset_webperson.construction.captions.repeated import find_repeated
+from dataset_webperson.construction.captions.repeated import caption_hash, find_repeated
 from dataset_webperson.construction.captions.words import find_attributes
 from dataset_webperson.construction.distinct import Distinct
 from dataset_webperson.construction.opt_out import OptOut
+from dataset_webperson.construction.preflight import check_quality_model
 from dataset_webperson.construction.quality_report import funnel, main, stage_counts, stage_folders, summarize
 from dataset_webperson.construction.shards import read_rows, remove_opted_out, shard_counts, shard_writer
 from dataset_webperson.construction.stages.captioning import NEW_COLUMNS as CAPTION_COLUMNS
@@ -38,7 +42,12 @@ from dataset_webperson.construction.stages.quality import (
     share_of_sure_words,
     tokens_of_words,
 )
+from dataset_webperson.construction.stages.repair import CaptionRepairer
 from dataset_webperson.findings import DataError
+from modeling_gadms import GADMSModel
+from modeling_gadms.noise.value_reader import ValueReader
+from modeling_gadms.noise.word_families import Family, find_words, write_families
+from modeling_gadms.noise.word_places import find_places
 
 SCHEMA = pa.schema(
     [
@@ -80,6 +89,103 @@ def write_captioned(path, problems=(), count=6) -> str:
 
 def read(path) -> list[dict]:
     return list(read_rows(str(path)))
+
+
+COLOUR_FAMILY = {"colour": Family({colour: (colour, f"deep {colour}") for colour in COLOURS})}
+
+
+@pytest.fixture(scope="module")
+def reader(model, tmp_path_factory):
+    """A reader of colours with random weights, sure of itself, and the file of its families."""
+    folder = tmp_path_factory.mktemp("reader")
+    torch.manual_seed(0)
+    made = ValueReader(GADMSModel.from_pretrained(model), COLOUR_FAMILY).eval()
+    made.frequency.fill_(1 / len(COLOURS))
+    made.temperature.fill_(4.0)
+    made.share_false.fill_(0.8)
+    save_file(made.state_dict(), folder / "reader.safetensors")
+    write_families(COLOUR_FAMILY, folder / "families.json")
+    return made, str(folder / "reader.safetensors"), str(folder / "families.json")
+
+
+def likeliest(made, processor, row, caption):
+    """Word by word: the colour that the reader thinks is true, and how likely that and the word itself are."""
+    image = Image.open(io.BytesIO(row["image"]["bytes"]))
+    pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
+    found = []
+    for word in find_words(caption, COLOUR_FAMILY):
+        places = find_places(processor, [{"caption1": caption}], ["caption1"], COLOUR_FAMILY)
+        number = [one.start for *_, one in places.words].index(word.start)
+        shares = made.probabilities(pixels, places)[number]
+        said = COLOURS.index(word.value)
+        # the text of the word that stays is the first of equals
+        best = max(range(len(shares)), key=lambda n: (shares[n] if shares[n] >= 0.01 else 0, n == said))
+        kept = shares[(shares >= 0.01) | (np.arange(len(shares)) == said)].sum()
+        found.append((word, COLOURS[best], shares[best] / kept, shares[said] / kept))
+    return found
+
+
+def test_a_reader_repairs_captions_before_they_are_scored_and_the_old_ones_are_kept(model, reader, tmp_path):
+    made, file, families = reader
+    source = write_captioned(tmp_path / "3_caption" / "a.parquet", [(["short"], [])])
+    options = QualityOptions(model, file, families, marked="keep")
+    counts = assess_shard(source, str(tmp_path / "4.parquet"), replace(options, batch_size=4))
+    assess_shard(source, str(tmp_path / "1.parquet"), replace(options, batch_size=1))
+    processor = CaptionScorer(model)._processor
+    repaired = 0
+    rows = list(zip(read(source), read(tmp_path / "4.parquet"), read(tmp_path / "1.parquet"), strict=True))
+    for before, row, alone in rows:
+        for name in ("caption1", "caption2"):
+            assert row[name] == alone[name] and row[f"{name}_as_found"] == before[name]
+            expected, repairs, shift = before[name], [], 0
+            for word, best, probability, of_said in likeliest(made, processor, before, before[name]):
+                if best != word.value:
+                    one = row[f"{name}_repairs"][len(repairs)]
+                    new = row[name][one["start"] : one["end"]]
+                    assert new in COLOUR_FAMILY["colour"].values[best] and one["start"] == word.start + shift
+                    assert one["found"] == before[name][word.start : word.end] and one["family"] == "colour"
+                    assert (one["probability"], one["found_probability"]) == pytest.approx(
+                        (probability, of_said), abs=1e-5
+                    )
+                    expected = expected[: word.start + shift] + new + expected[word.end + shift :]
+                    shift += len(new) - (word.end - word.start)
+                    repairs.append(one)
+            assert row[name] == expected and row[f"{name}_repairs"] == repairs
+            assert [(word["start"], word["end"]) for word in row[f"{name}_words"]] == [
+                (start, end) for _, _, start, end in find_attributes(row[name])
+            ]
+            repaired += len(repairs)
+    assert repaired == counts["words_repaired"] > 3
+    assert counts["captions_repaired"] == sum(bool(row[f"caption{n}_repairs"]) for _, row, _ in rows for n in (1, 2))
+
+    counts = assess_shard(source, str(tmp_path / "drop.parquet"), replace(options, marked="drop"))
+    settled = read(tmp_path / "drop.parquet")[0]  # its first caption broke a rule
+    assert counts["captions_replaced"] == 1 and settled["caption1"] == settled["caption2"]
+    for part in ("as_found", "repairs"):
+        assert settled[f"caption1_{part}"] == settled[f"caption2_{part}"]
+
+
+def test_captions_are_repeated_as_they_were_found(model, reader, tmp_path):
+    source = write_captioned(tmp_path / "3_caption" / "a.parquet")
+    plan = tmp_path / "plan"
+    plan.mkdir()
+    np.save(plan / "repeated.npy", np.array([caption_hash(read(source)[0]["caption1"])], np.uint64))
+    target = str(tmp_path / "a.parquet")
+    assess_shard(source, target, QualityOptions(model, *reader[1:], marked="keep", plan=str(plan)))
+    assert "repeated" in read(target)[0]["caption1_problems"]
+
+
+def test_readers_that_do_not_fit_are_refused(model, reader, tmp_path):
+    with pytest.raises(ValueError, match="needs the model that it was learnt on"):
+        QualityOptions("", reader[1])
+    with pytest.raises(ValueError, match="families=words.json are of a reader"):
+        QualityOptions(model, families="words.json")
+    with pytest.raises(DataError, match="none.safetensors: no such reader of values"):
+        CaptionRepairer(model, str(tmp_path / "none.safetensors"))
+    with pytest.raises(DataError, match="gone.safetensors: no such reader"):  # before the first stage
+        check_quality_model(SimpleNamespace(quality=QualityOptions(model, str(tmp_path / "gone.safetensors"))))
+    with pytest.raises(DataError, match="reader.safetensors: broken, or not learnt from this model"):
+        CaptionRepairer(model, reader[1])  # with the families of another
 
 
 def test_the_tokens_of_a_word_are_those_that_share_a_character_with_it():

@@ -21,6 +21,7 @@ from dataset_webperson.construction.persons.detectors import DetectorOptions, Po
 from dataset_webperson.construction.persons.rule import RuleOptions
 from dataset_webperson.construction.public_names import public_name, public_url
 from dataset_webperson.construction.stages.crop import CropOptions
+from dataset_webperson.construction.stages.quality import QualityOptions
 
 HOME = "home_of_somebody"
 URLS = ["https://site.org/0.jpg", "file:///{root}/1.jpg", "http://localhost/2.jpg", "http://192.168.0.7/3.jpg", None]
@@ -94,6 +95,14 @@ def test_the_card_says_what_was_done_about_second_persons():
     assert "7 kept. In 3 of the kept ones another person's box covers 20% or more. Heads were" in lenient
     assert "No more than 20% of it may lie in another person's box." in strict
     assert "5 kept; left out: 4 for a second person. Heads were" in strict
+
+
+def test_the_card_says_what_was_repaired_and_by_whom():
+    counts = {"captions_scored": 9, "words_repaired": 1234, "captions_repaired": 5}
+    counts |= {"captions_replaced": 0, "both_captions_marked": 0}
+    repaired = run_card._checks(QualityOptions("org/ga-dms", "/home/me/my-reader.safetensors"), counts)
+    assert "1,234 words of 5 captions" in repaired and "by the reader `my-reader.safetensors`" in repaired
+    assert "replaced by others" not in run_card._checks(QualityOptions("org/ga-dms"), counts)
 
 
 def test_the_card_says_whether_faces_were_blurred():
