@@ -25,6 +25,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -97,10 +98,16 @@ def main(arguments: list[str] | None = None) -> None:
         file = os.path.join(folder, f"{split}-00000-of-00001.parquet")
         if rows is not None and not os.path.exists(file):  # first, so that a missing image is reported now
             write_whole(with_same_columns(rows, args.mode), file)
+    fresh, began = not os.path.exists(kept), time.perf_counter()
     change, estimated = change_of(args, gadms, processor, train, families, kept)
+    learned = time.perf_counter()
     files = write_shards(train, folder, change, args.rows_per_shard)
+    rates = {}
+    if fresh:  # what an interrupted run has finished took no time
+        rates["learning"] = args.steps * args.batch_size / (learned - began)
+        rates["changing captions"] = len(train) / (time.perf_counter() - learned)
     summary = estimated | summarize(files)
-    write_json(f"{out}-report.json", settings | summary)
+    write_json(f"{out}-report.json", settings | summary | {"images_per_second": rates})
     write_repair_page(f"{out}.html", files[0], summary)
     with replacing(f"{out}-{learnt}.safetensors") as temporary:
         shutil.copyfile(kept, temporary)
@@ -112,6 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:20} {f'{value:.1%} of {unit}' if isinstance(value, float) else ', '.join(value) or 'none'}")
     if not summary.get("families_shown", True):
         print("No word was doubted: what was learnt shows no family; take more --steps, rows or --tower_learning_rate")
+    for name, rate in rates.items():
+        print(f"{name:20} {rate:.0f} images/s")
     print(f"{len(train)} training rows and {len(test)} test rows in {out}; figures in {out}-report.json,")
     print(f"examples in {out}.html")
 

@@ -14,6 +14,8 @@ from dataset_webperson import WebPerson
 
 sys.path.insert(0, str(EXAMPLES / "studies"))
 
+import cell_captions  # noqa: E402
+import mended_captions  # noqa: E402
 import repair_cells  # noqa: E402
 import repair_gain  # noqa: E402
 import repair_words  # noqa: E402
@@ -36,13 +38,13 @@ def drawn(tmp_path_factory):
 
 
 def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(repair_cells, "drawn_data", drawn)
+    monkeypatch.setattr(cell_captions, "drawn_data", drawn)
     hits = {"none": 0.5, "repair": 0.6, "deleted": 0.4, "oracle": 0.7, "true": 0.8}
     trained = []
 
     def train(cell, noise_rate, seed, rows, args, setting):
         trained.append((cell, seed))
-        captions = repair_cells.captions_of(cell, rows, noise_rate, args, setting)
+        captions = cell_captions.captions_of(cell, rows, noise_rate, args, setting)
         assert len(captions) <= 80 and captions[0]["caption1"]
         values = [100.0 * (number / 40 < hits.get(cell, 0.6)) for number in range(40)]
         return {
@@ -56,9 +58,9 @@ def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, cap
     repair_gain.main([*options, "--cells", "repair", "oracle"])
     assert {cell for cell, _ in trained} == {"none", "repair", "oracle"}  # gains are over none
     repair_gain.main(options)
-    assert len(trained) == 2 * len(repair_cells.CELLS)  # what was finished is kept
+    assert len(trained) == 2 * len(cell_captions.CELLS)  # what was finished is kept
     repair_gain.main([*options, "--seeds", "0", "1", "2", "--only_finished"])
-    assert len(trained) == 2 * len(repair_cells.CELLS)
+    assert len(trained) == 2 * len(cell_captions.CELLS)
     found = json.loads((tmp_path / "results" / "repair_gain.json").read_text())["results"]["0.5"]
     assert found["cells"]["repair"]["t2i"]["gain"]["mean"] == pytest.approx(10)
     assert found["words"]["groups"]["all"]["right_before"] == pytest.approx(0.5, abs=0.1)
@@ -71,15 +73,15 @@ def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, cap
 
 
 def test_the_oracle_says_what_is_true_and_leaves_what_is_made_up(drawn, monkeypatch):
-    monkeypatch.setattr(repair_cells, "drawn_data", drawn)
+    monkeypatch.setattr(cell_captions, "drawn_data", drawn)
     rows = drawn((64, 32), 32, 0.5, 42).as_dataset(split="train")
     args = argparse.Namespace(image_size=[64, 32], num_persons=32)
-    mended = repair_cells.captions_of("oracle", rows, 0.5, args, {})
+    mended = cell_captions.captions_of("oracle", rows, 0.5, args, {})
     right = 0
     for row, other in zip(rows, mended, strict=True):
         truth, shift = json.loads(row["attributes"]), 0
         for word in row["caption1_words"]:
-            posterior = {one["start"]: one for one in repair_cells.true_words(row, "caption1")}
+            posterior = {one["start"]: one for one in mended_captions.true_words(row, "caption1")}
             said = row["caption1"][word["start"] : word["end"]]
             new = posterior[word["start"]]["words"][1] if word["start"] in posterior else said
             if word["is_false"] and truth[word["attribute"]] != "none":
@@ -91,14 +93,14 @@ def test_the_oracle_says_what_is_true_and_leaves_what_is_made_up(drawn, monkeypa
             shift += len(new) - len(said)
         assert abs(len(other["caption1"]) - len(row["caption1"]) - shift) <= len(row["caption1_words"])  # articles
     assert right > 40
-    deleted = repair_cells.captions_of("deleted", rows, 0.5, args, {})
+    deleted = cell_captions.captions_of("deleted", rows, 0.5, args, {})
     for row, other in zip(rows, deleted, strict=True):
         kept = list(row["caption2"])
         for start, end in row["caption2_false_spans"]:
             kept[start:end] = " " * (end - start)
         assert other["caption2"].replace(" ", "") == "".join(kept).replace(" ", "") and "  " not in other["caption2"]
-    assert repair_cells.captions_of("none", rows, 0.5, args, {}) is rows
-    true = repair_cells.captions_of("true", rows, 0.5, args, {})
+    assert cell_captions.captions_of("none", rows, 0.5, args, {}) is rows
+    true = cell_captions.captions_of("true", rows, 0.5, args, {})
     assert not any(word["is_false"] for words in true["caption1_words"] for word in words)
 
 
@@ -147,7 +149,7 @@ def _with_lists(rows):
     features = datasets.Dataset.from_list(
         [{k: v for k, v in row.items() if "posterior" not in k} for row in rows]
     ).features
-    return datasets.Features({**features, **{f"caption{n}_posterior": repair_cells.FEATURE for n in (1, 2)}})
+    return datasets.Features({**features, **{f"caption{n}_posterior": cell_captions.FEATURE for n in (1, 2)}})
 
 
 def posterior_of(*probabilities):
@@ -159,7 +161,9 @@ def test_cells_take_words_by_their_probabilities():
     row = {"caption1": "a red coat, with a cap"}
 
     def caption(cell, *probabilities):
-        return repair_cells.caption_of(cell, {**row, "caption1_posterior": [posterior_of(*probabilities)]}, "caption1")
+        return mended_captions.caption_of(
+            cell, {**row, "caption1_posterior": [posterior_of(*probabilities)]}, "caption1"
+        )
 
     assert caption("repair", 0.3, 0.7) == ("a blue coat, with a cap", [])
     assert caption("sure", 0.3, 0.7) == ("a red coat, with a cap", [])  # 0.4 is gained
@@ -167,8 +171,8 @@ def test_cells_take_words_by_their_probabilities():
     assert caption("unlikely", 0.3, 0.45, 0.25) == ("a blue coat, with a cap", [[2, 6]])
     assert caption("unlikely", 0.3, 0.55, 0.15) == ("a blue coat, with a cap", [])
     doubted, fine = posterior_of(0.4, 0.6), posterior_of(0.6, 0.4)
-    assert repair_cells.mostly_doubted([doubted, doubted, fine])
-    assert not repair_cells.mostly_doubted([doubted, fine]) and not repair_cells.mostly_doubted([])
+    assert mended_captions.mostly_doubted([doubted, doubted, fine])
+    assert not mended_captions.mostly_doubted([doubted, fine]) and not mended_captions.mostly_doubted([])
 
 
 def test_doubted_captions_give_way_to_the_other_of_their_row_or_the_row_goes():
@@ -184,7 +188,7 @@ def test_doubted_captions_give_way_to_the_other_of_their_row_or_the_row_goes():
         }
         for first, second in judged
     ]
-    found = repair_cells.captions_of("dropped", datasets.Dataset.from_list(rows), 0.5, argparse.Namespace(), {})
+    found = cell_captions.captions_of("dropped", datasets.Dataset.from_list(rows), 0.5, argparse.Namespace(), {})
     assert [(row["caption1"], row["caption2"]) for row in found] == [
         ("a red cap", "a red cap"),
         ("a red coat", "a red cap"),

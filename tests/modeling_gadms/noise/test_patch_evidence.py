@@ -255,6 +255,8 @@ def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path, cap
     assert report["precision"] == pytest.approx(counts["both"] / counts["hidden"])
     assert report["recall"] == pytest.approx(counts["both"] / counts["false"])
 
+    assert set(report["images_per_second"]) == {"learning", "changing captions"}
+    assert all(rate > 0 for rate in report["images_per_second"].values())
     code, errors = hide()
     assert code == 2 and "already exists: delete it" in errors
 
@@ -266,6 +268,7 @@ def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path, cap
     (tmp_path / "out-evidence.safetensors").rename(work / "evidence.safetensors")
     (tmp_path / "out-report.json").unlink()
     found = {"doubted", "most_doubted", "false", "precision", "recall", "output_dir", "device", "num_workers"}
+    found |= {"images_per_second"}
     settings = {name: value for name, value in report.items() if name not in found}
     (work / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     for number in (1, 2):
@@ -278,6 +281,8 @@ def test_the_command_writes_a_data_set_and_continues_after_a_break(tmp_path, cap
     assert {file.name: file.read_bytes() for file in (tmp_path / "out" / "data").iterdir()} == whole
     assert (tmp_path / "out" / "data" / "train-00000-of-00003.parquet").stat().st_ino == first
     assert not work.exists()
+    # of what was there already, no time can be told
+    assert json.loads((tmp_path / "out-report.json").read_text(encoding="utf-8"))["images_per_second"] == {}
 
 
 def test_kept_evidence_is_read_again_and_a_broken_file_is_refused(pair, tmp_path):
