@@ -32,6 +32,7 @@ from dataset_webperson.files import write_json, write_text
 from modeling_gadms.noise.detectors import METHODS, ORACLE, POSTERIOR, WITH_EVIDENCE, refuse_method, word_suspicions
 from modeling_gadms.noise.joined_scores import joined
 from modeling_gadms.noise.patch_evidence import train_patch_evidence
+from modeling_gadms.noise.repaired_captions import refuse_unnamed
 from modeling_gadms.noise.score_files import read_scores
 from modeling_gadms.noise.score_tables import figures, written
 from modeling_gadms.noise.value_reader import train_value_reader
@@ -60,6 +61,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tower_learning_rate", type=float, default=5e-4, help="of their image towers; a large tower wants 1e-5"
     )
+    parser.add_argument("--families", help="JSON of words that stand in each other's place (default: of attributes)")
     parser.add_argument("--oracle_persons", type=int, default=6000, help="drawn for the oracle to be taught")
     parser.add_argument("--output_file", default="runs/false_words", help="of the results (default: %(default)s)")
     args = parser.parse_args(arguments)
@@ -95,12 +97,13 @@ def scores_of_methods(args: argparse.Namespace, data: datasets.DatasetDict) -> d
         refuse_method(name, gadms, data["test"], decoder)
     evidence = reader = None
     learning = (args.evidence_steps, args.tower_learning_rate)
+    families = families_for(data["train"].column_names, args.families)
     if POSTERIOR in methods:
-        families = families_for(data["train"].column_names)
+        refuse_unnamed(data["train"], families)
         reader = train_value_reader(gadms, processor, data["train"], families, *learning)
     if set(methods) & set(WITH_EVIDENCE):
         evidence = train_patch_evidence(gadms, processor, data["train"], *learning)
-    options: dict[str, Any] = {"decoder": decoder, "oracle_persons": args.oracle_persons}
+    options: dict[str, Any] = {"families": families, "decoder": decoder, "oracle_persons": args.oracle_persons}
     return {
         name: word_suspicions(name, gadms, processor, data["test"], evidence, reader, **options) for name in methods
     }

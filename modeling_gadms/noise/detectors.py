@@ -1,7 +1,7 @@
 """Methods that find false words in captions: a number for each word, high where it is called false."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -32,7 +32,7 @@ from .token_trust import (
     released_gass,
 )
 from .value_reader import ValueReader, read_values
-from .word_families import families_for
+from .word_families import Family, families_for
 
 WITH_EVIDENCE, POSTERIOR = ("evidence", "entropy"), "posterior"
 OF_TOKENS = {
@@ -62,6 +62,7 @@ def word_suspicions(
     batch_size: int = 100,
     decoder: GADMSForPreTraining | None = None,
     oracle_persons: int = 6000,
+    families: Mapping[str, Family] | None = None,
 ) -> list[list[float]]:
     """A score for each listed word of the test captions: image after image, and of each image `caption1`, `caption2`.
 
@@ -78,17 +79,20 @@ def word_suspicions(
         batch_size (`int`): test images at a time.
         decoder ([`GADMSForPreTraining`], *optional*): for the method `surprise`, with a trained decoder.
         oracle_persons (`int`): drawn for the method `oracle` to be taught.
+        families (`Mapping[str, Family]`, *optional*): for `swap`, and those that the reader of `posterior` has learnt;
+            by default those of [`families_for`].
 
     Raises:
         DataError: the method is not for such a model or such data.
     """
     refuse_method(method, model, test, decoder)
+    families = families_for(test.column_names) if families is None else families
     if method in WITH_EVIDENCE and evidence is None:
         raise ValueError(f"{method} needs patch evidence")
     if method == POSTERIOR:
         if reader is None:
             raise ValueError("posterior needs a value reader")
-        return _filled(_doubts(reader, processor, test))
+        return _filled(_doubts(reader, processor, test, families))
     if method == ORACLE:
         first = test[0]["image"]
         oracle = train_oracle((first.height, first.width), oracle_persons, ORACLE_EPOCHS)
@@ -101,7 +105,7 @@ def word_suspicions(
         else:
             pixels = processor(images=part["image"], return_tensors="pt")["pixel_values"]
             if method in OF_CAPTIONS:
-                trust = _caption_scorer(method, model, processor, pixels, part)
+                trust = _caption_scorer(method, model, processor, pixels, part, families)
             else:
                 tokens = _token_scorer(method, model, pixels, evidence, decoder)
                 trust = functools.partial(_of_words, tokens, processor, PREFIXES.get(method, ""), part)
@@ -131,13 +135,17 @@ def refuse_method(method: str, model: GADMSModel, test: datasets.Dataset, decode
 
 @torch.no_grad()
 def _caption_scorer(
-    method: str, model: GADMSModel, processor: GADMSProcessor, pixels: torch.Tensor, part: dict[str, Any]
+    method: str,
+    model: GADMSModel,
+    processor: GADMSProcessor,
+    pixels: torch.Tensor,
+    part: dict[str, Any],
+    families: Mapping[str, Family],
 ) -> Callable[[str], Found]:
     """What gives the trust in the words of a column, by whole texts."""
     images = F.normalize(pooled(model.get_image_features(pixels, return_dict=True)), dim=-1)
     if method == "phrase":
         return functools.partial(phrase_cosines, model, processor, images, part)
-    families = families_for(list(part))
     return functools.partial(swap_contrasts, model, processor, images, part, families=families)
 
 
@@ -183,11 +191,13 @@ def _of_words(scores: TokenScores, processor: GADMSProcessor, prefix: str, part:
     ]
 
 
-def _doubts(reader: ValueReader, processor: GADMSProcessor, test: datasets.Dataset) -> Found:
+def _doubts(
+    reader: ValueReader, processor: GADMSProcessor, test: datasets.Dataset, families: Mapping[str, Family]
+) -> Found:
     """Probability of each listed word to be false."""
     names, doubts = caption_columns(test.column_names), {}
     first = 0
-    for batch, true in read_values(reader, processor, test, families_for(test.column_names), progress=False):
+    for batch, true in read_values(reader, processor, test, families, progress=False):
         for (row, name, word), shares, said in zip(batch.places.words, true, batch.places.said.tolist(), strict=True):
             doubts[first + row, name, word.start] = 1 - shares[said]
         first += len(batch.image_paths)

@@ -82,15 +82,7 @@ def refuse_unnamed(dataset: datasets.Dataset, families: Mapping[str, Family]) ->
     names = caption_columns(dataset.column_names)
     texts = dataset.select_columns([one for one in dataset.column_names if one.startswith("caption")])
     if not any(said_words(row, name, families) for row in texts for name in names):
-        raise DataError(_unnamed(dataset, families))
-
-
-def _unnamed(dataset: datasets.Dataset, families: Mapping[str, Family]) -> str:
-    problem = f"no caption names a value of the families {', '.join(families)}: give families of its words"
-    if lists_attributes(dataset.column_names, "caption1"):
-        listed = sorted({word["attribute"] for words in dataset[:100]["caption1_words"] for word in words})
-        problem += f"; words are listed here, so families have the names of their attributes: {', '.join(listed)}"
-    return problem
+        raise DataError(f"no caption names a value of the families {', '.join(families)}: give families of its words")
 
 
 def with_same_columns(dataset: datasets.Dataset, mode: str) -> datasets.Dataset:

@@ -115,11 +115,12 @@ def read_families(file: str) -> dict[str, Family]:
 def said_words(row: Mapping[str, Any], column: str, families: Mapping[str, Family]) -> list[SaidWord]:
     """The words of a row's caption that belong to families, from left to right.
 
-    Where the row lists its attribute words (`caption1_words`), these count, each in the family of its attribute; the
-    truth that is listed beside them is not looked at. Elsewhere the caption is searched (see [`find_words`]).
+    Where the row lists its attribute words (`caption1_words`) and families have the names of attributes, these words
+    count, each in the family of its attribute; the truth that is listed beside them is not looked at. Elsewhere the
+    caption is searched (see [`find_words`]).
     """
     caption, listed = row[column], row.get(f"{column}_words")
-    if listed is None or not lists_attributes(row, column):
+    if listed is None or not lists_attributes(row, column) or not WORDS.keys() >= families.keys():
         return find_words(caption, families)
     found = []
     for word in listed:

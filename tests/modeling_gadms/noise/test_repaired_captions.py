@@ -402,8 +402,11 @@ def test_repaired_captions_are_not_drawn_from_and_families_must_be_spoken_of():
     with pytest.raises(DataError, match="lacks caption1_posterior; examples/repair_captions.py --mode sample"):
         refuse_missing_columns(columns[:3], None, draw_words=True)
     row = {"caption1": "a red coat", "caption1_words": [{"start": 2, "end": 5, "attribute": "coat.color"}]}
-    with pytest.raises(DataError, match="the names of their attributes: coat.color"):
-        refuse_unnamed(datasets.Dataset.from_list([row]), FAMILIES)
+    rows = datasets.Dataset.from_list([row])
+    refuse_unnamed(rows, FAMILIES)  # they have names of their own: the caption is searched
+    refuse_unnamed(rows, {"coat.color": FAMILIES["color"]})
+    with pytest.raises(DataError, match="no caption names a value of the families bag.color: give families"):
+        refuse_unnamed(rows, {"bag.color": FAMILIES["color"]})
 
 
 def test_places_of_repaired_words_are_where_the_words_stand():
