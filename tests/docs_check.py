@@ -103,7 +103,7 @@ PROVEN = {
     "test_the_study_of_banks_pools_its_seeds_and_keeps_what_is_finished",
     "examples/score_false_words.py": "test_false_words.py::"
     "test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run",
-    "examples/find_families.py": "test_found_families.py::"
+    "examples/find_families.py": "test_find_families.py::"
     "test_the_command_finds_the_families_of_drawings_from_noisy_captions",
     "examples/repair_captions.py": "test_patch_evidence.py::"
     "test_the_command_writes_a_data_set_and_continues_after_a_break",

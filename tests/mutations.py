@@ -1042,6 +1042,47 @@ mutants(
     ("draws the other way round", "draw, side", "1 - draw, side", PUT_IN),
 )
 
+MOVED = "noise/test_repaired_captions.py::test_places_of_repaired_words_are_where_the_words_stand"
+LISTED = (
+    "noise/test_repaired_captions.py::"
+    "test_listed_words_of_repaired_captions_say_where_they_stand_and_whether_they_are_false_now"
+)
+UNSHOWN = "noise/test_repaired_captions.py::test_words_that_images_do_not_show_are_not_listed"
+BUILT = "noise/test_repaired_captions.py::test_what_a_construction_says_of_a_caption_stays_with_the_old_one"
+mutants(
+    "noise/rewriting.py",
+    (
+        "places of the old caption",
+        "return caption, [(end - length, end)",
+        "return caption, [(end - length, end - 1)",
+        MOVED,
+    ),
+    ("old lengths", "if chosen else end - start)", "if False else end - start)", MOVED),
+)
+mutants(
+    "noise/repaired_captions.py",
+    ("unshown families listed", "if word.family in shown:", "if True:", UNSHOWN),
+    ("false words stay false", "is_false = said not in", "is_false = is_false or said not in", LISTED),
+    ("scores stay with new captions", '"score", "word_score"  # of', "  # of", BUILT),
+)
+mutants(
+    "noise/word_families.py",
+    ("words of a construction taken for attributes", ' and f"{caption}_word_score" not in columns', "", BUILT),
+)
+FOUND = "noise/test_found_families.py"
+mutants(
+    "noise/found_families.py",
+    ("neighbours of one side", "range(-REACH, 0), *range(1,", "range(0, 0), *range(1,", FOUND),
+    (
+        "expected counts of rows alone",
+        "* table.sum(axis=0, keepdims=True) /",
+        "* np.ones((1, table.shape[1])) /",
+        FOUND,
+    ),
+    ("synonyms whatever they meet", ">= SYNONYMS * own).all()", ">= 0 * own).all()", FOUND),
+    ("captions meet themselves", "itertools.permutations(rows, 2)", "itertools.product(rows, repeat=2)", FOUND),
+    ("words that hardly stand apart stay apart", "if found and (found[-1], word) in joined:", "if False:", FOUND),
+)
 mutants(
     "noise/token_trust.py",
     ("CLIP4DM of two layers", "CLIP4DM_LAYERS = 3", "CLIP4DM_LAYERS = 2", DETECTORS),
