@@ -3,9 +3,10 @@
     python examples/benchmark_step.py                                  # ViT-B/16 at 384x128, captions of 40 tokens
     python examples/benchmark_step.py --batch_size 4 --caption_length 77 --repeats 5
     python examples/benchmark_step.py --tower siglip                   # its base size, with a vocabulary of 32,000
+    python examples/benchmark_step.py --tower pe_core --caption_length 32
 
 Each is timed forward and backward, in turn, `--repeats` times, and its median is printed. Weights are random, which
-does not change the time. Towers other than CLIP's have the vocabulary that `trim_vocabulary.py` may leave.
+does not change the time. Text towers other than CLIP's have the vocabulary that `trim_vocabulary.py` may leave.
 """
 
 import statistics
@@ -29,9 +30,15 @@ IDS = {  # of what frames a caption, as in the towers' own tokenizers
 
 
 def base_config(tower: str) -> GADMSConfig:
-    """The base size of a kind of towers, as transformers has it: ViT-B, and a text tower of 12 layers."""
+    """The base size of a kind of towers, as transformers or open_clip has it: ViT-B, and its text tower."""
     if tower == "clip":
         return GADMSConfig()
+    if tower == "eva02":
+        return GADMSConfig(tower=tower, text_config={"hidden_act": "gelu"})
+    if tower == "pe_core":  # whose text tower is larger than its image tower
+        text = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
+        text |= {"hidden_act": "gelu", "max_position_embeddings": 32}
+        return GADMSConfig(tower=tower, text_config=text, projection_dim=1024)
     text = {**IDS[tower], "vocab_size": VOCABULARY}
     width = 512 if tower == "metaclip_2" else 768
     return GADMSConfig(tower=tower, text_config=text, projection_dim=width, mask_token_id=VOCABULARY - 1)

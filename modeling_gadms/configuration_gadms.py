@@ -83,6 +83,34 @@ class GADMSVisionConfig(NonSquareImages, CLIPVisionConfig):
         stem_width: int = 0
 
 
+class GADMSEva02VisionConfig(GADMSVisionConfig):
+    """The image tower of EVA02-CLIP, by default its base size.
+
+    `reference_side` is the side of the square grid whose coordinates patches have, whatever the size of the images.
+    """
+
+    model_type = "gadms_eva02_vision_model"
+
+    if TYPE_CHECKING:
+        reference_side: int
+    else:
+        intermediate_size: int = 2048
+        layer_norm_eps: float = 1e-6
+        reference_side: int = 16
+
+
+class GADMSPECoreVisionConfig(GADMSVisionConfig):
+    """The image tower of PE-Core, by default its base size; `reference_side` as in [`GADMSEva02VisionConfig`]."""
+
+    model_type = "gadms_pe_core_vision_model"
+
+    if TYPE_CHECKING:
+        reference_side: int
+    else:
+        hidden_act: str = "gelu"
+        reference_side: int = 14
+
+
 class GADMSSiglipVisionConfig(NonSquareImages, SiglipVisionConfig):
     """A [`SiglipVisionConfig`] of non-square images."""
 
@@ -106,18 +134,25 @@ class GADMSTipsv2VisionConfig(NonSquareImages, Tipsv2VisionConfig):
 # text and image tower of each kind
 TOWERS = {
     "clip": (GADMSTextConfig, GADMSVisionConfig),
+    "eva02": (GADMSTextConfig, GADMSEva02VisionConfig),
+    "pe_core": (GADMSTextConfig, GADMSPECoreVisionConfig),
     "metaclip_2": (MetaClip2TextConfig, GADMSVisionConfig),
     "siglip": (SiglipTextConfig, GADMSSiglipVisionConfig),
     "tipsv2": (Tipsv2TextConfig, GADMSTipsv2VisionConfig),
 }
 
 
+def has_clip_text(tower: str) -> bool:
+    """Whether the text tower of a kind is CLIP's, with its vocabulary."""
+    return TOWERS[tower][0] is GADMSTextConfig
+
+
 class GADMSConfig(PreTrainedConfig):
     """Configuration of a GA-DMS model; the defaults are the paper's ViT-B/16 at 384x128.
 
     Args:
-        tower (`str`): kind of both towers: `"clip"`, `"metaclip_2"`, `"siglip"`, which is that of SigLIP 2 too, or
-            `"tipsv2"`. [`GADMSModel.from_pretrained_towers`] sets it.
+        tower (`str`): kind of both towers: `"clip"`, `"eva02"`, `"pe_core"`, `"metaclip_2"`, `"siglip"`, which is that
+            of SigLIP 2 too, or `"tipsv2"`. [`GADMSModel.from_pretrained_towers`] and the converter set it.
         text_config (`dict` or [`GADMSTextConfig`], *optional*): the text tower; of other kinds than CLIP the class
             that [`TOWERS`] names.
         vision_config (`dict` or [`GADMSVisionConfig`], *optional*): the image tower, likewise.
@@ -171,7 +206,7 @@ class GADMSConfig(PreTrainedConfig):
             if not isinstance(given, PreTrainedConfig):
                 setattr(self, name, kind(**(given or {})))
         super().__post_init__(**kwargs)
-        if self.tower == "clip":
+        if has_clip_text(self.tower):
             self.mask_token_id = self.text_config.vocab_size - 3
         elif self.mask_token_id is None:
             raise ValueError(f"towers of kind {self.tower} need the mask_token_id of their tokenizer")

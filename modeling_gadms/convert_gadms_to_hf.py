@@ -5,10 +5,10 @@
 
 Of RDE the global branch is converted; its second branch, token selection, is written beside the model, for
 `examples/evaluate_retrieval.py --rescore token-selection`.
-Of open_clip plain ViTs of any size (LAION, DataComp, DFN) and MobileCLIP-B (1 and 2) are taken, with the model's
-`open_clip_config.json` beside the weights. `--image_size 384 128`, or 378 126 in patches of 14, resizes the position
-table of these and of OpenAI's. Weights do not tell the activation: without that file a CLIP up to ViT-L needs
-`--activation gelu` or `quick_gelu`, if not in OpenAI's archive.
+Of open_clip plain ViTs of any size (LAION, DataComp, DFN), MobileCLIP-B (1 and 2), EVA02-CLIP (B, L) and PE-Core (T,
+S, B, L) are taken, with the model's `open_clip_config.json` beside the weights. `--image_size 384 128`, or 378 126 in
+patches of 14, resizes the position table of these and of OpenAI's. Weights do not tell the activation: without that
+file a CLIP up to ViT-L needs `--activation gelu` or `quick_gelu`, if not in OpenAI's archive.
 CLIP names the vocabulary: openai/clip-vit-base-patch16, a folder, or bpe_simple_vocab_16e6.txt.gz.
 """
 
@@ -92,7 +92,9 @@ def convert_checkpoint(
     image_processor = GADMSImageProcessor(size={"height": height, "width": width}, **conversion.image_options)
     processor: GADMSImageProcessor | GADMSProcessor = image_processor
     if tokenizer is not None:
-        processor = GADMSProcessor(image_processor, _load_tokenizer(tokenizer, model.config.text_config))
+        processor = GADMSProcessor(
+            image_processor, _load_tokenizer(tokenizer, model.config.text_config), model.config.tower
+        )
 
     output_dir = os.path.abspath(output_dir)
     name = os.path.basename(output_dir)

@@ -42,6 +42,7 @@ from .losses_gadms import IGNORED, cosines, mtp_loss, sdm_loss, sigmoid_loss, sw
 from .masking_gadms import DualMasking, MaskedCaptions, Masking, draw_uniforms, mask_captions, places_to_predict
 from .matching_gadms import NUM_NEGATIVE_DRAWS, hard_negatives, matching_loss
 from .released_scores_gadms import released_scores
+from .rotary_vision_gadms import GADMSEva02VisionModel, GADMSPECoreVisionModel
 from .starting_towers_gadms import (
     STARTS,
     config_of_source,
@@ -79,6 +80,8 @@ from .vision_gadms import (
 # text and image tower of each kind of `configuration_gadms.TOWERS`
 TOWERS: dict[str, tuple[Any, Any]] = {
     "clip": (CLIPTextModel, GADMSVisionModel),
+    "eva02": (CLIPTextModel, GADMSEva02VisionModel),
+    "pe_core": (CLIPTextModel, GADMSPECoreVisionModel),
     "metaclip_2": (MetaClip2TextModel, GADMSVisionModel),
     "siglip": (SiglipTextModel, GADMSSiglipVisionModel),
     "tipsv2": (Tipsv2TextModel, GADMSTipsv2VisionModel),
@@ -246,7 +249,8 @@ class GADMSModel(GADMSPreTrainedModel):
             self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
         elif config.tower != "tipsv2":
             self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-            self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+            has_bias = config.tower in ("eva02", "pe_core")
+            self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, has_bias)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from transformers import BatchFeature, ProcessorMixin
 
+from .configuration_gadms import has_clip_text
 from .image_processing_gadms import GADMSImageProcessor
 from .starting_towers_gadms import config_of_source, quiet_loading
 from .tokenization_gadms import GADMSTokenizer, check_captions
@@ -95,7 +96,7 @@ class GADMSProcessor(ProcessorMixin):
         take a whole caption for one word.
         """
         encoding = self.tokenizer(**self.caption_options(caption), return_offsets_mapping=True)
-        if self.tower == "clip":
+        if has_clip_text(self.tower):
             return [-1 if word is None else word for word in encoding.word_ids()]
         numbers = []
         for start, end in encoding["offset_mapping"]:

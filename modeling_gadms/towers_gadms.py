@@ -10,7 +10,7 @@ Of a text tower, for right-padded captions of token ids:
 
 | text tower | | the caption's own tokens | pooled | sees |
 |---|---|---|---|---|
-| CLIP | causal | between BOS and EOS, the highest id | EOS | up to EOS |
+| CLIP, EVA02, PE-Core | causal | between BOS and EOS, the highest id | EOS | up to EOS |
 | MetaCLIP 2 | causal | between BOS and EOS, `eos_token_id` | EOS | up to EOS |
 | SigLIP, SigLIP 2 | bidirectional | before EOS | the last position, mostly padding | all, padding too |
 | TIPSv2 | bidirectional | before padding | their mean | itself |
@@ -201,10 +201,15 @@ def is_empty(eos: torch.Tensor) -> torch.Tensor:
 def image_states(vision_model: Any, last_hidden_state: torch.Tensor) -> torch.Tensor:
     """An image's own state, and those of its patches as if each were the whole image: `(B, 1 + patches, width)`.
 
-    CLIP's and TIPSv2's images have a token of their own. SigLIP's are pooled by attention: there a patch's state is
-    what the pooling would give if it attended to this patch alone. TIPSv2's register tokens are left out.
+    CLIP's, EVA02's and TIPSv2's images have a token of their own. SigLIP's and PE-Core's are pooled by attention:
+    there a patch's state is what the pooling would give if it attended to this patch alone. TIPSv2's register tokens
+    are left out, and so is PE-Core's class token.
     """
     kind = vision_model.config.model_type
+    if kind == "gadms_pe_core_vision_model":
+        states = vision_model.post_layernorm(last_hidden_state)
+        patches = attended_alone(vision_model.head, states[:, 1:])
+        return torch.cat([vision_model.head(states)[:, None], patches], dim=1)
     if kind == "gadms_siglip_vision_model":
         pooled = vision_model.head(last_hidden_state)[:, None]
         return torch.cat([pooled, attended_alone(vision_model.head, last_hidden_state)], dim=1)
@@ -215,7 +220,7 @@ def image_states(vision_model: Any, last_hidden_state: torch.Tensor) -> torch.Te
 
 
 def attended_alone(head: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    """What SigLIP's attention pooling gives for each token, if it attends to that token alone: `(B, S, D)`.
+    """What the pooling of SigLIP or PE-Core gives for each token, if it attends to that token alone: `(B, S, D)`.
 
     Attention to one token is 1 whatever the probe asks, so only the token's value counts.
     """

@@ -1,7 +1,7 @@
 """Image towers over non-square images, one for each kind of configuration, with position tables resized to them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -160,11 +160,15 @@ def patches_kept(vision_model: nn.Module, kept_patches: torch.Tensor | None) -> 
         raise ValueError("patch_dropout: TIPSv2's register tokens stand among its patches; train it without")
     class_rows = 1 if isinstance(vision_model, GADMSVisionModel) else 0
 
-    def keep(embeddings: nn.Module, inputs: Any, tokens: torch.Tensor) -> torch.Tensor:
+    def keep(module: nn.Module, inputs: Any, tokens: torch.Tensor) -> torch.Tensor:
         rows = (kept_patches + class_rows)[..., None].expand(-1, -1, tokens.shape[-1])
+        tokens = tokens.expand(len(rows), -1, -1)  # angles are the same for all images
         return torch.cat([tokens[:, :class_rows], tokens.gather(1, rows)], dim=1)
 
-    with vision_model.embeddings.register_forward_hook(keep):  # type: ignore[union-attr]
+    with ExitStack() as hooks:
+        for name, module in vision_model.named_children():
+            if name in ("embeddings", "rotation"):
+                hooks.enter_context(module.register_forward_hook(keep))
         yield
 
 

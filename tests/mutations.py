@@ -1184,6 +1184,38 @@ mutants(
     ("a projection without its bias", " + reached_by(projection, bias)", "", MOBILE),
 )
 
+TURNED = "test_rotary_vision.py::test_a_tower_gives_what_it_gives_written_out_and_so_do_its_gradients"
+STRETCHED = "test_rotary_vision.py::test_images_of_another_size_are_stretched_to_the_reference_grid"
+OF_TIMM = "released/test_rotary_towers.py"
+mutants(
+    "rotary_vision_gadms.py",
+    ("turned the other way", "even * cosines - odd * sines", "even * cosines + odd * sines", TURNED),
+    ("a class token that turns", "[torch.zeros_like(patches[:1]), patches]", "[patches[:1], patches]", TURNED),
+    ("coordinates of pixels", "+ self.first) / count * self.side", "+ self.first)", STRETCHED),
+    ("values turned, not keys", "rotate(key, *rotation), value", "key, value", TURNED),
+    ("rows first in PE-Core", "first=1, columns_first=True", "first=1, columns_first=False", TURNED),
+    ("counted from 0 in PE-Core", "first=1, columns_first=True", "first=0, columns_first=True", TURNED),
+    ("a gate that is not one", "nn.functional.silu(self.gate(hidden_states))", "self.gate(hidden_states)", TURNED),
+    ("pooled before the norm", "self.head(self.post_layernorm(outputs", "self.head((outputs", TURNED),
+)
+
+mutants(
+    "released/rotary_towers.py",
+    (
+        "another reference grid",
+        '"eva02_base_patch16_clip_224": ("eva02", 16)',
+        '"eva02_base_patch16_clip_224": ("eva02", 14)',
+        OF_TIMM,
+    ),
+    (
+        "gate and input exchanged",
+        '{"mlp.fc1_x": "mlp.c_fc", "mlp.fc1_g": "mlp.c_gate"}',
+        '{"mlp.fc1_g": "mlp.c_fc", "mlp.fc1_x": "mlp.c_gate"}',
+        OF_TIMM,
+    ),
+    ("PE-Core's eps in EVA02", '{"eva02": 1e-6,', '{"eva02": 1e-3,', OF_TIMM),
+)
+
 mutants(
     "starting_towers_gadms.py",
     ("a mask of zeros", "weights[tokens].mean(dim=0, keepdim=True)", "0 * weights[tokens][:1]", NO_MASK),

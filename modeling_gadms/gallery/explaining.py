@@ -11,8 +11,10 @@ from PIL import Image
 
 from dataset_webperson import DataError
 
+from ..configuration_gadms import has_clip_text
 from ..modeling_gadms import GADMSModel
 from ..noise.kept_evidence import load_evidence
+from ..rotary_vision_gadms import rotation_of
 from ..tokenization_gadms import clean_caption
 
 EVIDENCE = "patch_evidence.safetensors"  # beside the model; `examples/repair_captions.py --mode hide` writes it
@@ -70,7 +72,7 @@ def explain(model: Any, processor: Any, texts: list[str], image: Image.Image, fo
         against = _against(model, pixels, input_ids, folder)
     words, doubted = [], []
     for row, text in enumerate(options["text"]):
-        read = clean_caption(text) if processor.tower == "clip" else text  # what offsets count in
+        read = clean_caption(text) if has_clip_text(processor.tower) else text  # what offsets count in
         for word, first, last in _words(read, numbers[row], encoded["offset_mapping"][row].tolist()):
             words.append((word, float(drops[row, first])))
             if against is not None and (nats := float(against[row, first : last + 1].min())) < AGAINST:
@@ -104,7 +106,7 @@ def _against(model: GADMSModel, pixels: torch.Tensor, input_ids: torch.Tensor, f
 def patch_contributions(model: GADMSModel, pixels: torch.Tensor, queries: torch.Tensor) -> tuple[float, np.ndarray]:
     """How far the cosine falls when what the image is read from may not look at a patch in the end.
 
-    That is the class token in the last layer of the image tower, or, in SigLIP, the probe that pools its patches.
+    That is the class token in the last layer of the image tower, or, in SigLIP and PE-Core, the probe that pools.
     Exact for that definition, and as cheap as one image: there only one token counts, so that each patch costs one
     softmax and one feed-forward step. What other patches took over from the patch in earlier layers stays; leaving it
     out from the start would take one run of the tower per patch.
@@ -117,7 +119,12 @@ def patch_contributions(model: GADMSModel, pixels: torch.Tensor, queries: torch.
     Returns:
         the mean cosine of the queries with the image, and its fall for each patch, float32 `(rows, columns)`.
     """
-    without = {"siglip": _siglip_without_each, "tipsv2": _tipsv2_without_each}
+    without = {
+        "eva02": _eva02_without_each,
+        "pe_core": _pe_core_without_each,
+        "siglip": _siglip_without_each,
+        "tipsv2": _tipsv2_without_each,
+    }
     states = without.get(model.config.tower, _clip_without_each)(model.vision_model, pixels)
     embeds = F.normalize(model.visual_projection(states).float(), dim=-1)
     cosines = (embeds @ queries.T.to(embeds.device)).mean(dim=1)
@@ -137,6 +144,18 @@ def _clip_without_each(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
     return tower.post_layernorm(tokens)
 
 
+def _eva02_without_each(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """As [`_clip_without_each`]; keys are turned by their place, and what is seen is normalised."""
+    hidden = tower(pixels, output_hidden_states=True).hidden_states[-2]
+    layer = tower.encoder.layers[-1]
+    attention = layer.self_attn
+    heads = attention.heads(layer.layer_norm1(hidden), rotation_of(tower, pixels))
+    query, keys, values = (part[0].transpose(0, 1).flatten(1) for part in heads)
+    tokens = hidden[0, :1] + attention.output(_look_past_each(query[:1], keys, values, attention.num_heads, 1))
+    tokens = tokens + layer.mlp(layer.layer_norm2(tokens))
+    return tower.post_layernorm(tokens)
+
+
 def _tipsv2_without_each(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
     """As [`_clip_without_each`]; registers stand between the class token and the patches, and are looked at."""
     hidden = tower(pixels, output_hidden_states=True).hidden_states[-2]
@@ -152,11 +171,20 @@ def _tipsv2_without_each(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 def _siglip_without_each(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
     """As [`_clip_without_each`]; there is no class token, and a probe looks at the patches after the last layer."""
-    states, head = tower(pixels).last_hidden_state[0], tower.head  # (patches, width)
+    return _pooled_without_each(tower.head, tower(pixels).last_hidden_state[0], 0)
+
+
+def _pe_core_without_each(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """As [`_siglip_without_each`]; the probe looks at the class token, too."""
+    return _pooled_without_each(tower.head, tower.post_layernorm(tower(pixels).last_hidden_state[0]), 1)
+
+
+def _pooled_without_each(head: Any, states: torch.Tensor, first: int) -> torch.Tensor:
+    """What attention pools from tokens `(S, width)`, and then without each of them from `first` on."""
     weights, biases = (getattr(head.attention, f"in_proj_{part}").chunk(3) for part in ("weight", "bias"))
     given = (head.probe[0], states, states)
     query, keys, values = (F.linear(*one) for one in zip(given, weights, biases, strict=True))
-    seen = head.attention.out_proj(_look_past_each(query, keys, values, head.attention.num_heads, 0))
+    seen = head.attention.out_proj(_look_past_each(query, keys, values, head.attention.num_heads, first))
     return seen + head.mlp(head.layernorm(seen))
 
 

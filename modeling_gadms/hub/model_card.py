@@ -21,7 +21,10 @@ from .run_facts import FACTS_FILE
 TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "model_card.md")
 CARD = "README.md"
 DEFAULT_LICENCE = "apache-2.0"
-TOWER_NAMES = {"clip": "CLIP", "metaclip_2": "MetaCLIP 2", "siglip": "SigLIP", "tipsv2": "TIPSv2"}
+TOWER_NAMES = {
+    **{"clip": "CLIP", "eva02": "EVA02-CLIP", "pe_core": "PE-Core"},
+    **{"metaclip_2": "MetaCLIP 2", "siglip": "SigLIP", "tipsv2": "TIPSv2"},
+}
 
 
 def write_card(folder: str, repository: str, card_folder: str | None = None, **options: Any) -> str:

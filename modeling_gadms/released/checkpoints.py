@@ -33,7 +33,11 @@ from .open_clip import (
     without_prefix,
 )
 from .reading import read_checkpoint
+from .rotary_towers import ROTARY
+from .rotary_towers import in_names_of_clip as rotary_in_names_of_clip
 from .token_selection import TokenSelection, selection_from_released
+
+DESCRIBED = {"clip": "CLIP ViT", "eva02": "EVA02-CLIP", "pe_core": "PE-Core"}  # by the kind of towers
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,9 @@ def load_released(
     try:
         if settings is not None:
             weights = without_prefix(weights)
-            if settings.told["vision_cfg"].get("timm_model_name"):  # one alone is not refused
+            if settings.timm_model in ROTARY:
+                weights = rotary_in_names_of_clip(weights)
+            elif settings.timm_model is not None:  # one alone is not refused
                 weights = in_names_of_clip(weights)
             refuse_other_shapes(path, weights, settings)
         # the methods of the family, all from OpenAI's CLIP, have a prefix
@@ -216,9 +222,9 @@ def _some(names: list[str], count: int = 3) -> str:
 def _describe(config: GADMSConfig, has_decoder: bool) -> str:
     text, vision = config.text_config, config.vision_config
     return (
-        f"CLIP ViT, {vision.num_hidden_layers} layers x {vision.hidden_size}, patches of {vision.patch_size}, images "
-        f"{vision.image_size[0]}x{vision.image_size[1]} (height x width); text {text.num_hidden_layers} layers x "
-        f"{text.hidden_size}, {text.max_position_embeddings} positions, vocabulary {text.vocab_size}; embeddings of "
-        f"{config.projection_dim}; "
+        f"{DESCRIBED[config.tower]}, {vision.num_hidden_layers} layers x {vision.hidden_size}, patches of "
+        f"{vision.patch_size}, images {vision.image_size[0]}x{vision.image_size[1]} (height x width); text "
+        f"{text.num_hidden_layers} layers x {text.hidden_size}, {text.max_position_embeddings} positions, vocabulary "
+        f"{text.vocab_size}; embeddings of {config.projection_dim}; "
         + (f"decoder of {config.decoder_num_layers} blocks" if has_decoder else "no decoder")
     )

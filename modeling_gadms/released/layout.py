@@ -8,12 +8,14 @@ has it without a decoder, or, fine-tuned by IRRA's code, with one; RDE without a
 
 import math
 import re
+from typing import Any
 
 import torch
 
 from ..configuration_gadms import GADMSConfig
 from .mobile_clip import STEM, TIMM_EPS, patch_shape
 from .open_clip import FAMILIES, Settings
+from .rotary_towers import LAYER_NORM_EPS, ROTARY, beside_a_plain_vit
 
 # inside a transformer block: released name -> ours
 BLOCK_PARTS = {
@@ -72,7 +74,7 @@ GIVEAWAYS = {
     "visual.layer1.": "a CLIP with a ResNet; only those with a ViT can be converted",
     "lora_": "an adapter (LoRA) without its model",
     "visual.trunk.patch_embed.backbone.": "MobileCLIP-B (put its open_clip_config.json beside the file)",
-    "visual.trunk.": f"open_clip with an image tower of timm ({FAMILIES})",
+    "visual.trunk.": f"open_clip with an image tower of timm (put its open_clip_config.json beside it; {FAMILIES})",
     "text.transformer.": "open_clip (put its open_clip_config.json beside the file)",
 }
 
@@ -91,13 +93,13 @@ def layout(config: GADMSConfig, towers: str = "", has_decoder: bool = False) -> 
         for part in ("weight", "bias"):
             names[f"{released}.{part}"] = (f"{ours}.{part}",)
 
-    def attention_input(released: str, ours: str) -> None:
-        for part in ("weight", "bias"):
-            names[f"{released}.in_proj_{part}"] = tuple(f"{ours}.{which}_proj.{part}" for which in "qkv")
+    def attention_input(released: str, ours: str, biased: str = "qkv") -> None:
+        for part, letters in (("weight", "qkv"), ("bias", biased)):
+            names[f"{released}.in_proj_{part}"] = tuple(f"{ours}.{which}_proj.{part}" for which in letters)
 
-    def blocks(released: str, ours: str, depth: int) -> None:
+    def blocks(released: str, ours: str, depth: int, biased: str = "qkv") -> None:
         for index in range(depth):
-            attention_input(f"{released}.resblocks.{index}.attn", f"{ours}.layers.{index}.self_attn")
+            attention_input(f"{released}.resblocks.{index}.attn", f"{ours}.layers.{index}.self_attn", biased)
             for part, our_part in BLOCK_PARTS.items():
                 layer(f"{released}.resblocks.{index}.{part}", f"{ours}.layers.{index}.{our_part}")
 
@@ -116,9 +118,12 @@ def layout(config: GADMSConfig, towers: str = "", has_decoder: bool = False) -> 
         names[f"{towers}visual.conv1.weight"] = (f"{vision}.embeddings.patch_embedding.weight",)
     names[f"{towers}visual.class_embedding"] = (f"{vision}.embeddings.class_embedding",)
     names[f"{towers}visual.positional_embedding"] = (f"{vision}.embeddings.position_embedding.weight",)
-    if not stem:
+    if not stem and config.tower != "eva02":
         layer(f"{towers}visual.ln_pre", f"{vision}.pre_layrnorm")
-    blocks(f"{towers}visual.transformer", f"{vision}.encoder", config.vision_config.num_hidden_layers)
+    biased = "qv" if config.tower == "eva02" else "qkv"
+    blocks(f"{towers}visual.transformer", f"{vision}.encoder", config.vision_config.num_hidden_layers, biased)
+    for released, name in beside_a_plain_vit(config).items():
+        names[f"{towers}visual.{released}"] = (f"{ours}{name}",)
     layer(f"{towers}visual.ln_post", f"{vision}.post_layernorm")
     names[f"{towers}visual.proj"] = (f"{ours}visual_projection.weight",)
     if has_decoder:
@@ -201,12 +206,22 @@ def config_from_shapes(
     stem = weights.get(f"{towers}visual.{STEM[0]}.weight")
     num_patches = weights[f"{towers}visual.positional_embedding"].shape[0] - 1
     text_heads, vision_heads = settings.text_heads or text_width // 64, settings.vision_heads or vision_width // 64
-    for name, width, heads in (("text", text_width, text_heads), ("image", vision_width, vision_heads)):
-        if heads == 0 or width % heads or settings.text_heads is None and width % 64:
-            of_heads = "heads of 64" if settings.text_heads is None else f"{heads} heads"
+    for name, width, heads, said in (
+        ("text", text_width, text_heads, settings.text_heads),
+        ("image", vision_width, vision_heads, settings.vision_heads),
+    ):
+        if heads == 0 or width % heads or said is None and width % 64:
+            of_heads = "heads of 64" if said is None else f"{heads} heads"
             raise ValueError(f"the {name} tower is {width} wide, which {of_heads} do not divide")
+    tower, side = ROTARY.get(settings.timm_model or "", ("clip", 0))
+    of_timm: dict[str, Any] = {}
+    if stem is not None:
+        of_timm = {"stem_width": len(stem), "layer_norm_eps": TIMM_EPS}
+    elif tower != "clip":
+        of_timm = {"reference_side": side, "layer_norm_eps": LAYER_NORM_EPS[tower]}
     decoder_num_layers = _depth(weights, "cross_modal_transformer")
     return GADMSConfig(
+        tower=tower,
         text_config={
             "vocab_size": vocab_size,
             "hidden_size": text_width,
@@ -219,13 +234,13 @@ def config_from_shapes(
         },
         vision_config={
             "image_size": image_size_from(num_patches, patch_size, image_size),
-            **({} if stem is None else {"stem_width": len(stem), "layer_norm_eps": TIMM_EPS}),
+            **of_timm,
             "patch_size": patch_size,
             "num_channels": num_channels,
             "hidden_size": vision_width,
             "intermediate_size": weights[f"{towers}visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
             "num_attention_heads": vision_heads,
-            "hidden_act": settings.hidden_act,
+            "hidden_act": settings.hidden_act if tower == "clip" else "gelu",  # as all of timm's
             "num_hidden_layers": _depth(weights, f"{towers}visual.transformer"),
             "projection_dim": weights[f"{towers}visual.proj"].shape[1],
         },

@@ -7,7 +7,6 @@ moved to where the projection gives the same.
 """
 
 import math
-import re
 
 import torch
 
@@ -61,12 +60,19 @@ def in_names_of_clip(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     found["visual.proj"] = projection.T
     found["visual.ln_post.weight"] = kept.pop(f"{TRUNK}norm.weight")
     found["visual.ln_post.bias"] = kept.pop(f"{TRUNK}norm.bias") + reached_by(projection, bias)
-    for name in [name for name in kept if name.startswith(f"{TRUNK}blocks.")]:
-        plain = re.sub(rf"^{re.escape(TRUNK)}blocks", "visual.transformer.resblocks", name)
-        for timm, openai in PARTS.items():
-            plain = plain.replace(f".{timm}", f".{openai}")
-        found[plain] = kept.pop(name)
-    return kept | found
+    return blocks_in_names_of_clip(kept, PARTS) | found
+
+
+def blocks_in_names_of_clip(weights: dict[str, torch.Tensor], parts: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Weights with the blocks of timm's ViT under the names of OpenAI's; `parts` of a block: timm's -> OpenAI's."""
+    renamed = {}
+    for name, tensor in weights.items():
+        if name.startswith(f"{TRUNK}blocks."):
+            name = name.replace(f"{TRUNK}blocks", "visual.transformer.resblocks", 1)
+            for timm, openai in parts.items():
+                name = name.replace(f".{timm}", f".{openai}")
+        renamed[name] = tensor
+    return renamed
 
 
 def reached_by(projection: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""What the weights of an open_clip model with plain ViT towers leave open: its activation, its heads and its colours.
+"""What the weights of an open_clip model leave open: its activation, its heads and its colours.
 
-They have the released layout, in any size (OpenAI, LAION, DataComp, DFN, MetaCLIP 1), and on the Hub the file
+Plain ViTs have the released layout, in any size (OpenAI, LAION, DataComp, DFN, MetaCLIP 1), and on the Hub the file
 `open_clip_config.json` beside them, without which one would have to guess. Options under which the towers would
 compute something else are refused.
 """
@@ -16,6 +16,7 @@ import torch
 from dataset_webperson import DataError
 
 from .mobile_clip import MODEL, patch_shape
+from .rotary_towers import ROTARY
 
 CONFIG_FILE = "open_clip_config.json"
 CUSTOM_TEXT = "text."  # before the names of a text tower that open_clip calls custom; it is the same tower
@@ -27,10 +28,10 @@ TOLD = {
 }
 USED = {"vision_cfg": {"head_width", "image_size", "mlp_ratio"}, "text_cfg": {"heads", "mlp_ratio"}}
 # values under which other options change nothing in a plain ViT; so do all that are off
-# MobileCLIP-B's image tower is one but for its stem
+# MobileCLIP-B's image tower is one but for its stem; EVA02-CLIP and PE-Core have towers of their own here
 PLAIN = {
-    "timm_model_name": (MODEL,),
-    "timm_pool": ("token",),
+    "timm_model_name": (MODEL, *ROTARY),
+    "timm_pool": ("token", "map"),
     "pool_type": ("tok", "argmax"),
     "pos_embed_type": ("learnable",),
     "proj_type": ("linear",),
@@ -42,13 +43,13 @@ DEFAULTS = {
     "text_cfg": {"layers": 12, "width": 512, "heads": 8, "context_length": 77, "vocab_size": 49408},
 }
 ACTIVATIONS = ("gelu", "quick_gelu")
+RESAMPLING = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 WIDEST_OF_64 = 1024  # width of an image tower; open_clip gives those above it, from ViT-H on, wider heads
 OPENAI_NUMBERS = {"input_resolution", "context_length", "vocab_size"}  # in OpenAI's own archives alone
 FAMILIES = (
-    "only plain ViTs can be converted (OpenAI's, LAION's, DataComp, DFN, MetaCLIP 1), and MobileCLIP-B; start from "
-    "one of them, or with from_pretrained_towers from a MetaCLIP 2, SigLIP, SigLIP 2 or FG-CLIP 2 in its folder of "
-    "transformers; other image towers of timm (EVA02 and PE-Core rotate queries and keys by their place, MobileCLIP-S "
-    "is convolutional) are not among transformers' CLIP classes"
+    "only plain ViTs can be converted (OpenAI's, LAION's, DataComp, DFN, MetaCLIP 1), MobileCLIP-B, EVA02-CLIP (B, L) "
+    "and PE-Core (T, S, B, L); start from one of them, or with from_pretrained_towers from a MetaCLIP 2, SigLIP, "
+    "SigLIP 2 or FG-CLIP 2 in its folder of transformers"
 )
 
 
@@ -61,6 +62,7 @@ class Settings:
         text_heads, vision_heads (`int`, *optional*): by default a head for each 64 of the width.
         image_options (`dict`): of the image processor.
         told (`dict`): options of open_clip that the shapes repeat, by tower, and `embed_dim`.
+        timm_model (`str`, *optional*): timm's name of the image tower, if it is one of timm's.
     """
 
     hidden_act: str = "quick_gelu"
@@ -68,6 +70,7 @@ class Settings:
     vision_heads: int | None = None
     image_options: dict[str, Any] = field(default_factory=dict)
     told: dict[str, Any] = field(default_factory=dict)
+    timm_model: str | None = None
 
 
 def settings_beside(path: str) -> Settings | None:
@@ -90,12 +93,19 @@ def settings_beside(path: str) -> Settings | None:
     for tower in DEFAULTS:
         refuse_what_is_not_plain(file, tower, model[tower])
     vision, text = told["vision_cfg"], told["text_cfg"]
+    timm_model = vision.get("timm_model_name")
+    image_options: dict[str, Any] = {
+        f"image_{name}": list(prepared[name]) for name in ("mean", "std") if name in prepared
+    }
+    if prepared.get("interpolation") in RESAMPLING:
+        image_options["resample"] = RESAMPLING[prepared["interpolation"]]
     return Settings(
         hidden_act="quick_gelu" if model.get("quick_gelu") else "gelu",
         text_heads=text["heads"],
-        vision_heads=vision["width"] // vision["head_width"],
-        image_options={f"image_{name}": list(prepared[name]) for name in ("mean", "std") if name in prepared},
+        vision_heads=None if timm_model in ROTARY else vision["width"] // vision["head_width"],
+        image_options=image_options,
         told=told,
+        timm_model=timm_model,
     )
 
 
@@ -159,8 +169,10 @@ def refuse_other_shapes(path: str, weights: dict[str, torch.Tensor], settings: S
             "vocab_size": vocabulary,
         },
     }
+    # towers that rotate have their shapes by their names, and the configuration does not repeat them
+    towers = ("text_cfg",) if settings.timm_model in ROTARY else tuple(TOLD)
     pairs = [
-        (f"{tower}.{name}", settings.told[tower][name], found[tower][name]) for tower in TOLD for name in TOLD[tower]
+        (f"{tower}.{name}", settings.told[tower][name], found[tower][name]) for tower in towers for name in TOLD[tower]
     ]
     pairs.append(("embed_dim", settings.told["embed_dim"], weights["text_projection"].shape[1]))
     size, patches = settings.told["vision_cfg"]["image_size"], len(weights["visual.positional_embedding"]) - 1

@@ -15,6 +15,7 @@ from torch import nn
 
 from dataset_webperson import DataError
 
+from ..configuration_gadms import has_clip_text
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from ..processing_gadms import GADMSProcessor
 
@@ -42,7 +43,7 @@ def trim_vocabulary(
     Raises:
         DataError: there are no captions, or the towers are CLIP's, whose vocabulary is small and in a fixed order.
     """
-    if model.config.tower == "clip":
+    if has_clip_text(model.config.tower):
         raise DataError("the vocabulary of CLIP's tower is not trimmed: it is small, and its ids are in a fixed order")
     texts = list(dict.fromkeys(captions))
     if not texts:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from tiny import tiny_rows
+from tiny import tiny_config, tiny_processor, tiny_rows
 from transformers import (
     MetaClip2Config,
     MetaClip2Model,
@@ -20,7 +20,10 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
+from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
+
 KINDS = ("metaclip_2", "siglip", "siglip2", "tipsv2")
+ROTARY = ("eva02", "pe_core")  # which transformers does not have: they come by conversion, with CLIP's text tower
 WIDTHS = {"hidden_size": 64, "num_attention_heads": 2}
 SIDE, PATCH = 32, 8  # of the square images that the towers come from
 CONTEXT = {"metaclip_2": 77, "siglip": 64, "siglip2": 64, "tipsv2": 64}
@@ -94,6 +97,21 @@ def tiny_towers(kind: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
             if name.endswith("token_embedding.weight"):
                 parameter.mul_(3)
     return model
+
+
+def tiny_rotary(tower: str, image_size: tuple[int, int] = (32, 16)) -> tuple[GADMSForPreTraining, GADMSProcessor]:
+    """A model with an image tower that rotates, in evaluation mode, and its processor; as [`tiny_towers`]."""
+    processor = tiny_processor(image_size)
+    processor.tower = tower
+    config = tiny_config(len(processor.tokenizer), image_size).to_dict()
+    vision = {**config["vision_config"], "hidden_act": "gelu", "reference_side": 3}
+    del vision["model_type"]
+    torch.manual_seed(0)
+    model = GADMSForPreTraining(GADMSConfig(**config | {"tower": tower, "vision_config": vision})).eval()
+    with torch.no_grad():
+        for name, parameter in model.gadms.named_parameters():
+            parameter.add_((2.0 if name.endswith("token_embedding.weight") else 0.1) * torch.randn_like(parameter))
+    return model, processor
 
 
 def save_towers(kind: str, folder: Path) -> PreTrainedModel:

@@ -8,7 +8,7 @@ import sys
 import pytest
 from places import HELPERS, REPO
 from tiny import save_published
-from tiny_towers import save_towers
+from tiny_towers import KINDS, ROTARY, save_towers, tiny_rotary
 
 from modeling_gadms import GADMSModel, GADMSProcessor
 from modeling_gadms.hub.listings import write_sentence_transformers
@@ -53,15 +53,20 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["clip", "metaclip_2", "siglip", "siglip2", "tipsv2"])
+@pytest.fixture(scope="module", params=["clip", *ROTARY, *KINDS])
 def of_each_kind(request, tmp_path_factory):
     """A checkpoint with towers of each kind, as it goes to the Hub."""
     if request.param == "clip":
         return request.getfixturevalue("checkpoint")
     towers, folder = tmp_path_factory.mktemp("towers"), tmp_path_factory.mktemp("published")
-    save_towers(request.param, towers)
-    for kind in (GADMSModel, GADMSProcessor):
-        kind.from_pretrained_towers(towers, image_size=(32, 16)).save_pretrained(folder)
+    if request.param in ROTARY:
+        model, processor = tiny_rotary(request.param)
+        model.gadms.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    else:
+        save_towers(request.param, towers)
+        for kind in (GADMSModel, GADMSProcessor):
+            kind.from_pretrained_towers(towers, image_size=(32, 16)).save_pretrained(folder)
     write_sentence_transformers(folder)
     return folder
 

@@ -12,7 +12,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from tiny import tiny_images, tiny_model, tiny_rows
-from tiny_towers import CONTEXT, KINDS, PATCH, SIDE, save_towers, set_by_arithmetic, tiny_tokenizer
+from tiny_towers import (
+    CONTEXT,
+    KINDS,
+    PATCH,
+    ROTARY,
+    SIDE,
+    save_towers,
+    set_by_arithmetic,
+    tiny_rotary,
+    tiny_tokenizer,
+)
 from transformers import Siglip2TextModel, SiglipVisionModel
 
 from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
@@ -432,17 +442,22 @@ def test_what_is_saved_gives_the_same_where_this_package_is_not_installed(of, tm
     for kind, folder in folders.items():
         of(kind).model.gadms.save_pretrained(folder)
         of(kind).processor.save_pretrained(folder)
+    rotary = {tower: tiny_rotary(tower, SIZE) for tower in ROTARY}
+    for tower, (model, processor) in rotary.items():
+        folders[tower] = str(tmp_path / tower)
+        model.gadms.save_pretrained(folders[tower])
+        processor.save_pretrained(folders[tower])
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-I", "-c", RELOAD, json.dumps(CAPTIONS), *folders.values()]
     process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert process.returncode == 0, process.stderr[-3000:]
     found = json.loads(process.stdout)
     for kind, folder in folders.items():
-        started = of(kind)
-        batch = started.processor(images=[Image.new("RGB", (20, 40), "red")] * 4, text=CAPTIONS)
+        model, processor = rotary.get(kind) or (of(kind).model, of(kind).processor)
+        batch = processor(images=[Image.new("RGB", (20, 40), "red")] * 4, text=CAPTIONS)
         with torch.no_grad():
-            outputs = started.model.gadms(**batch)
-        scores = started.model.gadms.token_scores(**batch)
+            outputs = model.gadms(**batch)
+        scores = model.gadms.token_scores(**batch)
         expected = [outputs.image_embeds, outputs.text_embeds, scores, batch["input_ids"]]
         for ours, theirs in zip(expected, found[folder], strict=True):
             assert torch.equal(ours, torch.tensor(theirs)), kind

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from tiny import save_published, tiny_images, tiny_model, tiny_processor, tiny_rows
-from tiny_towers import KINDS, save_towers
+from tiny_towers import KINDS, ROTARY, save_towers, tiny_rotary
 
 from dataset_webperson import DataError
 from modeling_gadms import GADMSModel, GADMSProcessor
 from modeling_gadms.gallery import Gallery, explaining
 from modeling_gadms.gallery.explaining import EVIDENCE, explain, patch_contributions
 from modeling_gadms.noise.patch_evidence import PatchEvidence
+from modeling_gadms.rotary_vision_gadms import rotation_of
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,12 @@ def folder(tmp_path_factory):
 def without_patch(model, pixels, queries, patch):
     """The mean cosine where no head looks at `patch` in the end, by the layer's own code."""
     tower, kind = model.vision_model, model.config.tower
-    if kind == "siglip":
+    if kind in ("siglip", "pe_core"):
         states, head = tower(pixels).last_hidden_state, tower.head
-        hidden = torch.arange(states.shape[1])[None] == (-1 if patch is None else patch)
+        first = 0
+        if kind == "pe_core":
+            states, first = tower.post_layernorm(states), 1
+        hidden = torch.arange(states.shape[1])[None] == (-1 if patch is None else first + patch)
         token = head.attention(head.probe, states, states, key_padding_mask=hidden)[0][:, 0]
         token = token + head.mlp(head.layernorm(token))
     else:
@@ -46,7 +50,8 @@ def without_patch(model, pixels, queries, patch):
         mask = torch.zeros(1, 1, hidden.shape[1], hidden.shape[1])
         if patch is not None:
             mask[..., 0, first + patch] = -torch.inf  # of the class token alone
-        token = norm(layers[-1](hidden, mask)[:, 0])
+        turned = {"rotation": rotation_of(tower, pixels)} if kind == "eva02" else {}
+        token = norm(layers[-1](hidden, mask, **turned)[:, 0])
     return F.cosine_similarity(model.visual_projection(token), queries).mean().item()
 
 
@@ -60,6 +65,9 @@ def of(tmp_path_factory):
         if kind == "clip":
             processor = tiny_processor()
             return tiny_model(vocab_size=len(processor.tokenizer)).gadms, processor
+        if kind in ROTARY:
+            model, processor = tiny_rotary(kind)
+            return model.gadms, processor
         save_towers(kind, folder)
         torch.manual_seed(0)
         model = GADMSModel.from_pretrained_towers(folder, image_size=(32, 16))
@@ -68,7 +76,7 @@ def of(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("kind", ["clip", *KINDS])
+@pytest.mark.parametrize("kind", ["clip", *ROTARY, *KINDS])
 def test_a_patch_contributes_what_the_cosine_falls_without_it(of, kind):
     model, pixels = of(kind)[0], tiny_images(1, seed=3)
     queries = F.normalize(torch.randn(2, 64, generator=torch.Generator().manual_seed(0)), dim=-1)

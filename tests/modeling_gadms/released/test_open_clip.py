@@ -134,12 +134,8 @@ def test_a_custom_text_tower_without_its_configuration_is_refused_with_the_cure(
     "changes, reason",
     [
         (
-            {"vision": {"timm_model_name": "eva02_base_patch16_clip_224"}},
-            "timm_model_name=eva02_base_patch16_clip_224 is.*start from one of them.*EVA02 and PE-Core rotate",
-        ),
-        (
-            {"vision": {"timm_model_name": "vit_pe_core_base_patch16_224", "timm_pool": "map"}},
-            "timm_model_name=vit_pe_core_base_patch16_224 is not of a plain ViT.*PE-Core rotate.* are not among",
+            {"vision": {"timm_model_name": "fastvit_mci2"}},
+            "timm_model_name=fastvit_mci2 is not of a plain ViT.*EVA02-CLIP .B, L. and PE-Core .*start from one of",
         ),
         ({"vision": {"timm_model_name": "vit_base_mci_224"}}, r"1 missing \(visual.trunk.patch_embed.backbone.2.conv"),
         (
@@ -178,7 +174,7 @@ def test_what_cannot_be_read_is_refused_with_a_cure(weights, tmp_path):
         load_released(save(tmp_path, half, model_cfg()))
     trunk = {"visual.trunk.cls_token": torch.zeros(2), **half}
     with pytest.raises(
-        ValueError, match="image tower of timm .only plain ViTs.*start from one of them.*PE-Core rotate"
+        ValueError, match="image tower of timm .put its open_clip_config.json beside it; only plain ViTs.*start from"
     ):
         load_released(save(tmp_path, trunk, model_cfg()))
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"cut")
