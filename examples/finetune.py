@@ -62,21 +62,19 @@ def report(
     state, chosen = trainer.state, sets[0].splits["validation"]
     if len(sets) > 1:
         chosen = "the mean over " + ", ".join(f"{one.splits['validation']} of {one.name}" for one in sets)
-    results = {
-        "metrics": {model: metrics[model] for model in ("before", "after")},
-        "best_epoch_chosen_on": chosen,
-        "best": {"step": state.best_global_step, trainer.args.metric_for_best_model: state.best_metric},
-        **run,
-    }
-    if "test" in [one.splits["validation"] for one in sets]:
-        results["warning"] = "the best epoch was chosen on the test set: these figures are optimistic"
+    results = {"metrics": {model: metrics[model] for model in ("before", "after")}, **run}
+    if trainer.args.load_best_model_at_end:
+        best = {"step": state.best_global_step, trainer.args.metric_for_best_model: state.best_metric}
+        results |= {"best_epoch_chosen_on": chosen, "best": best}
+        if "test" in [one.splits["validation"] for one in sets]:
+            results["warning"] = "the best epoch was chosen on the test set: these figures are optimistic"
     rows = {one.name: (one.rows["test"], tests[one.name]) for one in sets}
     write_run(trainer.args.output_dir, results, state.log_history, rows)
     print(f"\n{metrics_table(metrics)}\n", flush=True)
     for one in sets:
         if one.incomplete:
             print(f"not figures of {one.name}: {one.incomplete}")
-    print(f"best epoch chosen on {chosen}", flush=True)
+    print(f"best epoch chosen on {chosen}" if "best" in results else "last epoch, none chosen", flush=True)
     print(f"{results['seconds']:.0f} s; checkpoint and metrics.json in {trainer.args.output_dir}", flush=True)
 
 

@@ -9,6 +9,7 @@
 A model is any GA-DMS, CLIP or SigLIP that plain transformers loads, a benchmark as for evaluate_retrieval.py.
 Several trainings of one model are a folder that `finetune.py --seeds` wrote, or `runs/a-0,runs/a-1,runs/a-2`: their
 mean stands in the table, with the standard deviation over them.
+Each row says whether its weights were selected on validation, on test, not at all, or are as released.
 Embeddings are kept, and reused while neither the model nor the data has changed. --output_dir receives
 leaderboard.md, .tex, .json and .html, and with --matrix matrix.md, .tex and .json: what each model was trained on
 against what it is tested on. Runs of finetune.py say what they were trained on, for others --trained_on does.
@@ -31,11 +32,11 @@ from modeling_gadms.evaluation.embedding_cache import cached_retrieval_set
 from modeling_gadms.evaluation.encoding import caption_options
 from modeling_gadms.evaluation.leaderboard import (
     RELEASED,
-    TRAINED,
     latex,
     leaderboard_rows,
     markdown,
     matrix_tables,
+    trained_here,
     trained_on,
     trainings_of,
     write_leaderboard_page,
@@ -59,8 +60,9 @@ def training_sets(args: LeaderboardArguments, number: int, first: str) -> list[s
 
 def source_of(name: str, as_released: list[str]) -> str:
     """How a model came here: those of the Hub were trained by others, as those that are said to be."""
-    of_hub = not all(os.path.isdir(run) for run in trainings_of(name))
-    return RELEASED if of_hub or name in as_released else TRAINED
+    runs = trainings_of(name)
+    of_hub = not all(os.path.isdir(run) for run in runs)
+    return RELEASED if of_hub or name in as_released else trained_here(runs)
 
 
 @torch.no_grad()

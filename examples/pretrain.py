@@ -82,7 +82,6 @@ def report(
     train: TrainingSet,
     test: datasets.Dataset,
     metrics: dict[str, dict[str, float]],
-    seconds: float,
     arguments: dict[str, Any],
 ) -> None:
     """Write tables and pictures beside the checkpoint, then reload it in a process without this package."""
@@ -92,7 +91,7 @@ def report(
     model, processor = trainer.accelerator.unwrap_model(trainer.model).gadms, trainer.processing_class
     assert trainer.measured is not None  # by the evaluation that ended the run
     name, evaluation = arguments["arguments"]["dataset_name"], evaluate_embeddings(trainer.measured)
-    results = {"metrics": metrics, **run_report.gallery_facts(evaluation), "seconds": seconds, **arguments}
+    results = {"metrics": metrics, **run_report.gallery_facts(evaluation), **arguments}
     write_run(folder, results, trainer.state.log_history, {display_name(name): (test, evaluation)})
     before = metrics["before"] if trainer.eval_dataset is test else None  # not of the curve's own gallery
     run_report.save_curve(trainer.state.log_history, f"{folder}/curve.png", before)
@@ -109,7 +108,7 @@ def report(
     with replacing(f"{folder}/reload_check.safetensors") as temporary:
         save_file({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, temporary)
     print(f"\n{len(test)} test images\n{run_report.metrics_table(metrics)}\n", flush=True)
-    print(f"{seconds:.0f} s; checkpoint and pictures in {folder}", flush=True)
+    print(f"{arguments['seconds']:.0f} s; checkpoint and pictures in {folder}", flush=True)
     subprocess.run([sys.executable, "-I", os.path.join(HERE, "reload.py"), folder], check=True)
 
 
@@ -140,8 +139,9 @@ def main(arguments: list[str] | None = None) -> None:
     trainer.save_model()
     for when, found in metrics.items():
         metrics[when] = {key.removeprefix("eval_"): value for key, value in found.items() if "2" in key}
-    arguments_kept = {"arguments": vars(args), "training": training.to_dict()}
-    report(trainer, train, test, metrics, time.time() - start, arguments_kept)
+    kept = {"seconds": time.time() - start, "arguments": vars(args), "training": training.to_dict()}
+    kept["splits"] = {"validation": "validation" if validation else "test", "test": "test"}
+    report(trainer, train, test, metrics, kept)
     if training.push_to_hub:
         trainer.push_to_hub(commit_message="Card and pictures")
 

@@ -8,8 +8,8 @@ from dataset_webperson.pages import write_page
 from ..hub.listings import read_json
 from ..person_retrieval.ranking import DIRECTIONS
 from .benchmarks import INCOMPLETE, display_name
-from .published_results import AT_TEST_TIME, COLUMNS, COSINE, published
-from .run_folders import METRICS_FILE, seed_folders
+from .published_results import AT_TEST_TIME, COLUMNS, COSINE, SELECTED_ON_TEST, published
+from .run_folders import METRICS_FILE, seed_folders, selected_on
 from .text_table import Table, latex_page, markdown_page
 
 PUBLISHED, RELEASED, TRAINED = "published", "as released", "trained here"
@@ -20,10 +20,11 @@ COSTS = {
     "images_per_second": "images/s",
 }
 NOTE = (
-    "*Published* figures are as given by the authors, not measured here, and often chosen on the test set. Intervals "
-    "of 95 % resample the persons; after ± stands the standard deviation over trainings. Costs are of one image and "
-    "one caption, padded as the model needs it; images/s are of the image tower on {device}, and "
-    "compare within this table alone. `-`: not known."
+    "*Published* figures are as given by the authors, not measured here; *selected on test* are those of methods "
+    "whose released code chooses its checkpoint there by default, and of others it is not known. Of what was trained "
+    "here the run records how its weights were selected. Intervals of 95 % resample the persons; after ± stands the "
+    "standard deviation over trainings. Costs are of one image and one caption, padded as the model needs it; "
+    "images/s are of the image tower on {device}, and compare within this table alone. `-`: not known."
 )
 
 
@@ -48,7 +49,8 @@ def leaderboard_rows(results: list[dict[str, Any]], protocol: str) -> list[dict[
             if direction == "t2i" and not of_benchmark[0]["incomplete"]:  # as papers give them
                 for model, figures in published(protocol).items():
                     found = {name: (value, None, None) for name, value in figures.get(benchmark, {}).items()}
-                    beside = {"source": PUBLISHED, "at_test_time": AT_TEST_TIME.get(model, COSINE)}
+                    source = f"{PUBLISHED}, selected on test" if model in SELECTED_ON_TEST else PUBLISHED
+                    beside = {"source": source, "at_test_time": AT_TEST_TIME.get(model, COSINE)}
                     unknown: dict[str, Any] = {"cost": {}, "deviation": None}
                     rows += [{**about, "model": model, "figures": found, **beside, **unknown}] if found else []
             measured = sorted(of_benchmark, key=lambda result: result["metrics"][direction]["R@1"].mean)
@@ -72,9 +74,9 @@ def leaderboard_tables(rows: list[dict[str, Any]], with_sources: bool) -> list[T
     for row in rows:
         title = f"{row['benchmark']}, {DIRECTIONS[row['direction']]}"
         table = tables.setdefault(title, Table(title, [*heads, *COLUMNS, *COSTS.values()], [], words=len(heads)))
-        is_published = row["source"] == PUBLISHED
+        source, is_published = row["source"], row["source"].startswith(PUBLISHED)
         if with_sources:
-            words = [row["model"], f"*{PUBLISHED}*" if is_published else row["source"], row["at_test_time"]]
+            words = [row["model"], f"*{source}*" if is_published else source, row["at_test_time"]]
         else:
             words = [row["model"] + "†" * is_published]
         table.rows.append([*words, *_figures(row)])
@@ -84,6 +86,15 @@ def leaderboard_tables(rows: list[dict[str, Any]], with_sources: bool) -> list[T
 def trainings_of(name: str) -> list[str]:
     """Folders or Hub ids of one model's trainings: of a sweep over seeds, those between commas, or itself."""
     return list(seed_folders(name).values()) or name.split(",")
+
+
+def trained_here(runs: list[str]) -> str:
+    """The source of what was trained here, with how its weights were selected where every training's folder says."""
+    found = {selected_on(run) for run in runs}
+    if None in found:
+        return TRAINED
+    ways = [way if way == "last epoch" else f"selected on {way}" for way in sorted(filter(None, found))]
+    return f"{TRAINED}, {' or '.join(ways)}"
 
 
 def trained_on(folder: str) -> list[str]:

@@ -130,6 +130,24 @@ def read_run(folder: str, name: str | None = None) -> Run:
     return Run(shown, settings, history, figures, _read_queries(os.path.join(folder, QUERIES_FILE)))
 
 
+def selected_on(folder: str) -> str | None:
+    """How the weights of a run were chosen: `"validation"`, `"test"`, or `"last epoch"`, which is no choice.
+
+    Of a run on several data sets it is `"test"` where that decided on any of them. `None` where there is no run, or
+    one that did not record it.
+    """
+    found = (read_json(folder, METRICS_FILE) or {}) if os.path.isdir(folder) else {}
+    training = found.get("training_arguments") or found.get("training")
+    if not training:
+        return None
+    if not training.get("load_best_model_at_end"):
+        return "last epoch"
+    splits = {one.get("splits", {}).get("validation") for one in (found.get("sets") or {"": found}).values()}
+    if None in splits:
+        return None
+    return "test" if "test" in splits else "validation"
+
+
 def seed_folders(folder: str) -> dict[int, str]:
     """The finished runs of a sweep, by seed."""
     found = {}

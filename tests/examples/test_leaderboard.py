@@ -24,6 +24,7 @@ from modeling_gadms.evaluation.leaderboard import (
 )
 from modeling_gadms.evaluation.metrics import deviation_of_runs, evaluate_embeddings, mean_of_runs
 from modeling_gadms.evaluation.published_results import AT_TEST_TIME, published
+from modeling_gadms.evaluation.run_folders import selected_on
 from modeling_gadms.evaluation.significance import Interval
 from modeling_gadms.person_retrieval.ranking import METRICS
 
@@ -47,6 +48,7 @@ def test_published_rows_stand_marked_above_the_measured_ones_which_rise():
     assert [row["model"] for row in rows if row["direction"] == "i2t"] == ["other", "best_one"]
     table = markdown(rows, "a processor")
     assert f"| CECA | *published* | {AT_TEST_TIME['CECA']} | 73.45 | - | - | - | - | - | - | - |" in table
+    assert "| IRRA | *published, selected on test* | cosine | 60.20 |" in table
     assert "| other | as released | cosine | 42.00 [41.0, 43.0] |" in table and "| 1,234.5 |" in table
     small = result("tiny", 1.0) | {"cost": {"parameters": 1.41, "image_gflop": 0.0123, "caption_gflop": 0.5}}
     assert "| 1.4 | 0.012 | 0.5 | - |" in markdown(leaderboard_rows([small], "fine-tuned"), "a processor")
@@ -162,6 +164,51 @@ def test_a_released_model_that_is_not_measured_is_refused(capsys):
     assert "--as_released: b is not among --model" in capsys.readouterr().err
     assert leaderboard.main(["--model", "a", "--trained_on", "rstpreid", "--benchmark", "synthetic"]) == 2
     assert "--trained_on belongs to --matrix True" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "run, found",
+    [
+        ({"training": {"load_best_model_at_end": False}, "splits": {"validation": "test"}}, "last epoch"),
+        (
+            {"training_arguments": {"load_best_model_at_end": True}, "splits": {"validation": "validation"}},
+            "validation",
+        ),
+        (
+            {
+                "training_arguments": {"load_best_model_at_end": True},
+                "splits": {"validation": "validation_from_train"},
+            },
+            "validation",
+        ),
+        ({"training": {"load_best_model_at_end": True}, "splits": {"validation": "test"}}, "test"),
+        (
+            {
+                "training_arguments": {"load_best_model_at_end": True},
+                "sets": {"a": {"splits": {"validation": "validation"}}, "b": {"splits": {"validation": "test"}}},
+            },
+            "test",
+        ),
+        ({"training": {"load_best_model_at_end": True}}, None),
+        ({}, None),
+    ],
+)
+def test_a_row_says_how_its_weights_were_selected_as_the_run_recorded_it(tmp_path, run, found):
+    (tmp_path / "metrics.json").write_text(json.dumps(run))
+    assert selected_on(str(tmp_path)) == found
+    words = {"last epoch": ", last epoch", None: ""}.get(found, f", selected on {found}")
+    assert leaderboard.source_of(str(tmp_path), []) == TRAINED + words
+    assert leaderboard.source_of(str(tmp_path), [str(tmp_path)]) == RELEASED
+
+
+def test_trainings_that_were_selected_in_several_ways_name_them_all(tmp_path):
+    for name, chosen in (("seed-0", True), ("seed-1", False), ("seed-2", True)):
+        (tmp_path / name).mkdir()
+        run = {"training": {"load_best_model_at_end": chosen}, "splits": {"validation": "validation"}}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(run))
+    assert leaderboard.source_of(str(tmp_path), []) == f"{TRAINED}, last epoch or selected on validation"
+    (tmp_path / "seed-1" / "metrics.json").write_text("{}")
+    assert leaderboard.source_of(str(tmp_path), []) == TRAINED, "one training says nothing"
 
 
 def test_a_model_of_the_hub_was_not_trained_here(tmp_path):
