@@ -173,6 +173,7 @@ class GADMSEva02VisionModel(GADMSVisionModel):
 
     config: GADMSEva02VisionConfig
     rotation: Rotation
+    _no_split_modules = ["Eva02Layer"]  # noqa: RUF012 - as in transformers
 
     def __init__(self, config: GADMSEva02VisionConfig) -> None:
         CLIPPreTrainedModel.__init__(self, config)
@@ -199,6 +200,7 @@ class GADMSPECoreVisionModel(GADMSVisionModel):
 
     config: GADMSPECoreVisionConfig
     rotation: Rotation
+    _no_split_modules = ["PECoreLayer"]  # noqa: RUF012 - as in transformers
 
     def __init__(self, config: GADMSPECoreVisionConfig) -> None:
         CLIPPreTrainedModel.__init__(self, config)
