@@ -7,6 +7,9 @@ OUTPUT_DIR is branch `main` of the dataset repository, with the configs `default
 `captions`, whose files of its own are joined by `image_sha256`. OUTPUT_DIR-script is its branch `script` for
 `datasets` 3.x, and OUTPUT_DIR-report, for the publisher only, lists what was left out, repaired or rewritten. An
 interrupted run continues where it stopped when it is started again; the same source and options give the same bytes.
+
+With `--cache_size 384 128` it is a cache to train from, of a release: its images have the size that the model takes,
+so that training decodes little and resizes nothing, and `image_sha256` still names them at their own size.
 """
 
 import argparse
@@ -31,7 +34,7 @@ from .command_line import CommandParser, command
 from .files import write_json, written_once
 from .findings import DataError
 from .release_card import CAPTIONS, DATA, Made, SplitFacts, card_texts
-from .release_shards import ROW_GROUP_ROWS, ROWS_PER_SHARD, Layout, release_features, write_shard
+from .release_shards import ROW_GROUP_ROWS, ROWS_PER_SHARD, Layout, hashed, release_features, write_shard
 from .removed import NAME as REMOVED
 from .removed import read_removed, removed_beside, write_removed
 from .rows.local_source import FORMATS, Source, SourceRow, open_source, source_features
@@ -114,6 +117,7 @@ class ReleaseSettings:
             "provenance": provenance,
             "clean_captions": self.rows.clean_captions,
             "min_side": self.rows.min_side,
+            "cache_size": self.rows.cache_size,
             "row_group_rows": self.layout.row_group_rows,
             "made": self.made,
         }
@@ -217,7 +221,7 @@ def _write_shards(
                 taken = _Taken(itertools.chain([first], rows), layout, bar)
                 with RowReport(stem) as report:
                     kept = prepare_rows(taken, source.extra, options, report, pool, removed)
-                    write_shard(stem, kept, features, layout)
+                    write_shard(stem, kept if options.cache_size else hashed(kept), features, layout)
                 facts = {"end": taken.end, "read": taken.rows, "kept": report.counts["kept"], "split": split}
                 write_json(stem + ".facts.json", facts)
                 done += 1
@@ -348,6 +352,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep_captions", action="store_true", help="do not repair captions")
     parser.add_argument("--min_side", type=int, default=0, metavar="PIXELS", help="leave out smaller images")
     parser.add_argument(
+        "--cache_size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="resize images, for a cache to train from: JPEG of quality 95 without chroma subsampling",
+    )
+    parser.add_argument(
         "--rows_per_shard",
         type=int,
         default=ROWS_PER_SHARD,
@@ -377,7 +388,13 @@ def main(arguments: list[str] | None = None) -> int | None:
         licence=args.licence,
         provenance=args.provenance,
         source_format=args.source_format,
-        rows=RowOptions(args.on_bad_images, not args.keep_captions, args.min_side, only_jpeg=True),
+        rows=RowOptions(
+            args.on_bad_images,
+            not args.keep_captions,
+            args.min_side,
+            only_jpeg=True,
+            cache_size=args.cache_size and tuple(args.cache_size),
+        ),
         layout=Layout(args.rows_per_shard, args.row_group_rows),
         num_workers=args.num_workers,
     )

@@ -186,7 +186,7 @@ def card_texts(
         features: of its columns.
         summary: what happened to the rows, `RowReport.summary`.
         about: `name`, `repository`, `licence`, `contact`, `provenance` ("" where it is unknown), `format` of the
-            source, the options `clean_captions`, `min_side`, `row_group_rows`, and `made` (`Made`).
+            source, the options `clean_captions`, `min_side`, `cache_size`, `row_group_rows`, and `made` (`Made`).
     """
     facts = Facts.read(main, splits, features)
     rows = sum(split.rows for split in splits.values())
@@ -201,7 +201,8 @@ def card_texts(
         "counted": _counted(splits, rows, facts),
         "first_split": next(iter(splits)),
         "splits": _split_sentence(splits),
-        "columns": _column_table(features, facts),
+        "cache": _cache(about["cache_size"]),
+        "columns": _column_table(features, facts, about["cache_size"] is not None),
         "captions": _captions(facts),
         "source": _SOURCES[about["format"]],
         "changes": _changes(summary, about, rows),
@@ -280,14 +281,26 @@ def _split_sentence(splits: dict[str, SplitFacts]) -> str:
     return f"One split, {parts[0]}." if len(parts) == 1 else f"Splits: {', '.join(parts)}."
 
 
-def _column_table(features: Features, facts: Facts) -> str:
+def _cache(size: tuple[int, int] | None) -> str:
+    """What the card says of a training cache, with the empty line before it."""
+    if size is None:
+        return ""
+    height, width = size
+    return (
+        f"\n\nThis is a cache to train from: every image was resized to {height} x {width} pixels, height by width, "
+        "whatever its shape was. `image_sha256` names an image at its own size, as the data set that this was made of "
+        "does, so captions of that data set and lists of removed images hold for this one as well."
+    )
+
+
+def _column_table(features: Features, facts: Facts, is_cache: bool) -> str:
     one = "; where an image has only one usable caption, it stands in both columns" if facts.single else ""
     meaning = {
         "image": "upright RGB or grey JPEG, decoded when it is looked at",
         "image_path": "name of the image in the source",
         "caption1": f"first caption{one}",
         "caption2": "second caption",
-        "image_sha256": "SHA-256 of the image's bytes",
+        "image_sha256": "SHA-256 of the image's bytes" + (" before it was resized" if is_cache else ""),
     }
     lines = ["| column | type | values |", "|---|---|---|"]
     for name, feature in features.items():
@@ -313,8 +326,8 @@ def _captions(facts: Facts) -> str:
 
 def _changes(summary: dict[str, Any], about: dict[str, Any], rows: int) -> str:
     """What was done to this release's rows; what was possible and not done is not named."""
-    converted = summary["rows"].get("converted", 0)
-    told = {**summary, "rows": {**summary["rows"], "converted": 0}}
+    converted, resized = (summary["rows"].get(name, 0) for name in ("converted", "resized"))
+    told = {**summary, "rows": {**summary["rows"], "converted": 0, "resized": 0}}
     lines = [f"{line[0].upper()}{line[1:]}." for line in describe_summary(told, "with the publisher")]
     if about["clean_captions"] and not summary.get("caption_repairs"):
         lines.append("No caption was changed.")
@@ -324,10 +337,13 @@ def _changes(summary: dict[str, Any], about: dict[str, Any], rows: int) -> str:
         lines.append("No row was left out.")
     if converted:
         lines.append(f"{_number(converted, 'image')} re-encoded as JPEG at quality 95.")
-    if converted == rows:
+    if resized:
+        as_jpeg = "written as JPEG of quality 95 without chroma subsampling"
+        lines.append(f"{_number(resized, 'image')} resized (bicubic) and {as_jpeg}.")
+    if rows in (converted, resized):
         lines.append("EXIF, XMP, IPTC and comments were removed.")
     else:
-        untouched = "All other images keep" if converted else "All images keep"
+        untouched = "All other images keep" if converted or resized else "All images keep"
         lines.append(f"{untouched} their compressed pixels; EXIF, XMP, IPTC and comments were removed.")
     return "\n".join(f"- {line}" for line in lines)
 

@@ -94,7 +94,7 @@ def write_shard(stem: str, rows: Iterable[dict[str, Any]], features: Features, l
 
     Args:
         stem: path without an ending.
-        rows: with the columns of `features`, except `image_sha256`.
+        rows: with the columns of `features`.
         features: as `release_features` gives them.
         layout: where groups end.
     """
@@ -103,11 +103,14 @@ def write_shard(stem: str, rows: Iterable[dict[str, Any]], features: Features, l
         captions = stack.enter_context(_writer(f"{stem}.captions.parquet", release_schema(of_captions)))
         joined = stack.enter_context(_writer(f"{stem}.parquet", release_schema(features)))
         for group in _groups(rows, layout):
-            for row in group:
-                row["image_sha256"] = hashlib.sha256(row["image"]["bytes"]).hexdigest()
             table = pa.table([[row[name] for row in group] for name in features], schema=joined.schema)
             joined.write_table(table, row_group_size=len(table))
             captions.write_table(table.select(list(of_captions)).cast(captions.schema), row_group_size=len(table))
+
+
+def hashed(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows with `image_sha256` of the bytes of their image, whatever they had there."""
+    return ({**row, "image_sha256": hashlib.sha256(row["image"]["bytes"]).hexdigest()} for row in rows)
 
 
 def _groups(rows: Iterable[dict[str, Any]], layout: Layout) -> Iterator[list[dict[str, Any]]]:

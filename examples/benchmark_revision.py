@@ -17,7 +17,7 @@ import numpy as np
 from datasets import Features, Image, List, Value
 
 from dataset_webperson.command_line import CommandParser, command
-from dataset_webperson.release_shards import Layout, release_features, write_shard
+from dataset_webperson.release_shards import Layout, hashed, release_features, write_shard
 
 LEAST, MEAN, MOST = 8 << 10, 64 << 10, 128 << 10  # bytes of a chunk, as the Hub's storage has them
 _GEAR = np.random.default_rng(0).integers(0, 1 << 16, 256, dtype=np.uint16)
@@ -76,7 +76,7 @@ def write(numbers: Iterable[int], changed: set[int], image_bytes: int, layout: L
         taken = next((n for n, at in enumerate(numbers, 1) if layout.ends_shard(_name(at), n)), len(numbers))
         stem = os.path.join(folder, f"{len(paths):06d}")
         rows = (made_up_row(number, number in changed, image_bytes) for number in numbers[:taken])
-        write_shard(stem, rows, FEATURES, layout)
+        write_shard(stem, hashed(rows), FEATURES, layout)
         paths += [f"{stem}.parquet", f"{stem}.captions.parquet"]
         numbers = numbers[taken:]
     return paths

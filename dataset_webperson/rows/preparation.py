@@ -1,5 +1,6 @@
 """From rows of a source to rows of a WebPerson: images checked, captions cleaned, what was left out accounted for."""
 
+import hashlib
 import itertools
 import os
 from collections import Counter
@@ -33,18 +34,23 @@ class RowOptions:
         clean_captions: repair captions as `caption_cleaning.clean_caption` does.
         min_side: leave out images with a shorter side below this many pixels, whatever `on_bad_images`.
         only_jpeg: see `row_images.check_image`.
+        cache_size: height and width of a training cache, to which images are resized. Rows then have `image_sha256`,
+            which names the picture at its own size: lists of pictures that were taken down and files of captions do.
     """
 
     on_bad_images: str = "error"
     clean_captions: bool = True
     min_side: int = 0
     only_jpeg: bool = False
+    cache_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.on_bad_images not in ON_BAD_IMAGES:
             raise ValueError(f"on_bad_images is one of {', '.join(ON_BAD_IMAGES)}, not {self.on_bad_images!r}")
         if isinstance(self.min_side, bool) or not isinstance(self.min_side, int) or self.min_side < 0:
             raise ValueError(f"min_side is a whole number of pixels, not {self.min_side!r}")
+        if self.cache_size is not None and min(self.cache_size) < 1:
+            raise ValueError(f"cache_size is a height and a width of at least 1 pixel, not {self.cache_size!r}")
 
 
 class RowReport:
@@ -56,7 +62,7 @@ class RowReport:
 
     def __init__(self, path: str):
         self.path = path
-        self.counts: Counter[str] = Counter()  # read, kept, converted, captions
+        self.counts: Counter[str] = Counter()  # read, kept, converted, resized, captions
         self.left_out: Counter[str] = Counter()
         self.unfit: Counter[str] = Counter()  # further columns whose value was left out, by name
         self.cleaner = CaptionCleaner()
@@ -99,6 +105,8 @@ def prepare_rows(
 ) -> Iterator[dict[str, Any]]:
     """Rows `image` (`{"bytes", "path"}`), `image_path`, `caption1`, `caption2` and the further columns, in order.
 
+    Rows of a training cache also have `image_sha256`.
+
     Args:
         rows: of a source.
         extra: features of the further columns; a row without one of them has `None` there.
@@ -137,7 +145,8 @@ def _arguments(function: Callable[..., CheckedImage], chunk: list[SourceRow], op
             row.message = f"{row.file}: {error.strerror}, named in {row.where}; check the folder of the images"
             data.append(b"")
     names = [row.file or row.where for row in chunk]
-    return function, data, names, itertools.repeat(options.min_side), itertools.repeat(options.only_jpeg)
+    same_for_all = map(itertools.repeat, (options.min_side, options.only_jpeg, options.cache_size))
+    return function, data, names, *same_for_all
 
 
 def _prepare(
@@ -149,8 +158,9 @@ def _prepare(
     removed: Mapping[str, str],
 ) -> dict[str, Any] | None:
     report.counts["read"] += 1
-    # The picture as the source has it, and as it is passed on: a release may have rewritten it.
-    if removed and (is_removed(row.extra, row.data or b"", removed) or is_removed({}, image.data, removed)):
+    # The picture as the source has it, as a release rewrote it, and as it is passed on.
+    rewritten = {"image_sha256": image.full_sha256}
+    if removed and (is_removed(row.extra, row.data or b"", removed) or is_removed(rewritten, image.data, removed)):
         report.leave_out(row, "removed", f"{row.where}: listed in {REMOVED}")
         return None
     problem, message = (row.problem, row.message) if row.problem else (image.problem, image.message)
@@ -174,6 +184,8 @@ def _prepare(
         return None
     report.counts["kept"] += 1
     report.counts["converted"] += image.converted
+    if options.cache_size:
+        report.counts["resized"] += bool(image.full_sha256)
     columns = {}
     for name, feature in extra.items():
         try:
@@ -183,6 +195,8 @@ def _prepare(
             report.unfit[name] += 1
     for name in row.extra.keys() - extra.keys():
         report.unfit[name] += 1
+    if options.cache_size and not isinstance(columns.get("image_sha256"), str):
+        columns["image_sha256"] = image.full_sha256 or hashlib.sha256(image.data).hexdigest()
     path = row.image_path
     return {
         # A picture that lies elsewhere is embedded: the row does not depend on that folder.
@@ -224,6 +238,8 @@ def describe_summary(summary: dict[str, Any], names_in: str) -> list[str]:
         lines.append(f"captions cleaned, of {rows.get('captions', 0):,}: {kinds}")
     if rows.get("converted"):
         lines.append(f"{rows['converted']:,} images rewritten (rotated, CMYK, 16 bits, palette, alpha, other format)")
+    if rows.get("resized"):
+        lines.append(f"{rows['resized']:,} images resized")
     if unfit := summary.get("unfit_values"):
         kinds = ", ".join(f"{name} {count:,}" for name, count in sorted(unfit.items()))
         lines.append(f"values left out of further columns, absent from the first rows or of another type: {kinds}")

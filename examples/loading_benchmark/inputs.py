@@ -10,6 +10,7 @@ from PIL import Image
 
 from dataset_webperson.release import ReleaseSettings, release
 from dataset_webperson.release_shards import Layout
+from dataset_webperson.rows.preparation import RowOptions
 
 
 def make_source(folder: str, rows: int) -> str:
@@ -34,6 +35,13 @@ def make_source(folder: str, rows: int) -> str:
 
 def make_release(source: str, out: str, layout: Layout) -> str:
     release(source, out, ReleaseSettings(contact="benchmark@example.org", layout=layout))
+    return out
+
+
+def make_cache(release_folder: str, out: str) -> str:
+    """A cache of a release, of the size that the benchmark resizes to."""
+    options = RowOptions(only_jpeg=True, cache_size=(384, 128))
+    release(release_folder, out, ReleaseSettings(contact="benchmark@example.org", rows=options))
     return out
 
 

@@ -19,14 +19,16 @@ from datasets import Image as Image_
 from hub_server import environment, hub
 from huggingface_hub import DatasetCardData
 from made_up_webperson import WRITERS, picture, same_pixels, write_images, write_parquets
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 from places import HELPERS
 
 from dataset_webperson import release as release_module
 from dataset_webperson.files import file_size
 from dataset_webperson.release import main
 from dataset_webperson.release_shards import release_schema
+from dataset_webperson.removed import write_removed
 from dataset_webperson.rows.local_source import open_source
+from modeling_gadms.image_processing_gadms import GADMSImageProcessor
 
 CONTACT = ["--contact", "privacy@example.org", "--repository", "org/webperson"]
 
@@ -62,6 +64,43 @@ def test_every_layout_becomes_shards_that_load_plain_and_streaming(layout, tmp_p
         captions = dict(zip(("caption1", "caption2"), expected.captions, strict=True))
         sha256 = {"image_sha256": hashlib.sha256(expected.read()).hexdigest()}
         assert row == stream_row == {"image_path": expected.image_path, **captions, **sha256, **expected.extra}
+
+
+def rows_of(folder):
+    return [row for file in sorted((folder / "data").iterdir()) for row in pq.read_table(file).to_pylist()]
+
+
+def test_a_cache_holds_images_as_the_processor_resizes_them_under_the_names_of_the_originals(tmp_path):
+    source = write_images(tmp_path / "source", 5)
+    Image.open(source / "images" / "0001.jpg").convert("CMYK").save(source / "images" / "0001.jpg")
+    Image.new("RGBA", (30, 90), (250, 0, 0, 99)).save(source / "images" / "0002.jpg", format="PNG")
+    Image.new("L", (16, 48), 77).save(source / "images" / "0003.jpg")
+    write(source, tmp_path / "full")
+    whole = rows_of(tmp_path / "full")
+    removed = {whole[4]["image_sha256"]: "asked for"}
+    write_removed(str(tmp_path / "full" / "removed.parquet"), removed)
+    write_removed(str(source / "removed.parquet"), removed)
+    size = {"height": 48, "width": 16}
+    processor = GADMSImageProcessor(size=size, do_rescale=False, do_normalize=False)
+    for name in ("source", "full"):
+        out = tmp_path / f"cache-of-{name}"
+        assert write(tmp_path / name, out, "--cache_size", "48", "16") == 0
+        rows = rows_of(out)
+        assert [row["image_path"] for row in rows] == [f"{number:04d}.jpg" for number in range(4)]
+        for row, full in zip(rows, whole, strict=False):
+            resized = processor(Image.open(io.BytesIO(full["image"]["bytes"])))["pixel_values"][0]
+            twin = io.BytesIO()
+            Image.fromarray(resized.transpose(1, 2, 0).copy()).save(twin, "JPEG", quality=95, subsampling=0)
+            data = row.pop("image")["bytes"]
+            # one that has the size already keeps its pixels
+            assert data == (full["image"]["bytes"] if row["image_path"] == "0003.jpg" else twin.getvalue())
+            assert JpegImagePlugin.get_sampling(Image.open(io.BytesIO(data))) in (0, -1)
+            assert row == {key: value for key, value in full.items() if key != "image"}
+        card = card_of(out)[1]
+        assert "a cache to train from: every image was resized to 48 x 16 pixels" in card
+        assert "- 3 images resized (bicubic)" in card and "before it was resized" in card
+        assert "All other images keep their compressed pixels" in card
+    assert "cache" not in card_of(tmp_path / "full")[1]
 
 
 def groups_by_the_rule(names, group_rows, shard_rows):
@@ -371,6 +410,7 @@ def test_a_repository_that_is_none_is_refused(name, tmp_path, capsys):
         "workers",
         "rows",
         "side",
+        "cache",
         "state",
     ],
 )
@@ -391,6 +431,7 @@ def test_a_mistake_is_one_line_and_code_2(mistake, tmp_path, capsys):
         "workers": (source, tmp_path / "out", "--num_workers", "0"),
         "rows": (source, tmp_path / "out", "--rows_per_shard", "0"),
         "side": (source, tmp_path / "out", "--min_side", "-1"),
+        "cache": (source, tmp_path / "out", "--cache_size", "384", "0"),
         "state": (source, tmp_path / "begun"),
     }[mistake]
     assert write(*arguments) == 2
