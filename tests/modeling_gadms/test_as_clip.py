@@ -2,9 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
 
+import forked
 import pytest
 import torch
 import torch.nn.functional as F
@@ -172,8 +171,7 @@ def assert_as_expected(answers, folder):
 
 def test_pipelines_classify_and_embed_images_without_the_package(published, tmp_path):
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-I", "-c", PIPELINES, published]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    run = forked.run(["-c", PIPELINES, published], cwd=tmp_path, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
     assert_as_expected(json.loads(run.stdout.splitlines()[-1]), published)
 

@@ -1,11 +1,13 @@
 """What `datasets` must hash to find its caches again: every class that ships, as remote code, in two processes."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
 
 import datasets
+import forked
 from tiny import save_published
 
 HASHES = """
@@ -39,10 +41,13 @@ def test_every_shipped_class_hashes_alike_in_two_processes_so_that_map_finds_its
     rows = str(tmp_path / "rows.parquet")
     datasets.Dataset.from_dict({"caption1": ["a red coat", "a person in blue trousers"] * 4}).to_parquet(rows)
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-I", "-c", HASHES, str(tmp_path / "published"), rows, str(tmp_path / "cache")]
+    (tmp_path / "hashes.py").write_text(HASHES)  # whose name is in the code that is hashed
+    command = [str(tmp_path / name) for name in ("hashes.py", "published", "rows.parquet", "cache")]
     found, written = [], []
-    for _ in range(2):
-        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    # forks of one process share the seed of its sets, so that one of the two is started by itself
+    started = functools.partial(subprocess.run, [sys.executable, "-I", *command], capture_output=True, text=True)
+    for begin in (started, functools.partial(forked.run, command)):
+        run = begin(cwd=tmp_path, env=environment)
         assert run.returncode == 0, run.stderr[-2000:]
         found.append(json.loads(run.stdout.splitlines()[-1]))
         written.append([os.stat(file["filename"]).st_mtime_ns for file in found[-1]["files"]])

@@ -1,9 +1,8 @@
 """The models: shapes, sizes, kernels, saving, loading, and the parameters that one training step moves."""
 
 import os
-import subprocess
-import sys
 
+import forked
 import pytest
 import torch
 from tiny import tiny_batch, tiny_captions, tiny_config, tiny_images, tiny_model
@@ -316,8 +315,7 @@ def test_a_fresh_process_without_the_package_gets_the_same_embeddings(tmp_path, 
     (model.gadms if class_name == "retriever" else model).save_pretrained(folder)
     save_file({name: batch[name] for name in ("pixel_values", "input_ids")}, folder / "batch.safetensors")
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-I", "-c", STRANGER, str(folder), str(out)]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    result = forked.run(["-c", STRANGER, folder, out], cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
     kept = load_file(out / "result.safetensors")
     expected = model.gadms.get_image_features(batch["pixel_values"]).pooler_output

@@ -4,9 +4,8 @@ import copy
 import functools
 import json
 import os
-import subprocess
-import sys
 
+import forked
 import pytest
 import torch
 import torch.nn.functional as F
@@ -448,8 +447,7 @@ def test_what_is_saved_gives_the_same_where_this_package_is_not_installed(of, tm
         model.gadms.save_pretrained(folders[tower])
         processor.save_pretrained(folders[tower])
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-I", "-c", RELOAD, json.dumps(CAPTIONS), *folders.values()]
-    process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    process = forked.run(["-c", RELOAD, json.dumps(CAPTIONS), *folders.values()], env=environment, cwd=tmp_path)
     assert process.returncode == 0, process.stderr[-3000:]
     found = json.loads(process.stdout)
     for kind, folder in folders.items():

@@ -1,8 +1,6 @@
 """A gallery of a Hub model asks by the revision that made it, whatever has been pushed since."""
 
-import subprocess
-import sys
-
+import forked
 from hub_server import Repository, environment, running_hub
 from tiny import tiny_model, tiny_processor, tiny_rows
 
@@ -32,7 +30,6 @@ def test_a_model_is_loaded_at_its_recorded_revision(tmp_path):
         revision = repository.commit("main", first, "first")
         repository.commit("main", second, "second")
         change_settings(gallery.path, model={**gallery.model_facts, "id": "org/search", "revision": revision})
-        options = {"env": environment(hub.endpoint, tmp_path / "home"), "capture_output": True, "text": True}
-        done = subprocess.run([sys.executable, "-c", ASK], cwd=tmp_path, **options)
+        done = forked.run(["-c", ASK], env=environment(hub.endpoint, tmp_path / "home"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [hit.id for hit in gallery.search("a red coat", k=3)]

@@ -1,9 +1,8 @@
 """`accelerate launch -m modeling_gadms.gallery`: two processes share the images, and no image is there twice."""
 
 import os
-import subprocess
-import sys
 
+import forked
 import numpy as np
 from tiny import save_published, tiny_rows
 
@@ -22,11 +21,11 @@ def test_two_processes_build_the_gallery_of_one(tmp_path):
     (tmp_path / "table.csv").write_text("\n".join(lines))
     galleries = [Gallery.create(tmp_path / name, tmp_path / "model") for name in ("one", "two")]
     galleries[0].add(tmp_path / "photos", tmp_path / "table.csv")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"]
+    command = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"]
     command += ["--multi_gpu", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["-m", "modeling_gadms.gallery", "add", "two", "photos", "--metadata", "table.csv"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    result = forked.run(command, cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("21 added, 1 skipped; 21 images in two") == 1
     found = []

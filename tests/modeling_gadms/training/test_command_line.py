@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import subprocess
 import sys
 from dataclasses import dataclass, field
 
@@ -194,10 +193,3 @@ def test_a_file_in_place_of_the_output_folder_is_refused(tmp_path):
     for place in ("file", "file/run"):
         with pytest.raises(NotADirectoryError, match="file is not a folder; choose another"):
             refuse_used_folder(str(tmp_path / place), None)
-
-
-def test_the_arguments_import_nothing_that_only_a_command_needs():
-    code = "import sys, modeling_gadms.training.arguments, modeling_gadms.finetuning.arguments; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    unwanted = ("PIL.ImageFilter", "matplotlib", "modeling_gadms.evaluation")
-    assert not [name for name in loaded if name.startswith(unwanted)]
