@@ -4,6 +4,7 @@ import base64
 import io
 import os
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -93,6 +94,15 @@ def _not_decoded(error: Exception, name: str) -> ImageError:
     unknown = isinstance(error, UnidentifiedImageError)
     reason = "no known image format" if unknown else " ".join(str(error).replace(name, "").split())[:120]
     return ImageError(f"{name}: cannot be decoded ({reason}). Copy the file again.", "image-unreadable")
+
+
+def jpeg_segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each segment before the compressed pixels, as far as the lengths in the file lead."""
+    place = 2
+    while place + 4 <= len(jpeg) and jpeg[place] == 0xFF and jpeg[place + 1] != 0xDA:
+        end = place + 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        yield jpeg[place + 1], place, end
+        place = end
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

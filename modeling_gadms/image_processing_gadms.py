@@ -18,7 +18,7 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 from transformers import CLIPImageProcessorPil
-from transformers.image_utils import ChannelDimension
+from transformers.image_utils import ChannelDimension, SizeDict
 
 FETCH_SECONDS = 60  # an address that does not answer for so long is refused
 
@@ -68,6 +68,9 @@ class GADMSImageProcessor(CLIPImageProcessorPil):
                 raise ValueError(f"an image of {image.width} x {image.height} pixels cannot be resized")
             if do_convert_rgb:
                 image = _upright_rgb(image)
+            image = _resized(image, **kwargs)
+            if image.mode == "RGB":
+                return np.array(image).transpose(2, 0, 1)  # CLIP's own processor would convert it, which copies it
         else:
             image, input_data_format = _as_array(image, input_data_format)
             if do_rescale:
@@ -75,6 +78,24 @@ class GADMSImageProcessor(CLIPImageProcessorPil):
         return super().process_image(
             image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, do_rescale=do_rescale, **kwargs
         )
+
+    def resize(
+        self, image: np.ndarray, size: SizeDict, resample: Any = None, reducing_gap: int | None = None, **kwargs: Any
+    ) -> np.ndarray:
+        if image.shape[1:] == (size.height, size.width):
+            return image  # which would be made an image and copied, for nothing
+        return super().resize(image, size, resample, reducing_gap, **kwargs)
+
+
+def _resized(
+    image: PIL.Image.Image, do_resize: bool | None = None, size: SizeDict | None = None, resample: Any = None, **_: Any
+) -> PIL.Image.Image:
+    """The image resized while it is Pillow's still: as an array it would be made an image again, at its full size."""
+    if image.mode != "RGB" or not do_resize or size is None or not isinstance(resample, int):
+        return image
+    if not (size.height and size.width) or image.size == (size.width, size.height):
+        return image
+    return image.resize((size.width, size.height), PIL.Image.Resampling(resample))
 
 
 def _opened(image: Any) -> Any:

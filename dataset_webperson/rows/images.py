@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..images import ImageError, decode_image, decode_rgb, orientation, upright_rgb
+from ..images import ImageError, decode_image, decode_rgb, jpeg_segments, orientation, upright_rgb
 
 JPEG_QUALITY = 95
 # JPEG segments that describe the photograph, perhaps with place or name: EXIF and XMP (APP1), IPTC (APP13), comments.
@@ -92,11 +92,10 @@ def without_description(jpeg: bytes) -> bytes:
     Bytes whose segments cannot be followed are returned as they are.
     """
     parts, place = [jpeg[:2]], 2
-    while place + 4 <= len(jpeg) and jpeg[place] == 0xFF and jpeg[place + 1] != 0xDA:
-        length = 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
-        if jpeg[place + 1] not in _DESCRIBING:
-            parts.append(jpeg[place : place + length])
-        place += length
+    for marker, start, end in jpeg_segments(jpeg):
+        if marker not in _DESCRIBING:
+            parts.append(jpeg[start:end])
+        place = end
     if place >= len(jpeg) or jpeg[place] != 0xFF:
         return jpeg
     return b"".join([*parts, jpeg[place:]])

@@ -180,6 +180,12 @@ class ShuffledParquet:
         other.batch_size, other.lanes = batch_size, lanes
         return other
 
+    def undecoded(self) -> "ShuffledParquet":
+        """The same rows in the same order, with images as `{"bytes", "path"}`."""
+        other = copy.copy(self)
+        other.decode = False
+        return other
+
     def take(self, count: int) -> list[dict[str, Any]]:
         """The first rows of epoch 0."""
         return [self[0, position] for position in range(min(count, len(self)))]

@@ -17,6 +17,7 @@ from transformers.training_args import OptimizerNames
 
 from ..hub.upload import download_last_checkpoint
 from ..masking_gadms import DualMasking, Masking
+from .image_decoding import PILLOW, refuse_way
 
 ADAM = "adam"  # torch's Adam with L2 weight decay, which `OptimizerNames` does not have
 
@@ -134,6 +135,7 @@ class GADMSTrainingArguments(TrainingArguments):
             "swap_negatives": "",
         },
         "images": {
+            "image_decoding": "",
             "crop_padding": "",
             "flip_probability": "",
             "erasing_probability": "",
@@ -243,6 +245,14 @@ class GADMSTrainingArguments(TrainingArguments):
         },
     )
 
+    image_decoding: str = field(
+        default=PILLOW,
+        metadata={
+            "help": "How training images are read. `pillow`: as everywhere else; `torch`: resized by torch, and "
+            "decoded by torchcodec where it is installed: faster, and pixels differ a little; `device`: both on the GPU."
+        },
+    )
+
     # requirements of the trainer
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator needs all columns."}
@@ -276,6 +286,7 @@ class GADMSTrainingArguments(TrainingArguments):
             self.accelerator_config.non_blocking = True
         if self.resume_from_checkpoint is not None:
             self.resume_from_checkpoint = self._checkpoint_to_resume(self.resume_from_checkpoint)
+        refuse_way(self.image_decoding, self.device)
         self.masks()  # refuses constants outside their range
         self._refuse_divided_layers()
         if self.masking == "none" and self.hidden_spans is not None:

@@ -17,6 +17,8 @@ from ..noise.word_families import Family, families_for, said_words
 from ..processing_gadms import GADMSProcessor
 from ..rows import pick_column, stable_hash
 from .augmentation import black
+from .image_decoding import DEVICE, PILLOW, decoded, for_device, resized, stored_bytes
+from .shared_batches import SharedBatches
 
 
 @dataclass
@@ -58,6 +60,11 @@ class PairCollator:
             swapped has copies of weight 0.
         augment_later (`bool`): leave `pixel_values` as the bytes of the resized images, uint8, and add `augmentation`,
             int64 of shape `(B, 7)`, by which `augmentation.augmented` makes of them what they would have been.
+        image_decoding (`str`): one of `image_decoding.WAYS`. By all but `"pillow"` a row's image is
+            `{"bytes": ..., "path": ...}`. By `"device"`, with `augment_later`, the batch has `encoded_images` for
+            `image_decoding.decoded_on_device` in the place of `pixel_values`.
+        shared (`SharedBatches`, *optional*): memory in which workers hand pixels over; the batch then has a
+            `shared_place`, which is to be given back when the pixels are not used any more.
     """
 
     processor: GADMSProcessor
@@ -74,21 +81,30 @@ class PairCollator:
     draw_negatives: bool = False
     swap_negatives: int = 0
     augment_later: bool = False
+    image_decoding: str = PILLOW
+    shared: SharedBatches | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         columns = [pick_column(row) for row in rows]
         captions = [self._caption(row, column) for row, column in zip(rows, columns, strict=True)]
-        as_bytes = {"do_rescale": False, "do_normalize": False} if self.augment_later else {}
-        batch = self.processor(text=captions, images=[row["image"] for row in rows], **as_bytes, return_tensors="pt")
+        tokens = self.processor.tokenizer(**self.processor.caption_options(captions), return_tensors="pt")
+        batch: dict[str, Any] = dict(tokens)
 
+        height, width = self.image_size
+        images = self._images(rows)
+        handed_over = self.image_decoding == DEVICE
+        if not handed_over:
+            batch |= self._memory(len(rows), height, width)
         generator = torch.Generator()
         draws, plans = [], []
-        for row, pixels in zip(rows, batch["pixel_values"], strict=True):
+        for number, (row, image) in enumerate(zip(rows, images, strict=True)):
             generator.manual_seed(stable_hash(self.seed, row["epoch"], row["image_path"]))
             if self.augment_later:
-                plans.append(self.plan(pixels.shape[1], pixels.shape[2], generator))
+                plans.append(self.plan(height, width, generator))
             else:
-                pixels.copy_(self.augment(pixels, generator))
+                image = self.augment(image, generator)
+            if not handed_over:
+                batch["pixel_values"][number] = image
             draws.append(draw_uniforms(1, self.processor.tokenizer.model_max_length, generator))
         uniforms = torch.cat(draws)
 
@@ -109,12 +125,42 @@ class PairCollator:
             batch["negative_uniforms"] = torch.stack(draws)
         if self.swap_negatives:
             batch |= self.swapped(rows, columns, batch["input_ids"])
-        return {
+        batch = {
             **batch,
             "person_ids": torch.tensor([self.identity(row) for row in rows]),
             "mask_uniforms": uniforms,
             "image_paths": [row["image_path"] for row in rows],
+            **({"encoded_images": images} if handed_over else {}),
         }
+        return batch if self.shared is None else self.shared.through_pipe(batch)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pixels."""
+        size = self.processor.image_processor.size
+        return size["height"], size["width"]
+
+    def _images(self, rows: list[dict[str, Any]]) -> list[Any]:
+        """Of each row the pixels at training size, normalised or bytes, or what a device decodes."""
+        images = [row["image"] for row in rows]
+        if self.image_decoding != PILLOW:
+            files = [(stored_bytes(row["image"], row["image_path"]), row["image_path"]) for row in rows]
+            if self.image_decoding == DEVICE:
+                return [for_device(*file) for file in files]
+            images = [resized(decoded(*file), self.image_size) for file in files]
+            if self.augment_later:
+                return images
+        as_bytes: Any = {"do_rescale": False, "do_normalize": False} if self.augment_later else {}
+        arrays = self.processor.image_processor(images, **as_bytes)["pixel_values"]
+        return [torch.from_numpy(array) for array in arrays]
+
+    def _memory(self, count: int, height: int, width: int) -> dict[str, Any]:
+        """`pixel_values` to fill, and their `shared_place`."""
+        # as bytes, the colours of a pixel lie together as in an image, which is then copied in one go
+        shape = (count, height, width, 3) if self.augment_later else (count, 3, height, width)
+        dtype = torch.uint8 if self.augment_later else torch.float32
+        pixels, place = (torch.empty(shape, dtype=dtype), None) if not self.shared else self.shared.take(shape, dtype)
+        return {"pixel_values": pixels.permute(0, 3, 1, 2) if self.augment_later else pixels, "shared_place": place}
 
     def swapped(
         self, rows: list[dict[str, Any]], columns: list[str], input_ids: torch.Tensor

@@ -39,10 +39,12 @@ from .augmentation import augmented, value_table
 from .averaging import WeightAverage
 from .collator import PairCollator
 from .compiling import PAD_TO_MULTIPLE_OF, compile_layers
+from .image_decoding import DEVICE, PILLOW, decoded_on_device
 from .layer_decay import layer_factors
 from .logged_pictures import keep_in_folder, log_pictures, show_pictures
 from .run_report import draw_retrievals, draw_token_scores
 from .samplers import EpochSampler, KeySampler, ParquetRows, RepeatedRows, StreamedRows, TrainingRows
+from .shared_batches import Place, SharedBatches
 from .watched_loss import WatchedLoss
 
 logger = logging.get_logger(__name__)
@@ -126,6 +128,13 @@ class GADMSTrainer(HubPushes):
         collator.augment_later = (
             args.device.type != "cpu" if args.augment_on_device is None else args.augment_on_device
         )
+        if args.image_decoding != PILLOW:
+            collator.image_decoding = args.image_decoding
+            collator.augment_later |= args.image_decoding == DEVICE
+            train_dataset = undecoded(train_dataset)
+        # what workers prepare, what is in a step, and what accelerate takes ahead
+        slots = (args.dataloader_prefetch_factor or 2) + args.gradient_accumulation_steps + 2
+        collator.shared = self._shared = SharedBatches(args.dataloader_num_workers, slots)
         if args.compile_layers:
             compile_layers(model)
         if args.patch_dropout:
@@ -145,6 +154,7 @@ class GADMSTrainer(HubPushes):
         self._loss_parts: dict[str, torch.Tensor] = {}  # sums over the chunks since the last log
         self._summed_chunks = 0
         self._chunks: list[dict[str, Any]] = []
+        self._lent: list[Place | None] = []  # memory of the step's chunks
         self._replays: list[Replay] = []
         self._watched: WatchedLoss | None = None
         self.measured: RetrievalSet | None = None  # embeddings of the last evaluation
@@ -224,6 +234,10 @@ class GADMSTrainer(HubPushes):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = super()._prepare_inputs(inputs)
+        inputs.pop("shared_place", None)
+        if (images := inputs.pop("encoded_images", None)) is not None:
+            size = self.data_collator.image_size
+            inputs["pixel_values"] = decoded_on_device(images, inputs["image_paths"], size, self.args.device)
         plans = inputs.pop("augmentation", None)
         if plans is not None:
             if self._values is None:
@@ -317,7 +331,10 @@ class GADMSTrainer(HubPushes):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
+        for place in self._lent:  # of the step before, which nobody looks at any more
+            self._shared.give_back(place)
         self._chunks, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._lent = [chunk.get("shared_place") for chunk in self._chunks]
         if self.state.global_step >= self.args.patch_dropout_until * self.state.max_steps:
             for chunk in self._chunks:
                 chunk.pop("kept_patches", None)
@@ -468,6 +485,15 @@ class GADMSTrainer(HubPushes):
         """Write the arguments as JSON; the parent would pickle them, and a pickle runs code when it is read."""
         write_json(os.path.join(folder, ARGUMENTS_FILE), self.args.to_dict())
         write_json(os.path.join(folder, FACTS_FILE), facts_of_run(self))
+
+
+def undecoded(rows: Rows | None) -> Rows | None:
+    """Rows whose images are `{"bytes": ..., "path": ...}`."""
+    if rows is None:
+        return None
+    if isinstance(rows, ShuffledParquet):
+        return rows.undecoded()
+    return rows.cast_column("image", datasets.Image(decode=False))
 
 
 def refuse_missing_columns(columns: list[str], hidden_spans: str | None, draw_words: bool) -> None:

@@ -52,6 +52,21 @@ def test_pixel_values_equal_those_of_clip_set_to_the_same_size():
     assert torch.equal(pixels(image), clip(image, return_tensors="pt")["pixel_values"][0])
 
 
+@pytest.mark.parametrize("form", ["PIL", "numpy", "torch"])
+def test_images_of_the_right_size_pass_no_resize(form, monkeypatch):
+    array = picture(384, 128)
+    image = {"PIL": PIL.Image.fromarray(array), "numpy": array, "torch": torch.from_numpy(array).permute(2, 0, 1)}[
+        form
+    ]
+    wanted = expected(PIL.Image.fromarray(array))
+
+    def resize(*_, **__):
+        raise AssertionError("resized")
+
+    monkeypatch.setattr(PIL.Image.Image, "resize", resize)
+    torch.testing.assert_close(pixels(image), wanted, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"])
 def test_images_without_transparency_are_read_as_pillow_reads_them(mode):
     image = PIL.Image.fromarray(picture()).convert("P" if mode == "P" else "RGB")

@@ -280,7 +280,7 @@ def test_training_on_a_stream_resumes_with_the_next_batch_and_ends_alike(folder,
             assert torch.equal(weight, again.model.state_dict()[name]), name
 
 
-@pytest.mark.parametrize(("name", "rows"), [("benchmark_loading", 12), ("benchmark_layouts", 5)])
+@pytest.mark.parametrize(("name", "rows"), [("benchmark_loading", 14), ("benchmark_layouts", 5)])
 def test_the_benchmarks_print_their_tables(name, rows):
     script = EXAMPLES / f"{name}.py"
     table = forked.run([script, "--rows", "30", "--rounds", "1"]).stdout.splitlines()
