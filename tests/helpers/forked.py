@@ -8,6 +8,7 @@ program imports all it needs, which the tests of fresh processes do (`test_stran
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -24,6 +25,7 @@ import numpy
 
 # what libraries read from the environment while they are imported, so that a fork cannot change it any more
 READ_AT_IMPORT = ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN")
+ENVIRONMENT = dict(os.environ)  # before any test changes it
 THIRD_PARTY = ("torch._dynamo", "torch.distributed.tensor", "pandas", "pyarrow.dataset", "scipy.optimize", "httpx")
 HUGGING_FACE = ("datasets", "accelerate", "peft", "transformers.trainer")
 
@@ -67,7 +69,7 @@ def start(command: list, *, env: dict | None = None, cwd=None) -> Forked:
     request = {"command": list(map(str, command)), "env": env, "cwd": str(cwd or os.getcwd())}
     handed = [theirs.fileno(), *(file.fileno() for file in files.values())]
     # a process that talks to a Hub of its own imports the libraries that read its address, all others have them
-    parent = _parent(any(env.get(name) != os.environ.get(name) for name in READ_AT_IMPORT))
+    parent = _parent(any(env.get(name) != ENVIRONMENT.get(name) for name in READ_AT_IMPORT))
     socket.send_fds(parent, [json.dumps(request).encode()], handed)
     theirs.close()
     return Forked(ours, files)
@@ -90,7 +92,7 @@ def run(command: list, *, env: dict | None = None, cwd=None, processes: int = 1)
 @functools.cache
 def _parent(only_third_party: bool) -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
     modules = THIRD_PARTY if only_third_party else THIRD_PARTY + HUGGING_FACE
     command = [sys.executable, str(Path(__file__)), str(theirs.fileno()), *modules]
     subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
@@ -102,6 +104,8 @@ def _parent(only_third_party: bool) -> socket.socket:
 def _serve(requests: socket.socket) -> dict | None:
     """Forks for each request; returns what is to be run in the fork, and None in the parent at the end of all."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whose forks nobody waits for
+    gc.collect()
+    gc.freeze()  # what is imported by now is no garbage, and no fork needs to look through it
     while True:
         message, handed, _, _ = socket.recv_fds(requests, 1 << 20, 3)
         if not message:
