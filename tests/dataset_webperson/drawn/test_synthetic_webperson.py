@@ -37,12 +37,16 @@ from dataset_webperson.drawn.rows import FIRST_PERSON_ID, generate_rows
 CAPTIONS = ("caption1", "caption2")
 
 
-def rows_of(split, stop, noise_rate=0.3, image_size=(32, 16), seed=0, views=2, start=0):
-    return list(
-        generate_rows(
-            split, start, stop, image_size=image_size, views_per_person=views, noise_rate=noise_rate, seed=seed
-        )
-    )
+def rows_of(split, stop, noise_rate=0.3, image_size=(32, 16), seed=0, views=2, start=0, **further):
+    options = {"image_size": image_size, "views_per_person": views, "noise_rate": noise_rate, "seed": seed}
+    return list(generate_rows(split, start, stop, **options, **further))
+
+
+def described(*arguments, **options):
+    """What `rows_of` gives, with a black picture: to draw persons takes longer than to describe them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dataset_webperson.drawn.rows.draw_person", lambda *_: Image.new("RGB", (1, 1)))
+        return rows_of(*arguments, **options)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def noisy_rows():
 
 @pytest.fixture(scope="module")
 def true_rows():
-    return rows_of("test", 300)
+    return described("test", 300)
 
 
 def words_of(rows):
@@ -95,7 +99,7 @@ def test_every_false_word_is_plainly_false_and_every_other_word_is_true(noisy_ro
 
 
 def test_no_bag_is_named_for_a_paper_bag_or_the_other_way_round():
-    for row, _, word, value in words_of(rows_of("train", 400, noise_rate=1.0)):
+    for row, _, word, value in words_of(described("train", 400, noise_rate=1.0)):
         truth = json.loads(row["attributes"])
         if word["attribute"] == "bag.kind" and truth["carry.kind"] == "shopping bag":
             assert value not in ("handbag", "shoulder bag")
@@ -113,7 +117,7 @@ def test_a_wrong_colour_leaves_the_noun_true(noisy_rows):
 
 
 def test_captions_of_validation_and_test_are_true(true_rows):
-    rows = true_rows + rows_of("validation", 50, noise_rate=1.0)
+    rows = true_rows + described("validation", 50, noise_rate=1.0)
     assert not any(word["is_false"] for _, _, word, _ in words_of(rows))
     assert all(row[f"{name}_false_spans"] == [] for row in rows for name in CAPTIONS)
 
@@ -130,23 +134,14 @@ def test_true_words_name_only_what_the_picture_shows(noisy_rows, true_rows):
 
 @pytest.mark.parametrize("noise_rate", [0.0, 0.1, 0.3, 0.5, 1.0])
 def test_the_share_of_false_words_is_the_noise_rate(noise_rate):
-    flags = [word["is_false"] for _, _, word, _ in words_of(rows_of("train", 250, noise_rate=noise_rate))]
+    flags = [word["is_false"] for _, _, word, _ in words_of(described("train", 250, noise_rate=noise_rate))]
     assert abs(np.mean(flags) - noise_rate) <= 4 * (noise_rate * (1 - noise_rate) / len(flags)) ** 0.5 + 0.01
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 1.0])
 def test_both_captions_are_wrong_together_as_often_as_asked(correlation):
     together, alike, shares = [], [], []
-    for row in generate_rows(
-        "train",
-        0,
-        250,
-        image_size=(32, 16),
-        views_per_person=1,
-        noise_rate=0.4,
-        seed=3,
-        mistake_correlation=correlation,
-    ):
+    for row in described("train", 250, views=1, noise_rate=0.4, seed=3, mistake_correlation=correlation):
         said = {}
         for name in ("caption1", "caption2"):
             words = row[f"{name}_words"]
@@ -192,7 +187,7 @@ def test_every_attribute_word_of_a_caption_has_a_span(noisy_rows):
 
 def test_no_word_tells_by_itself_that_it_is_false():
     """Guess from how often the same word was false in other captions: hardly better than chance."""
-    rows = rows_of("train", 1200, views=1)
+    rows = described("train", 1200, views=1)
     seen, scores = {}, {True: [], False: []}
     for _, said, word, _ in words_of(rows[:800]):
         seen.setdefault((word["attribute"], said), []).append(word["is_false"])
@@ -215,7 +210,7 @@ def test_captions_have_12_to_45_words_and_at_least_five_attributes(noisy_rows, t
 
 
 def test_no_caption_speaks_of_an_attribute_twice():
-    for row in rows_of("train", 300, noise_rate=0.8):
+    for row in described("train", 300, noise_rate=0.8):
         for name in CAPTIONS:
             attributes = [word["attribute"] for word in row[f"{name}_words"]]
             assert len(set(attributes)) == len(attributes), row[name]
@@ -244,7 +239,7 @@ def test_there_are_over_forty_templates_and_hardly_two_captions_are_equal(true_r
 
 
 def test_every_value_and_every_word_is_used():
-    used = {(word["attribute"], value, said) for _, said, word, value in words_of(rows_of("train", 700))}
+    used = {(word["attribute"], value, said) for _, said, word, value in words_of(described("train", 700))}
     assert used == {
         (attribute, value, word)
         for attribute, values in WORDS.items()
