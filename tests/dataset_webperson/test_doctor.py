@@ -6,10 +6,10 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import made_up_webperson
 import numpy as np
 import pytest
@@ -432,9 +432,9 @@ def test_a_mistake_in_the_command_is_one_line_and_code_2(mistake, tmp_path, caps
 
 def test_the_command_line_gives_the_exit_code_and_a_progress_bar(tmp_path):
     root = write_copy("rstp", tmp_path)
-    command = [sys.executable, "-m", "dataset_webperson.doctor", str(root), "--output_dir", str(tmp_path / "out")]
-    bad = subprocess.run(command, capture_output=True, text=True, cwd=REPO)
-    good = subprocess.run([*command, "--partial"], capture_output=True, text=True, cwd=REPO)
+    command = ["-m", "dataset_webperson.doctor", root, "--output_dir", tmp_path / "out"]
+    bad = forked.run(command, cwd=REPO)
+    good = forked.run([*command, "--partial"], cwd=REPO)
     assert (bad.returncode, good.returncode) == (1, 0), bad.stderr + good.stderr
     assert "RSTPReid images: 100%" in good.stderr
     assert "counts differ" in good.stdout

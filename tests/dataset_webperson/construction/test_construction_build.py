@@ -151,7 +151,7 @@ def test_a_server_that_is_of_no_use_ends_the_run_with_one_line_and_the_next_run_
         assert len(lines) == 1 and lines[0].startswith(f"error: {server.url} (made-up): status 404")
         assert "run the same command again" in lines[0]
         server.always = None
-        assert build.main([config]) == 0
+        assert build.main([write_config(tmp_path, server.url)]) == 0
         assert "Traceback" not in capsys.readouterr().err
 
 

@@ -282,7 +282,7 @@ def test_bfloat16_and_activation_checkpointing_change_the_first_loss_little(tmp_
         "bf16": {"bf16": True, "activation_checkpointing": True},
         "bf16 in chunks": {"bf16": True, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
     }.items():
-        trainer = finetuner(tmp_path / name, logging_steps=1, learning_rate=1e-3, **options)
+        trainer = finetuner(tmp_path / name, logging_steps=1, learning_rate=1e-3, max_steps=2, **options)
         before = {key: weight.clone() for key, weight in trainer.model.named_parameters()}
         trainer.train()
         losses[name] = float(trainer.state.log_history[0]["loss"])
