@@ -5,6 +5,7 @@ import os
 import signal
 from collections import Counter
 
+import datasets
 import forked
 import numpy as np
 import pyarrow.parquet as pq
@@ -189,7 +190,8 @@ def test_the_iterable_of_an_epoch_resumes_by_its_state(folder):
 
 
 @pytest.mark.parametrize("nodes", [2, 4])
-def test_nodes_share_the_iterable(folder, nodes):
+def test_nodes_share_the_iterable(folder, nodes, monkeypatch):
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # of 5 seconds, for each node
     stream = ShuffledParquet(folder, lanes=4, window_rows=8)
     shares = [paths(split_dataset_by_node(stream.iterable(0), node, nodes)) for node in range(nodes)]
     assert Counter(path for share in shares for path in share) == Counter(read(stream))
@@ -244,10 +246,10 @@ def test_a_broken_image_is_named(folder, tmp_path):
 
 
 def trainer(folder, output_dir, **options):
-    defaults = {"use_cpu": True, "disable_tqdm": True, "save_strategy": "steps", "save_steps": 5, "seed": 0}
+    defaults = {"use_cpu": True, "disable_tqdm": True, "save_strategy": "steps", "save_steps": 2, "seed": 0}
     args = GADMSTrainingArguments(
         output_dir=str(output_dir),
-        **{**defaults, "per_device_train_batch_size": 8, "num_train_epochs": 2, "logging_steps": 1, **options},
+        **{**defaults, "per_device_train_batch_size": 16, "num_train_epochs": 2, "logging_steps": 1, **options},
     )
     processor = tiny_processor()
     stream = ShuffledParquet(folder, seed=0, window_rows=20)
@@ -265,14 +267,14 @@ def trainer(folder, output_dir, **options):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_on_a_stream_resumes_with_the_next_batch_and_ends_alike(folder, tmp_path, workers):
-    """13 batches of 8 an epoch; stopped at step 5, inside the first, and 15, inside the second."""
+    """6 batches of 16 an epoch; stopped at step 2, inside the first, and 8, inside the second."""
     whole, seen = trainer(folder, tmp_path / "whole", dataloader_num_workers=workers)
     whole.train()
-    assert len(seen) == 26
-    for epoch in (seen[:13], seen[13:]):
-        assert len({path for batch in epoch for path in batch}) == 13 * 8
-    assert seen[:13] != seen[13:]
-    for stop in (5, 15):
+    assert len(seen) == 12
+    for epoch in (seen[:6], seen[6:]):
+        assert len({path for batch in epoch for path in batch}) == 6 * 16
+    assert seen[:6] != seen[6:]
+    for stop in (2, 8):
         again, rest = trainer(folder, tmp_path / f"again-{stop}", dataloader_num_workers=workers)
         again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{stop}"))
         assert rest == seen[stop:]
@@ -282,7 +284,8 @@ def test_training_on_a_stream_resumes_with_the_next_batch_and_ends_alike(folder,
 
 @pytest.mark.parametrize(("name", "rows"), [("benchmark_loading", 14), ("benchmark_layouts", 5)])
 def test_the_benchmarks_print_their_tables(name, rows):
-    script = EXAMPLES / f"{name}.py"
-    table = forked.run([script, "--rows", "30", "--rounds", "1"]).stdout.splitlines()
+    restless = "import datasets, sys; datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0; sys.path[0] = sys.argv[1];"
+    restless += f"import {name}; sys.exit({name}.main(sys.argv[2:]))"
+    table = forked.run(["-c", restless, EXAMPLES, "--rows", "30", "--rounds", "1"]).stdout.splitlines()
     figures = [line for line in table if line.startswith("| ") and "rows/s" not in line]
     assert len(figures) == rows, table
