@@ -68,6 +68,17 @@ def undivided(module: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
+def whole_state(module: nn.Module) -> dict[str, torch.Tensor] | None:
+    """The state of a module with layers that FSDP2 divides, put together on the CPU; `None` without such layers.
+
+    All processes enter together.
+    """
+    if not _divided(module):
+        return None
+    state = module.state_dict()
+    return {name: (part.full_tensor() if hasattr(part, "full_tensor") else part).cpu() for name, part in state.items()}
+
+
 def _divided(module: nn.Module) -> list[Any]:
     if num_processes() == 1:
         return []

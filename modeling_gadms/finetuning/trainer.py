@@ -5,6 +5,7 @@ from typing import Any
 import datasets
 from peft import PeftModel
 
+from ..distributed_gadms import whole_state
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 from ..training.samplers import KeySampler
@@ -60,6 +61,8 @@ class GADMSFineTuningTrainer(GADMSTrainer):
         super().__init__(
             model, args, processing_class, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
         )
+        if self.is_fsdp_enabled and isinstance(model, PeftModel):
+            raise ValueError("FSDP divides layers, and adapters are merged into whole ones: leave one of them out")
         if self.train_dataset is not None:
             persons = self.train_dataset.persons
             classes = self._tuned().classifier.out_features
@@ -130,11 +133,13 @@ class GADMSFineTuningTrainer(GADMSTrainer):
         if _internal_call and output_dir is not None:
             super().save_model(output_dir, _internal_call)
             return
+        state = whole_state(self._tuned())  # by all processes together
         if self.args.should_save:
             folder = self.args.output_dir if output_dir is None else output_dir
             model = self._trained()
-            tuned = merged(model) if isinstance(model, PeftModel) else self._tuned()
-            tuned.plain().save_pretrained(folder)
+            plain = (merged(model) if isinstance(model, PeftModel) else self._tuned()).plain()
+            names = plain.state_dict().keys()
+            plain.save_pretrained(folder, state_dict=state and {name: state[name] for name in names})
             self.processing_class.save_pretrained(folder)
             self.save_arguments(folder)
         if self.args.push_to_hub and not _internal_call:

@@ -1,6 +1,7 @@
-"""`train_tiny.py` with the layers divided over processes by FSDP2 on CPUs, which accelerate does on other devices.
+"""Tiny trainings with the layers divided over processes by FSDP2 on CPUs, which accelerate does on other devices.
 
-torchrun --nproc_per_node 2 tests/helpers/train_divided.py --output_dir DIR [training arguments]
+torchrun --nproc_per_node 2 tests/helpers/train_divided.py pretrain --output_dir DIR [training arguments]
+torchrun --nproc_per_node 2 tests/helpers/train_divided.py finetune --output_dir DIR [fine-tuning arguments]
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import Any
 
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from finetune_tiny import finetune
 from torch.distributed.fsdp import FSDPModule
 from train_tiny import train
 
@@ -36,7 +38,7 @@ if __name__ == "__main__":
         "FSDP_TRANSFORMER_CLS_TO_WRAP": "CLIPEncoderLayer",
         "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
     }
-    trainer = train(sys.argv[1:])
+    trainer = {"pretrain": train, "finetune": finetune}[sys.argv[1]](sys.argv[2:])
     divided = [name for name, part in trainer.model.named_modules() if isinstance(part, FSDPModule)]
     metrics = trainer.evaluate()
     trainer.save_model()

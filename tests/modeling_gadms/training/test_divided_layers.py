@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from finetune_tiny import finetune
 from places import HELPERS
 from safetensors.torch import load_file
 from train_tiny import train
@@ -14,9 +15,9 @@ from train_tiny import train
 pytestmark = pytest.mark.slow  # three runs of two processes each, which import torch
 
 
-def divided(output_dir, *options):
+def divided(output_dir, *options, kind="pretrain"):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launcher, str(HELPERS / "train_divided.py"), "--output_dir", str(output_dir)]
+    command = [sys.executable, *launcher, str(HELPERS / "train_divided.py"), kind, "--output_dir", str(output_dir)]
     command += ["--per_device_train_batch_size", "4", "--adam_epsilon", "1e-3", *options]
     result = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -29,12 +30,12 @@ def whole(tmp_path_factory):
     return train(["--output_dir", str(folder), "--per_device_train_batch_size", "8", "--adam_epsilon", "1e-3"])
 
 
-def assert_same(run, folder, whole):
-    for key in ("loss", "sdm_loss", "mtp_loss", "grad_norm"):
+def assert_same(run, folder, whole, keys=("loss", "sdm_loss", "mtp_loss", "grad_norm"), steps=4):
+    for key in keys:
         values, expected = (
             [float(entry[key]) for entry in log if "loss" in entry] for log in (run["log"], whole.state.log_history)
         )
-        assert len(values) == len(expected) == 4 and values == pytest.approx(expected, rel=1e-4), key
+        assert len(values) == len(expected) == steps and values == pytest.approx(expected, rel=1e-4), key
     saved, weights = load_file(folder / "model.safetensors"), whole.model.state_dict()
     assert saved.keys() == weights.keys()
     for name, weight in weights.items():
@@ -59,3 +60,17 @@ def test_divided_layers_train_as_whole_ones_with_scores_and_resume(whole, tmp_pa
 
 def test_divided_layers_recompute_activations(whole, tmp_path):
     assert_same(divided(tmp_path, "--activation_checkpointing", "True"), tmp_path, whole)
+
+
+@pytest.mark.parametrize("options", [[], ["--masking", "gradient_attention"]], ids=["IRRA's recipe", "dual masking"])
+def test_divided_layers_are_fine_tuned_as_whole_ones(options, tmp_path):
+    common = ["--adam_epsilon", "1e-3", "--max_steps", "3", "--eval_strategy", "no", "--save_strategy", "no"]
+    common += ["--load_best_model_at_end", "False", *options]
+    whole = finetune(["--output_dir", str(tmp_path / "whole"), *common])
+    mean_precision = whole.evaluate()["eval_t2i_mAP"]
+    run = divided(tmp_path / "run", *common, kind="finetune")
+    assert [name for name in run["divided"] if ".layers." in name]
+    keys = ("loss", "sdm_loss", "id_loss", "mtp_loss", "grad_norm")
+    whole.model = whole._tuned().plain()  # as it is saved
+    assert_same(run, tmp_path / "run", whole, keys, steps=3)
+    assert run["metrics"]["eval_t2i_mAP"] == pytest.approx(mean_precision)
