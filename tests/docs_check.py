@@ -64,6 +64,7 @@ PROVEN = {
     "examples/export_onnx.py": "test_stranger.py::test_both_towers_give_the_same_embeddings_by_onnx_runtime",
     "examples/search.py": "test_hub_search.py::test_ten_drawings_are_searched_and_shown",
     "modeling_gadms.gallery": "test_gallery_command.py::test_a_gallery_is_made_asked_and_changed_by_commands",
+    "examples/benchmark_against.py": "test_benchmark_against.py::test_two_copies_take_turns_in_processes_of_their_own",
     "examples/benchmark_loading.py": "test_streaming.py::test_the_benchmarks_print_their_tables",
     "examples/benchmark_revision.py": "test_benchmark_revision.py::"
     "test_changed_captions_cost_less_than_three_percent_and_an_image_that_goes_the_text_of_its_group",

@@ -248,8 +248,8 @@ class GADMSTrainingArguments(TrainingArguments):
     image_decoding: str = field(
         default=PILLOW,
         metadata={
-            "help": "How training images are read. `pillow`: as everywhere else; `torch`: resized by torch, and "
-            "decoded by torchcodec where it is installed: faster, and pixels differ a little; `device`: both on the GPU."
+            "help": "How training images are read. `pillow`: as everywhere else; `torch`: faster, resized by torch, "
+            "to pixels that differ a little, and decoded by torchcodec where it is installed; `device`: on the GPU."
         },
     )
 
