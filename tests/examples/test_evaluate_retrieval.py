@@ -4,12 +4,11 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 from io import BytesIO
 from pathlib import Path
 
 import datasets
+import forked
 import pytest
 import torch
 import yaml
@@ -616,8 +615,8 @@ def test_two_processes_give_the_numbers_of_one(gadms, folder, tmp_path):
 
 def test_a_wrong_command_is_answered_in_one_line(gadms, tmp_path, capsys):
     script = REPO / "examples" / "evaluate_retrieval.py"
-    command = [sys.executable, str(script), "--benchmark", "market", "--model", gadms, "--use_cpu", "True"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    command = [script, "--benchmark", "market", "--model", gadms, "--use_cpu", "True"]
+    result = forked.run(command, cwd=tmp_path)
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert result.returncode == 2 and lines == [
         line for line in lines if line.startswith("error: 'market' is neither")

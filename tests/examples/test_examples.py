@@ -1,6 +1,7 @@
 """The examples as a user runs them, made small enough for a minute each."""
 
 import ast
+import functools
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_processor, tiny_rows
 from tiny_towers import KINDS, ROTARY, save_towers, tiny_rotary
 
+import dataset_webperson
+from dataset_webperson import WebPerson
 from modeling_gadms import GADMSModel, GADMSProcessor
 from modeling_gadms.evaluation.models import load_retriever
 
@@ -26,18 +29,19 @@ import pretrain  # noqa: E402
 import repair_captions  # noqa: E402
 import train_small_clip  # noqa: E402
 
-SMALL = ["--num_train_epochs", "2", "--num_persons", "128", "--logging_steps", "1"]
+SMALL = ["--num_train_epochs", "2", "--num_persons", "64", "--logging_steps", "1"]
+# the demo's test set has 400 persons, and no option for fewer; most of its time would go into drawing them
+FEW = {"num_validation_persons": 2, "num_test_persons": 20}
 
 
 def launch(*argv, cwd, processes=1):
     """`accelerate launch examples/...` with a cache of its own."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
+    launcher = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
     launcher += ["--dynamo_backend", "no", "--num_processes", str(processes)]
     # with --cpu, accelerate quietly runs one process; port 0 is any free one
     launcher += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = launcher + [str(argument) for argument in argv]
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    result = forked.run([*launcher, *argv], cwd=cwd, env=environment)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result
 
@@ -54,13 +58,18 @@ def demo(tmp_path_factory):
     """The demo's recipe with fewer people and epochs."""
     folder = tmp_path_factory.mktemp("demo")
     recipe = REPO / "examples" / "pretrain_demo.yaml"
-    result = run(REPO / "examples/pretrain.py", recipe, "--output_dir", folder / "out", *SMALL, cwd=folder)
+    script = REPO / "examples" / "pretrain.py"
+    code = "import functools, runpy, sys, dataset_webperson as data; sys.argv = sys.argv[1:];"
+    code += (
+        f"data.WebPerson = functools.partial(data.WebPerson, **{FEW}); runpy.run_path(sys.argv[0], None, '__main__')"
+    )
+    result = run("-c", code, script, recipe, "--output_dir", folder / "out", *SMALL, cwd=folder)
     return folder / "out", result
 
 
 def test_the_demo_prints_its_table_and_leaves_its_files(demo):
     folder, result = demo
-    assert "800 test images" in result.stdout and "| text->image | after" in result.stdout
+    assert "40 test images" in result.stdout and "| text->image | after" in result.stdout
     difference = re.search(r"largest difference of its embeddings: (\S+)", result.stdout)
     assert float(difference[1]) < 1e-6
     files = set(os.listdir(folder))
@@ -80,11 +89,13 @@ def test_the_demo_prints_its_table_and_leaves_its_files(demo):
         assert set(kept["metrics"][when]) == {
             f"{way}_{name}" for way in ("t2i", "i2t") for name in ("R@1", "R@5", "R@10", "mAP", "mINP")
         }
-    assert kept["metrics"]["after"] != kept["metrics"]["before"] and kept["test_images"] == 800
+    assert kept["metrics"]["after"] != kept["metrics"]["before"] and kept["test_images"] == 40
 
 
-def test_the_demo_continues_where_it_was_stopped_and_never_writes_over_a_run(demo, capsys):
+def test_the_demo_continues_where_it_was_stopped_and_never_writes_over_a_run(demo, capsys, monkeypatch):
     folder, _ = demo
+    monkeypatch.setattr(dataset_webperson, "WebPerson", functools.partial(WebPerson, **FEW))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: None)  # of the reload, which the demo itself has shown
     recipe = [REPO / "examples" / "pretrain.py", REPO / "examples" / "pretrain_demo.yaml", "--output_dir", folder]
     assert run_as_script(*recipe, *SMALL) == 2 and "already holds files" in capsys.readouterr().err
     before = load_file(folder / "model.safetensors")
@@ -101,7 +112,7 @@ def test_the_reload_check_fails_on_other_embeddings(demo, tmp_path):
     kept = load_file(copy / "reload_check.safetensors")
     kept["text_embeds"] = -kept["text_embeds"]
     save_file(kept, copy / "reload_check.safetensors")
-    result = subprocess.run([sys.executable, "-I", REPO / "examples/reload.py", copy], capture_output=True, text=True)
+    result = forked.run([REPO / "examples/reload.py", copy], env={**os.environ, "HF_HOME": str(tmp_path / "hf")})
     assert result.returncode == 1 and "largest difference" in result.stdout
 
 

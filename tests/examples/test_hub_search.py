@@ -1,9 +1,9 @@
 """`examples/search.py`: a sentence, ten images, and a picture of the matches."""
 
 import shutil
-import subprocess
 import sys
 
+import forked
 import pytest
 from PIL import Image
 from places import EXAMPLES
@@ -37,8 +37,7 @@ def checkpoint(tmp_path_factory):
 
 
 def search(*arguments, cwd):
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    return forked.run([SCRIPT, *arguments], cwd=cwd)
 
 
 def test_ten_drawings_are_searched_and_shown(checkpoint, tmp_path):

@@ -1,5 +1,6 @@
 """The studies' figures against slow twins, and a reduced version of each that fails when its mechanism breaks."""
 
+import functools
 import json
 import math
 import re
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from places import EXAMPLES
 from tiny import tiny_captions, tiny_config, tiny_images, tiny_model
 
-from dataset_webperson import DataError
+from dataset_webperson import DataError, WebPerson
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.configuration_gadms import TOWERS
 from modeling_gadms.false_words.word_detection import group_resamples, ranking_quality
@@ -185,6 +186,13 @@ def test_the_decoders_surprise_is_that_of_each_caption_alone(pairs):
             torch.testing.assert_close(found[row, position], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """Studies draw 400 persons to test on, which takes longer than all that the tests of them look at."""
+    sizes = {"num_validation_persons": 2, "num_test_persons": 20}
+    monkeypatch.setattr(scored_words, "WebPerson", functools.partial(WebPerson, **sizes))
+
+
 @pytest.fixture(scope="module")
 def small_clip():
     torch.manual_seed(0)
@@ -228,12 +236,20 @@ def test_masking_one_word_at_a_time_finds_false_words_and_attention_does_not(sma
     assert high["decoder's surprise"] < low["masked drop"]
 
 
-def test_noise_detection_reports_every_score_by_what_the_word_speaks_of(small_clip, monkeypatch, tmp_path):
+def test_noise_detection_reports_every_score_by_what_the_word_speaks_of(small_clip, monkeypatch, tmp_path, few):
+    score = noise_detection.score_tokens
     for part in small_clip:
         part.save_pretrained(tmp_path / "model")
     argv = ["noise_detection.py", "--model", str(tmp_path / "model"), "--num_captions", "30", "--noise_rate", "0.5"]
     argv += ["--evidence_steps", "2", "--tower_steps", "2", "--evidence_persons", "40", "--results_dir", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", argv)
+    scored = []
+
+    def kept(*arguments, **options):
+        scored.append(score(*arguments, **options))
+        return scored[-1]
+
+    monkeypatch.setattr(noise_detection, "score_tokens", kept)
     noise_detection.main()
     found = json.loads((tmp_path / "noise_detection.json").read_text(encoding="utf-8"))
     rows = scored_words.load_rows((64, 32), 30, noise_rate=0.5, seed=1000)
@@ -245,7 +261,7 @@ def test_noise_detection_reports_every_score_by_what_the_word_speaks_of(small_cl
         }.get(group, lambda attribute, group=group: attribute == group)
         expected = [is_false for attribute, is_false in said if belongs(attribute)]
         assert counts == [len(expected), sum(expected)], group
-    columns = scored_words.score_tokens(*small_clip, rows, progress=False)
+    (columns,) = scored
     suspicion, is_false = -columns["GASS, paper"].astype(float), columns["is_false"]
     auroc = ranking_quality(suspicion, is_false)[0]
     result = found["results"]["GASS, paper"]["tokens"]
@@ -332,7 +348,7 @@ def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, mon
     assert "was made with another setting" in capsys.readouterr().err
 
 
-def test_scores_are_measured_before_training_and_after_each_epoch(tmp_path, monkeypatch):
+def test_scores_are_measured_before_training_and_after_each_epoch(tmp_path, monkeypatch, few):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     argv = ["noise_by_epoch.py", "--noise_rates", "0.5", "--epochs", "2", "--num_captions", "12"]
     argv += ["--num_persons", "32", "--results_dir", str(tmp_path)]
@@ -434,7 +450,7 @@ def test_quantiles_of_student_s_t_leave_five_percent_outside():
         assert scale * np.trapezoid(density, points) == pytest.approx(0.95, abs=1e-4)
 
 
-def test_what_speaks_against_its_image_is_found_once_for_all_seeds(monkeypatch, tmp_path):
+def test_what_speaks_against_its_image_is_found_once_for_all_seeds(monkeypatch, tmp_path, few):
     monkeypatch.setattr(masking_cells, "EVIDENCE_STEPS", 2)
     monkeypatch.setattr(masking_cells, "LEAST_THRESHOLD", 0.001)
     options = {"output_dir": str(tmp_path / "trainer"), "num_train_epochs": 1, "log_level": "error"}
