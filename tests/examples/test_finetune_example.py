@@ -1,5 +1,6 @@
 """`examples/finetune.py` as a user runs it: on a benchmark's folder, better than direct transfer, and with LoRA."""
 
+import functools
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from places import REPO
 from tiny import tiny_config
 from transformers import AutoModel
 
+from dataset_webperson import WebPerson
 from modeling_gadms import GADMSImageProcessor, GADMSModel, GADMSProcessor
 from modeling_gadms.hub.model_card import measured_by_run
 from modeling_gadms.training.arguments import GADMSTrainingArguments
@@ -138,7 +140,9 @@ def run(base, output_dir, *options):
     return json.loads((output_dir / "metrics.json").read_text())
 
 
-def test_adapters_and_dual_masking_on_the_synthetic_set(base, tmp_path):
+def test_adapters_and_dual_masking_on_the_synthetic_set(base, tmp_path, monkeypatch):
+    few = functools.partial(WebPerson, num_validation_persons=20, num_test_persons=20)  # of 100 and 400
+    monkeypatch.setattr("modeling_gadms.finetuning.data.WebPerson", few)
     options = ["--dataset_name", "synthetic", "--num_persons", "16", "--lora", "True", "--lora_rank", "4"]
     kept = run(base, tmp_path / "out", *options, "--masking", "gradient_attention")
     assert 0 < kept["trainable_parameters"] < 0.6 * kept["parameters"]

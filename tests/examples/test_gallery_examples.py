@@ -8,6 +8,7 @@ import sys
 import urllib.request
 from contextlib import contextmanager
 
+import forked
 import pytest
 from hub_server import TOKEN, environment, running_hub
 from places import EXAMPLES, REPO
@@ -108,9 +109,8 @@ def test_many_clients_are_served_without_an_error(folder, monkeypatch, capsys):
 
 def test_the_space_is_pushed_whole_and_runs_by_itself(tmp_path):
     with running_hub() as hub:
-        command = [sys.executable, EXAMPLES / "publish.py", "space", EXAMPLES / "space", "org/gallery"]
-        options = {"env": environment(hub.endpoint, tmp_path / "cache", TOKEN), "capture_output": True, "text": True}
-        pushed = subprocess.run(command, **options)
+        command = [EXAMPLES / "publish.py", "space", EXAMPLES / "space", "org/gallery"]
+        pushed = forked.run(command, env=environment(hub.endpoint, tmp_path / "cache", TOKEN))
         assert pushed.returncode == 0, pushed.stderr
         tree = hub["spaces/org/gallery"].tree()
     space = tmp_path / "space"
