@@ -1184,6 +1184,14 @@ mutants(
     ("a projection without its bias", " + reached_by(projection, bias)", "", MOBILE),
 )
 
+PLAIN_SIGLIP = "evaluation/test_encoding.py::"
+PLAIN_SIGLIP += "test_captions_of_a_plain_siglip_2_are_prepared_as_it_was_trained_whatever_its_tokenizer_does"
+mutants(
+    "evaluation/encoding.py",
+    ("SigLIP padded where its tokenizer does", ' "padding_side": "right",', "", PLAIN_SIGLIP),
+    ("SigLIP with a mask", ', "return_attention_mask": False}', "}", PLAIN_SIGLIP),
+)
+
 TURNED = "test_rotary_vision.py::test_a_tower_gives_what_it_gives_written_out_and_so_do_its_gradients"
 STRETCHED = "test_rotary_vision.py::test_images_of_another_size_are_stretched_to_the_reference_grid"
 OF_TIMM = "released/test_rotary_towers.py"

@@ -26,7 +26,7 @@ from dataset_webperson.files import replacing
 
 from ..distributed_gadms import num_processes
 from ..rows import captions_of, person_ids
-from .encoding import RetrievalSet, encode_retrieval_set
+from .encoding import RetrievalSet, caption_options, encode_retrieval_set, is_siglip
 from .models import Retriever
 
 DEFAULT_FOLDER = os.path.join(HF_HOME, "gadms-embeddings")
@@ -40,6 +40,8 @@ def model_hash(model: Retriever, processor: ProcessorMixin) -> str:
     digest = hashlib.sha256()
     config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
     digest.update(json.dumps([type(model).__name__, config], sort_keys=True, default=str).encode())
+    if is_siglip(model.config):  # of whose captions the processor's files do not tell how they are prepared here
+        digest.update(json.dumps(caption_options(model.config), sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -196,7 +196,9 @@ class CaptionBatches(Dataset):
     def __init__(
         self, processor: ProcessorMixin, captions: list[str], batch_size: int, config: PretrainedConfig
     ) -> None:
-        self.processor, self.captions, self.batch_size = processor, captions, batch_size
+        # SigLIP was trained on lower case, and not every tokenizer of its family sees to that
+        self.captions = [caption.lower() for caption in captions] if is_siglip(config) else captions
+        self.processor, self.batch_size = processor, batch_size
         self.options = caption_options(config)
 
     def __len__(self) -> int:
@@ -210,9 +212,17 @@ class CaptionBatches(Dataset):
 def caption_options(config: PretrainedConfig) -> dict[str, Any]:
     """How the processor of a model of this configuration is to pad and cut captions."""
     longest = config.text_config.max_position_embeddings
-    # SigLIP reads the last position, padding or not, and was trained on captions of full length
-    padding = "max_length" if config.model_type.startswith("siglip") else True
-    return {"padding": padding, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+    options = {"padding": True, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+    if is_siglip(config):
+        # it reads the last position, padding or not, and was trained on captions of full length without a mask;
+        # the tokenizer that transformers has for SigLIP 2 pads on the left by itself, and gives a mask
+        options |= {"padding": "max_length", "padding_side": "right", "return_attention_mask": False}
+    return options
+
+
+def is_siglip(config: PretrainedConfig) -> bool:
+    """Whether this is a SigLIP or SigLIP 2 of transformers, whose captions are prepared in a way of their own."""
+    return config.model_type.startswith("siglip")
 
 
 def _features(found: Any) -> torch.Tensor:

@@ -4,10 +4,13 @@ import datasets
 import pytest
 import torch
 from tiny import tiny_model, tiny_processor, tiny_rows
+from tiny_towers import tiny_tokenizer, tiny_towers
+from transformers import SiglipImageProcessorPil, SiglipProcessor
 
 from modeling_gadms.evaluation import encoding
 from modeling_gadms.evaluation.encoding import RetrievalSet, encode_captions, encode_retrieval_set
 from modeling_gadms.evaluation.metrics import evaluate_embeddings
+from modeling_gadms.evaluation.models import load_retriever
 from modeling_gadms.person_retrieval.ranking import retrieval_metrics
 from modeling_gadms.rows import stable_hash
 
@@ -106,3 +109,19 @@ def test_an_empty_set_and_a_missing_image_are_named(model_and_processor, tmp_pat
     ).cast_column("image", datasets.Image())
     with pytest.raises(ValueError, match="row 0, image gone.png: cannot be read"):
         encode_retrieval_set(*model_and_processor, rows, progress=False)
+
+
+def test_captions_of_a_plain_siglip_2_are_prepared_as_it_was_trained_whatever_its_tokenizer_does(tmp_path):
+    """On the right to 64, in lower case and without a mask; the tokenizer by itself pads on the left, with one."""
+    tokenizer = tiny_tokenizer("siglip")
+    tiny_towers("siglip", len(tokenizer)).save_pretrained(tmp_path)
+    images = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    SiglipProcessor(images, tokenizer).save_pretrained(tmp_path)
+    model, processor = load_retriever(str(tmp_path))
+    assert processor.tokenizer.padding_side == "left" and "attention_mask" in processor(text=["a coat"])
+    found = encode_captions(model, processor, ["A red Coat", "someone wears blue"], progress=False)
+    with torch.no_grad():
+        for caption, embed in zip(["a red coat", "someone wears blue"], found, strict=True):
+            ids = tokenizer(caption)["input_ids"]
+            features = model.get_text_features(torch.tensor([ids + [0] * (64 - len(ids))])).pooler_output[0]
+            torch.testing.assert_close(embed, features / features.norm(), atol=1e-5, rtol=0)
