@@ -46,8 +46,8 @@ def refuse_way(way: str, device: torch.device) -> None:
         )
     if way == DEVICE and not has_torchcodec():
         raise ValueError(
-            f"image_decoding={DEVICE} needs a torchcodec made for torch {torch.__version__}: "
-            f"pip install torchcodec, or choose {TORCH}"
+            f"image_decoding={DEVICE} needs a torchcodec for torch {torch.__version__}: pip install torchcodec, or "
+            f"choose {TORCH}"
         )
 
 
