@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from dataset_webperson import WebPerson
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.training.arguments import GADMSTrainingArguments
+from modeling_gadms.training.image_decoding import DEVICE, PILLOW, TORCH, has_torchcodec
 from modeling_gadms.training.trainer import GADMSTrainer
 
 from .steps import wait
@@ -89,7 +90,11 @@ def loader_rates(
     processor = processor_for(config)
     found: list[dict[str, Any]] = []
     rates: list[float] = []
-    for name, trainer_class in (("one batch", SameBatch), ("drawings", GADMSTrainer)):
+    kinds = [("one batch", SameBatch, PILLOW), ("drawings", GADMSTrainer, PILLOW)]
+    kinds.append(("drawings, resized by torch", GADMSTrainer, TORCH))
+    if device.type == "cuda" and has_torchcodec():
+        kinds.append(("drawings, on the device where they are JPEG", GADMSTrainer, DEVICE))
+    for name, trainer_class, way in kinds:
         args = GADMSTrainingArguments(
             output_dir=output_dir,
             max_steps=steps,
@@ -99,6 +104,7 @@ def loader_rates(
             bf16=device.type == "cuda",
             use_cpu=device.type == "cpu",
             compile_layers=compiled,
+            image_decoding=way,
             logging_steps=max(steps // 4, 1),
             save_strategy="no",
             disable_tqdm=True,
