@@ -155,12 +155,16 @@ class PairCollator:
         return [torch.from_numpy(array) for array in arrays]
 
     def _memory(self, count: int, height: int, width: int) -> dict[str, Any]:
-        """`pixel_values` to fill, and their `shared_place`."""
+        """`pixel_values` to fill and, in memory that is shared, their `shared_place`."""
         # as bytes, the colours of a pixel lie together as in an image, which is then copied in one go
         shape = (count, height, width, 3) if self.augment_later else (count, 3, height, width)
         dtype = torch.uint8 if self.augment_later else torch.float32
-        pixels, place = (torch.empty(shape, dtype=dtype), None) if not self.shared else self.shared.take(shape, dtype)
-        return {"pixel_values": pixels.permute(0, 3, 1, 2) if self.augment_later else pixels, "shared_place": place}
+        lent: dict[str, Any] = {}
+        if self.shared is None:
+            pixels = torch.empty(shape, dtype=dtype)
+        else:
+            pixels, lent["shared_place"] = self.shared.take(shape, dtype)
+        return {"pixel_values": pixels.permute(0, 3, 1, 2) if self.augment_later else pixels, **lent}
 
     def swapped(
         self, rows: list[dict[str, Any]], columns: list[str], input_ids: torch.Tensor

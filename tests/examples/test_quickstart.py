@@ -1,5 +1,7 @@
 """The notebook, run from the first cell to the last with less data."""
 
+import re
+
 import nbformat
 from nbclient import NotebookClient
 from places import REPO
@@ -20,7 +22,9 @@ def test_the_notebook_runs_and_what_it_saved_loads_alike(tmp_path, monkeypatch):
     parameters(notebook).source = f"{', '.join(names)} = 16, 1, 16, (64, 32), {str(tmp_path / 'out')!r}"
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(REPO / "examples")}}).execute()
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    assert "| text->image | after" in printed and "largest difference: 0.0" in printed
+    assert "| text->image | after" in printed
+    # weights are the same; products may be rounded otherwise where they lie otherwise in memory
+    assert float(re.search(r"largest difference: (\S+)", printed)[1]) < 1e-5
     assert {"retrievals.png", "words.png", "model.safetensors"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
