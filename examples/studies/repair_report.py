@@ -19,7 +19,10 @@ def summarize(cells: dict[tuple[str, int], dict]) -> dict:
     """R@1 of each cell and way over the seeds, and its gain over none; whole persons are resampled."""
     rows: dict[str, dict] = {}
     for cell in dict.fromkeys(name for name, _ in cells):
-        runs = {seed: run for (name, seed), run in cells.items() if name == cell}
+        # the runs of true captions are those of all rates, and there may be more of them
+        runs = {seed: run for (name, seed), run in cells.items() if name == cell and ("none", seed) in cells}
+        if not runs:
+            continue
         rows[cell] = {"seeds": sorted(runs)}
         for way in WAYS:
             groups = next(iter(runs.values()))["persons"][way]

@@ -59,10 +59,13 @@ def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, cap
     assert {cell for cell, _ in trained} == {"none", "repair", "oracle"}  # gains are over none
     repair_gain.main(options)
     assert len(trained) == 2 * len(cell_captions.CELLS)  # what was finished is kept
+    more = tmp_path / "run" / "true_0.0_2.json"  # as of another rate, of which more seeds were trained
+    more.write_text((tmp_path / "run" / "true_0.0_1.json").read_text())
     repair_gain.main([*options, "--seeds", "0", "1", "2", "--only_finished"])
     assert len(trained) == 2 * len(cell_captions.CELLS)
     found = json.loads((tmp_path / "results" / "repair_gain.json").read_text())["results"]["0.5"]
     assert found["cells"]["repair"]["t2i"]["gain"]["mean"] == pytest.approx(10)
+    assert found["cells"]["true"]["seeds"] == [0, 1]
     assert found["words"]["groups"]["all"]["right_before"] == pytest.approx(0.5, abs=0.1)
     page = (tmp_path / "results" / "repair_gain.md").read_text()
     assert (
