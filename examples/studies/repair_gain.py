@@ -4,7 +4,7 @@
     python examples/studies/repair_gain.py --seeds 0 1 2              # the other cells as well; finished ones are kept
     python examples/studies/repair_gain.py --only_finished                                      # one table of them all
     python examples/studies/repair_gain.py --from_scratch --epochs 8 --learning_rate 1e-3 --noise_rates 0.5 \\
-        --seeds 0 1 --cells none repair oracle true --output_dir runs/repair_scratch             # 15 minutes a cell
+        --seeds 0 --cells none repair oracle --output_dir runs/repair_scratch                    # ten minutes a cell
 
 A reader of values, learnt from the noisy captions themselves, gives the probability of each value of a word's family
 to be true. In the cells, one recipe trains on
