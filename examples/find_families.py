@@ -11,7 +11,6 @@ shows ("also, who"), split families of different things, and join synonyms that 
 """
 
 import os
-import random
 import sys
 from dataclasses import dataclass, field
 
@@ -23,7 +22,7 @@ from dataset_webperson.rows.streaming import ShuffledParquet
 from modeling_gadms.noise.found_families import find_families
 from modeling_gadms.noise.repaired_captions import refuse_repaired
 from modeling_gadms.noise.word_families import write_families
-from modeling_gadms.rows import caption_columns
+from modeling_gadms.rows import caption_columns, some_places
 from modeling_gadms.training.command_line import parse_arguments
 
 
@@ -61,10 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     assert not isinstance(train, ShuffledParquet)  # a stream was refused above
     refuse_repaired(train.column_names)
     names = caption_columns(train.column_names)
-    numbers = range(len(train))
-    if len(train) > args.num_rows:
-        numbers = sorted(random.Random(args.seed).sample(numbers, args.num_rows))
-    texts = train.select_columns(names).select(numbers)
+    texts = train.select_columns(names).select(some_places(len(train), args.num_rows, args.seed))
     found = find_families(
         list(zip(*(texts[name][:] for name in names), strict=True)), args.least_count, args.similarity
     )

@@ -1,6 +1,7 @@
 """Captioned rows: their images, captions and persons, and a hash that gives each row its randomness."""
 
 import hashlib
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,11 @@ def stable_hash(*parts: object) -> int:
     """A number in [0, 2**63) that depends only on the printed parts: the same in every process, run and machine."""
     digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def some_places(total: int, count: int, seed: int) -> list[int]:
+    """At most `count` of the numbers below `total`, drawn by the seed, in order."""
+    return sorted(random.Random(seed).sample(range(total), min(count, total)))
 
 
 def read_row(dataset: datasets.Dataset, index: int) -> dict[str, Any]:

@@ -1080,7 +1080,12 @@ mutants(
         FOUND,
     ),
     ("synonyms whatever they meet", ">= SYNONYMS * own).all()", ">= 0 * own).all()", FOUND),
-    ("captions meet themselves", "itertools.permutations(rows, 2)", "itertools.product(rows, repeat=2)", FOUND),
+    (
+        "captions meet themselves",
+        "itertools.permutations(range(end - len(of_image), end), 2)",
+        "itertools.product(range(end - len(of_image), end), repeat=2)",
+        FOUND,
+    ),
     ("words that hardly stand apart stay apart", "if found and (found[-1], word) in joined:", "if False:", FOUND),
 )
 mutants(

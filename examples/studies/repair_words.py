@@ -8,7 +8,7 @@ import numpy as np
 
 from dataset_webperson.drawn.attributes import WORDS, value_of_words
 from modeling_gadms.false_words.word_detection import calibration_error, group_resamples, ranking_quality
-from modeling_gadms.noise.rewriting import POSTERIOR
+from modeling_gadms.noise.rewriting import POSTERIOR, chosen_word
 
 CAPTIONS = "caption1", "caption2"
 
@@ -29,7 +29,7 @@ def detection(rows: datasets.Dataset, share_false: float) -> dict[str, Any]:
                 said = row[name][word["start"] : word["end"]].lower()
                 unlisted = {"words": [said], "probabilities": [1 - share_false]}
                 one = posteriors.get(word["start"], unlisted)
-                best = one["words"][int(np.argmax(one["probabilities"]))]
+                best = one["words"][chosen_word(one)]
                 values = [value_of_words(attribute, text.lower()) for text in (said, best)]
                 columns["attribute"].append(attribute)
                 columns["person"].append(row["person_id"])

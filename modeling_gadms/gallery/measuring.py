@@ -1,6 +1,5 @@
 """What calibration and checks need: captions matched to rows, samples of vectors, and results judged true or false."""
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from dataset_webperson import DataError
 
+from ..rows import some_places
 from .asking import Question
 from .calibration import (
     HITS,
@@ -28,17 +28,13 @@ _PART = 8192  # vectors in memory at a time
 
 def sampled(values: list[Any], count: int, seed: int) -> list[Any]:
     """At most `count` of some values, in their order."""
-    return [values[place] for place in _places(len(values), count, seed)]
-
-
-def _places(total: int, count: int, seed: int) -> list[int]:
-    return sorted(random.Random(seed).sample(range(total), min(count, total)))
+    return [values[place] for place in some_places(len(values), count, seed)]
 
 
 def sampled_vectors(rows: Rows, count: int, seed: int = 0) -> Iterator[np.ndarray]:
     """Vectors of at most `count` rows, in parts `(rows, dimension)` of unit length, float64."""
     total = rows.count()
-    places = _places(total, count, seed)
+    places = some_places(total, count, seed)
     for first in range(0, len(places), _PART):
         yield unit(vector_array(rows.take(places[first : first + _PART], ["vector"])["vector"]))
 

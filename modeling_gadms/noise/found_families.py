@@ -44,13 +44,15 @@ def find_families(
         and a value has its synonyms, the commonest first.
 
     Raises:
-        DataError: no two words stand between the same neighbours.
+        DataError: no two words stand between the same neighbours, or scikit-learn is missing.
     """
-    from sklearn.cluster import AgglomerativeClustering
+    try:
+        from sklearn.cluster import AgglomerativeClustering
+    except ImportError as error:
+        raise DataError("grouping words into families needs scikit-learn: pip install scikit-learn") from error
 
-    said = [[_words(caption) for caption in of_image] for of_image in captions]
-    said = _with_joined([caption for of_image in said for caption in of_image], said, least_count)
-    texts = [caption for of_image in said for caption in of_image]
+    said = _with_joined([[_words(caption) for caption in of_image] for of_image in captions], least_count)
+    texts = _flat(said)
     counts = Counter(word for caption in texts for word in caption)
     in_captions = Counter(word for caption in texts for word in set(caption))
     words = sorted(
@@ -67,14 +69,14 @@ def find_families(
     labels = AgglomerativeClustering(
         n_clusters=None, metric="cosine", linkage="average", distance_threshold=1 - similarity
     ).fit_predict(vectors)
-    groups: dict[int, list[str]] = {}
-    for word, label in zip(words, labels, strict=True):
-        groups.setdefault(label, []).append(word)
-    found = {}
-    for group in sorted(groups.values(), key=lambda group: (-len(group), words.index(group[0]))):
-        values = _values(group, said)
+    groups: dict[int, list[int]] = {}
+    for place, label in enumerate(labels):
+        groups.setdefault(label, []).append(place)
+    lift, found = _lift(said, words), {}
+    for group in sorted(groups.values(), key=len, reverse=True):  # those of one length stay in the order of words
+        values = [[words[place] for place in value] for value in _values(group, lift)]
         if len(values) > 1:
-            found[group[0]] = Family({value[0]: tuple(value) for value in values})
+            found[words[group[0]]] = Family({value[0]: tuple(value) for value in values})
     if not found:
         raise DataError(f"no two words stand between the same neighbours; lower similarity={similarity}")
     return found
@@ -84,8 +86,13 @@ def _words(caption: str) -> list[str]:
     return _WORD.findall(caption.lower())
 
 
-def _with_joined(texts: list[list[str]], said: list[list[list[str]]], least_count: int) -> list[list[list[str]]]:
+def _flat(said: list[list[list[str]]]) -> list[list[str]]:
+    return [caption for of_image in said for caption in of_image]
+
+
+def _with_joined(said: list[list[list[str]]], least_count: int) -> list[list[list[str]]]:
     """Captions with words joined that hardly ever stand apart: "lemon yellow"."""
+    texts = _flat(said)
     counts = Counter(word for caption in texts for word in caption)
     pairs = Counter(pair for caption in texts for pair in itertools.pairwise(caption))
     joined = {
@@ -129,28 +136,37 @@ def _vectors(texts: Iterable[list[str]], words: Sequence[str]) -> np.ndarray:
         return np.maximum(np.log(table / expected), 0.0)
 
 
-def _values(group: list[str], said: list[list[list[str]]]) -> list[list[str]]:
-    """The words of a family as values: words that meet each other as often as themselves are one."""
-    number = {word: place for place, word in enumerate(group)}
-    sides: list[tuple[np.ndarray, np.ndarray]] = []
-    for of_image in said:
-        held = [[number[word] for word in caption if word in number] for caption in of_image]
-        rows = [np.bincount(numbers, minlength=len(group)) for numbers in held]
-        sides += itertools.permutations(rows, 2)
+def _lift(said: list[list[list[str]]], words: Sequence[str]) -> np.ndarray:
+    """`(words, words)`: how much more often two words stand in two captions of an image than in any two captions.
+
+    0 where they would hardly meet by chance, and where no image has a second caption: nothing is said of them then.
+    """
+    number = {word: place for place, word in enumerate(words)}
+    texts = _flat(said)
+    ends = list(itertools.accumulate(map(len, said)))
+    table = np.zeros((len(texts), len(words)))
+    for row, caption in enumerate(texts):
+        table[row, [number[word] for word in caption if word in number]] = 1.0
+    sides = [
+        pair
+        for end, of_image in zip(ends, said, strict=True)
+        for pair in itertools.permutations(range(end - len(of_image), end), 2)
+    ]
     if not sides:
-        return [[word] for word in group]
-    first, second = (np.array(side, dtype=float).clip(max=1) for side in zip(*sides, strict=True))
-    met = first.T @ second
+        return np.zeros((len(words), len(words)))
+    first, second = (table[list(side)] for side in zip(*sides, strict=True))
     expected = np.outer(first.sum(axis=0), second.sum(axis=0)) / len(sides)
     with np.errstate(divide="ignore", invalid="ignore"):
-        lift = np.where(expected >= LEAST_MEETINGS, met / expected, 0.0)
-    values: list[list[str]] = []
+        return np.where(expected >= LEAST_MEETINGS, first.T @ second / expected, 0.0)
+
+
+def _values(group: list[int], lift: np.ndarray) -> list[list[int]]:
+    """The words of a family as values: words that meet each other as often as themselves are one."""
+    values: list[list[int]] = []
     for word in group:
-        place = number[word]
         for value in values:
-            others = [number[one] for one in value]
-            own = np.sqrt(lift[place, place] * lift[others, others])
-            if (own > 1).all() and (lift[place, others] >= SYNONYMS * own).all():
+            own = np.sqrt(lift[word, word] * lift[value, value])
+            if (own > 1).all() and (lift[word, value] >= SYNONYMS * own).all():
                 value.append(word)
                 break
         else:

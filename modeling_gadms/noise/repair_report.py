@@ -15,7 +15,7 @@ from ..rows import caption_columns
 from ..tokenization_gadms import clean_caption
 from .patch_evidence import HIDDEN
 from .repaired_captions import FALSE_SPANS
-from .rewriting import AS_FOUND, POSTERIOR, as_cleaned
+from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, chosen_word
 
 SHOWN = 24  # images on the page
 
@@ -28,7 +28,7 @@ def doubts(row: dict[str, Any], name: str) -> Iterator[tuple[int, int, str, floa
     for start, end in row.get(f"{name}_{HIDDEN}") or []:
         yield start, end, "", 0.0
     for one in row.get(f"{name}_{POSTERIOR}") or []:
-        best = max(range(len(one["words"])), key=lambda n: one["probabilities"][n])
+        best = chosen_word(one)
         if best:
             yield one["start"], one["end"], one["words"][best], one["probabilities"][best]
 

@@ -14,7 +14,7 @@ from dataset_webperson import DataError
 from dataset_webperson.drawn.attributes import WORDS
 
 from ..processing_gadms import GADMSProcessor
-from ..rows import caption_columns, stable_hash
+from ..rows import caption_columns, some_places, stable_hash
 from .patch_evidence import HIDDEN
 from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, repaired, repaired_with_places
 from .value_reader import ValueReader, read_values
@@ -53,8 +53,7 @@ class Vocabulary:
 def count_words(dataset: datasets.Dataset, families: Mapping[str, Family], seed: int = 0) -> Vocabulary:
     """Count the words of families in the captions of at most `COUNTED_ROWS` rows, drawn by the seed."""
     texts = dataset.select_columns([name for name in dataset.column_names if name.startswith("caption")])
-    if len(texts) > COUNTED_ROWS:
-        texts = texts.select(sorted(random.Random(seed).sample(range(len(texts)), COUNTED_ROWS)))
+    texts = texts.select(some_places(len(texts), COUNTED_ROWS, seed))
     names, counts = caption_columns(dataset.column_names), Counter[tuple[str, str]]()
     for row in texts:
         for name in names:

@@ -350,8 +350,7 @@ def _mark_repeated(row: dict[str, Any], repeated: frozenset[int], counts: Counte
 
 
 # The columns that belong to a caption and move with it.
-_PARTS = ("", "_problems", "_score", "_word_score", "_words")
-_REPAIR_PARTS = ("_as_found", "_repairs")
+_PARTS = ("", "_problems", "_score", "_word_score", "_words", "_as_found", "_repairs")
 
 
 def _settle(row: dict[str, Any], counts: Counter[str]) -> bool:
@@ -363,8 +362,9 @@ def _settle(row: dict[str, Any], counts: Counter[str]) -> bool:
     if len(fine) == 1:
         counts["captions_replaced"] += 1
         marked = 3 - fine[0]
-        for part in (*_PARTS, *(part for part in _REPAIR_PARTS if f"caption1{part}" in row)):
-            row[f"caption{marked}{part}"] = row[f"caption{fine[0]}{part}"]
+        for part in _PARTS:
+            if f"caption{marked}{part}" in row:  # without a reader there are no repairs
+                row[f"caption{marked}{part}"] = row[f"caption{fine[0]}{part}"]
         row[f"captioner{marked}"] = row[f"captioner{fine[0]}"]
     return True
 

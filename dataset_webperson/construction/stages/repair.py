@@ -76,7 +76,7 @@ class CaptionRepairer:
         each of them is to be true.
         """
         from modeling_gadms.noise.repaired_captions import posteriors_of
-        from modeling_gadms.noise.rewriting import as_cleaned, repaired_with_places
+        from modeling_gadms.noise.rewriting import as_cleaned, chosen_word, repaired_with_places
         from modeling_gadms.noise.word_places import said_batch
 
         read = [
@@ -91,19 +91,18 @@ class CaptionRepairer:
                 row[f"{name}_as_found"] = row[name]
                 text, places = repaired_with_places(as_cleaned(row[name] or ""), posterior)
                 row[f"{name}_repairs"] = [
-                    _repair(one, place) for one, place in zip(posterior, places, strict=True) if _replaced(one)
+                    _repair(one, place, chosen)
+                    for one, place in zip(posterior, places, strict=True)
+                    if (chosen := chosen_word(one))
                 ]
                 if row[f"{name}_repairs"]:
                     row[name] = text
 
 
-def _replaced(one: dict[str, Any]) -> bool:
-    return max(one["probabilities"]) > one["probabilities"][0]
-
-
-def _repair(one: dict[str, Any], place: tuple[int, int]) -> dict[str, Any]:
+def _repair(one: dict[str, Any], place: tuple[int, int], chosen: int) -> dict[str, Any]:
     values = {"start": place[0], "end": place[1], "family": one["family"], "found": one["words"][0]}
-    return {**values, "probability": max(one["probabilities"]), "found_probability": one["probabilities"][0]}
+    probabilities = one["probabilities"]
+    return {**values, "probability": probabilities[chosen], "found_probability": probabilities[0]}
 
 
 open_repairer = lru_cache(maxsize=1)(CaptionRepairer)  # a process opens it once, however many shards it works on

@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 from collections import Counter
 
 import numpy as np
@@ -76,3 +77,9 @@ def test_captions_that_share_no_places_are_refused():
         find_families([["a red coat", "a blue coat"]])
     with pytest.raises(DataError, match="no two words stand between the same neighbours; lower similarity=0.99"):
         find_families(captions_of(600), similarity=0.99)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    with pytest.raises(DataError, match="needs scikit-learn: pip install scikit-learn"):
+        find_families(captions_of(600))
