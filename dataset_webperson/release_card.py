@@ -287,8 +287,8 @@ def _cache(size: tuple[int, int] | None) -> str:
         return ""
     height, width = size
     return (
-        f"\n\nThis is a cache to train from: every image was resized to {height} x {width} pixels, height by width, "
-        "whatever its shape was. `image_sha256` names an image at its own size, as the data set that this was made of "
+        f"\n\nThis is a cache to train from: every image has {height} x {width} pixels, height by width, whatever its "
+        "shape was before. `image_sha256` names an image at its own size, as the data set that this was made of "
         "does, so captions of that data set and lists of removed images hold for this one as well."
     )
 
@@ -300,7 +300,7 @@ def _column_table(features: Features, facts: Facts, is_cache: bool) -> str:
         "image_path": "name of the image in the source",
         "caption1": f"first caption{one}",
         "caption2": "second caption",
-        "image_sha256": "SHA-256 of the image's bytes" + (" before it was resized" if is_cache else ""),
+        "image_sha256": "SHA-256 of the image's bytes" + (" before any resizing" if is_cache else ""),
     }
     lines = ["| column | type | values |", "|---|---|---|"]
     for name, feature in features.items():

@@ -97,8 +97,8 @@ def test_a_cache_holds_images_as_the_processor_resizes_them_under_the_names_of_t
             assert JpegImagePlugin.get_sampling(Image.open(io.BytesIO(data))) in (0, -1)
             assert row == {key: value for key, value in full.items() if key != "image"}
         card = card_of(out)[1]
-        assert "a cache to train from: every image was resized to 48 x 16 pixels" in card
-        assert "- 3 images resized (bicubic)" in card and "before it was resized" in card
+        assert "a cache to train from: every image has 48 x 16 pixels" in card
+        assert "- 3 images resized (bicubic)" in card and "before any resizing" in card
         assert "All other images keep their compressed pixels" in card
     assert "cache" not in card_of(tmp_path / "full")[1]
 
