@@ -8,10 +8,12 @@ from finetune_tiny import embeddings, finetune, tiny_tuned_model
 from peft import PeftModel
 from replayed_batches import assert_equal_to, by_replays, loss_and_gradients, make_batch, split
 from safetensors.torch import load_file
-from tiny import tiny_model, tiny_processor
-from transformers import AutoModel
+from tiny import tiny_model, tiny_processor, tiny_rows
+from transformers import AutoModel, Trainer
 
+from modeling_gadms.finetuning.arguments import GADMSFineTuningArguments
 from modeling_gadms.finetuning.lora import LoraArguments, add_lora, count_parameters, merged, save_adapter
+from modeling_gadms.finetuning.trainer import GADMSFineTuningTrainer
 from modeling_gadms.masking_gadms import DualMasking
 
 LORA = ["--lora", "True", "--lora_rank", "4", "--adam_epsilon", "1e-8"]
@@ -53,6 +55,26 @@ def test_a_target_that_is_not_a_layer_is_refused_and_the_layers_are_named(target
     known = "fc1, fc2, k_proj, out_proj, q_proj, text_projection, v_proj, visual_projection"
     with pytest.raises(ValueError, match=f"no such linear layer in the towers; they have {known}"):
         add_lora(tiny_tuned_model(), LoraArguments(lora=True, lora_targets=targets))
+
+
+def test_adapters_of_layers_that_fsdp_divides_are_refused_in_one_line(tmp_path, monkeypatch):
+    create = "create_accelerator_and_postprocess"
+    monkeypatch.setattr(Trainer, create, divided(getattr(Trainer, create)))
+    args = GADMSFineTuningArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=8)
+    options = {"train_dataset": tiny_rows(), "eval_dataset": tiny_rows(10, seed=2)}
+    with pytest.raises(ValueError, match="^FSDP divides layers, and adapters are merged into whole ones: leave one .*$"):
+        GADMSFineTuningTrainer(tiny_lora(), args, tiny_processor(), **options)
+    GADMSFineTuningTrainer(tiny_tuned_model(), args, tiny_processor(), **options)
+
+
+def divided(create):
+    """Makes an accelerator as where the layers of the model are divided, which accelerate does on GPUs alone."""
+
+    def created(trainer):
+        create(trainer)
+        trainer.is_fsdp_enabled = True
+
+    return created
 
 
 def test_training_moves_adapters_and_heads_and_leaves_the_towers(tmp_path):
