@@ -8,7 +8,8 @@ normalised and augmented, or bytes that will be so on the device. Rounds alterna
 shares the median over rounds of the rate beside the bare loop of the same round. On a machine that others use too,
 compare rows per CPU second. A shuffled stream of `datasets` rests for 5 seconds where its files end: that is in the
 wall time of a pass, however short, and not in its CPU time; one line is without it. A cache holds the same rows with
-images that are 384 x 128 already (`python -m dataset_webperson.release --cache_size 384 128`).
+images that are 384 x 128 already (`python -m dataset_webperson.release --cache_size 384 128`). The bare loop in a
+worker hands batches over as torch does by itself, the others in memory that they fill again (`SharedBatches`).
 
 `--data_root` takes a folder that `python -m dataset_webperson.release` wrote, and `--cache_root` a cache of it; by
 default the benchmark makes up pictures the size of person crops, and both.
@@ -16,23 +17,27 @@ default the benchmark makes up pictures the size of person crops, and both.
 
 import argparse
 import io
+import os
 import statistics
 import sys
 import tempfile
+from importlib.metadata import version
 from itertools import islice
 
 import datasets
 import numpy as np
+import PIL
 import torch
+from loading_benchmark.by_worker import in_one_worker, resize
 from loading_benchmark.collated import collated
 from loading_benchmark.inputs import make_cache, make_release, make_source, restless
 from loading_benchmark.timing import timed
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from dataset_webperson.command_line import CommandParser, command
 from dataset_webperson.release_shards import Layout
 from dataset_webperson.rows.streaming import ShuffledParquet
+from modeling_gadms.training.image_decoding import has_torchcodec
 
 BATCH, BUFFER = 64, 1000
 
@@ -64,8 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def loaders(data: str, cache: str, rows: int, rounds: int) -> str:
+    load = os.getloadavg()[0]  # of what else runs here, before the benchmark adds to it
     stream = ShuffledParquet(data, batch_size=BATCH)
-    in_worker = stream.arranged(batch_size=BATCH, lanes=1)
     raw = ShuffledParquet(data, batch_size=BATCH, decode=False)
     count = min(rows, len(stream))
     jpegs = [raw[0, position]["image"]["bytes"] for position in range(count)]
@@ -73,32 +78,13 @@ def loaders(data: str, cache: str, rows: int, rounds: int) -> str:
     small_jpegs = [row["image"]["bytes"] for row in ShuffledParquet(cache, decode=False).take(count)]
     keys = [(0, position) for position in range(count)]
     shuffled = datasets.load_dataset(data, split="train", streaming=True).shuffle(seed=0, buffer_size=BUFFER)
-    # a loader asks for `__getitem__` and a length alone, its annotation for a class of torch's
-    loader: DataLoader = DataLoader(
-        in_worker,  # type: ignore[arg-type]
-        BATCH,
-        sampler=keys,
-        num_workers=1,
-        collate_fn=pixels,
-        persistent_workers=True,
-    )
-    bare_rows = [{"image": jpeg} for jpeg in jpegs]
-    bare_loader: DataLoader = DataLoader(
-        bare_rows,  # type: ignore[arg-type]
-        BATCH,
-        num_workers=1,
-        collate_fn=bare_pixels,
-        persistent_workers=True,
-    )
-    next(iter(loader)), next(iter(bare_loader))  # the workers have started
     found = timed(
         {
             "bare loop, JPEGs in memory": lambda: (
                 resize(Image.open(io.BytesIO(jpeg)).convert("RGB")) for jpeg in jpegs
             ),
             "`ShuffledParquet`": lambda: (resize(stream[key]["image"]) for key in keys),
-            "bare loop in one loader worker": lambda: (image for batch in bare_loader for image in batch),
-            "`ShuffledParquet` in one loader worker": lambda: (image for batch in loader for image in batch),
+            **in_one_worker(jpegs, stream, BATCH, count),
             "`ShuffledParquet.iterable`": lambda: (resize(row["image"]) for row in islice(stream.iterable(0), count)),
             f"`load_dataset(streaming=True).shuffle({BUFFER})`": lambda: (
                 resize(row["image"]) for row in islice(shuffled, count)
@@ -122,21 +108,16 @@ def loaders(data: str, cache: str, rows: int, rounds: int) -> str:
             cells.append(f"{max(mine):,.0f} | {100 * share:.0f} %")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     size = sum(map(len, jpegs)) / count / 1000
-    head = f"{count:,} JPEGs of {size:.0f} kB, {rounds} rounds, one process\n"
+    head = f"{count:,} JPEGs of {size:.0f} kB, {rounds} rounds, one process; {circumstances(load)}\n"
     titles = "| | rows/s | of the bare loop | rows per CPU second | of the bare loop |\n|---|---|---|---|---|"
     return "\n".join([head, titles, *lines])
 
 
-def resize(image: Image.Image) -> Image.Image:
-    return image.resize((128, 384), Image.Resampling.BICUBIC)
-
-
-def pixels(rows: list[dict]) -> torch.Tensor:
-    return torch.from_numpy(np.stack([np.asarray(resize(row["image"])) for row in rows]))
-
-
-def bare_pixels(rows: list[dict]) -> torch.Tensor:
-    return pixels([{"image": Image.open(io.BytesIO(row["image"])).convert("RGB")} for row in rows])
+def circumstances(load: float) -> str:
+    """What the figures also depend on: the load of the machine before, and the versions of what decodes."""
+    codec = f"torchcodec {version('torchcodec')}" if has_torchcodec() else "no torchcodec"
+    machine = f"{os.cpu_count()} cores with a load of {load:.1f} before it began"
+    return f"{machine}; torch {torch.__version__}, {codec}, Pillow {PIL.__version__}"
 
 
 if __name__ == "__main__":

@@ -28,9 +28,8 @@ def collated(stream: ShuffledParquet, batch_size: int, count: int) -> dict[str, 
     keys, shared = [(0, position) for position in range(count)], SharedBatches(workers=1, slots=4)
 
     def read(loader: DataLoader) -> Iterator[torch.Tensor]:
-        for batch in loader:
+        for batch in shared.in_turn(loader):
             yield from batch["pixel_values"]
-            shared.give_back(batch["shared_place"])
 
     found: dict[str, Callable[[], Iterator]] = {}
     for name, options in KINDS:

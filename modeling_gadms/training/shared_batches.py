@@ -1,12 +1,27 @@
 """Memory of batches that loader workers fill again and again.
 
 A worker hands a batch over in memory that both processes see. New memory for each costs a seventh of the time in which
-its images are decoded, for the system clears every page of it; so a worker keeps what the Trainer is done with.
+its images are decoded, for the system clears every page of it; so a worker keeps what the Trainer is done with. Any
+other loop over a `DataLoader` can have the same:
+
+shared = SharedBatches(workers=4, slots=4)
+
+
+def collate(rows):
+    pixels, place = shared.take((len(rows), 384, 128, 3), torch.uint8)
+    for slot, row in zip(pixels, rows, strict=True):
+        slot.numpy()[:] = row["image"].resize((128, 384))
+    return shared.through_pipe({"pixel_values": pixels, "shared_place": place})
+
+
+loader = DataLoader(stream, sampler=stream.order(epoch=0), batch_size=64, num_workers=4, collate_fn=collate)
+for batch in shared.in_turn(loader):
+    ...
 """
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +40,7 @@ class SharedBatches:
 
     Args:
         workers (`int`): loader workers; without any, batches are ordinary memory.
-        slots (`int`): batches that a worker may lend at a time.
+        slots (`int`): batches that a worker may lend at a time: those it prepares ahead, and two.
     """
 
     def __init__(self, workers: int, slots: int) -> None:
@@ -63,6 +78,13 @@ class SharedBatches:
         if torch.utils.data.get_worker_info() is None:
             return batch
         return {name: _ByValue(part) if _is_small(part) else part for name, part in batch.items()}
+
+    def in_turn(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Batches without their `shared_place`, given back as the next is asked for: copy what is to stay longer."""
+        for batch in batches:
+            place = batch.pop("shared_place", None)
+            yield batch
+            self.give_back(place)
 
     def give_back(self, place: Place | None) -> None:
         """Let a worker fill the place again: its batch is not looked at any more."""

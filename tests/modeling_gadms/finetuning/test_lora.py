@@ -62,7 +62,9 @@ def test_adapters_of_layers_that_fsdp_divides_are_refused_in_one_line(tmp_path, 
     monkeypatch.setattr(Trainer, create, divided(getattr(Trainer, create)))
     args = GADMSFineTuningArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=8)
     options = {"train_dataset": tiny_rows(), "eval_dataset": tiny_rows(10, seed=2)}
-    with pytest.raises(ValueError, match="^FSDP divides layers, and adapters are merged into whole ones: leave one .*$"):
+    with pytest.raises(
+        ValueError, match="^FSDP divides layers, and adapters are merged into whole ones: leave one .*$"
+    ):
         GADMSFineTuningTrainer(tiny_lora(), args, tiny_processor(), **options)
     GADMSFineTuningTrainer(tiny_tuned_model(), args, tiny_processor(), **options)
 
