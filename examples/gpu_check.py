@@ -1,10 +1,11 @@
-"""Check and measure a GPU: numbers beside the CPU's, training steps, the loader, encoding, and ranking.
+"""Check and measure a GPU: numbers beside the CPU's, training steps, decoding, the loader, encoding, and ranking.
 
     python examples/gpu_check.py --output_dir runs/gpu_check        # on a GPU, under 8 minutes; else it says `skipped`
 
-It needs torch, transformers, datasets and accelerate, the repository on PYTHONPATH, and no network. Weights are random
-and images are drawn. After each part, gpu_check.json and gpu_check.md hold what is known so far. The exit code is 1 if
-a number is out of its bounds, or if a part fails, which does not stop the others.
+It needs torch, transformers, datasets, accelerate and Pillow, the repository on PYTHONPATH, and no network; with
+torchcodec it decodes on the card too. Weights are random and images are drawn. After each part, gpu_check.json and
+gpu_check.md hold what is known so far. The exit code is 1 if a number is out of its bounds, or if a part fails, which
+does not stop the others.
 """
 
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 import transformers
+from device_checks.decoding import decoding_rates
 from device_checks.loading import drawn_rows, loader_rates
 from device_checks.numbers import check_numbers
 from device_checks.retrieval import encoding_rates, ranking_seconds
@@ -39,6 +41,7 @@ def parts(
     workers: int,
     gallery: int = ICFG,
     persons: int = 1024,
+    pictures: int = 256,
     compiled: bool = True,
 ) -> dict[str, Callable[[], Rows]]:
     """Everything that is checked and measured, as functions without arguments."""
@@ -53,6 +56,7 @@ def parts(
         "Numbers beside the CPU's": lambda: check_numbers(device, config, [length, 3, length // 2, 7]),
         "Training steps": lambda: step_rates(device, config, batch_size, steps, length),
         "Ranking": lambda: ranking_seconds(device, gallery, dimension),
+        "Decoding": lambda: decoding_rates(device, tuple(config.vision_config.image_size), pictures),
         "Loader": loader,
         "Encoding": lambda: encoding_rates(
             device, config, drawn_rows(persons), 4 * batch_size, max(steps // 10, 1), workers

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import datasets
 import numpy as np
-from PIL import Image
 
 from dataset_webperson.release import ReleaseSettings, release
 from dataset_webperson.release_shards import Layout
 from dataset_webperson.rows.preparation import RowOptions
+
+from .pictures import picture
 
 
 def make_source(folder: str, rows: int) -> str:
@@ -19,13 +20,7 @@ def make_source(folder: str, rows: int) -> str:
     generator = np.random.default_rng(0)
     entries = []
     for number in range(rows):
-        height = int(generator.integers(250, 700))
-        size = (int(height / generator.uniform(2, 4)), height)
-        blocks = generator.integers(0, 256, (24, 10, 3), dtype=np.uint8)
-        smooth = np.asarray(Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
-        noise = generator.integers(-8, 9, smooth.shape)
-        picture = Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8))
-        picture.save(f"{folder}/images/{number:06d}.jpg", quality=85)
+        picture(generator).save(f"{folder}/images/{number:06d}.jpg", quality=85)
         caption = "A person in a red coat and black trousers walks with a brown bag over the left shoulder. " * 2
         entries.append({f"{number:06d}.jpg": {"caption1": caption, "caption2": caption}})
     with open(f"{folder}/list.json", "w") as file:

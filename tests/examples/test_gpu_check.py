@@ -11,7 +11,7 @@ from tiny import tiny_config
 sys.path[:0] = [str(EXAMPLES / "studies"), str(EXAMPLES)]
 
 import gpu_check  # noqa: E402
-from device_checks import numbers, steps  # noqa: E402
+from device_checks import decoding, numbers, steps  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def named():
     config = tiny_config(context_length=77)
     return gpu_check.parts(
-        CPU, config, batch_size=4, steps=4, length=10, workers=0, gallery=90, persons=4, compiled=False
+        CPU, config, batch_size=4, steps=4, length=10, workers=0, gallery=90, persons=4, pictures=3, compiled=False
     )
 
 
@@ -47,6 +47,19 @@ def test_every_part_runs_and_what_is_known_is_written_after_each(named, tmp_path
     assert [row["share of one batch"] for row in found["Loader"]][0] == 1
     assert {row["encoded"] for row in found["Encoding"]} == {"images, pixels ready", "images, drawings", "captions"}
     assert all(row["as on the CPU"] and row["R@1"] > 50 for row in found["Ranking"])
+
+
+def test_decoding_by_torch_is_held_to_the_pixels_of_pillow(monkeypatch):
+    found = [decoding.decoding_rates(CPU, size, 2) for size in ((32, 16), (384, 128))]
+    assert [row["decoded and resized by"] for row in found[0]] == ["pillow", "torch"]
+    for measure, by_torch in found:
+        assert measure["largest"] == measure["mean difference of 255"] == 0
+        assert 0 < by_torch["mean difference of 255"] <= 0.3 and by_torch["largest"] <= 6 and by_torch["within"]
+        assert measure["images/s"] > 0 < by_torch["images/s"]
+    right = decoding.resized
+    for wrong in (lambda pixels, size: right(pixels, size) + 1, lambda pixels, size: right(pixels.flip(-1), size)):
+        monkeypatch.setattr(decoding, "resized", wrong)
+        assert [row["within"] for row in decoding.decoding_rates(CPU, (32, 16), 2)] == [True, False]
 
 
 def test_a_part_that_fails_or_is_out_of_bounds_is_told_and_the_others_run(tmp_path, capsys):
