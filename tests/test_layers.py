@@ -1,6 +1,7 @@
 """The laws of the layers that CONTRIBUTING states, read off the imports, those inside functions included."""
 
 import ast
+import functools
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def module_name(path: Path) -> str:
 FILES = {module_name(path): path for package in PACKAGES for path in sorted((REPO / package).rglob("*.py"))}
 
 
+@functools.cache
 def imports(module: str, source: str | None = None, inside_functions: bool = True) -> set[str]:
     """Absolute names of the modules that a module imports; `from package import module` gives the module."""
     path = FILES[module]
@@ -131,6 +133,25 @@ def test_arguments_import_nothing_that_only_a_command_needs(tmp_path):
     unwanted = ("PIL.ImageFilter", "matplotlib", "modeling_gadms.evaluation", "modeling_gadms.hub.model_card")
     assert "modeling_gadms.training.arguments" in after - before
     assert not [name for name in after if name.startswith(unwanted)]
+
+
+def test_the_check_of_a_gpu_imports_nothing_that_such_a_machine_may_lack():
+    """Outside functions; torch, transformers, datasets and accelerate bring what is named here, but for Pillow."""
+    brought = {"torch", "transformers", "datasets", "accelerate", "PIL", "numpy", "pyarrow", "safetensors", "yaml"}
+    brought |= {"huggingface_hub", "fsspec", "tqdm", "jinja2", "tokenizers", "packaging", "markupsafe"}
+    examples = [REPO / "examples" / "gpu_check.py", *(REPO / "examples" / "device_checks").glob("*.py")]
+    examples += [REPO / "examples" / "studies" / f"{name}.py" for name in ("step_costs", "training_steps")]
+    examples.append(REPO / "examples" / "loading_benchmark" / "pictures.py")
+    names = {name for path in examples for name in imports("modeling_gadms", path.read_text(encoding="utf-8"), False)}
+    beside = {"device_checks", "loading_benchmark", "studies"}
+    seen: set[str] = set()
+    while left := names - seen:
+        for name in left:
+            parents = {name.rpartition(".")[0]} & FILES.keys()
+            names |= parents | (imports(name, inside_functions=False) if name in FILES else set())
+        seen |= left
+    others = {name.split(".")[0] for name in names} - sys.stdlib_module_names - set(PACKAGES) - beside - BESIDE_SHIPPED
+    assert {"torch", "datasets", "PIL"} <= others <= brought, others - brought
 
 
 def test_the_card_s_template_is_the_one_card_of_the_repository():

@@ -3,10 +3,8 @@
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO, Any
-
-import ijson
 
 from ..findings import DataError, reason_of
 
@@ -52,7 +50,9 @@ def _open(path: str | os.PathLike) -> tuple[IO[bytes], str]:
     return file, first.decode("latin-1")
 
 
-def _read(path: str | os.PathLike, opening: str, parse: Callable[[IO[bytes]], Iterator[Any]]) -> Iterator[Any]:
+def _read(path: str | os.PathLike, opening: str) -> Iterator[Any]:
+    import ijson  # here, for those who read no json may lack it: a GPU is checked with drawings
+
     file, first = _open(path)
     with file:
         if not first:
@@ -62,7 +62,10 @@ def _read(path: str | os.PathLike, opening: str, parse: Callable[[IO[bytes]], It
             raise JsonShapeError(
                 f"{os.fspath(path)}: holds {found} at its top, {_NAMES[opening]} belongs there; pass the right json"
             )
-        entries = parse(file)
+        if opening == "[":
+            entries = ijson.items(file, "item", use_float=True)
+        else:
+            entries = ijson.kvitems(file, "", use_float=True)
         count = 0
         while True:
             try:
@@ -102,7 +105,7 @@ def iter_list(path: str | os.PathLike) -> Iterator[Any]:
         `JsonError`: the file cannot be opened, is not json or breaks off; raised where the reading gets there. A whole
             number of more than 64 bits counts as broken.
     """
-    return _read(path, "[", lambda file: ijson.items(file, "item", use_float=True))
+    return _read(path, "[")
 
 
 def iter_dict(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
@@ -110,4 +113,4 @@ def iter_dict(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
 
     Raises: as `iter_list`, with a dict in the place of the list.
     """
-    return _read(path, "{", lambda file: ijson.kvitems(file, "", use_float=True))
+    return _read(path, "{")
