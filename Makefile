@@ -80,13 +80,14 @@ test-minimum: $(VENV)-minimum/.installed ## test the model on the oldest version
 	@PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)-minimum/bin/python -m pytest --quiet tests/modeling_gadms/test_*.py \
 		tests/modeling_gadms/training/test_trainer.py
 
-# what a stranger's `pip install` brings today: nothing is pinned, and the environment is made anew each time
+# what a stranger's `pip install` brings today: nothing is pinned, and the environment is made anew each time;
+# torchcodec is here alone, for its wheels do not load beside a torch without CUDA, such as the pinned one
 test-latest: ## test the model on the newest versions there are (downloads 3 GB)
 	@$(PYTHON) -m venv --clear $(VENV)-latest && $(VENV)-latest/bin/python $(PIP) --upgrade \
-		torch transformers datasets accelerate peft evaluate safetensors numpy ijson pillow pyyaml tqdm pytest regex ftfy matplotlib jinja2
+		torch torchcodec transformers datasets accelerate peft evaluate safetensors numpy ijson pillow pyyaml tqdm pytest regex ftfy matplotlib jinja2
 	@$(VENV)-latest/bin/python $(PIP) --no-deps open_clip_torch
 	@PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)-latest/bin/python -m pytest --quiet tests/modeling_gadms/test_*.py \
-		tests/modeling_gadms/training/test_trainer.py
+		tests/modeling_gadms/training/test_trainer.py tests/modeling_gadms/training/test_image_decoding.py
 
 test-mutants: setup ## break the numeric core in many ways, each of which a test must catch
 	@OMP_NUM_THREADS=1 $(RUN) tests/mutations.py

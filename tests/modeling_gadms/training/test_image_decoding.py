@@ -49,9 +49,22 @@ FILES = {
 }
 
 
+@pytest.mark.skipif(not image_decoding.has_torchcodec(), reason="torchcodec is not here, or not made for this torch")
+@pytest.mark.parametrize("name", [name for name, (_, is_plain) in FILES.items() if is_plain])
+def test_torchcodec_gives_the_pixels_of_pillow(name):
+    from torchcodec.decoders import decode_jpeg
+
+    data, _ = FILES[name]
+    expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    for found in (decode_jpeg(data), decoded(data, name)):
+        assert found.dtype == torch.uint8 and np.array_equal(found.permute(1, 2, 0).numpy(), expected)
+    with pytest.raises(RuntimeError):
+        decode_jpeg(data[:200] + data[-2:])
+
+
 @pytest.fixture
 def torchcodec(monkeypatch):
-    """Stands for torchcodec: decodes as it does, which gave Pillow's pixels bit for bit, and counts."""
+    """Stands for torchcodec, held to it by the test above where it is, and counts."""
     calls = []
 
     def decode_jpeg(source, device="cpu"):
