@@ -76,6 +76,9 @@ def torchcodec(monkeypatch):
         except OSError as error:
             raise RuntimeError(str(error)) from error
 
+    if image_decoding.has_torchcodec():  # of which datasets asks for more
+        monkeypatch.setattr("torchcodec.decoders.decode_jpeg", decode_jpeg)
+        return calls
     package, module = types.ModuleType("torchcodec"), types.ModuleType("torchcodec.decoders")
     package.__spec__ = importlib.machinery.ModuleSpec("torchcodec", None)
     module.decode_jpeg = decode_jpeg
