@@ -70,6 +70,8 @@ ROOM = "test_there_is_room_for_all_that_is_drawn_even_where_every_score_is_highe
 SPANS = "noise/test_patch_evidence.py::test_named_spans_are_hidden_before_alignment_and_nothing_else"
 COLLATOR, EPOCHS = "training/test_data_collator.py", "training/test_epochs_and_shares.py"
 LATER = "training/test_augmentation.py"
+SHARED, IN_TURN = "training/test_shared_batches.py", "test_batches_in_turn_are_given_back_when_the_next_is_asked_for"
+BEFORE = "            self.give_back(place)\n            yield batch"
 FAST = "training/test_full_speed.py"
 STEPS, ERASING, APART = "training/test_trainer_steps.py", "training/test_erasing.py", "training/test_rows_apart.py"
 CHUNKS = "training/test_contrastive_accumulation.py::test_chunks_give_the_loss_and_gradient_of_one_batch_of_64"
@@ -550,6 +552,15 @@ mutants(
     ),
     ("hidden words in the prediction view", "uniforms[:, 0, :", "uniforms[:, 1, :", SPANS),
     ("the token after a span is hidden", "(offsets[:, 0] < end)", "(offsets[:, 0] <= end)", APART),
+)
+
+mutants(
+    "training/shared_batches.py",
+    ("a place is lent twice", "lent[slot] = number", "pass", SHARED),
+    ("nothing is given back", "self._lent[worker, slot] = 0", "pass", f"{SHARED}::{IN_TURN}"),
+    ("given back by any batch", "if self._lent[worker, slot] == number:", "if True:", SHARED),
+    ("given back before it is used", "            yield batch\n            self.give_back(place)", BEFORE, SHARED),
+    ("places of an earlier worker stay lent", "lent.zero_()", "pass", SHARED),
 )
 
 mutants(
