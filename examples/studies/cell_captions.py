@@ -9,6 +9,7 @@ from masking_cells import DATA_SEED, SMALL_CLIP, kept_cell
 from mended_captions import caption_of, mostly_doubted
 from repair_words import CAPTIONS
 from scored_words import drawn_data
+from swapped_posteriors import swapped_posteriors
 from transformers import set_seed
 
 from modeling_gadms.noise.kept_evidence import kept
@@ -27,13 +28,14 @@ CELLS = (
     "again",
     "unlikely",
     "dropped",
+    "swapped",
     "deleted",
     "hidden",
     "barred",
     "oracle",
     "true",
 )
-LEARNT = CELLS[1:7]  # these depend on what was learnt of false words
+LEARNT = "repair", "sample", "sure", "again", "unlikely", "dropped"  # these depend on what the reader has learnt
 HIDDEN = {"unlikely": "unlikely_spans", "hidden": "false_spans", "barred": "false_spans"}  # columns of hidden words
 
 
@@ -80,6 +82,20 @@ def read_again(
     return read_rows(mended.remove_columns(first), f"{noise_rate}_again", args, setting)[0]
 
 
+def swapped_rows(rows: datasets.Dataset, noise_rate: float, args: argparse.Namespace) -> datasets.Dataset:
+    """The rows with posteriors by swap contrast under the small CLIP."""
+
+    def look() -> dict[str, Any]:
+        model, processor = load_starting_point(SMALL_CLIP, tuple(args.image_size))
+        return swapped_posteriors(model.gadms.eval(), processor, rows, drawn_families(), noise_rate)
+
+    setting = {"num_persons": args.num_persons, "image_size": args.image_size}
+    cell = kept_cell(os.path.join(args.output_dir, f"swapped_{noise_rate}.json"), setting, look)
+    for column in [f"{caption}_{POSTERIOR}" for caption in CAPTIONS]:
+        rows = rows.remove_columns(column).add_column(column, cell[column], feature=FEATURE)
+    return rows
+
+
 def captions_of(
     cell: str, rows: datasets.Dataset, noise_rate: float, args: argparse.Namespace, setting: dict[str, Any]
 ) -> datasets.Dataset:
@@ -90,6 +106,8 @@ def captions_of(
         return drawn_data(tuple(args.image_size), args.num_persons, 0.0, DATA_SEED).as_dataset(split="train")
     if cell == "again":
         rows = read_again(rows, noise_rate, args, setting)
+    if cell == "swapped":
+        rows = swapped_rows(rows, noise_rate, args)
     columns: dict[str, list] = {name: [] for name in CAPTIONS}
     if cell == "unlikely":
         columns |= {f"{name}_{HIDDEN[cell]}": [] for name in CAPTIONS}

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from dataset_webperson.drawn.attributes import WORDS
-from modeling_gadms.noise.rewriting import POSTERIOR, certain, repaired, repaired_with_places
+from modeling_gadms.noise.rewriting import POSTERIOR, certain, repaired, repaired_with_places, true_shares
 
 LEAST_GAIN = 0.5  # of "sure": the probability that a word gains by giving way
 LIKELY = 0.5  # of "unlikely": the least probability of the likeliest word
@@ -20,13 +20,13 @@ def caption_of(cell: str, row: dict[str, Any], name: str) -> tuple[str, list[lis
     if cell == "sure":
         posterior = [one for one in posterior if max(one["probabilities"]) - one["probabilities"][0] >= LEAST_GAIN]
     text, places = repaired_with_places(row[name], posterior)
-    doubtful = [max(one["probabilities"]) < LIKELY for one in posterior]
+    doubtful = [max(true_shares(one)) < LIKELY for one in posterior]
     return text, [list(place) for place, hide in zip(places, doubtful, strict=True) if hide]
 
 
 def mostly_doubted(posterior: list[dict[str, Any]]) -> bool:
     """Whether more than half of the words that the images show are more likely false than true."""
-    return sum(one["probabilities"][0] < 0.5 for one in posterior) > len(posterior) / 2
+    return sum(true_shares(one)[0] < 0.5 for one in posterior) > len(posterior) / 2
 
 
 def true_words(row: dict[str, Any], name: str) -> list[dict[str, Any]]:

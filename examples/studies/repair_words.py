@@ -8,7 +8,7 @@ import numpy as np
 
 from dataset_webperson.drawn.attributes import WORDS, value_of_words
 from modeling_gadms.false_words.word_detection import calibration_error, group_resamples, ranking_quality
-from modeling_gadms.noise.rewriting import POSTERIOR, chosen_word
+from modeling_gadms.noise.rewriting import POSTERIOR, chosen_word, true_shares
 
 CAPTIONS = "caption1", "caption2"
 
@@ -33,7 +33,7 @@ def detection(rows: datasets.Dataset, share_false: float) -> dict[str, Any]:
                 values = [value_of_words(attribute, text.lower()) for text in (said, best)]
                 columns["attribute"].append(attribute)
                 columns["person"].append(row["person_id"])
-                columns["posterior"].append(1 - one["probabilities"][0])
+                columns["posterior"].append(1 - true_shares(one)[0])
                 flags["false"].append(word["is_false"])
                 flags["right_before"].append(values[0] == truth[attribute])
                 flags["right_after"].append(values[1] == truth[attribute])

@@ -32,6 +32,7 @@ FEATURE = datasets.List(
         "family": datasets.Value("string"),
         "words": datasets.List(datasets.Value("string")),
         "probabilities": datasets.List(datasets.Value("float32")),
+        "absent": datasets.Value("float32"),
     }
 )
 
@@ -107,12 +108,14 @@ def add_posteriors(
     """List for each caption the words of families that the images show, with what could be true in their place.
 
     Words of other families are not listed: however many of them are false, no image says which, and others drawn in
-    their place would be true no more often.
+    their place would be true no more often. Where images show whether a thing is there, but not of which kind, the
+    word that is said is all that is listed.
 
     Returns:
         `datasets.Dataset` with columns `caption1_posterior`, ...: `start`, `end` (characters of the caption as the
-        tokenizer cleans it, end excluded), `family`, `words` and their `probabilities`, the word as it is said first.
-        Values less likely than 1 % are left out; those that stay sum to 1.
+        tokenizer cleans it, end excluded), `family`, `words` and their `probabilities`, the word as it is said first,
+        if something of the family is there at all, and `absent`, the probability that nothing is. Values less likely
+        than 1 % are left out; the probabilities of those that stay sum to 1.
     """
     columns: dict[str, list] = {f"{name}_{POSTERIOR}": [] for name in caption_columns(dataset.column_names)}
     options = (reader, processor, dataset, vocabulary.families, batch_size, num_workers)
@@ -128,33 +131,38 @@ def add_posteriors(
 def posteriors_of(
     batch: SaidBatch, probabilities: Sequence[np.ndarray], vocabulary: Vocabulary, shown: Sequence[str]
 ) -> dict[str, list[list[dict[str, Any]]]]:
-    """For each caption column of a batch what [`add_posteriors`] lists for its rows, of the families `shown`."""
+    """For each caption column of a batch what [`add_posteriors`] lists for its rows.
+
+    Args:
+        probabilities: of each word, from [`ValueReader`].
+        shown: the families of whose values the images say something.
+    """
     found: dict[str, list[list[dict[str, Any]]]] = {
         name: [[] for _ in texts] for name, texts in batch.captions.items()
     }
-    for (row, name, word), shares in zip(batch.places.words, probabilities, strict=True):
+    for (row, name, word), (*values, absent) in zip(batch.places.words, probabilities, strict=True):
+        said = batch.captions[name][row][word.start : word.end]
+        place: dict[str, Any] = {"start": word.start, "end": word.end, "family": word.family}
         if word.family in shown:
-            place = f"{batch.image_paths[row]} {name} {word.start}"
-            said = batch.captions[name][row][word.start : word.end]
-            found[name][row].append(_alternatives(word, said, shares, place, vocabulary))
+            seed = f"{batch.image_paths[row]} {name} {word.start}"
+            place |= _alternatives(word, said, np.array(values), seed, vocabulary)
+        elif absent >= LEAST:
+            place |= {"words": [said], "probabilities": [1.0]}
+        else:
+            continue
+        found[name][row].append({**place, "absent": float(absent)})
     return found
 
 
 def _alternatives(
-    word: SaidWord, text: str, probabilities: np.ndarray, place: str, vocabulary: Vocabulary
-) -> dict[str, Any]:
+    word: SaidWord, text: str, shares: np.ndarray, place: str, vocabulary: Vocabulary
+) -> dict[str, list[Any]]:
+    """The word and what else could be true, by how likely each value is, in parts of any sum."""
     values = list(vocabulary.families[word.family].values)
-    said = values.index(word.value)
+    said, probabilities = values.index(word.value), shares / shares.sum()
     kept = [said, *(n for n in np.argsort(-probabilities, kind="stable") if n != said and probabilities[n] >= LEAST)]
     texts = [text, *(vocabulary.spoken(word.family, values[n], place) for n in kept[1:])]
-    shares = probabilities[kept] / probabilities[kept].sum()
-    return {
-        "start": word.start,
-        "end": word.end,
-        "family": word.family,
-        "words": texts,
-        "probabilities": shares.tolist(),
-    }
+    return {"words": texts, "probabilities": (probabilities[kept] / probabilities[kept].sum()).tolist()}
 
 
 def repair_captions(dataset: datasets.Dataset) -> datasets.Dataset:

@@ -60,6 +60,11 @@ def chosen_word(one: Mapping[str, Any], draw: float | None = None) -> int:
     return min(int(np.searchsorted(probabilities.cumsum(), draw, side="right")), len(probabilities) - 1)
 
 
+def true_shares(one: Mapping[str, Any]) -> list[float]:
+    """How likely each word of a place is to be true, also where nothing of the kind may be there."""
+    return [share * (1 - one.get("absent", 0.0)) for share in one["probabilities"]]
+
+
 def _replaced(caption: str, start: int, end: int, word: str) -> str:
     if caption[start].isupper():
         word = word[0].upper() + word[1:]

@@ -10,7 +10,7 @@ import torch
 from dataset_webperson import DataError
 
 from ..rows import all_captions
-from .rewriting import certain, chosen_word, repaired
+from .rewriting import certain, chosen_word, repaired, true_shares
 from .word_families import Family, SaidWord, find_words, plain_families
 
 Believed = Mapping[int, Mapping[str, float]]
@@ -94,7 +94,7 @@ def beliefs(posterior: Sequence[Mapping[str, Any]], families: Mapping[str, Famil
     found: dict[int, dict[str, float]] = {}
     for one in posterior:
         values = families[one["family"]].value_of if one["family"] in families else {}
-        for word, probability in zip(one["words"], one["probabilities"], strict=True):
+        for word, probability in zip(one["words"], true_shares(one), strict=True):
             if value := values.get(word.lower()):
                 of_place = found.setdefault(one["start"], {})
                 of_place[value] = of_place.get(value, 0.0) + probability

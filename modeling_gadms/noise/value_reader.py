@@ -1,8 +1,10 @@
 """Reads from an image which value of a word's family is true, having learnt it from captions that are partly false.
 
-The word is hidden; the tokens around it and the family ask the patches of the image, which answer with evidence for
-each value of the family. What is compared with the caption is not that answer but what a speaker makes of it, who says
-a false value with the share `r` of false words (forward correction: Patrini et al., arXiv 1609.03683):
+The word is hidden. The patches of the image, each in its place, give evidence for each value of each family, in a few
+versions; the tokens around the word choose among these (a colour is that of the coat or of the shoes) and do no more,
+for captions are learnt by heart where they can be. What is compared with the caption is not the evidence but what a
+speaker makes of it, who says a false value with the share `r` of false words (forward correction: Patrini et al.,
+arXiv 1609.03683):
 
     p(true = t) ~ f(t) exp(evidence of t)
     p(said = s) = (1 - r) p(true = s) + r f(s) sum over t != s of p(true = t) / (1 - f(t))
@@ -10,7 +12,8 @@ a false value with the share `r` of false words (forward correction: Patrini et 
 with `f` what the tokens around the word say of it without an image: "a" and "an" tell much, but nothing of what is
 true. So the evidence is the image's alone, and no word weighs more than the odds of a mistake. `r` is not given: where
 held-out rows are read most surely, it is how often the caption says something else (likelihood would not tell mistakes
-of the speaker from doubts of the reader). This is not part of the paper; `examples/studies` measures its worth.
+of the speaker from doubts of the reader). What is not there at all has no true value: `mentions.py` says how likely.
+This is not part of the paper; `examples/studies` measures its worth.
 """
 
 import itertools
@@ -30,6 +33,7 @@ from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 from ..training.samplers import EpochSampler
 from .image_tower import OnImageTower, learning_steps
+from .mentions import Mentions, mentioned_shares
 from .patch_evidence import refuse_unfit
 from .word_families import Family
 from .word_places import REACH, Places, SaidBatch, said_batches
@@ -42,19 +46,19 @@ TEMPERATURES = np.linspace(0.0, 2.0, 41)  # tried, of each family
 LEAST_GAIN, LEAST_PROOF = 0.02, 5.0  # nats a word, and in all: answers that explain less of what is said are left out
 UNSHOWN_DOUBT = 0.49  # at most: the word that is said stays the likeliest
 DROPOUT, WEIGHT_DECAY = 0.3, 0.3
+PATCH_WIDTH, VERSIONS = 32, 8  # numbers that are kept of each patch; versions of the evidence
 NEVER = -1e9  # a logit beyond the word's own family
 SHIFT = 1 / 32  # of the height, at most, that images are moved by
 
 
 class ValueReader(OnImageTower):
-    """Attention from a word's place to the patches of an image tower, copied from a model; no text tower.
+    """Features of the patches of an image tower, copied from a model, and what they say of words; no text tower.
 
     Args:
         gadms ([`GADMSModel`]): its image tower and projection are copied.
         families (`Mapping[str, Family]`): by name; their order numbers them.
         embedding (`int`): width of the embeddings of tokens and families.
-        hidden (`int`): width of the hidden layers.
-        heads (`int`): of the attention.
+        hidden (`int`): width of the features of an image, and of the hidden layer that reads the tokens.
     """
 
     owner: torch.Tensor
@@ -63,38 +67,33 @@ class ValueReader(OnImageTower):
     share_false: torch.Tensor
 
     def __init__(
-        self,
-        gadms: GADMSModel,
-        families: Mapping[str, Family],
-        embedding: int = 64,
-        hidden: int = 256,
-        heads: int = 4,
+        self, gadms: GADMSModel, families: Mapping[str, Family], embedding: int = 64, hidden: int = 512
     ) -> None:
         super().__init__(gadms)
-        width, self.heads = gadms.config.projection_dim, heads
         sizes = [len(family.values) for family in families.values()]
         self.firsts = [0, *itertools.accumulate(sizes)]
-        self.token = nn.Embedding(gadms.config.text_config.vocab_size, embedding)
-        self.family = nn.Embedding(len(sizes), embedding)
-        self.query = nn.Sequential(
-            nn.Linear((2 * REACH + 1) * embedding, hidden),
-            nn.GELU(),
-            nn.LayerNorm(hidden),
-            nn.Linear(hidden, hidden),
+        self.patch = nn.Linear(gadms.config.projection_dim, PATCH_WIDTH)
+        self.image = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(self._patch_count() * PATCH_WIDTH, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT),
+        )
+        self.answer = nn.Linear(hidden, VERSIONS * self.firsts[-1])
+        self.mentions = Mentions(hidden, len(sizes))
+        self.vocabulary, around = gadms.config.text_config.vocab_size, (2 * REACH + 1) * embedding
+        self.version = nn.Sequential(
+            nn.Embedding(self.vocabulary + len(sizes), embedding),
+            nn.Flatten(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(around, VERSIONS),
         )
         self.text = nn.Sequential(
-            nn.Embedding(gadms.config.text_config.vocab_size + len(sizes), embedding),
+            nn.Embedding(self.vocabulary + len(sizes), embedding),
             nn.Flatten(),
-            nn.Linear((2 * REACH + 1) * embedding, hidden),
+            nn.Linear(around, hidden),
             nn.GELU(),
-            nn.Linear(hidden, self.firsts[-1]),
-        )
-        self.key, self.value = nn.Linear(width, hidden), nn.Linear(width, hidden)
-        self.answer = nn.Sequential(
-            nn.LayerNorm(2 * hidden),
-            nn.Linear(2 * hidden, hidden),
-            nn.GELU(),
-            nn.Dropout(DROPOUT),
             nn.Linear(hidden, self.firsts[-1]),
         )
         owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
@@ -103,38 +102,38 @@ class ValueReader(OnImageTower):
         self.register_buffer("temperature", torch.ones(len(sizes)))
         self.register_buffer("share_false", torch.tensor(FIRST_SHARE))
 
-    def forward(self, pixel_values: torch.Tensor, places: Places) -> torch.Tensor:
-        """What the image says of each value, in nats up to a constant.
+    @torch.no_grad()
+    def _patch_count(self) -> int:
+        weight = self.tower.visual_projection.weight
+        return self.patches(weight.new_zeros(1, 3, *self.tower.config.vision_config.image_size)).shape[1]
+
+    def forward(self, pixel_values: torch.Tensor, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
+        """What images say of the values of words, and of what captions may mention.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`): images.
-            places ([`Places`]): N words, ordered by their row.
+            places ([`Places`]): N words.
 
         Returns:
-            `torch.Tensor` of shape `(N, V)`, float32, V the values of all families; very low beyond the word's own.
+            `torch.Tensor` of shape `(N, V)`, float32: evidence for each value in nats, up to a constant, V the values
+            of all families; very low beyond the word's own. And `torch.Tensor` of shape `(B, families)`, float32:
+            logits for [`Mentions`].
         """
-        patches = self.patches(pixel_values)
-        near = self.token(places.near).flatten(1)
-        queries = self.query(torch.cat([near, self.family(places.families)], dim=1))
+        features = self.image(self.patch(self.patches(pixel_values)))
+        versions = self.answer(features).unflatten(1, (VERSIONS, -1))[places.rows]
+        chosen = self.version(self._around(places)).softmax(dim=1)
+        evidence = (versions * chosen[:, :, None]).sum(dim=1).float()
+        return evidence.masked_fill(self._others(places), NEVER), self.mentions(features)
 
-        # the words of an image side by side, so that each image is attended to once
-        counts = torch.bincount(places.rows, minlength=len(patches))
-        column = torch.arange(len(queries), device=queries.device) - (counts.cumsum(0) - counts)[places.rows]
-        most = int(counts.max()) if len(queries) else 0
-        padded = queries.new_zeros(len(patches), most, queries.shape[1])
-        padded = padded.index_put((places.rows, column), queries)
-        parts = padded, self.key(patches), self.value(patches)
-        split = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
-        seen = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)[places.rows, column]
-
-        evidence = self.answer(torch.cat([seen, queries], dim=1)).float()
-        return evidence.masked_fill(self._others(places), NEVER)
+    def _around(self, places: Places) -> torch.Tensor:
+        """`(N, 2 * REACH + 1)`: the tokens around each word and, numbered beyond them, its family."""
+        return torch.cat([places.near, self.vocabulary + places.families[:, None]], dim=1)
 
     def _others(self, places: Places) -> torch.Tensor:
         return self.owner[None, :] != places.families[:, None]
 
     def shown(self, families: Iterable[str]) -> list[str]:
-        """The families, given in the order of their numbers, of which the images say something."""
+        """The families, given in the order of their numbers, of whose values the images say something."""
         return [name for name, one in zip(families, self.temperature.tolist(), strict=True) if one > 0]
 
     def said(self, places: Places) -> torch.Tensor:
@@ -143,8 +142,7 @@ class ValueReader(OnImageTower):
 
     def expected(self, places: Places) -> torch.Tensor:
         """`(N, V)`: log-probability of each value to be said between these tokens, whatever the image."""
-        ids = torch.cat([places.near, len(self.token.weight) + places.families[:, None]], dim=1)
-        return self.text(ids).float().masked_fill(self._others(places), NEVER).log_softmax(dim=1)
+        return self.text(self._around(places)).float().masked_fill(self._others(places), NEVER).log_softmax(dim=1)
 
     def says(self, places: Places, log_expected: torch.Tensor) -> torch.Tensor:
         """`(N, V)`: how likely a speaker who errs as `log_expected` says the word, where each value is true."""
@@ -169,21 +167,30 @@ class ValueReader(OnImageTower):
         replaced for being rare.
 
         Returns:
-            For each word an array of shape `(V,)`, float64, in the order of its family's values; it sums to 1.
+            For each word an array of shape `(V + 1,)`, float64: the values in the order of its family, and last that
+            nothing of the kind is there. It sums to 1.
         """
         if not places.words:
             return []
-        often = self.often(places)
-        true = self.true(self(pixel_values, places), places, often).exp().double() * self.says(places, often).double()
-        true = true / true.sum(dim=1, keepdim=True)
-        said = self.said(places)[:, None]
+        often, said = self.often(places), self.said(places)[:, None]
+        evidence, mention = self(pixel_values, places)
+        true = self.true(evidence, places, often).exp().double() * self.says(places, often).double()
         doubt = min(float(self.share_false), UNSHOWN_DOUBT)
         frequency = self.frequency.double()[None].masked_fill(self._others(places), 0.0)
-        unshown = doubt * frequency / (1 - frequency.gather(1, said))
-        unshown = unshown.scatter(1, said, torch.full_like(said, 1 - doubt, dtype=torch.float64))
-        found = torch.where(self.temperature[places.families, None] > 0, true, unshown).cpu().numpy()
+        says = frequency.gather(1, said)
+        unshown = doubt * frequency / (1 - says)
+        unshown = says * unshown.scatter(1, said, torch.full_like(says, 1 - doubt))
+        true = torch.where(self.temperature[places.families, None] > 0, true, unshown)  # each sums to p(said | there)
+
+        own = places.rows, places.families
+        there = self.mentions.there(mention)[own][:, None]
+        lowest, highest = (
+            one.double()[places.families, None] for one in (self.mentions.lowest, self.mentions.highest)
+        )
+        joint = torch.cat([there * highest * true, (1 - there) * lowest * says], dim=1)
+        found = (joint / joint.sum(dim=1, keepdim=True)).cpu().numpy()
         return [
-            row[self.firsts[family] : self.firsts[family + 1]]
+            np.append(row[self.firsts[family] : self.firsts[family + 1]], row[-1])
             for row, family in zip(found, places.families.tolist(), strict=True)
         ]
 
@@ -255,11 +262,12 @@ def train_value_reader(
                 reader.train()
             loss = None
             if batch.places.words:
-                places = batch.places.to(device)
-                evidence = reader(_moved(batch.pixel_values).to(device), places)
+                places, mentioned = batch.places.to(device), mentioned_shares(batch, len(families)).to(device)
+                evidence, mention = reader(_moved(batch.pixel_values).to(device), places)
                 expected = reader.expected(places)
                 loss = said_loss(reader, evidence, places, expected.detach()).mean()
                 loss = loss - expected.gather(1, reader.said(places)[:, None]).mean()
+                loss = loss + reader.mentions.loss(mention, mentioned).mean()
             step(loss, batch.image_paths)
         reader.eval()
         calibrate(reader, looks, device)
@@ -321,15 +329,19 @@ def _frequencies(reader: ValueReader, looks: list[SaidBatch]) -> torch.Tensor:
 
 @torch.no_grad()
 def calibrate(reader: ValueReader, looks: list[SaidBatch], device: torch.device) -> None:
-    """Estimate temperatures and the share of false words from held-out rows.
+    """Estimate temperatures, the share of false words, and how often things are made up, from held-out rows.
 
     A family's temperature makes what is said likeliest. Where the evidence hardly makes it likelier than the tokens
     around it do, the images do not show the family, and they are left out: words would be replaced at random.
     """
-    parts = [(batch.places.to(device), batch) for batch in looks if batch.places.words]
-    scored = [
-        (places, reader(batch.pixel_values.to(device), places), reader.expected(places)) for places, batch in parts
-    ]
+    scored, mentions, mentioned = [], [], []
+    for batch in looks:
+        places = batch.places.to(device)
+        evidence, mention = reader(batch.pixel_values.to(device), places)
+        scored.append((places, evidence, reader.expected(places)))
+        mentions.append(mention)
+        mentioned.append(mentioned_shares(batch, len(reader.temperature)).to(device))
+    reader.mentions.anchor(torch.cat(mentions), torch.cat(mentioned), len(looks[0].captions))
     for _ in range(3):  # each of the two depends on the other
         _fit_temperatures(reader, scored)
         if not (reader.temperature > 0).any():

@@ -76,7 +76,7 @@ class CaptionRepairer:
         each of them is to be true.
         """
         from modeling_gadms.noise.repaired_captions import posteriors_of
-        from modeling_gadms.noise.rewriting import as_cleaned, chosen_word, repaired_with_places
+        from modeling_gadms.noise.rewriting import as_cleaned, chosen_word, repaired_with_places, true_shares
         from modeling_gadms.noise.word_places import said_batch
 
         read = [
@@ -91,7 +91,7 @@ class CaptionRepairer:
                 row[f"{name}_as_found"] = row[name]
                 text, places = repaired_with_places(as_cleaned(row[name] or ""), posterior)
                 row[f"{name}_repairs"] = [
-                    _repair(one, place, chosen)
+                    _repair(one, place, chosen, true_shares(one))
                     for one, place in zip(posterior, places, strict=True)
                     if (chosen := chosen_word(one))
                 ]
@@ -99,9 +99,10 @@ class CaptionRepairer:
                     row[name] = text
 
 
-def _repair(one: dict[str, Any], place: tuple[int, int], chosen: int) -> dict[str, Any]:
+def _repair(
+    one: dict[str, Any], place: tuple[int, int], chosen: int, probabilities: Sequence[float]
+) -> dict[str, Any]:
     values = {"start": place[0], "end": place[1], "family": one["family"], "found": one["words"][0]}
-    probabilities = one["probabilities"]
     return {**values, "probability": probabilities[chosen], "found_probability": probabilities[0]}
 
 

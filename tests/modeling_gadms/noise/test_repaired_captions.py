@@ -14,6 +14,7 @@ from dataset_webperson import DataError
 from dataset_webperson.drawn.attributes import WORDS
 from modeling_gadms.noise.arguments import RepairArguments
 from modeling_gadms.noise.changes import change_of
+from modeling_gadms.noise.mentions import Mentions, mentioned_shares
 from modeling_gadms.noise.repaired_captions import (
     add_posteriors,
     count_words,
@@ -23,7 +24,7 @@ from modeling_gadms.noise.repaired_captions import (
     with_same_columns,
 )
 from modeling_gadms.noise.rewriting import certain, repaired, repaired_with_places
-from modeling_gadms.noise.value_reader import ValueReader, calibrate, said_loss, train_value_reader
+from modeling_gadms.noise.value_reader import VERSIONS, ValueReader, calibrate, said_loss, train_value_reader
 from modeling_gadms.noise.word_families import (
     Family,
     SaidWord,
@@ -35,7 +36,7 @@ from modeling_gadms.noise.word_families import (
     said_words,
     write_families,
 )
-from modeling_gadms.noise.word_places import REACH, Places, find_places
+from modeling_gadms.noise.word_places import REACH, Places, SaidBatch, find_places
 from modeling_gadms.training.collator import PairCollator
 from modeling_gadms.training.trainer import refuse_missing_columns
 
@@ -66,7 +67,7 @@ def noisy(rows, share, seed=0):
 
 @pytest.fixture(scope="module")
 def learnt(pair):
-    rows, truth = noisy(tiny_rows(400).remove_columns("caption2"), 0.3)
+    rows, truth = noisy(tiny_rows(800).remove_columns("caption2"), 0.3)
     return train_value_reader(*pair, rows, FAMILIES, 150, 2e-3, batch_size=32, progress=False), rows, truth
 
 
@@ -74,6 +75,60 @@ THINGS = {
     "colour": Family({"red": ("red",), "green": ("green",), "blue": ("blue", "navy blue")}),
     "thing": Family({"coat": ("coat",), "shirt": ("shirt",)}),
 }
+
+
+def test_things_that_are_made_up_are_found_blindly():
+    """A third of the images show the thing; 70 % of their captions name it, and 10 % of those of other images."""
+    generator = torch.Generator().manual_seed(0)
+    count, mentions = 20000, Mentions(4, 2)
+    is_there = torch.rand(count, generator=generator) < 1 / 3
+    rates = torch.where(is_there, 0.7, 0.1)
+    named = torch.rand(count, 2, generator=generator) < rates[:, None]  # by two captions
+    unsure = torch.randn(count, generator=generator) * 0.3
+    logits = torch.stack([rates.logit() + unsure, torch.zeros(count)], dim=1)  # of the other, images say nothing
+    shares = torch.stack([named.float().mean(dim=1), (torch.rand(count, generator=generator) < 0.5).float()], dim=1)
+    assert (mentions.there(logits) == 1).all()  # until it is known how often things are made up
+    mentions.anchor(logits, shares, 2)
+    assert mentions.lowest.tolist() == pytest.approx([0.1, 0.0], abs=0.01) and mentions.lowest[1] == 0
+    assert mentions.highest.tolist() == pytest.approx([0.7, 1.0], abs=0.03)
+    there = mentions.there(logits)
+    for one, logit in zip(there[:50], logits[:50].tolist(), strict=True):
+        slow = (1 / (1 + math.exp(-logit[0])) - mentions.lowest[0].item()) / (mentions.highest - mentions.lowest)[
+            0
+        ].item()
+        assert one.tolist() == pytest.approx([min(max(slow, 0.01), 1.0), 1.0], abs=1e-6)
+    assert there[is_there, 0].mean() > 0.85 and there[~is_there, 0].mean() < 0.15
+    often = torch.where(is_there, 0.75, 0.5)  # so often that those who do not name it may leave it out
+    mentions.anchor(often.logit()[:, None].expand(-1, 2), (torch.rand(count, 2) < often[:, None]).float(), 1)
+    assert mentions.lowest.tolist() == [0.0, 0.0]
+    few = torch.arange(10)
+    mentions.anchor(logits[few], shares[few], 2)
+    assert mentions.lowest.tolist() == [0.0, 0.0]  # a few captions prove nothing
+
+
+def test_shares_of_captions_that_name_a_family_count_each_caption_once(pair, untaught):
+    *_, captions, places = untaught
+    batch = SaidBatch(
+        torch.zeros(0), ["a", "b"], {name: [row[name] for row in captions] for name in captions[0]}, places
+    )
+    assert mentioned_shares(batch, 2).tolist() == [[1.0, 1.0], [0.5, 0.5]]
+
+
+def test_mentions_have_the_slow_loss_and_gradient():
+    torch.manual_seed(0)
+    mentions, features = Mentions(3, 2), torch.randn(4, 3)
+    shares = torch.tensor([[0.0, 0.5], [1.0, 0.5], [0.5, 0.0], [1.0, 1.0]])
+    losses = mentions.loss(mentions(features), shares)
+    slow = torch.zeros(())
+    for row in range(4):
+        for family in range(2):
+            logit = (mentions.logits.weight[family] * features[row]).sum() + mentions.logits.bias[family]
+            chance, share = 1 / (1 + (-logit).exp()), shares[row, family]
+            own = -(share * chance.log() + (1 - share) * (1 - chance).log())
+            assert losses[row, family].item() == pytest.approx(own.item(), abs=1e-5)
+            slow = slow + own
+    found, expected = (torch.autograd.grad(one, list(mentions.parameters())) for one in (losses.sum(), slow))
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +139,8 @@ def untaught(pair):
     reader.frequency.copy_(torch.tensor([0.5, 0.3, 0.2, 0.6, 0.4]))
     reader.temperature.copy_(torch.tensor([1.5, 0.0]))
     reader.share_false.fill_(0.3)
+    reader.image[2].running_mean.normal_()
+    reader.image[2].running_var.uniform_(0.5, 2.0)
     captions = [
         {"caption1": "a red coat and a blue shirt", "caption2": "somebody in a navy blue coat"},
         {"caption1": "green, a shirt", "caption2": "nobody"},
@@ -114,18 +171,24 @@ def test_words_are_found_with_the_tokens_around_them(pair, untaught):
         assert near.tolist() == ([0] * REACH + before)[-REACH:] + (after + [0] * REACH)[:REACH]
 
 
+def features_of(reader, pixels, row):
+    """Features of one image, from the description: its patches side by side, normed by what was seen in training."""
+    patches = reader.tower.project_image_tokens(reader.tower.vision_model(pixels[row : row + 1]).last_hidden_state)[0]
+    _, layer, norm, *_ = reader.image
+    line = layer.weight @ torch.cat([reader.patch(patch) for patch in patches]) + layer.bias
+    line = (line - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
+    return line.clamp_min(0)
+
+
 def of_one_word(reader, pixels, places, number):
-    """Evidence of a word's values, from the description: attention to the patches, head by head."""
-    patches = reader.tower.project_image_tokens(reader.tower.vision_model(pixels).last_hidden_state)
-    row, family = places.rows[number], places.families[number]
-    tokens = [reader.token.weight[token] for token in places.near[number]]
-    query = reader.query(torch.cat([*tokens, reader.family.weight[family]]))
-    keys, values = reader.key(patches[row]), reader.value(patches[row])
-    seen = []
-    for part in torch.arange(len(query)).chunk(reader.heads):
-        weights = torch.softmax(keys[:, part] @ query[part] / len(part) ** 0.5, dim=0)
-        seen.append(weights @ values[:, part])
-    return reader.answer(torch.cat([*seen, query]))[reader.firsts[family] : reader.firsts[family + 1]]
+    """Evidence of a word's values, from the description: versions of it, mixed by what the tokens around say."""
+    row, family = int(places.rows[number]), int(places.families[number])
+    answers = (reader.answer.weight @ features_of(reader, pixels, row) + reader.answer.bias).chunk(VERSIONS)
+    embedding, *_, last = reader.version
+    ids = [*places.near[number].tolist(), reader.vocabulary + family]
+    shares = torch.softmax(last(torch.cat([embedding.weight[one] for one in ids])), dim=0)
+    mixed = sum(share * answer for share, answer in zip(shares, answers, strict=True))
+    return mixed[reader.firsts[family] : reader.firsts[family + 1]]
 
 
 def expected_of_one_word(reader, places, number):
@@ -133,7 +196,7 @@ def expected_of_one_word(reader, places, number):
     embedding, _, *rest = reader.text
     family = places.families[number]
     tokens = [embedding.weight[token] for token in places.near[number]]
-    logits = torch.cat([*tokens, embedding.weight[len(reader.token.weight) + family]])
+    logits = torch.cat([*tokens, embedding.weight[reader.vocabulary + family]])
     for layer in rest:
         logits = layer(logits)
     return torch.softmax(logits[reader.firsts[family] : reader.firsts[family + 1]], dim=0)
@@ -147,7 +210,7 @@ def says(reader, chances, true, said):
 
 def test_answers_losses_and_gradients_are_those_of_one_word_at_a_time(untaught):
     reader, pixels, _, places = untaught
-    found, log_expected = reader(pixels, places), reader.expected(places)
+    found, log_expected = reader(pixels, places)[0], reader.expected(places)
     losses = said_loss(reader, found, places, log_expected)
     weights = torch.arange(1.0, len(losses) + 1)
     parameters = [*reader.head_parameters(), *reader.tower_parameters()]
@@ -172,13 +235,15 @@ def test_answers_losses_and_gradients_are_those_of_one_word_at_a_time(untaught):
 def test_an_answer_depends_on_no_other_word_or_image(untaught):
     reader, pixels, _, places = untaught
     with torch.no_grad():
-        together = reader(pixels, places)
+        together, mention = reader(pixels, places)
         alone = Places(
             places.words[6:7], places.rows[:1], *(getattr(places, n)[6:7] for n in ("families", "said", "near"))
         )
-        assert torch.allclose(reader(pixels[1:], alone), together[6:7], atol=1e-5)
+        evidence, own_mention = reader(pixels[1:], alone)
+        assert torch.allclose(evidence, together[6:7], atol=1e-5)
+        assert torch.allclose(own_mention, mention[1:], atol=1e-5)
         none = Places([], *(getattr(places, name)[:0] for name in ("rows", "families", "said", "near")))
-        assert reader(pixels, none).shape == (0, 5) and reader.probabilities(pixels, none) == []
+        assert reader(pixels, none)[0].shape == (0, 5) and reader.probabilities(pixels, none) == []
 
 
 def test_what_is_true_follows_by_bayes_rule_and_unshown_families_keep_their_words(untaught):
@@ -195,7 +260,33 @@ def test_what_is_true_follows_by_bayes_rule_and_unshown_families_keep_their_word
             shown = [f * math.exp(1.5 * nats) for nats, f in zip(evidence, frequency, strict=True)]
             joint = [p * float(says(reader, frequency, true, said)) for true, p in enumerate(shown)]
             expected = [p / sum(joint) for p in joint]
-        assert found[number].tolist() == pytest.approx(expected, abs=1e-5)
+        assert found[number].tolist() == pytest.approx([*expected, 0.0], abs=1e-5)
+    lowest, highest = torch.tensor([0.2, 0.1]), torch.tensor([0.7, 0.9])
+    reader.mentions.lowest.copy_(lowest)
+    reader.mentions.highest.copy_(highest)
+    with torch.no_grad():
+        mention = reader(pixels, places)[1]
+    for number, (family, said) in enumerate(zip(places.families.tolist(), places.said.tolist(), strict=True)):
+        frequency = reader.frequency[reader.firsts[family] : reader.firsts[family + 1]].tolist()
+        named = torch.sigmoid(mention[places.rows[number], family]).item()
+        low, high = lowest[family].item(), highest[family].item()
+        there = min(max((named - low) / (high - low), 0.01), 1.0)
+        assert 0.01 < there < 1
+        if family == 1:
+            says_it = frequency[said]
+        else:
+            with torch.no_grad():
+                evidence = of_one_word(reader, pixels, places, number).tolist()
+            shown = [f * math.exp(1.5 * nats) for nats, f in zip(evidence, frequency, strict=True)]
+            parts = [p / sum(shown) * float(says(reader, frequency, t, said)) for t, p in enumerate(shown)]
+            says_it = sum(parts)
+        absent = (1 - there) * low * frequency[said]
+        absent /= absent + there * high * says_it
+        before, now = found[number], reader.probabilities(pixels, places)[number]
+        assert now[-1] == pytest.approx(absent, abs=1e-5)
+        assert now[:-1].tolist() == pytest.approx((before[:-1] * (1 - absent)).tolist(), abs=1e-5)
+    reader.mentions.lowest.zero_()
+    reader.mentions.highest.fill_(1.0)
     reader.share_false.fill_(0.8)  # more false than true: the word of an unshown family still stays the likeliest
     assert reader.probabilities(pixels, places)[1][0] == pytest.approx(0.51)
     reader.share_false.fill_(0.3)
@@ -220,11 +311,11 @@ def test_temperatures_and_the_share_of_false_words_are_found_blindly(pair):
     said = torch.where(is_false, wrong, true)
     others = reader.owner != families[:, None]
     timid = (log_true / 2).masked_fill(others, -1e9)
-    reader.forward = lambda pixel_values, places: timid[places.rows]
+    reader.forward = lambda pixel_values, places: (timid[places.rows], torch.zeros(count, 2))
     reader.expected = lambda places: reader.often(places)  # the tokens around the words say nothing
     words = [(n, "caption1", SaidWord(0, 1, "", "")) for n in range(count)]
     places = Places(words, torch.arange(count), families, said, torch.zeros(count, 2 * REACH, dtype=torch.int64))
-    batch = type("Batch", (), {"places": places, "pixel_values": torch.zeros(0)})
+    batch = SaidBatch(torch.zeros(0), [""] * count, {"caption1": [""] * count}, places)
     calibrate(reader, [batch], torch.device("cpu"))
     assert reader.temperature.tolist() == pytest.approx([2.0, 0.0], abs=0.3) and reader.temperature[1] == 0
     assert reader.share_false.item() == pytest.approx(0.25, abs=0.03)
@@ -247,9 +338,9 @@ def test_a_few_words_do_not_prove_that_images_show_a_family(pair):
         said = torch.randint(0, 3, (count,), generator=generator)
         words = [(n, "caption1", SaidWord(0, 1, "", "")) for n in range(count)]
         places = Places(words, torch.arange(count), families, said, torch.zeros(count, 2 * REACH, dtype=torch.int64))
-        reader.forward = lambda pixel_values, places, noise=noise: noise
+        reader.forward = lambda pixel_values, places, noise=noise: (noise, torch.zeros(count, 2))
         reader.expected = lambda places: reader.often(places)
-        batch = type("Batch", (), {"places": places, "pixel_values": torch.zeros(0)})
+        batch = SaidBatch(torch.zeros(0), [""] * count, {"caption1": [""] * count}, places)
         calibrate(reader, [batch], torch.device("cpu"))
         assert reader.temperature.tolist() == [0.0, 0.0], seed
 
