@@ -1028,7 +1028,13 @@ mutants(
         "/ torch.ones_like(chances)",
         ANSWERS,
     ),
-    ("another word's attention", "column = torch.arange(", "column = 0 * torch.arange(", ANSWERS),
+    ("the versions of another image", "(VERSIONS, -1))[places.rows]", "(VERSIONS, -1))[0 * places.rows]", ANSWERS),
+    (
+        "what is made up is as false as other words",
+        "(1 - there) * lowest * says",
+        "(1 - there) * highest * says",
+        BAYES,
+    ),
     ("what is said does not count", ".exp().double() * self.says(places, often).double()", ".exp().double()", BAYES),
     ("rare words of unshown families give way", "UNSHOWN_DOUBT = 0.49", "UNSHOWN_DOUBT = 0.9", BAYES),
     (
@@ -1039,6 +1045,21 @@ mutants(
     ),
     ("a few words are proof", "LEAST_PROOF = 0.02, 5.0", "LEAST_PROOF = 0.02, 0.0", FEW_WORDS),
     ("the worst temperature", "best = losses.argmin(dim=0)", "best = losses.argmax(dim=0)", NUMBERS),
+)
+
+MADE_UP = "noise/test_repaired_captions.py::test_things_that_are_made_up_are_found_blindly"
+
+mutants(
+    "noise/mentions.py",
+    ("absent where most name it", "logits.argsort(dim=0, stable=True)", "(-logits).argsort(dim=0)", MADE_UP),
+    ("a thing that is left out is absent", "MOST_LOWEST = 0.5", "MOST_LOWEST = 1.0", MADE_UP),
+    ("a few captions are proof", "LEAST_PROOF = 0.01, 5.0", "LEAST_PROOF = 0.01, 0.0", MADE_UP),
+    (
+        "a caption counts for each word",
+        "naming = {(row, name, number) for (row, name, _), number in zip(words, numbers, strict=True)}",
+        "naming = [(row, name, number) for (row, name, _), number in zip(words, numbers, strict=True)]",
+        "noise/test_repaired_captions.py::test_shares_of_captions_that_name_a_family_count_each_caption_once",
+    ),
 )
 
 mutants(

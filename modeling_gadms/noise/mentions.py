@@ -16,7 +16,7 @@ from torch import nn
 
 from .word_places import SaidBatch
 
-ANCHORS = 0.1  # share of the images where a family is mentioned least, and most
+ANCHORS = 0.05  # share of the images where a family is mentioned least, and most
 MOST_LOWEST = 0.5  # of the highest share: named more often, a thing may be there and left out
 LEAST_THERE = 0.01  # no image proves that nothing is there
 LEAST_GAIN, LEAST_PROOF = 0.01, 5.0  # nats a caption, and in all: families of which images do not say it are there
@@ -76,10 +76,9 @@ class Mentions(nn.Module):
 
 def mentioned_shares(batch: SaidBatch, families: int) -> torch.Tensor:
     """Share of each image's captions that name a value of each family: `(B, families)`, float32."""
+    words, numbers = batch.places.words, batch.places.families.tolist()
+    naming = {(row, name, number) for (row, name, _), number in zip(words, numbers, strict=True)}
     found = torch.zeros(len(batch.image_paths), families)
-    numbers = batch.places.families.tolist()
-    for row, family in {
-        (row, name, number): (row, number) for (row, name, _), number in zip(batch.places.words, numbers, strict=True)
-    }.values():
-        found[row, family] += 1 / len(batch.captions)
+    for row, _, number in naming:
+        found[row, number] += 1 / len(batch.captions)
     return found

@@ -19,6 +19,7 @@ import mended_captions  # noqa: E402
 import repair_cells  # noqa: E402
 import repair_gain  # noqa: E402
 import repair_words  # noqa: E402
+import swapped_posteriors  # noqa: E402
 
 from dataset_webperson.drawn.attributes import value_of_words  # noqa: E402
 
@@ -173,6 +174,8 @@ def test_cells_take_words_by_their_probabilities():
     assert caption("sure", 0.2, 0.8) == ("a blue coat, with a cap", [])
     assert caption("unlikely", 0.3, 0.45, 0.25) == ("a blue coat, with a cap", [[2, 6]])
     assert caption("unlikely", 0.3, 0.55, 0.15) == ("a blue coat, with a cap", [])
+    perhaps = {**posterior_of(0.3, 0.7), "absent": 0.4}  # and 0.42 that it is blue
+    assert mended_captions.caption_of("unlikely", {**row, "caption1_posterior": [perhaps]}, "caption1")[1] == [[2, 6]]
     doubted, fine = posterior_of(0.4, 0.6), posterior_of(0.6, 0.4)
     assert mended_captions.mostly_doubted([doubted, doubted, fine])
     assert not mended_captions.mostly_doubted([doubted, fine]) and not mended_captions.mostly_doubted([])
@@ -196,6 +199,27 @@ def test_doubted_captions_give_way_to_the_other_of_their_row_or_the_row_goes():
         ("a red cap", "a red cap"),
         ("a red coat", "a red cap"),
     ]
+
+
+def test_swap_contrast_is_fitted_to_what_is_said():
+    """Evidence that is twice too timid, of words of which 30 % are false; and evidence of nothing."""
+    generator = torch.Generator().manual_seed(0)
+    frequency = torch.tensor([0.5, 0.3, 0.2])
+    true = torch.multinomial(frequency, 6000, replacement=True, generator=generator)
+    evidence = torch.randn(6000, 3, generator=generator)
+    evidence[torch.arange(6000), true] += 2.0  # so that a value's log-odds are twice its evidence
+    others = (true + torch.randint(1, 3, (6000,), generator=generator)) % 3
+    said = torch.where(torch.rand(6000, generator=generator) < 0.3, others, true)
+    found = swapped_posteriors.fitted(evidence, said, 0.3)
+    counted = [((said == value).sum().item() + 0.5) / 6001.5 for value in range(3)]
+    for row in range(20):
+        joint = []
+        for value in range(3):
+            says = 0.7 if value == said[row] else 0.3 * counted[said[row]] / (1 - counted[value])
+            joint.append(counted[value] * np.exp(2.0 * evidence[row, value].item()) * says)
+        assert found[row].tolist() == pytest.approx([one / sum(joint) for one in joint], abs=0.1)
+    assert (found.argmax(dim=1) == true).float().mean() > (said == true).float().mean() + 0.1
+    assert swapped_posteriors.fitted(0 * evidence, said, 0.3) is None
 
 
 def test_barred_words_change_nothing_but_their_own_place():
