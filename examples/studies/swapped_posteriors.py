@@ -38,7 +38,7 @@ def swapped_posteriors(
         share_false: of the words; the true share is given, so that the opponent is at its best.
     """
     vocabulary = count_words(rows, families)
-    said: list[tuple[int, str, SaidWord]] = []
+    said: list[tuple[int, str, SaidWord, str]] = []  # row, caption, word and its text
     logits: list[torch.Tensor] = []
     for start in trange(0, len(rows), IMAGES, desc="Swapping words"):
         part = rows[start : start + IMAGES]
@@ -62,12 +62,13 @@ def swapped_posteriors(
             zip(texts, encode_captions(model, processor, texts, batch_size=500, progress=False), strict=True)
         )
         for row, name, word, rivals in asked:
-            said.append((start + row, name, word))
+            text = clean_caption(part[name][row])[word.start : word.end]
+            said.append((start + row, name, word, text))
             cosines = torch.stack([embeds[text] for text in rivals]) @ images[row]
             logits.append(cosines / model.config.temperature)
     columns: dict[str, list[list[dict[str, Any]]]] = {f"{name}_posterior": [[] for _ in rows] for name in CAPTIONS}
     for family, values in families.items():
-        own = [number for number, (*_, word) in enumerate(said) if word.family == family]
+        own = [number for number, (_, _, word, _) in enumerate(said) if word.family == family]
         if not own:
             continue
         order = list(values.values)
@@ -76,11 +77,11 @@ def swapped_posteriors(
         if joint is None:
             continue
         for number, shares in zip(own, joint, strict=True):
-            row, name, word = said[number]
+            row, name, word, text = said[number]
             first = order.index(word.value)
             kept = [first, *(n for n in range(len(order)) if n != first and shares[n] >= 0.01)]
             place = f"{row} {name} {word.start}"
-            words = [word.value, *(vocabulary.spoken(family, order[n], place) for n in kept[1:])]
+            words = [text, *(vocabulary.spoken(family, order[n], place) for n in kept[1:])]
             columns[f"{name}_posterior"][row].append(
                 {
                     "start": word.start,
