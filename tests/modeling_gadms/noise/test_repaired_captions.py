@@ -101,9 +101,10 @@ def test_things_that_are_made_up_are_found_blindly():
     often = torch.where(is_there, 0.75, 0.5)  # so often that those who do not name it may leave it out
     mentions.anchor(often.logit()[:, None].expand(-1, 2), (torch.rand(count, 2) < often[:, None]).float(), 1)
     assert mentions.lowest.tolist() == [0.0, 0.0]
-    few = torch.arange(10)
-    mentions.anchor(logits[few], shares[few], 2)
-    assert mentions.lowest.tolist() == [0.0, 0.0]  # a few captions prove nothing
+    few = torch.tensor([[0.4], [1.0], [1.0], [1.0]]).expand(4, 2)  # images that say exactly how often they are named
+    for copies, lowest in ((1, 0.0), (50, 0.4)):
+        mentions.anchor(few.clamp(0.01, 0.99).logit().repeat(copies, 1), few.repeat(copies, 1), 2)
+        assert mentions.lowest.tolist() == pytest.approx([lowest] * 2), "a few captions prove nothing"
 
 
 def test_shares_of_captions_that_name_a_family_count_each_caption_once(pair, untaught):
