@@ -17,6 +17,7 @@ to be true. In the cells, one recipe trains on
 - unlikely: as repair, and words are masked before alignment where no value has a probability of 0.5
 - dropped: as repair, without captions of which more than half of the words that the reader judges are doubted
 - swapped: as repair, but by no reader: by how near the small CLIP finds the image to the caption with each other word
+  (it looks for 20 minutes, once for each share)
 - deleted, hidden, barred: exactly the false words left out; masked before alignment; in their place, but attended to
   by no other word
 - oracle: each false word replaced by the true one; things that are made up stay

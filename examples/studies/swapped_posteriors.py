@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from repair_words import CAPTIONS
 from tqdm.auto import trange
 
-from modeling_gadms.evaluation.encoding import encode_captions
 from modeling_gadms.modeling_gadms import GADMSModel, pooled
-from modeling_gadms.noise.repaired_captions import count_words
-from modeling_gadms.noise.rewriting import certain, repaired
+from modeling_gadms.noise.caption_trust import text_embeds
+from modeling_gadms.noise.repaired_captions import alternatives, count_words
+from modeling_gadms.noise.rewriting import POSTERIOR, certain, repaired
 from modeling_gadms.noise.word_families import Family, SaidWord, said_words
 from modeling_gadms.processing_gadms import GADMSProcessor
 from modeling_gadms.tokenization_gadms import clean_caption
@@ -44,7 +44,7 @@ def swapped_posteriors(
         part = rows[start : start + IMAGES]
         pixels = processor(images=part["image"], return_tensors="pt")["pixel_values"]
         images = F.normalize(pooled(model.get_image_features(pixels, return_dict=True)), dim=-1)
-        asked: list[tuple[int, str, SaidWord, list[str]]] = []
+        asked: list[tuple[int, str, SaidWord, str, list[str]]] = []
         for row in range(len(images)):
             for name in CAPTIONS:
                 caption = clean_caption(part[name][row])
@@ -56,17 +56,15 @@ def swapped_posteriors(
                         else repaired(caption, [certain(word.start, word.end, words[0])])
                         for value, words in families[word.family].values.items()
                     ]
-                    asked.append((row, name, word, rivals))
-        texts = list(dict.fromkeys(text for *_, rivals in asked for text in rivals))
-        embeds = dict(
-            zip(texts, encode_captions(model, processor, texts, batch_size=500, progress=False), strict=True)
-        )
-        for row, name, word, rivals in asked:
-            text = clean_caption(part[name][row])[word.start : word.end]
+                    asked.append((row, name, word, caption[word.start : word.end], rivals))
+        embeds = text_embeds(model, processor, [caption for *_, rivals in asked for caption in rivals])
+        for row, name, word, text, rivals in asked:
             said.append((start + row, name, word, text))
-            cosines = torch.stack([embeds[text] for text in rivals]) @ images[row]
+            cosines = torch.stack([embeds[caption] for caption in rivals]) @ images[row]
             logits.append(cosines / model.config.temperature)
-    columns: dict[str, list[list[dict[str, Any]]]] = {f"{name}_posterior": [[] for _ in rows] for name in CAPTIONS}
+    columns: dict[str, list[list[dict[str, Any]]]] = {
+        f"{name}_{POSTERIOR}": [[] for _ in range(len(rows))] for name in CAPTIONS
+    }
     for family, values in families.items():
         own = [number for number, (_, _, word, _) in enumerate(said) if word.family == family]
         if not own:
@@ -78,20 +76,9 @@ def swapped_posteriors(
             continue
         for number, shares in zip(own, joint, strict=True):
             row, name, word, text = said[number]
-            first = order.index(word.value)
-            kept = [first, *(n for n in range(len(order)) if n != first and shares[n] >= 0.01)]
-            place = f"{row} {name} {word.start}"
-            words = [text, *(vocabulary.spoken(family, order[n], place) for n in kept[1:])]
-            columns[f"{name}_posterior"][row].append(
-                {
-                    "start": word.start,
-                    "end": word.end,
-                    "family": family,
-                    "words": words,
-                    "probabilities": (shares[kept] / shares[kept].sum()).tolist(),
-                    "absent": 0.0,
-                }
-            )
+            found = alternatives(word, text, shares.numpy(), f"{row} {name} {word.start}", vocabulary)
+            place = {"start": word.start, "end": word.end, "family": family, "absent": 0.0}
+            columns[f"{name}_{POSTERIOR}"][row].append(place | found)
     return {
         column: [sorted(places, key=lambda place: place["start"]) for places in found]
         for column, found in columns.items()

@@ -57,7 +57,7 @@ def phrase_cosines(
     """
     pairs = zip(rows[name], rows[f"{name}_words"], strict=True)
     phrases = [[phrase_around(caption, words, n) for n in range(len(words))] for caption, words in pairs]
-    embeds = _text_embeds(model, processor, [phrase for own in phrases for phrase in own])
+    embeds = text_embeds(model, processor, [phrase for own in phrases for phrase in own])
     return [
         [float(image @ embeds[phrase]) for phrase in own] for image, own in zip(image_embeds, phrases, strict=True)
     ]
@@ -84,7 +84,7 @@ def swap_contrasts(
             others = [words[0] for value, words in families[word.family].values.items() if value != word.value]
             rivals[-1][word.start] = [repaired(caption, [certain(word.start, word.end, one)]) for one in others]
     swapped = [text for own in rivals for texts in own.values() for text in texts]
-    embeds, temperature = _text_embeds(model, processor, [*captions, *swapped]), model.config.temperature
+    embeds, temperature = text_embeds(model, processor, [*captions, *swapped]), model.config.temperature
     found: list[list[float | None]] = []
     for image, caption, own, listed in zip(image_embeds, captions, rivals, rows[f"{name}_words"], strict=True):
         odds: list[float | None] = []
@@ -99,7 +99,7 @@ def swap_contrasts(
     return found
 
 
-def _text_embeds(model: GADMSModel, processor: GADMSProcessor, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+def text_embeds(model: GADMSModel, processor: GADMSProcessor, texts: Sequence[str]) -> dict[str, torch.Tensor]:
     """Unit embeddings of texts."""
     different = list(dict.fromkeys(texts))
     embeds = encode_captions(model, processor, different, batch_size=TEXTS, progress=False)

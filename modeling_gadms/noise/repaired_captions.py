@@ -145,7 +145,7 @@ def posteriors_of(
         place: dict[str, Any] = {"start": word.start, "end": word.end, "family": word.family}
         if word.family in shown:
             seed = f"{batch.image_paths[row]} {name} {word.start}"
-            place |= _alternatives(word, said, np.array(values), seed, vocabulary)
+            place |= alternatives(word, said, np.array(values), seed, vocabulary)
         elif absent >= LEAST:
             place |= {"words": [said], "probabilities": [1.0]}
         else:
@@ -154,10 +154,16 @@ def posteriors_of(
     return found
 
 
-def _alternatives(
+def alternatives(
     word: SaidWord, text: str, shares: np.ndarray, place: str, vocabulary: Vocabulary
 ) -> dict[str, list[Any]]:
-    """The word and what else could be true, by how likely each value is, in parts of any sum."""
+    """`words` and `probabilities` of a place, as [`add_posteriors`] lists them.
+
+    Args:
+        text: the word as it is said.
+        shares: how likely each value of the word's family is, in parts of any sum.
+        place: decides which of its words says a value.
+    """
     values = list(vocabulary.families[word.family].values)
     said, probabilities = values.index(word.value), shares / shares.sum()
     kept = [said, *(n for n in np.argsort(-probabilities, kind="stable") if n != said and probabilities[n] >= LEAST)]
