@@ -15,7 +15,7 @@ from ..rows import caption_columns
 from ..tokenization_gadms import clean_caption
 from .patch_evidence import HIDDEN
 from .repaired_captions import FALSE_SPANS
-from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, chosen_word
+from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, chosen_word, true_shares
 
 SHOWN = 24  # images on the page
 
@@ -30,7 +30,7 @@ def doubts(row: dict[str, Any], name: str) -> Iterator[tuple[int, int, str, floa
     for one in row.get(f"{name}_{POSTERIOR}") or []:
         best = chosen_word(one)
         if best:
-            yield one["start"], one["end"], one["words"][best], one["probabilities"][best]
+            yield one["start"], one["end"], one["words"][best], true_shares(one)[best]
 
 
 def summarize(files: list[str]) -> dict[str, Any]:

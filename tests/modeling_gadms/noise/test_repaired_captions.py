@@ -15,6 +15,7 @@ from dataset_webperson.drawn.attributes import WORDS
 from modeling_gadms.noise.arguments import RepairArguments
 from modeling_gadms.noise.changes import change_of
 from modeling_gadms.noise.mentions import Mentions, mentioned_shares
+from modeling_gadms.noise.repair_report import doubts
 from modeling_gadms.noise.repaired_captions import (
     add_posteriors,
     count_words,
@@ -403,6 +404,11 @@ POSTERIOR = [
 def test_words_are_put_in_by_their_probability(draws, expected):
     posterior = [POSTERIOR[0], {**POSTERIOR[1], "start": 10, "end": 14}]
     assert repaired("A red big coat", posterior, draws) == expected
+
+
+def test_the_page_says_how_likely_a_word_is_true_where_nothing_may_be_there():
+    row = {"caption1_posterior": [{**POSTERIOR[0], "absent": 0.4}, POSTERIOR[1]]}
+    assert list(doubts(row, "caption1")) == [(2, 5, "orange", pytest.approx(0.42))]
 
 
 def test_articles_and_capitals_follow_the_word():
