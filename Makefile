@@ -105,7 +105,7 @@ benchmark: setup ## time the parts of a training step beside a plain one
 	@$(RUN) examples/benchmark_step.py
 
 # the environment may have torch, transformers, datasets, accelerate and Pillow alone, so none is made here
-gpu-check: ## check and measure a CUDA device, where there is one (under 8 minutes there)
+gpu-check: ## check and measure a CUDA device, where there is one (8 minutes there)
 	@PYTHONPATH=. $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) examples/gpu_check.py --output_dir runs/gpu_check
 
 clean: ## remove the virtual environment and caches, never runs/

@@ -49,6 +49,8 @@ PROVEN = {
     "test_the_example_prints_the_share_saved_and_leaves_a_model_that_loads",
     "examples/reload.py": "test_examples.py::test_the_reload_check_fails_on_other_embeddings",
     "examples/finetune.py": "test_finetune_example.py::test_adapters_and_dual_masking_on_the_synthetic_set",
+    "examples/benchmark_score.py": "test_gpu_check.py::"
+    "test_the_benchmark_of_scores_prints_every_way_and_fails_where_scores_differ",
     "examples/average_checkpoints.py": "test_average_checkpoints.py::"
     "test_the_mean_of_checkpoints_is_a_model_like_any_other",
     "examples/compare_runs.py": "test_compare_runs.py::test_sweeps_and_runs_are_compared_in_every_form",

@@ -72,6 +72,8 @@ COLLATOR, EPOCHS = "training/test_data_collator.py", "training/test_epochs_and_s
 LATER = "training/test_augmentation.py"
 SHARED, IN_TURN = "training/test_shared_batches.py", "test_batches_in_turn_are_given_back_when_the_next_is_asked_for"
 BEFORE = "            self.give_back(place)\n            yield batch"
+DECODING = "training/test_image_decoding.py"
+FOR_BYTES = 'F.interpolate(pixels[None], size, mode="bicubic", antialias=True)'
 FAST = "training/test_full_speed.py"
 STEPS, ERASING, APART = "training/test_trainer_steps.py", "training/test_erasing.py", "training/test_rows_apart.py"
 CHUNKS = "training/test_contrastive_accumulation.py::test_chunks_give_the_loss_and_gradient_of_one_batch_of_64"
@@ -221,12 +223,12 @@ mutants(
         SCORES,
     ),
     ("no importance", "minmax(importance, seen[:, None])", "torch.ones_like(importance)", SCORES),
-    ("negative scores kept", "F.relu(total / num_layers)", "(total / num_layers)", SCORES),
-    ("absolute scores", "F.relu(total / num_layers)", "(total / num_layers).abs()", SCORES),
+    ("negative scores kept", "F.relu(total / len(kept))", "(total / len(kept))", SCORES),
+    ("absolute scores", "F.relu(total / len(kept))", "(total / len(kept)).abs()", SCORES),
     (
         "scaled over BOS and EOS too",
-        "F.relu(total / num_layers), valid)",
-        "F.relu(total / num_layers), seen)",
+        "F.relu(total / len(kept)), valid)",
+        "F.relu(total / len(kept)), seen)",
         SCORES,
     ),
     (
@@ -561,6 +563,23 @@ mutants(
     ("given back by any batch", "if self._lent[worker, slot] == number:", "if True:", SHARED),
     ("given back before it is used", "            yield batch\n            self.give_back(place)", BEFORE, SHARED),
     ("places of an earlier worker stay lent", "lent.zero_()", "pass", SHARED),
+    ("without a worker memory is shared", "if worker is None or worker.id", "if worker and worker.id", SHARED),
+    ("a tensor by the pipe is no tensor", "return torch.from_numpy, (", "return list, (", SHARED),
+)
+
+mutants(
+    "training/image_decoding.py",
+    ("rotated files are plain", "_OTHER_COLOURS = (0xE1, 0xEE)", "_OTHER_COLOURS = (0xEE,)", DECODING),
+    ("CMYK is plain", "components in (1, 3)", "components in (1, 3, 4)", DECODING),
+    ("files that are cut are plain", r' or data[-2:] != b"\xff\xd9"', "", DECODING),
+    ("images of any number of pixels", "0 < height * width <= limit", "0 < height * width", DECODING),
+    ("linear in place of bicubic", FOR_BYTES, FOR_BYTES.replace("bicubic", "bilinear"), DECODING),
+    ("without antialiasing", FOR_BYTES, FOR_BYTES.replace("antialias=True", "antialias=False"), DECODING),
+    ("floats are cut off", "wide.round_().clamp_(0, 255)", "wide.clamp_(0, 255)", DECODING),
+    ("floats beyond white wrap", "wide.round_().clamp_(0, 255)", "wide.round_()", DECODING),
+    ("resized though it fits", "if tuple(pixels.shape[1:]) == size:", "if False:", DECODING),
+    ("all go to the device", "return data if is_plain_jpeg(data) else decoded(data, name)", "return data", DECODING),
+    ("a broken file is not named", "except RuntimeError:  # of any", "except ValueError:  # of any", DECODING),
 )
 
 mutants(

@@ -15,7 +15,7 @@ from modeling_gadms.training.arguments import GADMSTrainingArguments
 from modeling_gadms.training.image_decoding import DEVICE, PILLOW, TORCH, has_torchcodec
 from modeling_gadms.training.trainer import GADMSTrainer
 
-from .steps import wait
+from .steps import LONGEST, wait
 
 SMALL_CLIP = str(Path(__file__).parents[1] / "small_clip")
 
@@ -45,16 +45,21 @@ def with_vocabulary(config: GADMSConfig, processor: GADMSProcessor) -> GADMSForP
 
 
 class Clock(TrainerCallback):
-    """Seconds from the end of step `first` to the end of the last."""
+    """Steps after step `first`, and their seconds; training ends early where they take too long."""
 
     def __init__(self, device: torch.device, first: int) -> None:
-        self.device, self.first, self.start, self.seconds = device, first, 0.0, 0.0
+        self.device, self.first, self.start, self.seconds, self.steps = device, first, 0.0, 0.0, 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step in (self.first, state.max_steps):
+        if state.global_step == self.first:
             wait(self.device)
-            self.seconds = time.perf_counter() - self.start
             self.start = time.perf_counter()
+        elif state.global_step > self.first:
+            late = time.perf_counter() - self.start > LONGEST
+            if late or state.global_step == state.max_steps:
+                wait(self.device)
+                self.seconds, self.steps = time.perf_counter() - self.start, state.global_step - self.first
+                control.should_training_stop = True
 
 
 class SameBatch(GADMSTrainer):
@@ -112,7 +117,7 @@ def loader_rates(
         clock = Clock(device, max(steps // 4, 1))
         model = with_vocabulary(config, processor)
         trainer_class(model, args, processor, train_dataset=rows, callbacks=[clock]).train()
-        rates.append(batch_size * (steps - clock.first) / clock.seconds)
-        row = {"loader": name, "workers": workers, "samples/s": round(rates[-1], 1)}
+        rates.append(batch_size * clock.steps / clock.seconds)
+        row = {"loader": name, "workers": workers, "steps": clock.steps, "samples/s": round(rates[-1], 1)}
         found.append({**row, "share of one batch": round(rates[-1] / rates[0], 3)})
     return found

@@ -14,6 +14,8 @@ from modeling_gadms import GADMSConfig, GADMSForPreTraining
 from modeling_gadms.masking_gadms import RandomMasking
 from modeling_gadms.training.compiling import compile_layers
 
+LONGEST = 30.0  # seconds in which the steps of a kind are timed
+NO_WAIT = "no", "unknown"  # where a step does not wait for the device, and where torch cannot tell
 PLAIN, WITHOUT_SCORE, WHOLE = "plain CLIP", "GA-DMS without the score", "GA-DMS"
 # dense bfloat16 TFLOP/s of a card, by a part of its name, the longer first: the makers' data sheets
 PEAKS = {
@@ -67,7 +69,7 @@ def step_rates(
         device: the device to measure.
         config: of the model, whose weights are random.
         batch_size: pairs in a step.
-        steps: training steps of each kind, of which a tenth warms up.
+        steps: training steps of each kind, of which a tenth warms up; fewer on a device that takes long for them.
         length: tokens of every caption.
     """
     rows: list[dict[str, Any]] = []
@@ -116,12 +118,14 @@ def one_rate(
         step()
     waits = waits_for_device(device, step)
     wait(device)
-    start, timed = time.perf_counter(), steps - steps // 10
-    for _ in range(timed):
+    start, timed = time.perf_counter(), 0
+    while not timed or (timed < steps - steps // 10 and time.perf_counter() - start < LONGEST):
         step()
+        timed += 1
     wait(device)
     seconds = (time.perf_counter() - start) / timed
     return {
+        "steps": timed,
         "samples/s": round(batch_size / seconds, 1),
         "ms per step": round(1000 * seconds, 2),
         "first step s": round(first, 1),
@@ -132,9 +136,10 @@ def one_rate(
 
 
 def waits_for_device(device: torch.device, step: Callable[[], None]) -> str:
-    """`no`, or what torch says of the first place in a step where the CPU waits for the device."""
+    """One of `NO_WAIT`, or what torch says of the first place in a step where the CPU waits for the device."""
+    no, unknown = NO_WAIT
     if device.type != "cuda":
-        return "unknown"
+        return unknown
     torch.cuda.set_sync_debug_mode("error")
     try:
         step()
@@ -142,4 +147,4 @@ def waits_for_device(device: torch.device, step: Callable[[], None]) -> str:
         return " ".join(str(error).split())[:200]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return "no"
+    return no

@@ -6,12 +6,16 @@ import sys
 import pytest
 import torch
 from places import EXAMPLES
-from tiny import tiny_config
+from tiny import tiny_captions, tiny_config, tiny_model
 
 sys.path[:0] = [str(EXAMPLES / "studies"), str(EXAMPLES)]
 
+import benchmark_score  # noqa: E402
 import gpu_check  # noqa: E402
-from device_checks import decoding, numbers, steps  # noqa: E402
+from device_checks import decoding, loading, numbers, steps, walks  # noqa: E402
+
+from modeling_gadms import token_scores_gadms  # noqa: E402
+from modeling_gadms.token_scores_gadms import gradient_attention_scores  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -45,6 +49,12 @@ def test_every_part_runs_and_what_is_known_is_written_after_each(named, tmp_path
     assert flops[0] < flops[1] < flops[2] and flops[3:] == flops[:3], "the views, then the score"
     assert [row["time of plain CLIP"] for row in rows[::3]] == [1, 1]
     assert [row["share of one batch"] for row in found["Loader"]][0] == 1
+    assert all(row["steps"] == 4 for row in rows) and all(row["steps"] == 3 for row in found["Loader"])
+    by_way = {row["score"]: row for row in found["Score"]}
+    assert list(by_way) == [walks.TEXT_PASS, walks.WALK, walks.LAST, walks.FOLDED]
+    assert by_way[walks.FOLDED]["difference"] < 1e-5 and by_way[walks.WALK]["of the walk's time"] == 1
+    count = {name: row["operations"] for name, row in by_way.items()}
+    assert count[walks.TEXT_PASS] < count[walks.LAST] < count[walks.FOLDED] < count[walks.WALK]
     assert {row["encoded"] for row in found["Encoding"]} == {"images, pixels ready", "images, drawings", "captions"}
     assert all(row["as on the CPU"] and row["R@1"] > 50 for row in found["Ranking"])
 
@@ -71,6 +81,59 @@ def test_a_part_that_fails_or_is_out_of_bounds_is_told_and_the_others_run(tmp_pa
     found = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
     assert found["one"] == [{"failed": "RuntimeError: no such kernel"}] and found["three"] == [{"part": "x"}]
     assert "no such kernel" in capsys.readouterr().err
+
+
+def test_a_step_that_waits_for_the_device_and_time_that_is_over_are_told(tmp_path, monkeypatch):
+    named = {
+        "one": lambda: [{"step": "x", "waits for the device": "called a synchronizing operation"}],
+        "two": lambda: [{"step": "x", "waits for the device": one} for one in steps.NO_WAIT],
+    }
+    assert gpu_check.run(named, {"card": "cpu"}, str(tmp_path)) == 1
+    now = [0.0]
+    monkeypatch.setattr(gpu_check.time, "perf_counter", lambda: now[0])
+
+    def slow():
+        now[0] += 100
+        return [{"part": "x"}]
+
+    assert gpu_check.run({"one": slow, "two": slow, "three": slow}, {"card": "cpu"}, str(tmp_path), minutes=3) == 2
+    found = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
+    assert found["one"] == found["two"] == [{"part": "x"}], "what was begun is kept"
+    assert found["three"] == [{"left out": "3 minutes were over: try fewer --steps"}]
+
+
+def test_on_a_slow_device_fewer_steps_are_timed(monkeypatch, tmp_path):
+    for module in (steps, loading):
+        monkeypatch.setattr(module, "LONGEST", 0.0)
+    config = tiny_config(context_length=77)
+    assert steps.one_rate(CPU, config, 4, 30, 10, steps.PLAIN, "eager")["steps"] == 1
+    rows = loading.loader_rates(CPU, config, loading.drawn_rows(4), 4, 8, 0, str(tmp_path), compiled=False)
+    assert [row["steps"] for row in rows] == [1, 1, 1]
+
+
+def test_one_pass_of_whole_captions_gives_the_scores_of_the_walk():
+    model, captions = tiny_model().train(), tiny_captions([12, 7, 3, 9, 8, 5])
+    images = torch.randn(6, model.config.projection_dim, generator=torch.Generator().manual_seed(3))
+    text = model.gadms.text_model, model.gadms.text_projection
+    for sign in (1, -1):
+        walk = gradient_attention_scores(*text, sign * images, captions)
+        torch.testing.assert_close(walks.folded_scores(*text, sign * images, captions), walk, atol=1e-5, rtol=1e-4)
+        assert (walk.amax(dim=1) == 1).sum() >= 2
+
+
+def test_the_benchmark_of_scores_prints_every_way_and_fails_where_scores_differ(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark_score, "GADMSConfig", lambda: tiny_config(context_length=77))
+    monkeypatch.setattr(token_scores_gadms, "compiled", lambda function, backend: function)
+    options = ["--batch_size", "3", "--caption_length", "9", "--repeats", "1"]
+    assert benchmark_score.main(options) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("cpu, ") and ", 3 captions of 9 tokens\n\n| score | ms |" in printed
+    assert all(f"\n| {way} | " in printed for way in (walks.TEXT_PASS, walks.WALK, walks.LAST, *walks.SAME[::2]))
+    right = walks.folded_scores
+    monkeypatch.setattr(walks, "folded_scores", lambda *given: right(*given) + 0.1)
+    assert benchmark_score.main(options) == 1
+    with pytest.raises(SystemExit):
+        benchmark_score.main(["--caption_length", "78"])
 
 
 def test_numbers_of_a_device_that_errs_are_out_of_bounds(monkeypatch):

@@ -43,6 +43,21 @@ def test_compiled_layers_take_the_same_step_in_few_graphs():
     assert list(model.state_dict()) == list(plain.state_dict())
 
 
+@pytest.mark.slow  # a minute of C++
+def test_layers_compiled_by_inductor_take_the_same_step():
+    torch._dynamo.reset()
+    plain = tiny_model().train()
+    model = copy.deepcopy(plain)
+    compile_layers(model)
+    found = []
+    for each in (plain, model):
+        outputs = each(**tiny_batch([16, 7, 3, 5]))
+        outputs.loss.backward()
+        found.append([outputs.loss, outputs.token_scores, *(weight.grad for weight in each.parameters())])
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager, atol=1e-4, rtol=1e-3)
+
+
 def test_losses_and_masks_are_one_graph_each():
     generator = torch.Generator().manual_seed(0)
     images, texts, logits = (torch.randn(6, 9, generator=generator) for _ in range(3))
@@ -87,6 +102,35 @@ def test_captions_of_compiled_layers_are_padded_to_a_multiple_and_never_past_the
         assert trainer.data_collator.pad_to_multiple_of == (PAD_TO_MULTIPLE_OF if compile_layers_ else 1)
         assert (trainer.model.score_compiler == "inductor") == compile_layers_
         assert all((layer._compiled_call_impl is not None) == compile_layers_ for layer in layers(trainer.model))
+
+
+def test_on_a_gpu_the_optimiser_is_one_kernel(tmp_path, monkeypatch):
+    trainer, fused = tiny_trainer(tmp_path), []
+    monkeypatch.setattr(torch.optim, "Adam", lambda groups, **options: fused.append(options["fused"]))
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(type(trainer.args), "device", torch.device(device))
+        trainer.make_optimizer([])
+    assert fused == [None, True], "elsewhere torch chooses"
+
+
+def test_attention_of_the_towers_and_the_score_has_no_mask_that_flash_would_refuse(monkeypatch):
+    """Padding follows EOS, and a causal tower never looks there: what is asked for is causal or whole attention."""
+    attend, asked = torch.nn.functional.scaled_dot_product_attention, []
+
+    def spied(query, *others, attn_mask=None, dropout_p=0.0, is_causal=False, **options):
+        asked.append((attn_mask is not None, dropout_p, bool(is_causal), query.shape[-2]))
+        return attend(query, *others, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spied)
+    model, batch = tiny_model().train(), tiny_batch([16, 7, 3, 5])
+    model(**batch).loss.backward()
+    text, image = len(model.gadms.text_model.encoder.layers), len(model.gadms.vision_model.encoder.layers)
+    patches = model.gadms.vision_model.embeddings.num_positions
+    of_image = [one for one in asked if one[3] == patches]
+    of_text = [one for one in asked if one[3] == batch["input_ids"].shape[1] and one[2]]
+    assert of_image == [(False, 0.0, False, patches)] * image
+    # the views together, and the score's pass, which needs no output of the last layer
+    assert of_text == [(False, 0.0, True, 16)] * (text + text - 1)
 
 
 def layers(model):

@@ -35,12 +35,19 @@ def rotated() -> bytes:
     return file(exif=exif)
 
 
+def without_adobe(data: bytes) -> bytes:
+    """A file without Adobe's block, which says what its colours are."""
+    start = data.index(b"\xff\xee")
+    return data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
+
+
 FILES = {
     "plain": (file(), True),
     "progressive": (file(progressive=True), True),
     "grey": (file("L"), True),
     "4:4:4": (file(quality=95, subsampling=0), True),
     "cmyk": (file("CMYK"), False),
+    "four unnamed colours": (without_adobe(file("CMYK")), False),
     "rotated": (rotated(), False),
     "png": (file(kind="PNG"), False),
     "cut": (file()[:-20], False),
