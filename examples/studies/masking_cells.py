@@ -4,11 +4,12 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from cell_masks import SHARES, StudyArguments, use_score
 from scored_words import drawn_data
 from transformers import set_seed
@@ -95,13 +96,20 @@ def recipe_trainer(
 
 
 def train_cell(
-    cell: str, noise_rate: float, seed: int, args: argparse.Namespace, num_layers: int | None = None, **masking: float
+    cell: str,
+    noise_rate: float,
+    seed: int,
+    args: argparse.Namespace,
+    num_layers: int | None = None,
+    decoder: Mapping[str, torch.Tensor] | None = None,
+    **masking: float,
 ) -> dict:
     """Train and test once; what each query scored is kept for paired comparisons.
 
     Args:
         args: `image_size`, `num_persons`, `epochs` and `output_dir`.
         num_layers: last text layers that the scores read; by default two thirds of them.
+        decoder: weights that the decoder begins with; by default new ones.
         masking: constants of the masks, as `alpha_noise`.
     """
     trainer = demo_trainer(
@@ -116,6 +124,8 @@ def train_cell(
         logging_first_step=True,
         **masking,
     )
+    if decoder is not None:
+        trainer.model.decoder.load_state_dict(decoder)
     if cell.startswith("cosine") or num_layers is not None:
         use_score(trainer.model, cell, num_layers)
     trainer.train()

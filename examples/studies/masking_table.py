@@ -3,6 +3,8 @@
     python examples/studies/masking_table.py --noise_rates 0.0 --cells none             # a minute or two for each cell
     python examples/studies/masking_table.py --noise_rates 0.3 0.5
     python examples/studies/masking_table.py --noise_rates 0.0 0.3 0.5 --only_finished  # one table
+    python examples/studies/masking_table.py --noise_rates 0.3 --epochs 4 --decoder_epochs 8 \\
+        --cells none "random MTP" "gass MTP" --output_dir runs/warm_decoder             # four minutes for each cell
 
 From the same small CLIP, the same number of steps on drawn pedestrians with false words, tested on the same persons:
 
@@ -11,6 +13,9 @@ From the same small CLIP, the same number of steps on drawn pedestrians with fal
 - cosine: the paper's masks, from NAM's score: the cosine of a token to the image
 - evidence: what speaks against its image by patch evidence, as `repair_captions.py --mode hide` finds it, is hidden
 - gass: the paper's masks; oracle: every false word, and no other, is hidden before alignment
+
+With --decoder_epochs a decoder that has learnt to predict words of the same captions, while the towers stayed as they
+are, takes the place of a new one in every cell: a new one needs more steps than a cell has.
 
 "SDM": the noise mask, and no prediction. "MTP": prediction, and alignment of whole captions. "both" is the paper's.
 Each finished cell is kept in --output_dir; started again, the script continues with the others and writes the table.
@@ -23,6 +28,7 @@ import numpy as np
 from cell_masks import CELLS
 from masking_cells import kept_cell, train_cell
 from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
+from warm_decoder import warm_decoder
 
 from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms.evaluation.significance import bootstrap_interval, paired_difference
@@ -75,6 +81,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run per seed (default: %(default)s)"
     )
     parser.add_argument("--epochs", type=float, default=1.0, help="passes over the images (default: %(default)s)")
+    parser.add_argument(
+        "--decoder_epochs", type=float, default=0.0, help="that the decoder learns alone before (default: %(default)s)"
+    )
     parser.add_argument("--num_persons", type=int, default=4000, help="drawn, two images each (default: %(default)s)")
     parser.add_argument(
         "--image_size", nargs=2, type=int, default=[64, 32], help="height and width (default: %(default)s)"
@@ -88,12 +97,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only_finished", action="store_true", help="write the table of the cells that exist")
     args = parser.parse_args(arguments)
     setting = {name: getattr(args, name) for name in ("epochs", "num_persons", "image_size")}
+    decoders, learnt = {}, {}
+    if args.decoder_epochs:
+        setting["decoder_epochs"] = args.decoder_epochs
+        os.makedirs(args.output_dir, exist_ok=True)
+        for noise in args.noise_rates:
+            decoders[noise], learnt[noise] = warm_decoder(noise, args)
     cells = {}
     for key in ((cell, noise, seed) for seed in args.seeds for noise in args.noise_rates for cell in args.cells):
         file = os.path.join(args.output_dir, "_".join(map(str, key)).replace(" ", "_") + ".json")
         if args.only_finished and not os.path.exists(file):
             continue
-        cells[key] = kept_cell(file, setting, lambda key=key: train_cell(*key, args))
+        cells[key] = kept_cell(file, setting, lambda key=key: train_cell(*key, args, decoder=decoders.get(key[1])))
         print(key, {name: round(float(np.mean(v)), 2) for name, v in cells[key]["values"].items()}, flush=True)
     results, texts = {noise: summarize(cells, noise) for noise in args.noise_rates}, []
     for noise, rows in results.items():
@@ -107,10 +122,14 @@ def main(arguments: list[str] | None = None) -> None:
             lines.append(line)
         head = ["masking and losses", "seeds", "R@1", "gain over none", "mAP", "gain over none"]
         texts.append(f"Text to image, {noise} of the training words false:\n\n" + table(head, lines))
-    content = {"arguments": vars(args), "results": results}
-    save_study(
-        "masking_table", "Which masking helps retrieval?", content, "\n\n".join(texts), draw(results), args.results_dir
-    )
+        if noise in learnt:
+            by_epoch = ", ".join(f"{loss:.2f}" for loss in learnt[noise])
+            texts.append(f"Loss of the decoder before the cells, in nats a word, epoch after epoch: {by_epoch}.")
+    content = {"arguments": vars(args), "decoder": learnt, "results": results}
+    name, title = "masking_table", "Which masking helps retrieval?"
+    if args.decoder_epochs:
+        name, title = "masking_table_warm", "Which masking helps retrieval, where the decoder has learnt before?"
+    save_study(name, title, content, "\n\n".join(texts), draw(results), args.results_dir)
 
 
 if __name__ == "__main__":

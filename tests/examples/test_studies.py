@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+from argparse import Namespace
 
 import datasets
 import numpy as np
@@ -41,8 +42,10 @@ import noise_detection  # noqa: E402
 import scored_words  # noqa: E402
 import scores  # noqa: E402
 import settings  # noqa: E402
+import starting_point  # noqa: E402
 import step_costs  # noqa: E402
 import training_steps  # noqa: E402
+import warm_decoder  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +323,9 @@ def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, mon
             (tmp_path / f"{cell}_0.3_{seed}.json").write_text(json.dumps(finished_cell(gain)))
     trained = []
     monkeypatch.setattr(
-        masking_table, "train_cell", lambda *key: trained.append(key[:3]) or {**finished_cell(0.1), "steps": 1}
+        masking_table,
+        "train_cell",
+        lambda *key, decoder: trained.append(key[:3]) or {**finished_cell(0.1), "steps": 1},
     )
     argv = [
         "masking_table.py",
@@ -464,6 +469,33 @@ def test_what_speaks_against_its_image_is_found_once_for_all_seeds(monkeypatch, 
         assert trainer.train_dataset.dataset["caption2_hidden_spans"][:] == kept["caption2_hidden_spans"]
     with pytest.raises(DataError, match="was made with another setting"):
         masking_cells.demo_trainer("evidence SDM", 0.5, 0, (64, 32), 50, **options)
+
+
+def test_a_decoder_learns_before_the_cells_from_towers_that_stay_as_they_are(monkeypatch, tmp_path, few):
+    trainers, make = [], masking_cells.demo_trainer
+
+    def spied(*given, **options):
+        trainers.append(make(*given, **options))
+        return trainers[-1]
+
+    monkeypatch.setattr(warm_decoder, "demo_trainer", spied)
+    args = Namespace(image_size=[64, 32], num_persons=40, decoder_epochs=1.0, epochs=1.0, output_dir=str(tmp_path))
+    weights, losses = warm_decoder.warm_decoder(0.5, args)
+    start, _ = starting_point.starting_point(False, 0, (64, 32))
+    learnt = trainers[0].model
+    for name, weight in learnt.gadms.state_dict().items():
+        assert torch.equal(weight, start.gadms.state_dict()[name]), name
+    assert not torch.equal(weights["text_norm.weight"], start.decoder.text_norm.weight)
+    assert len(losses) == 1 and losses[0] > 0
+    monkeypatch.setattr(warm_decoder, "demo_trainer", None)  # not called again
+    again = warm_decoder.warm_decoder(0.5, args)
+    assert again[1] == losses and all(torch.equal(weight, again[0][name]) for name, weight in weights.items())
+
+    monkeypatch.setattr(masking_cells, "demo_trainer", spied)
+    monkeypatch.setattr(masking_cells.GADMSTrainer, "train", lambda trainer: None)
+    masking_cells.train_cell("random MTP", 0.5, 1, args, decoder=weights)
+    for name, weight in trainers[-1].model.decoder.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
 
 
 def test_the_model_masks_by_the_scores_of_the_cell(pairs):
