@@ -1,5 +1,6 @@
 """Figures in the README and in the page of studies are those of stored results."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,16 @@ def test_the_baselines_of_false_words_are_those_that_were_measured():
         assert [auroc, visible, made] == [every[0], of_visible[0], made_up[methods.index(name.strip("`"))]], name
     command = card.split("python examples/score_false_words.py --data_root data/false_words_64 ")[1].splitlines()[0]
     assert command in stored
+
+
+def test_what_more_images_are_worth_to_the_reader_is_what_was_measured():
+    card = (REPO / "modeling_gadms" / "false_words" / "README.md").read_text(encoding="utf-8")
+    table = [line.strip("| ").split(" | ") for line in card.splitlines() if line.count("|") == 8]
+    assert [cells[0] for cells in table[2:]] == ["2,000", "8,000", "16,000"]
+    for images, _, *cells in table[2:]:
+        name = "false_words_64" + {"2,000": ""}.get(images, "_" + images.replace(",", ""))
+        stored = json.loads((REPO / "examples" / "results" / f"{name}.json").read_text(encoding="utf-8"))["results"]
+        found = stored["posterior"]
+        figures = [found["AUROC"], found["visible"]["AUROC"], found["visible"]["of_oracle"]]
+        figures += [found["by_group"]["things made up"]["AUROC"], stored["swap"]["AUROC"]]
+        assert cells == [f"{figure:.3f}" for figure in figures], images
