@@ -127,7 +127,7 @@ class WebPersonConfig(datasets.BuilderConfig):
             raise ValueError(f"twins must be True or False, not {self.twins!r}")
         if self.twins and self.num_test_persons % 2:
             raise ValueError(
-                f"num_test_persons must be even with twins, or the last has none: {self.num_test_persons}"
+                f"twins come in pairs: the number of test persons must be even, got {self.num_test_persons}"
             )
         if not _is_whole(self.seed):
             raise ValueError(f"seed must be a whole number, not {self.seed!r}")

@@ -48,7 +48,7 @@ def query_groups(dataset: datasets.Dataset) -> dict[str, dict[str, np.ndarray]]:
     groups = {WORD: {word: found for word, found in words.items() if len(found) >= fewest}}
     lengths = np.array([len(caption.split()) for caption in captions])
     groups[LENGTH] = {
-        f"{first}-{last}": np.flatnonzero((lengths >= first) & (lengths <= last))
+        f"{first}-{last}" if first < last else f"{first}": np.flatnonzero((lengths >= first) & (lengths <= last))
         for first, last in length_groups(lengths)
     }
     cameras = cameras_of(dataset)

@@ -4,19 +4,17 @@ A worker hands a batch over in memory that both processes see. New memory for ea
 its images are decoded, for the system clears every page of it; so a worker keeps what the Trainer is done with. Any
 other loop over a `DataLoader` can have the same:
 
-shared = SharedBatches(workers=4, slots=4)
+    shared = SharedBatches(workers=4, slots=4)
 
+    def collate(rows):
+        pixels, place = shared.take((len(rows), 384, 128, 3), torch.uint8)
+        for slot, row in zip(pixels, rows, strict=True):
+            slot.numpy()[:] = row["image"].resize((128, 384))
+        return shared.through_pipe({"pixel_values": pixels, "shared_place": place})
 
-def collate(rows):
-    pixels, place = shared.take((len(rows), 384, 128, 3), torch.uint8)
-    for slot, row in zip(pixels, rows, strict=True):
-        slot.numpy()[:] = row["image"].resize((128, 384))
-    return shared.through_pipe({"pixel_values": pixels, "shared_place": place})
-
-
-loader = DataLoader(stream, sampler=stream.order(epoch=0), batch_size=64, num_workers=4, collate_fn=collate)
-for batch in shared.in_turn(loader):
-    ...
+    loader = DataLoader(stream, sampler=stream.order(epoch=0), batch_size=64, num_workers=4, collate_fn=collate)
+    for batch in shared.in_turn(loader):
+        ...
 """
 
 import itertools

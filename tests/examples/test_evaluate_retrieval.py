@@ -517,7 +517,7 @@ def test_twins_are_drawn_and_told_apart_on_request(gadms, tmp_path, capsys):
     assert result["twin_accuracy"] == pytest.approx(vars(expected)) and result["captions"] == 32
     assert f"| gadms | synthetic | {expected.mean:.2f} [" in capsys.readouterr().out.split("## Twins")[1]
     assert run_example(*command, "--num_persons", "7") == 2
-    assert "num_test_persons must be even with twins" in capsys.readouterr().err
+    assert "twins come in pairs: the number of test persons must be even, got 7" in capsys.readouterr().err
     assert run_example(*command, "--split", "validation") == 2
     assert "twins are drawn for test of synthetic, not for validation" in capsys.readouterr().err
 

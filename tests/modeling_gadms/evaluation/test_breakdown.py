@@ -54,7 +54,9 @@ def test_every_group_has_the_figures_of_a_loop_over_all_captions(setting):
                         text = re.sub(rf"(?<![\w-]){re.escape(longer)}(?![\w-])", "", text)
                     inside = re.search(rf"(?<![\w-]){re.escape(group['group'])}(?![\w-])", text) is not None
                 elif group["by"] == LENGTH:
-                    first, last = map(int, group["group"].split("-"))
+                    ends = [int(end) for end in group["group"].split("-")]
+                    assert len(set(ends)) == len(ends), "one length is no range"
+                    first, last = ends[0], ends[-1]
                     inside = first <= len(caption.split()) <= last
                 elif group["by"] == CAMERA:
                     inside = f"_c{group['group']}_" in row["image_path"]
