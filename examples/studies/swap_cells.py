@@ -8,7 +8,8 @@ import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
-from masking_cells import DATA_SEED, hits_by_query, recipe_trainer
+from cell_captions import TOWER_RATE, rows_with_posteriors
+from masking_cells import DATA_SEED, EVIDENCE_STEPS, hits_by_query, recipe_trainer
 from scored_words import drawn_data, load_rows, open_images
 from starting_point import starting_point
 
@@ -19,7 +20,7 @@ from modeling_gadms.noise.caption_trust import swap_contrasts
 from modeling_gadms.noise.word_families import drawn_families
 from modeling_gadms.processing_gadms import GADMSProcessor
 
-CELLS = {"none": 0, "1 swap": 1, "3 swaps": 3}
+CELLS = {"none": 0, "1 swap": 1, "3 swaps": 3, "1 swap, weighted": 1, "3 swaps, weighted": 3}
 WORDS_SEED = 1000  # of the captions whose words are scored, of other persons than those of training and test
 
 
@@ -29,6 +30,13 @@ def twin_gallery(size: tuple[int, int], num_persons: int) -> datasets.Dataset:
     data = WebPerson(config_name="synthetic", seed=DATA_SEED, image_size=size, twins=True, **persons)
     data.download_and_prepare()
     return data.as_dataset(split="test")
+
+
+def with_posteriors(args: argparse.Namespace) -> datasets.Dataset:
+    """The training rows with what a reader of values says of their words, by which swapped copies count."""
+    setting = {"num_persons": args.num_persons, "image_size": args.image_size, "reader_steps": EVIDENCE_STEPS}
+    reading = argparse.Namespace(**setting, output_dir=args.output_dir)
+    return rows_with_posteriors(args.noise_rate, reading, setting | {"tower_learning_rate": TOWER_RATE})[0]
 
 
 @torch.no_grad()
@@ -47,6 +55,8 @@ def train_cell(cell: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
     data = drawn_data(size, args.num_persons, args.noise_rate, DATA_SEED)
     model, processor = starting_point(args.from_scratch, seed, size)
     train, test = (data.as_dataset(split=split) for split in ("train", "test"))
+    if cell.endswith("weighted"):
+        train = with_posteriors(args)
     trainer = recipe_trainer(
         "none",
         seed,

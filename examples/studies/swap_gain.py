@@ -1,6 +1,6 @@
 """Study: does training against captions with one word swapped help to tell persons, and false words?
 
-    python examples/studies/swap_gain.py                       # nine trainings, a minute to three each
+    python examples/studies/swap_gain.py                       # fifteen trainings, a minute to three each
     python examples/studies/swap_gain.py --from_scratch --epochs 8 --learning_rate 1e-3 --output_dir runs/swap_scratch
 
 One recipe without masks, on captions of which 30 % of the attribute words are false, in the cells
@@ -8,6 +8,8 @@ One recipe without masks, on captions of which 30 % of the attribute words are f
 - none: the captions as they are
 - 1 swap, 3 swaps: as many copies of each caption, one word of each swapped for another of its family, as negatives of
   the caption's own image (`--swap_negatives`)
+- weighted: the same, and a copy counts by how likely its word is false, says a reader of values that learnt from the
+  captions; without it, a copy whose swap puts the true word in for a false one is a negative too
 
 R@1 on the usual test persons, and text to image on twins: test persons each beside one who differs in one attribute,
 which the captions name. Words: whether the model itself tells false ones, by how much nearer its image is to the

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dataset_webperson.drawn.attributes import WORDS, value_of_words
 
 sys.path.insert(0, str(EXAMPLES / "studies"))
 
+import cell_captions  # noqa: E402
 import scored_words  # noqa: E402
 import starting_point  # noqa: E402
 import swap_cells  # noqa: E402
@@ -75,18 +77,22 @@ def test_the_study_of_swaps_writes_its_tables(tmp_path, monkeypatch):
         return data
 
     def spied(*args, swap_negatives, **options):
-        trained.append(swap_negatives)
+        trained.append((swap_negatives, "caption2_posterior" in args[4].column_names))
         return recipe(*args, swap_negatives=swap_negatives, **options)
 
     recipe = swap_cells.recipe_trainer
-    monkeypatch.delitem(swap_cells.CELLS, "1 swap")
+    for cell in ("1 swap", "1 swap, weighted"):
+        monkeypatch.delitem(swap_cells.CELLS, cell)
+    monkeypatch.setattr(cell_captions, "drawn_data", drawn)
+    monkeypatch.setattr(swap_cells, "EVIDENCE_STEPS", 2)
+    monkeypatch.setattr(cell_captions, "train_value_reader", partial(cell_captions.train_value_reader, batch_size=16))
     monkeypatch.setattr(swap_cells, "recipe_trainer", spied)
     monkeypatch.setattr(swap_cells, "drawn_data", drawn)
     options = ["--seeds", "0", "--num_persons", "32", "--num_twins", "8", "--num_scored", "3"]
     options += ["--output_dir", str(tmp_path / "run"), "--results_dir", str(tmp_path / "results")]
     for _ in range(2):  # the second time all is kept
         assert not swap_gain.main(options)
-    assert trained == [0, 3]
+    assert trained == [(0, False), (3, False), (3, True)]
     found = json.loads((tmp_path / "results" / "swap_gain.json").read_text())["results"]
     kept = {cell: json.loads((tmp_path / "run" / f"{cell.replace(' ', '_')}_0.json").read_text()) for cell in found}
     assert kept["none"]["values"]["above"] and len(kept["none"]["values"]["twins"]) == 32
