@@ -1,5 +1,6 @@
 """Everything that is checked and measured on a GPU runs on the CPU, in miniature."""
 
+import contextlib
 import json
 import sys
 
@@ -100,6 +101,51 @@ def test_a_step_that_waits_for_the_device_and_time_that_is_over_are_told(tmp_pat
     found = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
     assert found["one"] == found["two"] == [{"part": "x"}], "what was begun is kept"
     assert found["three"] == [{"left out": "3 minutes were over: try fewer --steps"}]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_step_runs_where_waiting_is_an_error_and_only_there(monkeypatch, waits):
+    modes = ["default"]
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def step():
+        assert modes[-1] == "error"
+        if waits:
+            raise RuntimeError("called a synchronizing\nCUDA operation")
+
+    found = steps.waits_for_device(torch.device("cuda"), step)
+    assert found == ("called a synchronizing CUDA operation" if waits else "no") and modes[-1] == "default"
+
+
+def test_a_recorded_walk_is_warmed_up_off_the_stream_of_all_and_then_replayed(monkeypatch):
+    """By stand-ins for the streams and the graph of a CUDA device."""
+    happened = []
+
+    class Stream:
+        def wait_stream(self, other):
+            happened.append("waited")
+
+    class Graph:
+        def replay(self):
+            happened.append("replayed")
+
+    @contextlib.contextmanager
+    def within(name):
+        happened.append(name)
+        yield
+        happened.append(f"{name} ends")
+
+    everybody = Stream()
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: everybody)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: within("stream"))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: within("graph"))
+    replayed = walks.recorded(lambda: happened.append("work") or torch.ones(2))
+    warm = ["waited", "stream", "work", "work", "work", "stream ends", "waited"]
+    assert happened == [*warm, "graph", "work", "graph ends"]
+    assert torch.equal(replayed(), torch.ones(2)) and replayed() is replayed()
+    assert happened[10:] == ["replayed"] * 3
 
 
 def test_on_a_slow_device_fewer_steps_are_timed(monkeypatch, tmp_path):
