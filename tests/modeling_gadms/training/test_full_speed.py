@@ -155,7 +155,8 @@ def a_device(monkeypatch):
     """The CPU taken for a device."""
     monkeypatch.setattr("modeling_gadms.training.trainer.on_host", lambda tensor: False)
     monkeypatch.setattr("modeling_gadms.training.watched_loss.on_host", lambda tensor: False)
-    monkeypatch.setattr(torch, "get_device_module", lambda device: SimpleNamespace(Event=Event))
+    module = SimpleNamespace(Event=Event, is_available=lambda: False)  # which torch asks for as well
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
     monkeypatch.setattr(Event, "happened", [])
 
 
