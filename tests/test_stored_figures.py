@@ -77,14 +77,14 @@ def test_the_baselines_of_false_words_are_those_that_were_measured():
     assert command in stored
 
 
-def test_what_more_images_are_worth_to_the_reader_is_what_was_measured():
+def test_what_more_images_and_pixels_are_worth_to_the_reader_is_what_was_measured():
     card = (REPO / "modeling_gadms" / "false_words" / "README.md").read_text(encoding="utf-8")
-    table = [line.strip("| ").split(" | ") for line in card.splitlines() if line.count("|") == 8]
-    assert [cells[0] for cells in table[2:]] == ["2,000", "8,000", "16,000"]
-    for images, _, *cells in table[2:]:
-        name = "false_words_64" + {"2,000": ""}.get(images, "_" + images.replace(",", ""))
+    _, _, *table = (line.strip("| ").split(" | ") for line in card.splitlines() if line.count("|") == 9)
+    assert len(table) >= 4
+    for size, images, _, *cells in table:
+        name = "_".join([f"false_words_{size.split()[0]}", *([] if images == "2,000" else [images.replace(",", "")])])
         stored = json.loads((REPO / "examples" / "results" / f"{name}.json").read_text(encoding="utf-8"))["results"]
         found = stored["posterior"]
         figures = [found["AUROC"], found["visible"]["AUROC"], found["visible"]["of_oracle"]]
         figures += [found["by_group"]["things made up"]["AUROC"], stored["swap"]["AUROC"]]
-        assert cells == [f"{figure:.3f}" for figure in figures], images
+        assert cells == [f"{figure:.3f}" for figure in figures], name
