@@ -16,7 +16,6 @@ from transformers import set_seed
 
 from dataset_webperson import DataError
 from dataset_webperson.files import write_json
-from modeling_gadms.evaluation.encoding import RetrievalSet
 from modeling_gadms.evaluation.metrics import evaluate_embeddings, query_values
 from modeling_gadms.modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.noise.patch_evidence import HIDDEN, hide_words, train_patch_evidence
@@ -135,13 +134,6 @@ def train_cell(
     logged = [entry for entry in trainer.state.log_history if "hidden_rate" in entry]
     rates = {name: float(np.mean([entry[name] for entry in logged])) for name in SHARES} if logged else {}
     return {"steps": trainer.state.global_step, **rates, "values": values, "persons": found.person_ids["t2i"].tolist()}
-
-
-def hits_by_query(measured: RetrievalSet) -> dict[str, dict[str, list]]:
-    """R@1 of each query of both ways, and whose it is."""
-    found = evaluate_embeddings(measured, num_resamples=100)
-    values = {way: np.round(query_values(ranks)["R@1"], 3).tolist() for way, ranks in found.ranks.items()}
-    return {"values": values, "persons": {way: found.person_ids[way].tolist() for way in values}}
 
 
 def kept_cell(file: str, setting: dict, train: Callable[[], dict]) -> dict:

@@ -5,12 +5,15 @@ import os
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from cell_captions import HIDDEN, captions_of
-from masking_cells import DATA_SEED, hits_by_query, recipe_trainer
+from masking_cells import DATA_SEED, recipe_trainer
 from scored_words import drawn_data
 from starting_point import starting_point
 
+from modeling_gadms.evaluation.encoding import RetrievalSet
+from modeling_gadms.evaluation.metrics import evaluate_embeddings, query_values
 from modeling_gadms.modeling_gadms import GADMSForPreTraining
 
 
@@ -60,3 +63,10 @@ def train_cell(
     trainer.train()
     trainer.evaluate()
     return hits_by_query(trainer.measured) | {"rows": len(train)}
+
+
+def hits_by_query(measured: RetrievalSet) -> dict[str, dict[str, list]]:
+    """R@1 of each query of both ways, and whose it is."""
+    found = evaluate_embeddings(measured, num_resamples=100)
+    values = {way: np.round(query_values(ranks)["R@1"], 3).tolist() for way, ranks in found.ranks.items()}
+    return {"values": values, "persons": {way: found.person_ids[way].tolist() for way in values}}

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from cell_captions import TOWER_RATE, rows_with_posteriors
-from masking_cells import DATA_SEED, EVIDENCE_STEPS, hits_by_query, recipe_trainer
+from masking_cells import DATA_SEED, EVIDENCE_STEPS, recipe_trainer
+from repair_cells import hits_by_query
 from scored_words import drawn_data, load_rows, open_images
 from starting_point import starting_point
 
