@@ -25,7 +25,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPTextModel, PreTrainedConfig
+from transformers import CLIPTextModel
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from .towers_gadms import (
@@ -199,7 +199,8 @@ def gradient_attention_scores(
         )
         if walking.shape != pooled.shape:  # all tokens walked, one is pooled
             gradients, attentions = ([one[rows, pooled] for one in each] for each in (gradients, attentions))
-        return scores_of_layers(kept, gradients, attentions, pooled, input_ids, config, compiler)[:, :given]
+        valid = valid_tokens(input_ids, config)
+        return scores_of_layers(kept, gradients, attentions, pooled, seen, valid, compiler)[:, :given]
 
 
 def scores_of_layers(
@@ -207,8 +208,8 @@ def scores_of_layers(
     gradients: Sequence[torch.Tensor],
     attentions: Sequence[torch.Tensor],
     pooled: torch.Tensor,
-    input_ids: torch.Tensor,
-    config: PreTrainedConfig,
+    seen: torch.Tensor,
+    valid: torch.Tensor,
     compiler: str | None = None,
 ) -> torch.Tensor:
     """The score of every token, `(B, T)`, float32, from what was found in each layer.
@@ -217,16 +218,14 @@ def scores_of_layers(
         kept: queries, keys and values of each layer, each `(B, T, D)`.
         gradients, attentions: of the pooled tokens, `(B, P, D)` and `(B, P, T)`, as [`eos_pass`] returns them.
         pooled (`torch.Tensor` of shape `(B, P)`): their positions, or `(1, P)`, the same in all captions.
-        input_ids (`torch.Tensor` of shape `(B, T)`): the captions.
-        config: of the text tower.
+        seen, valid: bool `(B, T)`, what the pooled tokens attend to, and the caption's own words.
         compiler (`str`, *optional*): as in [`gradient_attention_scores`].
     """
-    seen, valid = seen_tokens(input_ids, config), valid_tokens(input_ids, config)
-    rows = torch.arange(len(input_ids), device=input_ids.device)[:, None]
-    matrix = pooling_matrix(seen.sum(dim=1).clamp_min(2), input_ids.shape[1])
-    total = torch.zeros(input_ids.shape, device=input_ids.device)
+    rows = torch.arange(len(seen), device=seen.device)[:, None]
+    matrix = pooling_matrix(seen.sum(dim=1).clamp_min(2), seen.shape[1])
+    total = torch.zeros(seen.shape, device=seen.device)
     score = compiled(layer_score, compiler)
-    with torch.autocast(input_ids.device.type, enabled=False):
+    with torch.autocast(seen.device.type, enabled=False):
         pooling = matrix[rows, pooled], matrix
         for qkv, gradient, attention in zip(kept, gradients, attentions, strict=True):
             total += score(qkv, gradient, attention, pooling, seen, valid)

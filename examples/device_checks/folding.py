@@ -12,7 +12,7 @@ from modeling_gadms.token_scores_gadms import (
     scores_of_layers,
     split_heads,
 )
-from modeling_gadms.towers_gadms import eos_positions
+from modeling_gadms.towers_gadms import eos_positions, seen_tokens, valid_tokens
 
 
 def folded_scores(
@@ -44,6 +44,6 @@ def folded_scores(
         text_embeds = projection(text_model.final_layer_norm(hidden_states[rows, eos])).squeeze(1)
         similarity = F.cosine_similarity(image_embeds.float(), text_embeds.float(), dim=-1)
         gradients = torch.autograd.grad(similarity.sum(), outputs)
-    return scores_of_layers(
-        kept, [one[rows, eos] for one in gradients], attentions, eos, input_ids, text_model.config
-    ).detach()
+    at_eos_of_layers = [one[rows, eos] for one in gradients]
+    seen, valid = seen_tokens(input_ids, text_model.config), valid_tokens(input_ids, text_model.config)
+    return scores_of_layers(kept, at_eos_of_layers, attentions, eos, seen, valid).detach()
