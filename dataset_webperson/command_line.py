@@ -81,6 +81,13 @@ class CommandParser(argparse.ArgumentParser):
             self.usage = " ".join(["%(prog)s", *names, "[--name value ...]"])
         return super().format_help()
 
+    def refuse_outside(self, args: argparse.Namespace, **bounds: tuple[float, float | None]) -> None:
+        """End in an error if an option is below the first of its bounds or, where there is a second, above it."""
+        for name, (least, most) in bounds.items():
+            value = getattr(args, name)
+            if value < least or (most is not None and value > most):
+                self.error(f"--{name} must be at least {least}{f' and at most {most}' if most else ''}; got {value}")
+
     def error(self, message: str) -> NoReturn:
         self.exit(MISTAKE, f"{self.prog}: error: {message}; --help lists the options\n")
 

@@ -12,7 +12,7 @@ import sys
 
 import torch
 from device_checks.walks import score_seconds
-from gpu_check import table
+from gpu_check import as_wanted, table
 
 from dataset_webperson.command_line import CommandParser, command
 from modeling_gadms import GADMSConfig
@@ -27,15 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     config = GADMSConfig()
     longest = config.text_config.max_position_embeddings
-    for name, least, most in (("batch_size", 1, None), ("caption_length", 3, longest), ("repeats", 1, None)):
-        value = getattr(args, name)
-        if value < least or (most is not None and value > most):
-            parser.error(f"--{name} must be at least {least}{f' and at most {most}' if most else ''}; got {value}")
+    parser.refuse_outside(args, batch_size=(1, None), caption_length=(3, longest), repeats=(1, None))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{device}, {torch.get_num_threads()} threads, {args.batch_size} captions of {args.caption_length} tokens\n")
     rows = score_seconds(device, config, args.batch_size, args.caption_length, args.repeats)
     print(table(rows))
-    return int(not all(row.get("within", True) for row in rows))
+    return int(not all(map(as_wanted, rows)))
 
 
 if __name__ == "__main__":

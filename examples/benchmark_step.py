@@ -54,10 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     config = base_config(args.tower)
     longest = config.text_config.max_position_embeddings
-    for name, least, most in (("batch_size", 2, None), ("caption_length", 3, longest), ("repeats", 1, None)):
-        value = getattr(args, name)
-        if value < least or (most is not None and value > most):
-            parser.error(f"--{name} must be at least {least}{f' and at most {most}' if most else ''}; got {value}")
+    parser.refuse_outside(args, batch_size=(2, None), caption_length=(3, longest), repeats=(1, None))
 
     model = GADMSForPreTraining(config).train()
     batch = make_batch(config, [args.caption_length] * args.batch_size)

@@ -87,6 +87,10 @@ def run(named: dict[str, Callable[[], Rows]], head: dict[str, Any], output_dir: 
         write_json(os.path.join(output_dir, "gpu_check.json"), found)
         write_text(os.path.join(output_dir, "gpu_check.md"), page(found))
         print(f"\n{title}, {found['seconds'][title]} s\n\n{table(rows)}", flush=True)
+        if start < end < time.perf_counter():
+            print(
+                f"\n{title} ended after {minutes:g} minutes, which counts as a failure: try fewer --steps", flush=True
+            )
     return failed
 
 
@@ -125,10 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     config = GADMSConfig()
     longest = config.text_config.max_position_embeddings
-    for name, least, most in (("batch_size", 2, None), ("steps", 1, None), ("caption_length", 8, longest)):
-        value = getattr(args, name)
-        if value < least or (most is not None and value > most):
-            parser.error(f"--{name} must be at least {least}{f' and at most {most}' if most else ''}; got {value}")
+    # the loader's rate begins after its first step
+    parser.refuse_outside(args, batch_size=(2, None), steps=(2, None), caption_length=(8, longest))
     if not torch.cuda.is_available():
         print("skipped: no CUDA device")
         return 0

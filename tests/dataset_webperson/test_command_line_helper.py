@@ -91,3 +91,18 @@ def test_what_a_worker_of_a_loader_raises_is_one_line_too(capsys):
     assert command(lambda: list(DataLoader(Broken(), num_workers=1)) and None)() == 2
     assert capsys.readouterr().err == "error: row 3: broken; replace it\n"
     assert in_one_line(ValueError("two\nlines")) == "two lines"
+
+
+@pytest.mark.parametrize(
+    ("count", "ending"), [(0, "at least 1 and at most 5; got 0"), (6, "at least 1 and at most 5; got 6")]
+)
+def test_a_number_outside_its_bounds_is_named(count, ending, capsys):
+    args = parser().parse_args(["--num_workers", str(count)])
+    with pytest.raises(SystemExit) as stop:
+        parser().refuse_outside(args, num_workers=(1, 5))
+    assert stop.value.code == 2 and f"--num_workers must be {ending};" in capsys.readouterr().err
+    for inside in (1, 5):
+        args.num_workers = inside
+        parser().refuse_outside(args, num_workers=(1, 5))
+    args.num_workers = 6
+    parser().refuse_outside(args, num_workers=(1, None))

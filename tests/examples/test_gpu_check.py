@@ -84,7 +84,7 @@ def test_a_part_that_fails_or_is_out_of_bounds_is_told_and_the_others_run(tmp_pa
     assert "no such kernel" in capsys.readouterr().err
 
 
-def test_a_step_that_waits_for_the_device_and_time_that_is_over_are_told(tmp_path, monkeypatch):
+def test_a_step_that_waits_for_the_device_and_time_that_is_over_are_told(tmp_path, monkeypatch, capsys):
     named = {
         "one": lambda: [{"step": "x", "waits for the device": "called a synchronizing operation"}],
         "two": lambda: [{"step": "x", "waits for the device": one} for one in steps.NO_WAIT],
@@ -97,9 +97,12 @@ def test_a_step_that_waits_for_the_device_and_time_that_is_over_are_told(tmp_pat
         now[0] += 100
         return [{"part": "x"}]
 
-    assert gpu_check.run({"one": slow, "two": slow, "three": slow}, {"card": "cpu"}, str(tmp_path), minutes=3) == 2
+    three = {"one": slow, "two": slow, "three": slow}
+    assert gpu_check.run(three, {"card": "cpu"}, str(tmp_path), minutes=3) == 2, "late, and left out"
     found = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
     assert found["one"] == found["two"] == [{"part": "x"}], "what was begun is kept"
+    printed = capsys.readouterr().out
+    assert "\ntwo ended after 3 minutes, which counts as a failure" in printed and printed.count("counts as") == 1
     assert found["three"] == [{"left out": "3 minutes were over: try fewer --steps"}]
 
 
