@@ -4,7 +4,7 @@
     python examples/studies/masking_table.py --noise_rates 0.3 0.5
     python examples/studies/masking_table.py --noise_rates 0.0 0.3 0.5 --only_finished  # one table
     python examples/studies/masking_table.py --noise_rates 0.3 --epochs 4 --decoder_epochs 8 \\
-        --cells none "random MTP" "gass MTP" --output_dir runs/warm_decoder             # four minutes for each cell
+        --cells none "random MTP" "gass MTP" --output_dir runs/warm_decoder             # minutes for each
 
 From the same small CLIP, the same number of steps on drawn pedestrians with false words, tested on the same persons:
 

@@ -1,6 +1,6 @@
 """Study: does training against captions with one word swapped help to tell persons, and false words?
 
-    python examples/studies/swap_gain.py                       # fifteen trainings, a minute to three each
+    python examples/studies/swap_gain.py                       # a reader and fifteen trainings, minutes each
     python examples/studies/swap_gain.py --from_scratch --epochs 8 --learning_rate 1e-3 --output_dir runs/swap_scratch
 
 One recipe without masks, on captions of which 30 % of the attribute words are false, in the cells
