@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     config = GADMSConfig()
     longest = config.text_config.max_position_embeddings
-    parser.refuse_outside(args, batch_size=(1, None), caption_length=(3, longest), repeats=(1, None))
+    # the one word of three tokens scores 0 in every way
+    parser.refuse_outside(args, batch_size=(1, None), caption_length=(4, longest), repeats=(1, None))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{device}, {torch.get_num_threads()} threads, {args.batch_size} captions of {args.caption_length} tokens\n")
     rows = score_seconds(device, config, args.batch_size, args.caption_length, args.repeats)
