@@ -10,9 +10,9 @@ from repair_words import CAPTIONS
 from tqdm.auto import trange
 
 from modeling_gadms.modeling_gadms import GADMSModel, pooled
-from modeling_gadms.noise.caption_trust import text_embeds
+from modeling_gadms.noise.caption_trust import text_embeds, with_each_value
 from modeling_gadms.noise.repaired_captions import alternatives, count_words
-from modeling_gadms.noise.rewriting import POSTERIOR, certain, repaired
+from modeling_gadms.noise.rewriting import POSTERIOR
 from modeling_gadms.noise.word_families import Family, SaidWord, said_words
 from modeling_gadms.processing_gadms import GADMSProcessor
 from modeling_gadms.tokenization_gadms import clean_caption
@@ -50,12 +50,7 @@ def swapped_posteriors(
                 caption = clean_caption(part[name][row])
                 told = {name: caption, f"{name}_words": part[f"{name}_words"][row]}
                 for word in said_words(told, name, families):
-                    rivals = [
-                        caption
-                        if value == word.value
-                        else repaired(caption, [certain(word.start, word.end, words[0])])
-                        for value, words in families[word.family].values.items()
-                    ]
+                    rivals = list(with_each_value(caption, word, families[word.family]).values())
                     asked.append((row, name, word, caption[word.start : word.end], rivals))
         embeds = text_embeds(model, processor, [caption for *_, rivals in asked for caption in rivals])
         for row, name, word, text, rivals in asked:

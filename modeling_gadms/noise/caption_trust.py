@@ -11,7 +11,7 @@ from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 from ..tokenization_gadms import clean_caption
 from .rewriting import certain, repaired
-from .word_families import Family, said_words
+from .word_families import Family, SaidWord, said_words
 
 TEXTS = 500  # in one pass of the text tower
 ADJECTIVES = "color", "length", "pattern", "sleeve"  # attributes whose words want a noun after them
@@ -81,8 +81,8 @@ def swap_contrasts(
     for caption, listed in zip(captions, rows[f"{name}_words"], strict=True):
         rivals.append({})
         for word in said_words({name: caption, f"{name}_words": listed}, name, families):
-            others = [words[0] for value, words in families[word.family].values.items() if value != word.value]
-            rivals[-1][word.start] = [repaired(caption, [certain(word.start, word.end, one)]) for one in others]
+            versions = with_each_value(caption, word, families[word.family])
+            rivals[-1][word.start] = [text for value, text in versions.items() if value != word.value]
     swapped = [text for own in rivals for texts in own.values() for text in texts]
     embeds, temperature = text_embeds(model, processor, [*captions, *swapped]), model.config.temperature
     found: list[list[float | None]] = []
@@ -97,6 +97,19 @@ def swap_contrasts(
                 odds.append(None)
         found.append(odds)
     return found
+
+
+def with_each_value(caption: str, word: SaidWord, family: Family) -> dict[str, str]:
+    """The caption by the value that stands in the word's place: its own as it is, others by the first of their words.
+
+    >>> from modeling_gadms.noise.word_families import drawn_families
+    >>> with_each_value("a red coat", SaidWord(2, 5, "coat.color", "red"), drawn_families()["coat.color"])["orange"]
+    'an orange coat'
+    """
+    return {
+        value: caption if value == word.value else repaired(caption, [certain(word.start, word.end, words[0])])
+        for value, words in family.values.items()
+    }
 
 
 def text_embeds(model: GADMSModel, processor: GADMSProcessor, texts: Sequence[str]) -> dict[str, torch.Tensor]:
