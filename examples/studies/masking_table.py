@@ -27,7 +27,7 @@ import sys
 import numpy as np
 from cell_masks import CELLS
 from masking_cells import kept_cell, train_cell
-from study_report import RESULTS, error_bars, interval, pyplot, save_study, table
+from study_report import RESULTS, error_bars, interval, pyplot, refuse_unfinished, save_study, table
 from warm_decoder import warm_decoder
 
 from dataset_webperson.command_line import CommandParser, command
@@ -101,6 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.decoder_epochs:
         setting["decoder_epochs"] = args.decoder_epochs
         os.makedirs(args.output_dir, exist_ok=True)
+        if args.only_finished:
+            refuse_unfinished(*(os.path.join(args.output_dir, f"decoder_{noise}.json") for noise in args.noise_rates))
         for noise in args.noise_rates:
             decoders[noise], learnt[noise] = warm_decoder(noise, args)
     cells = {}

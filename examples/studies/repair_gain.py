@@ -40,7 +40,7 @@ from repair_cells import train_cell
 from repair_report import draw, summarize, written
 from repair_words import detection
 from seeds import add_recipe
-from study_report import save_study
+from study_report import refuse_unfinished, save_study
 
 from dataset_webperson.command_line import CommandParser, command
 
@@ -61,6 +61,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 @command
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
+    if args.only_finished:
+        refuse_unfinished(*(os.path.join(args.output_dir, f"posteriors_{rate}.json") for rate in args.noise_rates))
     datasets.disable_progress_bars()
     os.makedirs(args.output_dir, exist_ok=True)
     names = ("epochs", "num_persons", "image_size", "learning_rate", "from_scratch")

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import matplotlib
 import numpy as np
 
+from dataset_webperson import DataError
 from dataset_webperson.files import replacing, write_json
 
 matplotlib.use("Agg")
@@ -40,6 +41,17 @@ def _without_folder(arguments: list[str]) -> list[str]:
         return arguments
     place = arguments.index("--results_dir")
     return arguments[:place] + arguments[place + 2 :]
+
+
+def refuse_unfinished(*files: str) -> None:
+    """Refuse a table of what is finished where a study has left nothing to make it of.
+
+    Raises:
+        DataError: names the first file that is missing.
+    """
+    for file in files:
+        if not os.path.exists(file):
+            raise DataError(f"{file}: missing, so nothing is finished here; run the study without --only_finished")
 
 
 def table(head: list[str], rows: list[list]) -> str:

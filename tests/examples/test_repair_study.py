@@ -76,6 +76,12 @@ def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, cap
     )
 
 
+def test_a_table_of_what_is_finished_learns_nothing(tmp_path, capsys):
+    assert repair_gain.main(["--only_finished", "--output_dir", str(tmp_path / "run")]) == 2
+    assert "posteriors_0.3.json: missing, so nothing is finished here" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_oracle_says_what_is_true_and_leaves_what_is_made_up(drawn, monkeypatch):
     monkeypatch.setattr(cell_captions, "drawn_data", drawn)
     rows = drawn((64, 32), 32, 0.5, 42).as_dataset(split="train")

@@ -352,6 +352,10 @@ def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, mon
     assert masking_table.main() == 2
     assert "was made with another setting" in capsys.readouterr().err
 
+    monkeypatch.setattr(sys, "argv", [*argv, "--decoder_epochs", "1", "--only_finished"])
+    assert masking_table.main() == 2  # and no decoder learns for it
+    assert "decoder_0.3.json: missing, so nothing is finished here" in capsys.readouterr().err
+
 
 def test_scores_are_measured_before_training_and_after_each_epoch(tmp_path, monkeypatch, few):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
