@@ -25,6 +25,7 @@ import sys
 from typing import Any
 
 import datasets
+import torch
 
 from dataset_webperson import DataError
 from dataset_webperson.command_line import CommandParser, command
@@ -62,6 +63,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--tower_learning_rate", type=float, default=5e-4, help="of their image towers; a large tower wants 1e-5"
     )
     parser.add_argument("--families", help="JSON of words that stand in each other's place (default: of attributes)")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="that methods compute on (default: a GPU where there is one)",
+    )
     parser.add_argument("--oracle_persons", type=int, default=6000, help="drawn for the oracle to be taught")
     parser.add_argument("--output_file", default="runs/false_words", help="of the results (default: %(default)s)")
     args = parser.parse_args(arguments)
@@ -90,7 +96,8 @@ def scores_of_methods(args: argparse.Namespace, data: datasets.DatasetDict) -> d
         return {}
     first = data["test"][0]["image"]
     model, processor = load_starting_point(args.model_name_or_path, (first.height, first.width))
-    gadms, decoder = model.gadms.eval(), model.eval() if has_decoder(args.model_name_or_path) else None
+    model = model.to(args.device).eval()
+    gadms, decoder = model.gadms, model if has_decoder(args.model_name_or_path) else None
     for name in methods:
         refuse_method(name, gadms, data["test"], decoder)
     evidence = reader = None

@@ -50,22 +50,30 @@ class AttributeOracle(nn.Module):
         return [head(hidden) for head in self.heads]
 
 
-def train_oracle(image_size: tuple[int, int], num_persons: int, epochs: int, seed: int = 0) -> AttributeOracle:
+def train_oracle(
+    image_size: tuple[int, int],
+    num_persons: int,
+    epochs: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> AttributeOracle:
     """Teach the true attributes of drawn persons; none of them is in a benchmark, whose persons are of `train`.
 
     Args:
         num_persons (`int`): drawn in one view each, and shown mirrored every other time.
         epochs (`int`): times that each is seen.
-        seed (`int`): of the persons, the weights and the order; torch's global generator is left alone.
+        seed (`int`): of the persons, the weights and the order; torch's global generators are left alone.
+        device (`torch.device`): to learn on; the pictures stay in memory.
     """
     options: dict[str, Any] = {"image_size": image_size, "views_per_person": 1, "noise_rate": 0.0, "seed": seed}
     rows = list(generate_rows("validation", 0, num_persons, **options))
     pixels = _pixels([Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows])
     truths = [json.loads(row["attributes"]) for row in rows]
     targets = torch.tensor([[VALUES[name].index(truth[name]) for name in VALUES] for truth in truths])
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        oracle = AttributeOracle(image_size)
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws there
+        torch.manual_seed(seed)
+        oracle = AttributeOracle(image_size).to(device)
         optimizer = torch.optim.AdamW(oracle.parameters(), weight_decay=1e-2)
         batches = -(-num_persons // BATCH_SIZE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=epochs * batches)
@@ -73,8 +81,8 @@ def train_oracle(image_size: tuple[int, int], num_persons: int, epochs: int, see
             for chosen in torch.randperm(num_persons).tensor_split(batches):
                 shown = pixels[chosen].float() / 255
                 shown = torch.where(torch.rand(len(chosen), 1, 1, 1) < 0.5, shown.flip(-1), shown)
-                logits = oracle(shown)
-                losses = [F.cross_entropy(one, targets[chosen, n]) for n, one in enumerate(logits)]
+                logits, truth = oracle(shown.to(device)), targets[chosen].to(device)
+                losses = [F.cross_entropy(one, truth[:, n]) for n, one in enumerate(logits)]
                 optimizer.zero_grad()
                 torch.stack(losses).sum().backward()
                 optimizer.step()
@@ -91,9 +99,11 @@ def oracle_trust(
     Args:
         rows: a batch of rows with the columns `name` and `<name>_words`, each a list as long as `images`.
     """
-    pixels = _pixels(images).float() / 255
+    pixels = _pixels(images).to(next(oracle.parameters()).device).float() / 255
     seen, mirrored = oracle(pixels), oracle(pixels.flip(-1))
-    means = [(one.softmax(dim=-1) + other.softmax(dim=-1)) / 2 for one, other in zip(seen, mirrored, strict=True)]
+    means = [
+        ((one.softmax(dim=-1) + other.softmax(dim=-1)) / 2).cpu() for one, other in zip(seen, mirrored, strict=True)
+    ]
     probabilities = dict(zip(VALUES, means, strict=True))
     found: list[list[float | None]] = []
     for row, (caption, words) in enumerate(zip(rows[name], rows[f"{name}_words"], strict=True)):

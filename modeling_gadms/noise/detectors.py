@@ -71,7 +71,7 @@ def word_suspicions(
 
     Args:
         method (`str`): one of `METHODS`.
-        model ([`GADMSModel`]): in evaluation mode.
+        model ([`GADMSModel`]): in evaluation mode, on the device to compute on, as what else is given.
         processor ([`GADMSProcessor`]): its processor.
         test (`datasets.Dataset`): with columns `caption1_words`, ...
         evidence ([`PatchEvidence`], *optional*): for the methods of `WITH_EVIDENCE`, learnt from other captions.
@@ -95,7 +95,7 @@ def word_suspicions(
         return _filled(_doubts(reader, processor, test, families))
     if method == ORACLE:
         first = test[0]["image"]
-        oracle = train_oracle((first.height, first.width), oracle_persons, ORACLE_EPOCHS)
+        oracle = train_oracle((first.height, first.width), oracle_persons, ORACLE_EPOCHS, device=model.device)
     found: Found = []
     for start in range(0, len(test), batch_size):
         part = test[start : start + batch_size]
@@ -103,12 +103,12 @@ def word_suspicions(
         if method == ORACLE:
             trust = functools.partial(oracle_trust, oracle, part["image"], part)
         else:
-            pixels = processor(images=part["image"], return_tensors="pt")["pixel_values"]
+            pixels = processor(images=part["image"], return_tensors="pt")["pixel_values"].to(model.device)
             if method in OF_CAPTIONS:
                 trust = _caption_scorer(method, model, processor, pixels, part, families)
             else:
                 tokens = _token_scorer(method, model, pixels, evidence, decoder)
-                trust = functools.partial(_of_words, tokens, processor, PREFIXES.get(method, ""), part)
+                trust = functools.partial(_of_words, tokens, processor, model.device, PREFIXES.get(method, ""), part)
         by_column = [trust(name) for name in caption_columns(part)]
         found += [one for row in zip(*by_column, strict=True) for one in row]
     return _filled([[None if trust is None else -trust for trust in one] for one in found])
@@ -143,7 +143,7 @@ def _caption_scorer(
     families: Mapping[str, Family],
 ) -> Callable[[str], Found]:
     """What gives the trust in the words of a column, by whole texts."""
-    images = F.normalize(pooled(model.get_image_features(pixels, return_dict=True)), dim=-1)
+    images = F.normalize(pooled(model.get_image_features(pixels, return_dict=True)), dim=-1).cpu()  # as texts are
     if method == "phrase":
         return functools.partial(phrase_cosines, model, processor, images, part)
     return functools.partial(swap_contrasts, model, processor, images, part, families=families)
@@ -172,7 +172,14 @@ def _token_scorer(
 
 
 @torch.no_grad()
-def _of_words(scores: TokenScores, processor: GADMSProcessor, prefix: str, part: dict[str, Any], name: str) -> Found:
+def _of_words(
+    scores: TokenScores,
+    processor: GADMSProcessor,
+    device: torch.device,
+    prefix: str,
+    part: dict[str, Any],
+    name: str,
+) -> Found:
     """Means over the tokens of each listed word; the prefix before each caption is not scored."""
     captions = [prefix + caption for caption in part[name]]
     encoded = processor.tokenizer(
@@ -184,7 +191,7 @@ def _of_words(scores: TokenScores, processor: GADMSProcessor, prefix: str, part:
         for number, word in enumerate(listed):
             inside = (starts[row] >= word["start"]) & (starts[row] < word["end"]) & (ends[row] > starts[row])
             words[row, inside] = number
-    trusted = scores(encoded["input_ids"], words)
+    trusted = scores(encoded["input_ids"].to(device), words.to(device)).cpu()
     return [
         [own[inside].mean().item() if (inside := of_row == n).any() else None for n in range(len(listed))]
         for own, of_row, listed in zip(trusted, words, part[f"{name}_words"], strict=True)

@@ -22,8 +22,8 @@ PASSES = 4  # of the decoder, each with a quarter of the words masked
 
 def random_scores(model: GADMSModel, pixel_values: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
     """Chance, the same for the same captions."""
-    generator = torch.Generator().manual_seed(zlib.crc32(input_ids.numpy().tobytes()))
-    return torch.rand(input_ids.shape, generator=generator)
+    generator = torch.Generator().manual_seed(zlib.crc32(input_ids.cpu().numpy().tobytes()))
+    return torch.rand(input_ids.shape, generator=generator).to(input_ids.device)
 
 
 @torch.no_grad()
@@ -77,12 +77,12 @@ def clip4dm(model: GADMSModel, pixel_values: torch.Tensor, input_ids: torch.Tens
     last = layers[-CLIP4DM_LAYERS:]
     with torch.no_grad():
         image_embeds = pooled(model.get_image_features(pixel_values, return_dict=True))
-        rows, eos = torch.arange(len(input_ids)), eos_positions(input_ids, config)
-        at_eos = torch.arange(input_ids.shape[1]) == eos[:, None]
+        rows, eos = torch.arange(len(input_ids), device=input_ids.device), eos_positions(input_ids, config)
+        at_eos = torch.arange(input_ids.shape[1], device=input_ids.device) == eos[:, None]
         after_eos = ~seen_tokens(input_ids, config)
         eos_hidden, kept = cached_text_pass(text_model, layers, len(last), input_ids, rows, eos)
         found = eos_pass(text_model, model.text_projection, last, image_embeds, eos_hidden, kept, at_eos, after_eos)
-        total = torch.zeros(input_ids.shape)
+        total = torch.zeros(input_ids.shape, device=input_ids.device)
         for layer, (queries, keys, values), gradient in zip(last, kept, found[0], strict=True):
             parts = queries[rows, eos][:, None], keys, values, gradient[:, None]
             query, key, value, slope = (split_heads(part, layer.self_attn.head_dim) for part in parts)
@@ -102,7 +102,7 @@ def patch_concentration(evidence: PatchEvidence, keys: torch.Tensor, input_ids: 
         keys (`torch.Tensor` of shape `(B, S, D)`): of the images, from `PatchEvidence.keys`.
         input_ids (`torch.Tensor` of shape `(B, T)`): one caption per image.
     """
-    scores = torch.zeros(input_ids.shape)
+    scores = torch.zeros(input_ids.shape, device=input_ids.device)
     rows, places = valid_tokens(input_ids, evidence.tower.config.text_config).nonzero(as_tuple=True)
     queries = evidence.queries(input_ids, rows, places)
     for row in range(len(keys)):
@@ -130,7 +130,7 @@ def decoder_surprise(
     """
     config = model.config.text_config
     own, valid = seen_tokens(input_ids, config), valid_tokens(input_ids, config)
-    surprise = torch.zeros(input_ids.shape)
+    surprise = torch.zeros(input_ids.shape, device=input_ids.device)
     for number in range(num_passes):
         hidden = valid & (passes == number)
         masked = torch.where(hidden, model.config.mask_token_id, input_ids)

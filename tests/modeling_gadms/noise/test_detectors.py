@@ -1,5 +1,6 @@
 """Scores of words against slow arithmetic: one caption, one token and one rival text at a time."""
 
+import copy
 import io
 import itertools
 import json
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from other_device import NAME, OtherDevice
 from PIL import Image
 from tiny import COLOURS, tiny_captions, tiny_images, tiny_model, tiny_processor, tiny_rows
 
@@ -21,9 +23,11 @@ from modeling_gadms.noise.attribute_oracle import VALUES, oracle_trust, train_or
 from modeling_gadms.noise.caption_trust import phrase_around
 from modeling_gadms.noise.detectors import METHODS, refuse_method, word_suspicions
 from modeling_gadms.noise.joined_scores import logistic_weights, two_fold_probabilities
-from modeling_gadms.noise.patch_evidence import PatchEvidence
+from modeling_gadms.noise.patch_evidence import PatchEvidence, train_patch_evidence
 from modeling_gadms.noise.score_tables import figures, written
 from modeling_gadms.noise.token_trust import clip4dm, nearest_patch, patch_concentration
+from modeling_gadms.noise.value_reader import train_value_reader
+from modeling_gadms.noise.word_families import drawn_families
 from modeling_gadms.noise.word_groups import by_group, word_groups
 
 
@@ -227,6 +231,32 @@ def test_every_method_gives_a_number_for_each_word_and_refuses_what_it_cannot_re
     finally:
         model.gadms.config.text_config.model_type = kept
     assert {"phrase", "swap", "entropy", "evidence", "posterior"} < set(METHODS)
+
+
+def test_every_method_gives_the_same_on_another_device(pretrained, rows, monkeypatch):
+    """What is learnt for them is learnt there as well."""
+    monkeypatch.setattr("modeling_gadms.noise.detectors.ORACLE_EPOCHS", 1)
+    processor, rows = pretrained[1], rows.add_column("attributes", ["{}"] * len(rows))
+    families = drawn_families()
+
+    def scores(device):
+        model = copy.deepcopy(pretrained[0]).to(device)
+        learning = {"steps": 2, "tower_learning_rate": 1e-3, "batch_size": 4, "progress": False}
+        reader = train_value_reader(model.gadms, processor, rows, families, **learning)
+        evidence = train_patch_evidence(model.gadms, processor, rows, **learning)
+        assert {one.device.type for one in (model.gadms, evidence.tower, reader.tower)} == {device}
+        options = {"decoder": model, "oracle_persons": 64, "families": families}
+        return {
+            method: word_suspicions(method, model.gadms, processor, rows, evidence, reader, **options)
+            for method in METHODS
+        }
+
+    expected = scores("cpu")
+    with OtherDevice():
+        found = scores(NAME)
+    for method in METHODS:
+        for one, other in zip(found[method], expected[method], strict=True):
+            assert one == pytest.approx(other, abs=1e-5), method
 
 
 def some_scores(count=120, seed=0):
