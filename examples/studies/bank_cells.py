@@ -7,7 +7,8 @@ from typing import Any
 
 import datasets
 import numpy as np
-from masking_cells import SMALL_CLIP, recipe_trainer
+from recipe import recipe_trainer
+from starting_point import SMALL_CLIP
 from transformers import ProcessorMixin, set_seed
 
 from dataset_webperson import WebPerson

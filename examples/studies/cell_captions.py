@@ -5,21 +5,19 @@ import os
 from typing import Any
 
 import datasets
-from masking_cells import DATA_SEED, SMALL_CLIP, kept_cell
+from masking_cells import DATA_SEED, EVIDENCE_STEPS, kept_cell
 from mended_captions import caption_of, mostly_doubted
 from repair_words import CAPTIONS
 from scored_words import drawn_data
+from starting_point import DEVICE, starting_point
 from swapped_posteriors import swapped_posteriors
-from transformers import set_seed
 
 from modeling_gadms.noise.kept_evidence import kept
 from modeling_gadms.noise.repaired_captions import FEATURE, add_posteriors, count_words, repair_captions
 from modeling_gadms.noise.rewriting import AS_FOUND, POSTERIOR
 from modeling_gadms.noise.value_reader import ValueReader, train_value_reader
 from modeling_gadms.noise.word_families import drawn_families
-from modeling_gadms.training.starting_points import load_starting_point
 
-TOWER_RATE = 5e-4  # of the reader's image tower
 CELLS = (
     "none",
     "repair",
@@ -39,25 +37,35 @@ LEARNT = "repair", "sample", "sure", "again", "unlikely", "dropped"  # these dep
 HIDDEN = {"unlikely": "unlikely_spans", "hidden": "false_spans", "barred": "false_spans"}  # columns of hidden words
 
 
-def rows_with_posteriors(
-    noise_rate: float, args: argparse.Namespace, setting: dict[str, Any]
-) -> tuple[datasets.Dataset, float]:
+def add_reader(parser: argparse.ArgumentParser) -> None:
+    """The options of what a study reads values with."""
+    parser.add_argument("--reader_steps", type=int, default=EVIDENCE_STEPS, help="batches that the reader learns from")
+    parser.add_argument(
+        "--tower_learning_rate", type=float, default=5e-4, help="of its image tower; a large one wants less"
+    )
+
+
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """What the posteriors depend on."""
+    names = ("num_persons", "image_size", "reader_steps", "tower_learning_rate", "model_name_or_path")
+    return {name: getattr(args, name) for name in names}
+
+
+def rows_with_posteriors(noise_rate: float, args: argparse.Namespace) -> tuple[datasets.Dataset, float]:
     """The training rows with posteriors, and the estimated share of false words."""
     rows = drawn_data(tuple(args.image_size), args.num_persons, noise_rate, DATA_SEED).as_dataset(split="train")
-    return read_rows(rows, f"{noise_rate}", args, setting)
+    return read_rows(rows, f"{noise_rate}", args)
 
 
-def read_rows(
-    rows: datasets.Dataset, name: str, args: argparse.Namespace, setting: dict[str, Any]
-) -> tuple[datasets.Dataset, float]:
+def read_rows(rows: datasets.Dataset, name: str, args: argparse.Namespace) -> tuple[datasets.Dataset, float]:
     """Rows with posteriors of a reader that learnt from them, and the share of false words that it estimates."""
     columns = [f"{caption}_{POSTERIOR}" for caption in CAPTIONS]
 
     def look() -> dict[str, Any]:
-        set_seed(0)
-        model, processor = load_starting_point(SMALL_CLIP, tuple(args.image_size))
+        model, processor = starting_point(False, 0, tuple(args.image_size), args.model_name_or_path)
+        model.gadms.to(DEVICE)
         families = drawn_families()
-        options = (model.gadms, processor, rows, families, args.reader_steps, TOWER_RATE)
+        options = (model.gadms, processor, rows, families, args.reader_steps, args.tower_learning_rate)
         reader = kept(
             os.path.join(args.output_dir, f"reader_{name}.safetensors"),
             model.gadms,
@@ -67,45 +75,41 @@ def read_rows(
         found = add_posteriors(reader, processor, rows, count_words(rows, families))
         return {"share_false": reader.share_false.item(), **found.select_columns(columns).to_dict()}
 
-    cell = kept_cell(os.path.join(args.output_dir, f"posteriors_{name}.json"), setting, look)
+    cell = kept_cell(os.path.join(args.output_dir, f"posteriors_{name}.json"), reading(args), look)
     for column in columns:
         rows = rows.add_column(column, cell[column], feature=FEATURE)
     return rows, cell["share_false"]
 
 
-def read_again(
-    rows: datasets.Dataset, noise_rate: float, args: argparse.Namespace, setting: dict[str, Any]
-) -> datasets.Dataset:
+def read_again(rows: datasets.Dataset, noise_rate: float, args: argparse.Namespace) -> datasets.Dataset:
     """The repaired rows with posteriors of a second reader, which learnt from what the first one has repaired."""
     mended = repair_captions(rows)
     first = [name for name in mended.column_names if name.endswith(f"_{POSTERIOR}") or AS_FOUND in name]
-    return read_rows(mended.remove_columns(first), f"{noise_rate}_again", args, setting)[0]
+    return read_rows(mended.remove_columns(first), f"{noise_rate}_again", args)[0]
 
 
 def swapped_rows(rows: datasets.Dataset, noise_rate: float, args: argparse.Namespace) -> datasets.Dataset:
     """The rows with posteriors by swap contrast under the small CLIP."""
 
     def look() -> dict[str, Any]:
-        model, processor = load_starting_point(SMALL_CLIP, tuple(args.image_size))
-        return swapped_posteriors(model.gadms.eval(), processor, rows, drawn_families(), noise_rate)
+        model, processor = starting_point(False, 0, tuple(args.image_size), args.model_name_or_path)
+        return swapped_posteriors(model.gadms.to(DEVICE).eval(), processor, rows, drawn_families(), noise_rate)
 
-    setting = {"num_persons": args.num_persons, "image_size": args.image_size}
+    setting = {name: getattr(args, name) for name in ("num_persons", "image_size", "model_name_or_path")}
     cell = kept_cell(os.path.join(args.output_dir, f"swapped_{noise_rate}.json"), setting, look)
     for column in [f"{caption}_{POSTERIOR}" for caption in CAPTIONS]:
         rows = rows.remove_columns(column).add_column(column, cell[column], feature=FEATURE)
     return rows
 
 
-def captions_of(
-    cell: str, rows: datasets.Dataset, noise_rate: float, args: argparse.Namespace, setting: dict[str, Any]
-) -> datasets.Dataset:
+def captions_of(cell: str, rows: datasets.Dataset, noise_rate: float, args: argparse.Namespace) -> datasets.Dataset:
     """The training rows with the cell's captions."""
     if cell in ("none", "sample", "hidden", "barred"):
         return rows
     if cell == "true":
         return drawn_data(tuple(args.image_size), args.num_persons, 0.0, DATA_SEED).as_dataset(split="train")
     if cell == "again":
-        rows = read_again(rows, noise_rate, args, setting)
+        rows = read_again(rows, noise_rate, args)
     if cell == "swapped":
         rows = swapped_rows(rows, noise_rate, args)
     columns: dict[str, list] = {name: [] for name in CAPTIONS}

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from statistics import mean
 
 import numpy as np
-from masking_cells import SMALL_CLIP
 from scored_words import load_rows
+from starting_point import SMALL_CLIP
 from training_steps import (
     bfloat16_step,
     checkpointed_step,

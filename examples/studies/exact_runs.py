@@ -9,8 +9,8 @@ from typing import Any
 
 import datasets
 import torch
-from masking_cells import SMALL_CLIP
 from safetensors.torch import load_file, save_file
+from starting_point import SMALL_CLIP
 from transformers import set_seed
 
 from dataset_webperson import WebPerson

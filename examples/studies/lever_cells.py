@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from bank_cells import METRICS, by_cosine
-from masking_cells import SMALL_CLIP
+from starting_point import SMALL_CLIP
 from transformers import TrainerCallback, set_seed
 
 from dataset_webperson import WebPerson

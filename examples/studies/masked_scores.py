@@ -20,7 +20,7 @@ def masked_differences(model: GADMSModel, input_ids: torch.Tensor) -> torch.Tens
         return F.normalize(model.get_text_features(ids).pooler_output, dim=-1)
 
     whole, valid = embed(input_ids), valid_tokens(input_ids)
-    differences = torch.zeros(*input_ids.shape, whole.shape[-1])
+    differences = torch.zeros(*input_ids.shape, whole.shape[-1], device=input_ids.device)
     for position in range(1, input_ids.shape[1] - 1):
         rows, masked = valid[:, position], input_ids.clone()
         masked[:, position] = model.config.mask_token_id

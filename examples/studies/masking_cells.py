@@ -10,20 +10,19 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from cell_masks import SHARES, StudyArguments, use_score
+from cell_masks import SHARES, use_score
+from recipe import recipe_trainer
 from scored_words import drawn_data
-from transformers import set_seed
+from starting_point import DEVICE, starting_point
 
 from dataset_webperson import DataError
 from dataset_webperson.files import write_json
 from modeling_gadms.evaluation.metrics import evaluate_embeddings, query_values
-from modeling_gadms.modeling_gadms import GADMSForPreTraining, GADMSModel
+from modeling_gadms.modeling_gadms import GADMSModel
 from modeling_gadms.noise.patch_evidence import HIDDEN, hide_words, train_patch_evidence
 from modeling_gadms.processing_gadms import GADMSProcessor
-from modeling_gadms.training.starting_points import load_starting_point
 from modeling_gadms.training.trainer import GADMSTrainer
 
-SMALL_CLIP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "small_clip")
 EVIDENCE_STEPS, EVIDENCE_TOWER_RATE, LEAST_THRESHOLD = 1200, 5e-4, 0.2
 DATA_SEED = 42  # one test set for all cells, so that their queries can be compared one by one
 
@@ -51,47 +50,26 @@ def with_hidden_words(
 
 
 def demo_trainer(
-    cell: str, noise_rate: float, seed: int, image_size: Sequence[int], num_persons: int, **options: Any
+    cell: str,
+    noise_rate: float,
+    seed: int,
+    image_size: Sequence[int],
+    num_persons: int,
+    start: str | None = None,
+    **options: Any,
 ) -> GADMSTrainer:
-    """One recipe from the small CLIP, with the cell's masks; `options` are further training arguments."""
+    """One recipe from `start`, by default the small CLIP, with the cell's masks; `options` are training arguments."""
     size = tuple(image_size)
     data = drawn_data(size, num_persons, noise_rate, DATA_SEED)
-    set_seed(seed)
-    model, processor = load_starting_point(SMALL_CLIP, size)
+    model, processor = starting_point(False, seed, size, start)
     train, test = (data.as_dataset(split=split) for split in ("train", "test"))
     hidden_spans = {"oracle": "false_spans", "evidence": HIDDEN}.get(cell.split()[0])
     if hidden_spans == HIDDEN:
-        setting = {"noise_rate": noise_rate, "num_persons": num_persons, "image_size": list(size)}
+        setting = {"noise_rate": noise_rate, "num_persons": num_persons, "image_size": list(size), "start": start}
+        model.gadms.to(DEVICE)
         file = os.path.join(os.path.dirname(options["output_dir"]), f"hidden_words_{noise_rate}.json")
         train = with_hidden_words(train, noise_rate, model.gadms, processor, file, setting)
     return recipe_trainer(cell, seed, model, processor, train, test, hidden_spans=hidden_spans, **options)
-
-
-def recipe_trainer(
-    cell: str,
-    seed: int,
-    model: GADMSForPreTraining,
-    processor: GADMSProcessor,
-    train: datasets.Dataset,
-    test: datasets.Dataset,
-    **options: Any,
-) -> GADMSTrainer:
-    """The recipe that all cells share; `options` are further training arguments."""
-    training = StudyArguments(
-        cell=cell,
-        seed=seed,
-        mtp_weight=0.0 if cell.endswith("SDM") else 0.4,
-        adam_epsilon=1e-8,
-        warmup_epochs=0.5,
-        crop_padding=2,
-        erasing_probability=0.0,
-        per_device_eval_batch_size=128,
-        save_strategy="no",
-        use_cpu=True,
-        disable_tqdm=True,
-        **options,
-    )
-    return GADMSTrainer(model, training, processor, train_dataset=train, eval_dataset=test)
 
 
 def train_cell(
@@ -101,6 +79,7 @@ def train_cell(
     args: argparse.Namespace,
     num_layers: int | None = None,
     decoder: Mapping[str, torch.Tensor] | None = None,
+    start: str | None = None,
     **masking: float,
 ) -> dict:
     """Train and test once; what each query scored is kept for paired comparisons.
@@ -109,6 +88,7 @@ def train_cell(
         args: `image_size`, `num_persons`, `epochs` and `output_dir`.
         num_layers: last text layers that the scores read; by default two thirds of them.
         decoder: weights that the decoder begins with; by default new ones.
+        start: where training begins; by default the small CLIP.
         masking: constants of the masks, as `alpha_noise`.
     """
     trainer = demo_trainer(
@@ -117,6 +97,7 @@ def train_cell(
         seed,
         args.image_size,
         args.num_persons,
+        start,
         output_dir=os.path.join(args.output_dir, "trainer"),
         num_train_epochs=args.epochs,
         logging_steps=25,

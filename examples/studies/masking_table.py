@@ -27,6 +27,7 @@ import sys
 import numpy as np
 from cell_masks import CELLS
 from masking_cells import kept_cell, train_cell
+from starting_point import add_model
 from study_report import RESULTS, error_bars, interval, pyplot, refuse_unfinished, save_study, table
 from warm_decoder import warm_decoder
 
@@ -80,6 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run per seed (default: %(default)s)"
     )
+    add_model(parser)
     parser.add_argument("--epochs", type=float, default=1.0, help="passes over the images (default: %(default)s)")
     parser.add_argument(
         "--decoder_epochs", type=float, default=0.0, help="that the decoder learns alone before (default: %(default)s)"
@@ -96,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results_dir", default=RESULTS, help="where the tables and the figure go")
     parser.add_argument("--only_finished", action="store_true", help="write the table of the cells that exist")
     args = parser.parse_args(arguments)
-    setting = {name: getattr(args, name) for name in ("epochs", "num_persons", "image_size")}
+    setting = {name: getattr(args, name) for name in ("epochs", "num_persons", "image_size", "model_name_or_path")}
     decoders, learnt = {}, {}
     if args.decoder_epochs:
         setting["decoder_epochs"] = args.decoder_epochs
@@ -110,7 +112,8 @@ def main(arguments: list[str] | None = None) -> None:
         file = os.path.join(args.output_dir, "_".join(map(str, key)).replace(" ", "_") + ".json")
         if args.only_finished and not os.path.exists(file):
             continue
-        cells[key] = kept_cell(file, setting, lambda key=key: train_cell(*key, args, decoder=decoders.get(key[1])))
+        options = {"decoder": decoders.get(key[1]), "start": args.model_name_or_path}
+        cells[key] = kept_cell(file, setting, lambda key=key, options=options: train_cell(*key, args, **options))
         print(key, {name: round(float(np.mean(v)), 2) for name, v in cells[key]["values"].items()}, flush=True)
     results, texts = {noise: summarize(cells, noise) for noise in args.noise_rates}, []
     for noise, rows in results.items():

@@ -8,7 +8,8 @@ import datasets
 import numpy as np
 import torch
 from cell_captions import HIDDEN, captions_of
-from masking_cells import DATA_SEED, recipe_trainer
+from masking_cells import DATA_SEED
+from recipe import recipe_trainer
 from scored_words import drawn_data
 from starting_point import starting_point
 
@@ -34,16 +35,15 @@ def train_cell(
     seed: int,
     rows: datasets.Dataset,
     args: argparse.Namespace,
-    setting: dict[str, Any],
 ) -> dict:
     """Train on the cell's captions by the recipe of the masking table, and test both ways.
 
     Nothing is masked but what the cell says is hidden.
     """
-    train = captions_of(cell, rows, noise_rate, args, setting)
+    train = captions_of(cell, rows, noise_rate, args)
     size = tuple(args.image_size)
     test = drawn_data(size, args.num_persons, noise_rate, DATA_SEED).as_dataset(split="test")
-    model, processor = starting_point(args.from_scratch, seed, size)
+    model, processor = starting_point(args.from_scratch, seed, size, args.model_name_or_path)
     trainer = recipe_trainer(
         "oracle SDM" if cell in HIDDEN else "none",
         seed,

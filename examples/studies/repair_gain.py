@@ -34,12 +34,13 @@ import sys
 
 import datasets
 import numpy as np
-from cell_captions import CELLS, LEARNT, TOWER_RATE, rows_with_posteriors
-from masking_cells import EVIDENCE_STEPS, kept_cell
+from cell_captions import CELLS, LEARNT, add_reader, reading, rows_with_posteriors
+from masking_cells import kept_cell
 from repair_cells import train_cell
 from repair_report import draw, summarize, written
 from repair_words import detection
 from seeds import add_recipe
+from starting_point import add_model
 from study_report import refuse_unfinished, save_study
 
 from dataset_webperson.command_line import CommandParser, command
@@ -49,7 +50,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--noise_rates", nargs="+", type=float, default=[0.3, 0.5], help="shares of false words")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run per seed and cell")
-    parser.add_argument("--reader_steps", type=int, default=EVIDENCE_STEPS, help="batches that the reader learns from")
+    add_model(parser)
+    add_reader(parser)
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS), help="captions to train on")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="at its peak (default: %(default)s)")
     parser.add_argument("--from_scratch", action="store_true", help="from random weights, not from the small CLIP")
@@ -65,14 +67,12 @@ def main(arguments: list[str] | None = None) -> None:
         refuse_unfinished(*(os.path.join(args.output_dir, f"posteriors_{rate}.json") for rate in args.noise_rates))
     datasets.disable_progress_bars()
     os.makedirs(args.output_dir, exist_ok=True)
-    names = ("epochs", "num_persons", "image_size", "learning_rate", "from_scratch")
+    names = ("epochs", "num_persons", "image_size", "learning_rate", "from_scratch", "model_name_or_path")
     base = {name: getattr(args, name) for name in names}
-    reading = {name: getattr(args, name) for name in ("num_persons", "image_size", "reader_steps")}
-    reading |= {"tower_learning_rate": TOWER_RATE}
     cell_names = ["none", *(cell for cell in CELLS if cell in args.cells and cell != "none")]  # gains are over none
     results, texts = {}, []
     for noise_rate in args.noise_rates:
-        rows, share_false = rows_with_posteriors(noise_rate, args, reading)
+        rows, share_false = rows_with_posteriors(noise_rate, args)
         words = detection(rows, share_false) | {"share_false": share_false}
         cells = {}
         for cell in cell_names:
@@ -81,8 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
                 file = os.path.join(args.output_dir, f"{cell}_{rate}_{seed}.json")
                 if args.only_finished and not os.path.exists(file):
                     continue
-                setting = base | reading if cell in LEARNT else base
-                work = lambda cell=cell, seed=seed: train_cell(cell, noise_rate, seed, rows, args, reading)  # noqa: E731, B023
+                setting = base | reading(args) if cell in LEARNT else base
+                work = lambda cell=cell, seed=seed: train_cell(cell, noise_rate, seed, rows, args)  # noqa: E731, B023
                 cells[cell, seed] = kept_cell(file, setting, work)
                 measured = {way: float(np.mean(values)) for way, values in cells[cell, seed]["values"].items()}
                 print(cell, noise_rate, seed, measured, flush=True)

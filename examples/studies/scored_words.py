@@ -79,7 +79,7 @@ def score_batch(
     differences = masked_differences(gadms, input_ids)
     barred, all_barred = (barred_differences(*towers, input_ids, num_layers) for num_layers in (None, depth))
     return {name: one.score(one.keys(pixel_values), input_ids) for name, one in evidence.items()} | {
-        "random": torch.rand(input_ids.shape, generator=generator),
+        "random": torch.rand(input_ids.shape, generator=generator).to(input_ids.device),
         "GASS, paper": gadms.token_scores(pixel_values, input_ids),
         "GASS, all layers": gadms.token_scores(pixel_values, input_ids, num_layers=depth),
         "GASS, released code": gadms.token_scores(pixel_values, input_ids, recipe="released"),
@@ -118,15 +118,15 @@ def score_tokens(
     for first in tqdm(range(0, len(rows), batch_size), desc="Scoring captions", disable=not progress):
         part = rows[first : first + batch_size]
         captions = [row["caption1"] for row in part]
-        inputs = processor(text=captions, images=open_images(part), return_tensors="pt")
+        inputs = processor(text=captions, images=open_images(part), return_tensors="pt").to(model.device)
         offsets = processor.tokenizer(captions, return_offsets_mapping=True, padding=True, truncation=True)
-        valid, words = valid_tokens(inputs["input_ids"]).numpy(), [row["caption1_words"] for row in part]
+        valid, words = valid_tokens(inputs["input_ids"]).cpu().numpy(), [row["caption1_words"] for row in part]
         labels = [label_tokens(*found) for found in zip(words, offsets["offset_mapping"], valid, strict=True)]
         word, place = (np.stack(values) for values in zip(*labels, strict=True))
-        passes = torch.from_numpy(place % 4)
+        passes = torch.from_numpy(place % 4).to(model.device)
         scores = score_batch(model, inputs["pixel_values"], inputs["input_ids"], passes, generator, evidence or {})
         caption, token = np.nonzero(word >= 0)
-        found = {name: score[caption, token].numpy() for name, score in scores.items()}
+        found = {name: score.cpu()[caption, token].numpy() for name, score in scores.items()}
         named = [words[c][word[c, t]] for c, t in zip(caption, token, strict=True)]
         found |= {"caption": first + caption, "word": (first + caption) * 100 + word[caption, token]}
         found |= {key: np.array([item[key] for item in named]) for key in ("attribute", "is_false")}

@@ -56,7 +56,8 @@ def gradient_parts(
             text_model, text_projection, layers, direction, eos_hidden, kept, at_eos, after_eos
         )
         pool = pooling_matrix(eos + 1, input_ids.shape[1])
-        parts = {name: torch.zeros(input_ids.shape) for name in ("attention", "gradient", "product", "evidence")}
+        names = "attention", "gradient", "product", "evidence"
+        parts = {name: torch.zeros(input_ids.shape, device=input_ids.device) for name in names}
         for layer, (queries, keys, values), gradient, attention in zip(
             layers, kept, gradients, attentions, strict=True
         ):

@@ -1,21 +1,37 @@
 """Where the training of a study begins: at the small CLIP, which has read true captions, or at random weights."""
 
-from masking_cells import SMALL_CLIP
+import argparse
+import os
+
+import torch
 from transformers import set_seed
 
 from modeling_gadms.modeling_gadms import GADMSForPreTraining
 from modeling_gadms.processing_gadms import GADMSProcessor
 from modeling_gadms.training.starting_points import load_starting_point
 
+SMALL_CLIP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "small_clip")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-def starting_point(from_scratch: bool, seed: int, size: tuple[int, int]) -> tuple[GADMSForPreTraining, GADMSProcessor]:
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The option of a study that may begin at a larger model than the small CLIP."""
+    parser.add_argument(
+        "--model_name_or_path", help="where training begins, as a larger CLIP (default: the small CLIP)"
+    )
+
+
+def starting_point(
+    from_scratch: bool, seed: int, size: tuple[int, int], name_or_path: str | None = None
+) -> tuple[GADMSForPreTraining, GADMSProcessor]:
     """The model and its processor, both the same for the same seed.
 
     Args:
         from_scratch: whether the towers keep nothing of the small CLIP but their shape and its tokenizer, as where
             captions with false words are all that a model ever reads. Its decoder is new in any case.
         size: (height, width) of the images in pixels.
+        name_or_path: of another model than the small CLIP.
     """
     set_seed(seed)
-    model, processor = load_starting_point(SMALL_CLIP, size)
+    model, processor = load_starting_point(name_or_path or SMALL_CLIP, size)
     return GADMSForPreTraining(model.config) if from_scratch else model, processor

@@ -8,8 +8,9 @@ import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cell_captions import TOWER_RATE, rows_with_posteriors
-from masking_cells import DATA_SEED, EVIDENCE_STEPS, recipe_trainer
+from cell_captions import rows_with_posteriors
+from masking_cells import DATA_SEED
+from recipe import recipe_trainer
 from repair_cells import hits_by_query
 from scored_words import drawn_data, load_rows, open_images
 from starting_point import starting_point
@@ -35,16 +36,14 @@ def twin_gallery(size: tuple[int, int], num_persons: int) -> datasets.Dataset:
 
 def with_posteriors(args: argparse.Namespace) -> datasets.Dataset:
     """The training rows with what a reader of values says of their words, by which swapped copies count."""
-    setting = {"num_persons": args.num_persons, "image_size": args.image_size, "reader_steps": EVIDENCE_STEPS}
-    reading = argparse.Namespace(**setting, output_dir=args.output_dir)
-    return rows_with_posteriors(args.noise_rate, reading, setting | {"tower_learning_rate": TOWER_RATE})[0]
+    return rows_with_posteriors(args.noise_rate, args)[0]
 
 
 @torch.no_grad()
 def swap_contrast(model: GADMSModel, processor: GADMSProcessor, rows: list[dict[str, Any]]) -> list[float]:
     """How suspicious each attribute word of `caption1` is to the model itself, caption after caption."""
-    pixels = processor(images=open_images(rows), return_tensors="pt")["pixel_values"]
-    images = F.normalize(model.get_image_features(pixels).pooler_output, dim=-1)
+    pixels = processor(images=open_images(rows), return_tensors="pt")["pixel_values"].to(model.device)
+    images = F.normalize(model.get_image_features(pixels).pooler_output, dim=-1).cpu()
     columns = {name: [row[name] for row in rows] for name in ("caption1", "caption1_words")}
     trust = swap_contrasts(model, processor, images, columns, "caption1", drawn_families())
     return [-odds for of_caption in trust for odds in of_caption]
@@ -54,7 +53,7 @@ def train_cell(cell: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
     """Train once without masks, and measure: R@1 both ways, R@1 and accuracy among twins, suspicion of every word."""
     size = tuple(args.image_size)
     data = drawn_data(size, args.num_persons, args.noise_rate, DATA_SEED)
-    model, processor = starting_point(args.from_scratch, seed, size)
+    model, processor = starting_point(args.from_scratch, seed, size, args.model_name_or_path)
     train, test = (data.as_dataset(split=split) for split in ("train", "test"))
     if cell.endswith("weighted"):
         train = with_posteriors(args)

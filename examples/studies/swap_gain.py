@@ -22,8 +22,10 @@ import sys
 
 import datasets
 import numpy as np
+from cell_captions import add_reader
 from masking_cells import kept_cell
 from seeds import add_recipe
+from starting_point import add_model
 from study_report import error_bars, interval, pyplot, save_study, table
 from swap_cells import CELLS, train_cell
 from swap_words import word_quality
@@ -93,6 +95,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--from_scratch", action="store_true", help="from random weights, not from the small CLIP")
     parser.add_argument("--num_twins", type=int, default=400, help="persons of the gallery of twins (even)")
     parser.add_argument("--num_scored", type=int, default=300, help="captions whose words are scored")
+    add_model(parser)
+    add_reader(parser)
     add_recipe(parser, "swap_gain", num_persons=4000, epochs=1.0)
     return parser.parse_args(arguments)
 

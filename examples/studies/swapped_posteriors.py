@@ -42,8 +42,8 @@ def swapped_posteriors(
     logits: list[torch.Tensor] = []
     for start in trange(0, len(rows), IMAGES, desc="Swapping words"):
         part = rows[start : start + IMAGES]
-        pixels = processor(images=part["image"], return_tensors="pt")["pixel_values"]
-        images = F.normalize(pooled(model.get_image_features(pixels, return_dict=True)), dim=-1)
+        pixels = processor(images=part["image"], return_tensors="pt")["pixel_values"].to(model.device)
+        images = F.normalize(pooled(model.get_image_features(pixels, return_dict=True)), dim=-1).cpu()
         asked: list[tuple[int, str, SaidWord, str, list[str]]] = []
         for row in range(len(images)):
             for name in CAPTIONS:

@@ -31,6 +31,7 @@ def warm_decoder(noise_rate: float, args: argparse.Namespace) -> tuple[dict[str,
             0,
             args.image_size,
             args.num_persons,
+            args.model_name_or_path,
             output_dir=os.path.join(args.output_dir, "trainer"),
             num_train_epochs=args.decoder_epochs,
             learning_rate=LEARNING_RATE,
@@ -43,6 +44,7 @@ def warm_decoder(noise_rate: float, args: argparse.Namespace) -> tuple[dict[str,
             save_file({name: weight.contiguous() for name, weight in state.items()}, temporary)
         return {"mtp_loss": [entry["mtp_loss"] for entry in trainer.state.log_history if "mtp_loss" in entry]}
 
-    setting = {name: getattr(args, name) for name in ("image_size", "num_persons", "decoder_epochs")}
+    names = "image_size", "num_persons", "decoder_epochs", "model_name_or_path"
+    setting = {name: getattr(args, name) for name in names}
     found = kept_cell(os.path.join(args.output_dir, f"decoder_{noise_rate}.json"), setting, learn)
     return load_file(file), found["mtp_loss"]

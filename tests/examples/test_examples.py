@@ -95,7 +95,9 @@ def test_the_demo_prints_its_table_and_leaves_its_files(demo):
 def test_the_demo_continues_where_it_was_stopped_and_never_writes_over_a_run(demo, capsys, monkeypatch):
     folder, _ = demo
     monkeypatch.setattr(dataset_webperson, "WebPerson", functools.partial(WebPerson, **FEW))
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: None)  # of the reload, which the demo itself has shown
+    run = subprocess.run
+    others = lambda argv, **rest: None if argv[0] == sys.executable else run(argv, **rest)  # noqa: E731
+    monkeypatch.setattr(subprocess, "run", others)  # all but the reload, which the demo itself has shown
     recipe = [REPO / "examples" / "pretrain.py", REPO / "examples" / "pretrain_demo.yaml", "--output_dir", folder]
     assert run_as_script(*recipe, *SMALL) == 2 and "already holds files" in capsys.readouterr().err
     before = load_file(folder / "model.safetensors")

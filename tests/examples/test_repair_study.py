@@ -43,9 +43,9 @@ def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, cap
     hits = {"none": 0.5, "repair": 0.6, "deleted": 0.4, "oracle": 0.7, "true": 0.8}
     trained = []
 
-    def train(cell, noise_rate, seed, rows, args, setting):
+    def train(cell, noise_rate, seed, rows, args):
         trained.append((cell, seed))
-        captions = cell_captions.captions_of(cell, rows, noise_rate, args, setting)
+        captions = cell_captions.captions_of(cell, rows, noise_rate, args)
         assert len(captions) <= 80 and captions[0]["caption1"]
         values = [100.0 * (number / 40 < hits.get(cell, 0.6)) for number in range(40)]
         return {
@@ -64,6 +64,9 @@ def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, cap
     more.write_text((tmp_path / "run" / "true_0.0_1.json").read_text())
     repair_gain.main([*options, "--seeds", "0", "1", "2", "--only_finished"])
     assert len(trained) == 2 * len(cell_captions.CELLS)
+    capsys.readouterr()
+    assert repair_gain.main([*options, "--model_name_or_path", "larger"]) == 2  # of which nothing is kept yet
+    assert "was made with another setting" in capsys.readouterr().err
     found = json.loads((tmp_path / "results" / "repair_gain.json").read_text())["results"]["0.5"]
     assert found["cells"]["repair"]["t2i"]["gain"]["mean"] == pytest.approx(10)
     assert found["cells"]["true"]["seeds"] == [0, 1]
@@ -86,7 +89,7 @@ def test_the_oracle_says_what_is_true_and_leaves_what_is_made_up(drawn, monkeypa
     monkeypatch.setattr(cell_captions, "drawn_data", drawn)
     rows = drawn((64, 32), 32, 0.5, 42).as_dataset(split="train")
     args = argparse.Namespace(image_size=[64, 32], num_persons=32)
-    mended = cell_captions.captions_of("oracle", rows, 0.5, args, {})
+    mended = cell_captions.captions_of("oracle", rows, 0.5, args)
     right = 0
     for row, other in zip(rows, mended, strict=True):
         truth, shift = json.loads(row["attributes"]), 0
@@ -103,14 +106,14 @@ def test_the_oracle_says_what_is_true_and_leaves_what_is_made_up(drawn, monkeypa
             shift += len(new) - len(said)
         assert abs(len(other["caption1"]) - len(row["caption1"]) - shift) <= len(row["caption1_words"])  # articles
     assert right > 40
-    deleted = cell_captions.captions_of("deleted", rows, 0.5, args, {})
+    deleted = cell_captions.captions_of("deleted", rows, 0.5, args)
     for row, other in zip(rows, deleted, strict=True):
         kept = list(row["caption2"])
         for start, end in row["caption2_false_spans"]:
             kept[start:end] = " " * (end - start)
         assert other["caption2"].replace(" ", "") == "".join(kept).replace(" ", "") and "  " not in other["caption2"]
-    assert cell_captions.captions_of("none", rows, 0.5, args, {}) is rows
-    true = cell_captions.captions_of("true", rows, 0.5, args, {})
+    assert cell_captions.captions_of("none", rows, 0.5, args) is rows
+    true = cell_captions.captions_of("true", rows, 0.5, args)
     assert not any(word["is_false"] for words in true["caption1_words"] for word in words)
 
 
@@ -200,7 +203,7 @@ def test_doubted_captions_give_way_to_the_other_of_their_row_or_the_row_goes():
         }
         for first, second in judged
     ]
-    found = cell_captions.captions_of("dropped", datasets.Dataset.from_list(rows), 0.5, argparse.Namespace(), {})
+    found = cell_captions.captions_of("dropped", datasets.Dataset.from_list(rows), 0.5, argparse.Namespace())
     assert [(row["caption1"], row["caption2"]) for row in found] == [
         ("a red cap", "a red cap"),
         ("a red coat", "a red cap"),

@@ -325,7 +325,7 @@ def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, mon
     monkeypatch.setattr(
         masking_table,
         "train_cell",
-        lambda *key, decoder: trained.append(key[:3]) or {**finished_cell(0.1), "steps": 1},
+        lambda *key, decoder, start: trained.append(key[:3]) or {**finished_cell(0.1), "steps": 1},
     )
     argv = [
         "masking_table.py",
@@ -348,9 +348,10 @@ def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, mon
     assert found["gass both"]["R@1"]["gain"]["mean"] == pytest.approx(gass - none)
     assert found["gass both"]["seeds"] == [0, 1]
 
-    monkeypatch.setattr(sys, "argv", [*argv, "--epochs", "2"])
-    assert masking_table.main() == 2
-    assert "was made with another setting" in capsys.readouterr().err
+    for option in (("--epochs", "2"), ("--model_name_or_path", "larger")):
+        monkeypatch.setattr(sys, "argv", [*argv, *option])
+        assert masking_table.main() == 2
+        assert "was made with another setting" in capsys.readouterr().err
 
     monkeypatch.setattr(sys, "argv", [*argv, "--decoder_epochs", "1", "--only_finished"])
     assert masking_table.main() == 2  # and no decoder learns for it
@@ -484,6 +485,7 @@ def test_a_decoder_learns_before_the_cells_from_towers_that_stay_as_they_are(mon
 
     monkeypatch.setattr(warm_decoder, "demo_trainer", spied)
     args = Namespace(image_size=[64, 32], num_persons=40, decoder_epochs=1.0, epochs=1.0, output_dir=str(tmp_path))
+    args.model_name_or_path = None
     weights, losses = warm_decoder.warm_decoder(0.5, args)
     start, _ = starting_point.starting_point(False, 0, (64, 32))
     learnt = trainers[0].model

@@ -84,11 +84,10 @@ def test_the_study_of_swaps_writes_its_tables(tmp_path, monkeypatch):
     for cell in ("1 swap", "1 swap, weighted"):
         monkeypatch.delitem(swap_cells.CELLS, cell)
     monkeypatch.setattr(cell_captions, "drawn_data", drawn)
-    monkeypatch.setattr(swap_cells, "EVIDENCE_STEPS", 2)
     monkeypatch.setattr(cell_captions, "train_value_reader", partial(cell_captions.train_value_reader, batch_size=16))
     monkeypatch.setattr(swap_cells, "recipe_trainer", spied)
     monkeypatch.setattr(swap_cells, "drawn_data", drawn)
-    options = ["--seeds", "0", "--num_persons", "32", "--num_twins", "8", "--num_scored", "3"]
+    options = ["--seeds", "0", "--num_persons", "32", "--reader_steps", "2", "--num_twins", "8", "--num_scored", "3"]
     options += ["--output_dir", str(tmp_path / "run"), "--results_dir", str(tmp_path / "results")]
     for _ in range(2):  # the second time all is kept
         assert not swap_gain.main(options)
