@@ -1,6 +1,7 @@
 """Figures in the README and in the page of studies are those of stored results."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,18 @@ def test_what_more_images_and_pixels_are_worth_to_the_reader_is_what_was_measure
         figures = [found["AUROC"], found["visible"]["AUROC"], found["visible"]["of_oracle"]]
         figures += [found["by_group"]["things made up"]["AUROC"], stored["swap"]["AUROC"]]
         assert cells == [f"{figure:.3f}" for figure in figures], name
+
+
+def test_what_long_training_is_worth_to_methods_without_a_reader_is_what_was_measured():
+    card = (REPO / "modeling_gadms" / "false_words" / "README.md").read_text(encoding="utf-8")
+    name = REPO / "examples" / "results" / "false_words_64_16000_trained"
+    page, measured = (name.with_suffix(kind).read_text(encoding="utf-8") for kind in (".md", ".json"))
+    told = card.split("for long does not find many more")[1].split("```")
+    said = dict(re.findall(r"`(\w+)`(?: of the decoder has)? (0\.\d{3})", told[0]))
+    assert set(said) == {"surprise", "swap", "masked", "gass"}
+    for method, figure in said.items():
+        assert figure == f"{json.loads(measured)['results'][method]['AUROC']:.3f}", method
+    for loss in re.findall(r"\d\.\d\d\b", told[0]):
+        assert loss in page
+    for command in told[1].replace("\\\n", "").split("\n")[1:3]:
+        assert " ".join(command.split()) in page
