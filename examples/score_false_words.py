@@ -63,11 +63,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--tower_learning_rate", type=float, default=5e-4, help="of their image towers; a large tower wants 1e-5"
     )
     parser.add_argument("--families", help="JSON of words that stand in each other's place (default: of attributes)")
-    parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="that methods compute on (default: a GPU where there is one)",
-    )
+    parser.add_argument("--use_cpu", action="store_true", help="compute on the processor even where there is a GPU")
     parser.add_argument("--oracle_persons", type=int, default=6000, help="drawn for the oracle to be taught")
     parser.add_argument("--output_file", default="runs/false_words", help="of the results (default: %(default)s)")
     args = parser.parse_args(arguments)
@@ -96,7 +92,7 @@ def scores_of_methods(args: argparse.Namespace, data: datasets.DatasetDict) -> d
         return {}
     first = data["test"][0]["image"]
     model, processor = load_starting_point(args.model_name_or_path, (first.height, first.width))
-    model = model.to(args.device).eval()
+    model = model.to("cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu").eval()
     gadms, decoder = model.gadms, model if has_decoder(args.model_name_or_path) else None
     for name in methods:
         refuse_method(name, gadms, data["test"], decoder)

@@ -67,5 +67,9 @@ class RepairArguments:
             raise ValueError(
                 f"threshold must be above 0, or words that say nothing are hidden too; got {self.threshold}"
             )
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:  # torch raises either
+            raise ValueError(f"device: torch finds no {self.device} here, try cpu ({error})") from None
         if self.families is not None and self.mode == "hide":
             raise ValueError("families belong to --mode repair and sample: hide doubts each token by itself")

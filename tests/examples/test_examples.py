@@ -220,6 +220,7 @@ def test_a_mistake_in_repairing_captions_ends_in_one_line_and_code_2(tmp_path, c
         (["--out", str(tmp_path / "taken")], "taken already exists"),
         (["--output_dir", str(tmp_path / "out"), "--streaming", "True"], "streaming"),
         (["--output_dir", str(tmp_path / "out"), "--threshold", "0"], "threshold must be above 0"),
+        (["--output_dir", str(tmp_path / "out"), "--device", "nowhere"], "torch finds no nowhere here, try cpu"),
         (["--output_dir", str(tmp_path / "out"), "--mode", "hide", "--families", "f.json"], "families belong to"),
         (["--output_dir", str(tmp_path / "out"), "--dataset_name", str(tmp_path / "nowhere")], "nowhere"),
     ):
