@@ -8,8 +8,8 @@ from typing import Any
 import datasets
 import numpy as np
 from recipe import recipe_trainer
-from starting_point import SMALL_CLIP
-from transformers import ProcessorMixin, set_seed
+from starting_point import starting_point
+from transformers import ProcessorMixin
 
 from dataset_webperson import WebPerson
 from modeling_gadms.evaluation.caption_bank import (
@@ -25,7 +25,6 @@ from modeling_gadms.evaluation.metrics import query_values
 from modeling_gadms.evaluation.models import Retriever
 from modeling_gadms.person_retrieval.ranking import QueryRanks, rank_queries
 from modeling_gadms.rows import all_captions
-from modeling_gadms.training.starting_points import load_starting_point
 
 COSINE, METRICS = "cosine", ("R@1", "mAP")
 GRIDS = {NNN: [BankSettings(alpha, k) for alpha in (0.125, 0.25, 0.5, 0.75, 1.0) for k in (1, 4, 16, 64, 256)]}
@@ -74,8 +73,7 @@ def run(seed: int, args: argparse.Namespace) -> dict[str, Any]:
     data = WebPerson(config_name="synthetic", seed=seed, image_size=size, noise_rate=args.noise_rate, **sizes)
     data.download_and_prepare()
     rows = datasets.DatasetDict({split: data.as_dataset(split=split) for split in ("train", "validation", "test")})
-    set_seed(seed)
-    model, processor = load_starting_point(SMALL_CLIP, size)
+    model, processor = starting_point(False, seed, size)
     found = {"base": measure(model.gadms, processor, rows)}
     where = {"output_dir": os.path.join(args.output_dir, "trainer"), "num_train_epochs": args.epochs}
     recipe_trainer("none", seed, model, processor, rows["train"], rows["validation"], **where).train()

@@ -9,7 +9,7 @@ from masking_cells import DATA_SEED, EVIDENCE_STEPS, kept_cell
 from mended_captions import caption_of, mostly_doubted
 from repair_words import CAPTIONS
 from scored_words import drawn_data
-from starting_point import DEVICE, starting_point
+from starting_point import starting_point
 from swapped_posteriors import swapped_posteriors
 
 from modeling_gadms.noise.kept_evidence import kept
@@ -63,7 +63,6 @@ def read_rows(rows: datasets.Dataset, name: str, args: argparse.Namespace) -> tu
 
     def look() -> dict[str, Any]:
         model, processor = starting_point(False, 0, tuple(args.image_size), args.model_name_or_path)
-        model.gadms.to(DEVICE)
         families = drawn_families()
         options = (model.gadms, processor, rows, families, args.reader_steps, args.tower_learning_rate)
         reader = kept(
@@ -89,11 +88,11 @@ def read_again(rows: datasets.Dataset, noise_rate: float, args: argparse.Namespa
 
 
 def swapped_rows(rows: datasets.Dataset, noise_rate: float, args: argparse.Namespace) -> datasets.Dataset:
-    """The rows with posteriors by swap contrast under the small CLIP."""
+    """The rows with posteriors by swap contrast under the model that training begins at."""
 
     def look() -> dict[str, Any]:
         model, processor = starting_point(False, 0, tuple(args.image_size), args.model_name_or_path)
-        return swapped_posteriors(model.gadms.to(DEVICE).eval(), processor, rows, drawn_families(), noise_rate)
+        return swapped_posteriors(model.gadms.eval(), processor, rows, drawn_families(), noise_rate)
 
     setting = {name: getattr(args, name) for name in ("num_persons", "image_size", "model_name_or_path")}
     cell = kept_cell(os.path.join(args.output_dir, f"swapped_{noise_rate}.json"), setting, look)

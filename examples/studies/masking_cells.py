@@ -13,7 +13,7 @@ import torch
 from cell_masks import SHARES, use_score
 from recipe import recipe_trainer
 from scored_words import drawn_data
-from starting_point import DEVICE, starting_point
+from starting_point import starting_point
 
 from dataset_webperson import DataError
 from dataset_webperson.files import write_json
@@ -66,7 +66,6 @@ def demo_trainer(
     hidden_spans = {"oracle": "false_spans", "evidence": HIDDEN}.get(cell.split()[0])
     if hidden_spans == HIDDEN:
         setting = {"noise_rate": noise_rate, "num_persons": num_persons, "image_size": list(size), "start": start}
-        model.gadms.to(DEVICE)
         file = os.path.join(os.path.dirname(options["output_dir"]), f"hidden_words_{noise_rate}.json")
         train = with_hidden_words(train, noise_rate, model.gadms, processor, file, setting)
     return recipe_trainer(cell, seed, model, processor, train, test, hidden_spans=hidden_spans, **options)

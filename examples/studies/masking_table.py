@@ -6,7 +6,8 @@
     python examples/studies/masking_table.py --noise_rates 0.3 --epochs 4 --decoder_epochs 8 \\
         --cells none "random MTP" "gass MTP" --output_dir runs/warm_decoder             # minutes for each
 
-From the same small CLIP, the same number of steps on drawn pedestrians with false words, tested on the same persons:
+From the same model, by default the small CLIP, the same number of steps on drawn pedestrians with false words, tested
+on the same persons:
 
 - none: alignment (SDM) on whole captions, no masks
 - random: as GASS, but every word is as likely to be masked as any other, at the rates that GASS ends up with

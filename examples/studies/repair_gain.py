@@ -24,8 +24,8 @@ to be true. In the cells, one recipe trains on
 - true: captions without a false word, the most that any repair can reach
 
 With --from_scratch the towers begin at random weights, so that captions with false words are all they have read; the
-reader begins at the small CLIP in any case. Each finished cell, the readers and what they read are kept in
---output_dir.
+reader begins at the small CLIP, or --model_name_or_path. Each finished cell, the readers and what they read are kept
+in --output_dir.
 """
 
 import argparse

@@ -24,7 +24,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def starting_point(
     from_scratch: bool, seed: int, size: tuple[int, int], name_or_path: str | None = None
 ) -> tuple[GADMSForPreTraining, GADMSProcessor]:
-    """The model and its processor, both the same for the same seed.
+    """The model, on a GPU where there is one, and its processor, both the same for the same seed.
 
     Args:
         from_scratch: whether the towers keep nothing of the small CLIP but their shape and its tokenizer, as where
@@ -34,4 +34,6 @@ def starting_point(
     """
     set_seed(seed)
     model, processor = load_starting_point(name_or_path or SMALL_CLIP, size)
-    return GADMSForPreTraining(model.config) if from_scratch else model, processor
+    if from_scratch:
+        model = GADMSForPreTraining(model.config)
+    return model.to(DEVICE), processor

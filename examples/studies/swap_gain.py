@@ -64,7 +64,7 @@ def written(args: argparse.Namespace, rows: dict[str, dict]) -> str:
             *(part for one, gain in zip(found, gains, strict=True) for part in (interval(one, digits), gain)),
         ]
 
-    start = "random weights" if args.from_scratch else "the small CLIP"
+    start = "random weights" if args.from_scratch else args.model_name_or_path or "the small CLIP"
     galleries = [line(cell, [row[measure] for measure in MEASURES], 2) for cell, row in rows.items()]
     words = [line(cell, list(row["words"].values()), 3) for cell, row in rows.items()]
     kinds = [f"AUROC, {name}" for name in rows["none"]["words"]]

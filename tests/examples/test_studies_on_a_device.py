@@ -51,7 +51,10 @@ def test_scores_of_words_and_of_swaps(small_clip, rows):
 
 
 def test_posteriors_by_a_reader_and_by_swaps(monkeypatch, tmp_path):
+    placed = []
+
     def learn(*options):
+        placed.append(options[0].device.type)
         reader = train_value_reader(*options, batch_size=4, progress=False)
         reader.temperature.fill_(1.0)  # so that it doubts words, though it has learnt next to nothing
         return reader
@@ -64,7 +67,7 @@ def test_posteriors_by_a_reader_and_by_swaps(monkeypatch, tmp_path):
     options = {"num_persons": 5, "image_size": list(SIZE), "reader_steps": 2, "tower_learning_rate": 1e-3}
     found = {}
     for device in ("cpu", NAME):
-        monkeypatch.setattr(cell_captions, "DEVICE", device)
+        monkeypatch.setattr(starting_point, "DEVICE", device)
         args = argparse.Namespace(**options, model_name_or_path=None, output_dir=str(tmp_path / device))
         with OtherDevice():
             read, share = cell_captions.read_rows(data, "0.5", args)
@@ -74,6 +77,7 @@ def test_posteriors_by_a_reader_and_by_swaps(monkeypatch, tmp_path):
             "read": read["caption1_posterior"][:],
             "swaps": swapped["caption1_posterior"][:],
         }
+    assert placed == ["cpu", NAME]
     assert found[NAME]["share"] == pytest.approx(found["cpu"]["share"])
     for way in ("read", "swaps"):
         assert any(places for places in found["cpu"][way]), way

@@ -106,5 +106,8 @@ def test_the_study_of_swaps_writes_its_tables(tmp_path, monkeypatch):
     ]
     assert found["3 swaps"]["words"]["all"]["mean"] == pytest.approx(np.mean(pairs))
     assert words["suspicion"] != kept["none"]["words"]["suspicion"]
+    larger = swap_gain.parse([*options, "--model_name_or_path", "larger"])
+    assert "1 passes from larger, seeds 0" in swap_gain.written(larger, found)
     page = (tmp_path / "results" / "swap_gain.md").read_text()
+    assert "1 passes from the small CLIP, seeds 0" in page
     assert "| 3 swaps | " in page and "AUROC, colours" in page and (tmp_path / "results" / "swap_gain.png").exists()
