@@ -3,11 +3,12 @@ r"""Train a small CLIP from scratch on drawn pedestrians: the starting point of 
     accelerate launch examples/train_small_clip.py --alt_texts True --num_train_epochs 10 \
         --output_dir runs/alt-text-clip                                                # 14 minutes on one core
     accelerate launch examples/train_small_clip.py --output_dir runs/small-clip        # 15 minutes
+    accelerate launch examples/train_small_clip.py --noise_rate 0.5 --output_dir runs/noisy-clip    # has read no truth
 
 GA-DMS always starts from a CLIP, and no published one is small enough to pre-train on two cores in minutes. The
-results are shipped: examples/alt_text_clip has read texts such as "red coat, woman, grey loafers" and no sentence, and
-examples/small_clip true captions. Like OpenAI's, they see square images and learn by the symmetric contrastive loss:
-from scratch, SDM at its temperature of 0.02 stays on a plateau for hundreds of steps.
+first two are shipped: examples/alt_text_clip has read texts such as "red coat, woman, grey loafers" and no sentence,
+and examples/small_clip true captions. Like OpenAI's, they see square images and learn by the symmetric contrastive
+loss: from scratch, SDM at its temperature of 0.02 stays on a plateau for hundreds of steps.
 """
 
 import math
@@ -44,6 +45,7 @@ class SmallClipArguments:
     num_layers: int = field(default=3, metadata={"help": "Depth of both towers."})
     context_length: int = field(default=48, metadata={"help": "Longest caption, in tokens."})
     num_persons: int = field(default=8000, metadata={"help": "Persons to draw for training, two images each."})
+    noise_rate: float = field(default=0.0, metadata={"help": "Share of false words in the captions, from 0 to 1."})
     alt_texts: bool = field(default=False, metadata={"help": "Learn short alt-texts in place of whole captions."})
 
     def __post_init__(self) -> None:
@@ -99,13 +101,9 @@ def train_small_clip(args: SmallClipArguments, training: GADMSTrainingArguments)
     """Train, and save model and processor to `training.output_dir` as a CLIP folder."""
     set_seed(training.seed)
     side, folder = args.image_size, training.output_dir
-    builder = WebPerson(
-        config_name="synthetic",
-        image_size=(side, side),
-        num_train_persons=args.num_persons,
-        noise_rate=0.0,
-        seed=training.seed + 1,  # other people than those that GA-DMS is trained and tested on
-    )
+    drawn = {"image_size": (side, side), "num_train_persons": args.num_persons, "noise_rate": args.noise_rate}
+    seed = training.seed + 1  # other people than those that GA-DMS is trained and tested on
+    builder = WebPerson(config_name="synthetic", seed=seed, **drawn)
     builder.download_and_prepare()
     rows = builder.as_dataset(split="train")
     tokenizer = train_clip_tokenizer(rows["caption1"][:] + rows["caption2"][:], vocab_size=2048)

@@ -7,7 +7,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-import torch.nn.functional as F
 from cell_captions import rows_with_posteriors
 from masking_cells import DATA_SEED
 from recipe import recipe_trainer
@@ -18,7 +17,7 @@ from starting_point import starting_point
 from dataset_webperson import WebPerson
 from modeling_gadms.evaluation.twins import above_twin, twins_of
 from modeling_gadms.modeling_gadms import GADMSModel
-from modeling_gadms.noise.caption_trust import swap_contrasts
+from modeling_gadms.noise.caption_trust import image_embeds_of, swap_contrasts
 from modeling_gadms.noise.word_families import drawn_families
 from modeling_gadms.processing_gadms import GADMSProcessor
 
@@ -43,7 +42,7 @@ def with_posteriors(args: argparse.Namespace) -> datasets.Dataset:
 def swap_contrast(model: GADMSModel, processor: GADMSProcessor, rows: list[dict[str, Any]]) -> list[float]:
     """How suspicious each attribute word of `caption1` is to the model itself, caption after caption."""
     pixels = processor(images=open_images(rows), return_tensors="pt")["pixel_values"].to(model.device)
-    images = F.normalize(model.get_image_features(pixels).pooler_output, dim=-1).cpu()
+    images = image_embeds_of(model, pixels)
     columns = {name: [row[name] for row in rows] for name in ("caption1", "caption1_words")}
     trust = swap_contrasts(model, processor, images, columns, "caption1", drawn_families())
     return [-odds for of_caption in trust for odds in of_caption]

@@ -7,16 +7,15 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from dataset_webperson import DataError
 
-from ..modeling_gadms import GADMSForPreTraining, GADMSModel, pooled
+from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
 from ..towers_gadms import CLIP, is_causal, kind_of
 from .attribute_oracle import oracle_trust, train_oracle
-from .caption_trust import phrase_cosines, swap_contrasts
+from .caption_trust import image_embeds_of, phrase_cosines, swap_contrasts
 from .patch_evidence import PatchEvidence
 from .token_trust import (
     CLIP4DM_PREFIX,
@@ -143,7 +142,7 @@ def _caption_scorer(
     families: Mapping[str, Family],
 ) -> Callable[[str], Found]:
     """What gives the trust in the words of a column, by whole texts."""
-    images = F.normalize(pooled(model.get_image_features(pixels, return_dict=True)), dim=-1).cpu()  # as texts are
+    images = image_embeds_of(model, pixels)
     if method == "phrase":
         return functools.partial(phrase_cosines, model, processor, images, part)
     return functools.partial(swap_contrasts, model, processor, images, part, families=families)

@@ -248,6 +248,21 @@ def test_the_small_clips_that_are_shipped_are_some_that_their_script_makes(tmp_p
         assert model(**inputs).logits_per_text.isfinite().all()
 
 
+def test_a_small_clip_reads_as_many_false_words_as_asked(tmp_path, monkeypatch):
+    class Read(Exception):
+        pass
+
+    def stopped(model, training, processor, train_dataset):
+        raise Read([word["is_false"] for words in train_dataset["caption1_words"] for word in words])
+
+    monkeypatch.setattr(train_small_clip, "SmallClipTrainer", stopped)
+    for rate, asked in ((0.0, []), (0.5, ["--noise_rate", "0.5"])):
+        with pytest.raises(Read) as read:
+            train_small_clip.main(["--output_dir", str(tmp_path / f"{rate}"), "--num_persons", "64", *asked])
+        flags = read.value.args[0]
+        assert len(flags) > 500 and abs(sum(flags) / len(flags) - rate) < 0.1 * rate + 1e-9
+
+
 def test_alt_texts_name_three_to_five_things_of_a_caption_in_its_own_words():
     things = {"top": ("red", "knitted", "jumper"), "shoes": ("boots",), "bag": ("blue", "purse"), "hat": ("cap",)}
     caption, words = "", []
