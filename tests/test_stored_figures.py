@@ -61,23 +61,25 @@ def test_what_a_command_prints_is_kept_if_it_succeeds(tmp_path, monkeypatch, cap
 
 def test_the_baselines_of_false_words_are_those_that_were_measured():
     card = (REPO / "modeling_gadms" / "false_words" / "README.md").read_text(encoding="utf-8")
-    stored, larger = (
-        (REPO / "examples" / "results" / f"false_words_{height}.md").read_text(encoding="utf-8") for height in (64, 96)
-    )
+    pages = {
+        height: (REPO / "examples" / "results" / f"false_words_{height}.md").read_text(encoding="utf-8")
+        for height in (64, 96, 128)
+    }
     rows = {}
-    for line in stored.splitlines():
+    for line in pages[64].splitlines():
         rows.setdefault(line.strip("| ").split(" | ")[0], []).append(line.strip("| ").split(" | ")[1:])
     (methods,) = rows["group of words"]
     (made_up,) = (found[0] for name, found in rows.items() if name.startswith("things made up"))
     table = [
-        line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("| `") and line.count("|") == 6
+        line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("| `") and line.count("|") == 7
     ]
     assert len(table) == len(methods) > 10
-    for name, auroc, visible, made, at_96 in table:
-        assert f"\n| {name.strip('`')} | {at_96} [" in larger, name
+    for name, auroc, visible, made, at_96, at_128 in table:
+        for height, larger in ((96, at_96), (128, at_128)):
+            assert f"\n| {name.strip('`')} | {larger} [" in pages[height], name
         every, of_visible = rows[name.strip("`")][:2]
         assert [auroc, visible, made] == [every[0], of_visible[0], made_up[methods.index(name.strip("`"))]], name
-    for height, page in ((64, stored), (96, larger)):
+    for height, page in pages.items():
         command = f"python examples/score_false_words.py --data_root data/false_words_{height} "
         assert command + card.split(command)[1].splitlines()[0] in page
 
