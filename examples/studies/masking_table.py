@@ -28,7 +28,7 @@ import sys
 import numpy as np
 from cell_masks import CELLS
 from masking_cells import kept_cell, train_cell
-from starting_point import add_model
+from starting_point import add_model, beginning
 from study_report import RESULTS, error_bars, interval, pyplot, refuse_unfinished, save_study, table
 from warm_decoder import warm_decoder
 
@@ -135,7 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
     name, title = "masking_table", "Which masking helps retrieval?"
     if args.decoder_epochs:
         name, title = "masking_table_warm", "Which masking helps retrieval, where the decoder has learnt before?"
-    save_study(name, title, content, "\n\n".join(texts), draw(results), args.results_dir)
+    ending, start = beginning(args)
+    save_study(name + ending, title + start, content, "\n\n".join(texts), draw(results), args.results_dir)
 
 
 if __name__ == "__main__":

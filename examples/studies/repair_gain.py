@@ -5,6 +5,9 @@
     python examples/studies/repair_gain.py --only_finished                                      # one table of them all
     python examples/studies/repair_gain.py --from_scratch --epochs 8 --learning_rate 1e-3 --noise_rates 0.5 \\
         --seeds 0 --cells none repair oracle --output_dir runs/repair_scratch                    # ten minutes a cell
+    accelerate launch examples/train_small_clip.py --noise_rate 0.5 --output_dir runs/noisy_clip_50
+    python examples/studies/repair_gain.py --model_name_or_path runs/noisy_clip_50 --noise_rates 0.5 \\
+        --output_dir runs/repair_noisy_50                                    # here nothing has read a true caption
 
 A reader of values, learnt from the noisy captions themselves, gives the probability of each value of a word's family
 to be true. In the cells, one recipe trains on
@@ -23,9 +26,10 @@ to be true. In the cells, one recipe trains on
 - oracle: each false word replaced by the true one; things that are made up stay
 - true: captions without a false word, the most that any repair can reach
 
-With --from_scratch the towers begin at random weights, so that captions with false words are all they have read; the
-reader begins at the small CLIP, or --model_name_or_path. Each finished cell, the readers and what they read are kept
-in --output_dir.
+The small CLIP has read true captions. With --from_scratch the towers begin at random weights, so that captions with
+false words are all they have read; the reader begins at the small CLIP, or --model_name_or_path. With a CLIP that has
+itself read captions with false words, towers and reader have read no others, and "swapped" asks that CLIP. Each
+finished cell, the readers and what they read are kept in --output_dir.
 """
 
 import argparse
@@ -40,7 +44,7 @@ from repair_cells import train_cell
 from repair_report import draw, summarize, written
 from repair_words import detection
 from seeds import add_recipe
-from starting_point import add_model
+from starting_point import add_model, beginning
 from study_report import refuse_unfinished, save_study
 
 from dataset_webperson.command_line import CommandParser, command
@@ -89,11 +93,9 @@ def main(arguments: list[str] | None = None) -> None:
         results[str(noise_rate)] = {"words": words, "cells": summarize(cells)}
         texts.append(written(noise_rate, results[str(noise_rate)]["cells"], words))
     content = {"arguments": vars(args), "results": results}
-    title = "Is it better to repair false words than to leave them?"
-    if args.from_scratch:
-        title += " From random weights"
-    name = "repair_gain_scratch" if args.from_scratch else "repair_gain"
-    save_study(name, title, content, "\n\n".join(texts), draw(results), args.results_dir)
+    ending, start = beginning(args)
+    title = "Is it better to repair false words than to leave them?" + start
+    save_study(f"repair_gain{ending}", title, content, "\n\n".join(texts), draw(results), args.results_dir)
 
 
 if __name__ == "__main__":

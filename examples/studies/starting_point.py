@@ -21,6 +21,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def beginning(args: argparse.Namespace) -> tuple[str, str]:
+    """How name and title of a study's page end: a run from elsewhere than the small CLIP has a page of its own."""
+    if getattr(args, "from_scratch", False):
+        return "_scratch", " From random weights"
+    if args.model_name_or_path:
+        model = os.path.basename(os.path.normpath(args.model_name_or_path))
+        return f"_{model}", f" From {model}"
+    return "", ""
+
+
 def starting_point(
     from_scratch: bool, seed: int, size: tuple[int, int], name_or_path: str | None = None
 ) -> tuple[GADMSForPreTraining, GADMSProcessor]:

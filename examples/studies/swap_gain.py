@@ -25,7 +25,7 @@ import numpy as np
 from cell_captions import add_reader
 from masking_cells import kept_cell
 from seeds import add_recipe
-from starting_point import add_model
+from starting_point import add_model, beginning
 from study_report import error_bars, interval, pyplot, save_study, table
 from swap_cells import CELLS, train_cell
 from swap_words import word_quality
@@ -117,16 +117,10 @@ def main(arguments: list[str] | None = None) -> None:
                 cell, seed, {name: float(np.mean(cells[cell, seed]["values"][name])) for name in MEASURES}, flush=True
             )
     results = summarize(cells, args.seeds)
-    title = "Does training against swapped words tell persons apart?"
-    name = "swap_gain_scratch" if args.from_scratch else "swap_gain"
-    save_study(
-        name,
-        title,
-        {"arguments": vars(args), "results": results},
-        written(args, results),
-        draw(results),
-        args.results_dir,
-    )
+    ending, start = beginning(args)
+    title = "Does training against swapped words tell persons apart?" + start
+    content = {"arguments": vars(args), "results": results}
+    save_study(f"swap_gain{ending}", title, content, written(args, results), draw(results), args.results_dir)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 
 import datasets
@@ -19,6 +20,8 @@ import mended_captions  # noqa: E402
 import repair_cells  # noqa: E402
 import repair_gain  # noqa: E402
 import repair_words  # noqa: E402
+import starting_point  # noqa: E402
+import swap_gain  # noqa: E402
 import swapped_posteriors  # noqa: E402
 
 from dataset_webperson.drawn.attributes import value_of_words  # noqa: E402
@@ -77,6 +80,21 @@ def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, cap
         and "| colours | " in page
         and (tmp_path / "results" / "repair_gain.png").exists()
     )
+    shutil.copytree(starting_point.SMALL_CLIP, tmp_path / "noisy_clip")
+    elsewhere = ["--model_name_or_path", str(tmp_path / "noisy_clip"), "--output_dir", str(tmp_path / "noisy")]
+    repair_gain.main([*options, *elsewhere, "--cells", "none"])
+    assert (tmp_path / "results" / "repair_gain.md").read_text() == page
+    noisy = (tmp_path / "results" / "repair_gain_noisy_clip.md").read_text()
+    assert noisy.startswith("# Is it better to repair false words than to leave them? From noisy_clip\n")
+
+
+def test_a_run_from_another_model_has_a_page_of_its_own():
+    for study in (repair_gain, swap_gain):
+        ended = [
+            study.beginning(study.parse(options))
+            for options in ([], ["--model_name_or_path", "runs/clip_19m/"], ["--from_scratch"])
+        ]
+        assert ended == [("", ""), ("_clip_19m", " From clip_19m"), ("_scratch", " From random weights")]
 
 
 def test_a_table_of_what_is_finished_learns_nothing(tmp_path, capsys):
