@@ -3,7 +3,7 @@ r"""Train a small CLIP from scratch on drawn pedestrians: the starting point of 
     accelerate launch examples/train_small_clip.py --alt_texts True --num_train_epochs 10 \
         --output_dir runs/alt-text-clip                                                # 14 minutes on one core
     accelerate launch examples/train_small_clip.py --output_dir runs/small-clip        # 15 minutes
-    accelerate launch examples/train_small_clip.py --noise_rate 0.5 --output_dir runs/noisy-clip    # has read no truth
+    accelerate launch examples/train_small_clip.py --noise_rate 0.5 --output_dir runs/noisy-clip    # half false
 
 GA-DMS always starts from a CLIP, and no published one is small enough to pre-train on two cores in minutes. The
 first two are shipped: examples/alt_text_clip has read texts such as "red coat, woman, grey loafers" and no sentence,

@@ -7,7 +7,7 @@
         --seeds 0 --cells none repair oracle --output_dir runs/repair_scratch                    # ten minutes a cell
     accelerate launch examples/train_small_clip.py --noise_rate 0.5 --output_dir runs/noisy_clip_50
     python examples/studies/repair_gain.py --model_name_or_path runs/noisy_clip_50 --noise_rates 0.5 \\
-        --output_dir runs/repair_noisy_50                                    # here nothing has read a true caption
+        --output_dir runs/repair_noisy_50                                    # here nothing has read clean captions
 
 A reader of values, learnt from the noisy captions themselves, gives the probability of each value of a word's family
 to be true. In the cells, one recipe trains on
