@@ -15,9 +15,10 @@ from scored_words import drawn_data, load_rows, open_images
 from starting_point import starting_point
 
 from dataset_webperson import WebPerson
+from modeling_gadms.evaluation.encoding import embed_images
 from modeling_gadms.evaluation.twins import above_twin, twins_of
 from modeling_gadms.modeling_gadms import GADMSModel
-from modeling_gadms.noise.caption_trust import image_embeds_of, swap_contrasts
+from modeling_gadms.noise.caption_trust import swap_contrasts
 from modeling_gadms.noise.word_families import drawn_families
 from modeling_gadms.processing_gadms import GADMSProcessor
 
@@ -41,8 +42,7 @@ def with_posteriors(args: argparse.Namespace) -> datasets.Dataset:
 @torch.no_grad()
 def swap_contrast(model: GADMSModel, processor: GADMSProcessor, rows: list[dict[str, Any]]) -> list[float]:
     """How suspicious each attribute word of `caption1` is to the model itself, caption after caption."""
-    pixels = processor(images=open_images(rows), return_tensors="pt")["pixel_values"].to(model.device)
-    images = image_embeds_of(model, pixels)
+    images = embed_images(model, processor(images=open_images(rows), return_tensors="pt"))
     columns = {name: [row[name] for row in rows] for name in ("caption1", "caption1_words")}
     trust = swap_contrasts(model, processor, images, columns, "caption1", drawn_families())
     return [-odds for of_caption in trust for odds in of_caption]

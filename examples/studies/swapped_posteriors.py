@@ -8,8 +8,9 @@ import torch
 from repair_words import CAPTIONS
 from tqdm.auto import trange
 
+from modeling_gadms.evaluation.encoding import embed_images
 from modeling_gadms.modeling_gadms import GADMSModel
-from modeling_gadms.noise.caption_trust import image_embeds_of, text_embeds, with_each_value
+from modeling_gadms.noise.caption_trust import text_embeds, with_each_value
 from modeling_gadms.noise.repaired_captions import alternatives, count_words
 from modeling_gadms.noise.rewriting import POSTERIOR
 from modeling_gadms.noise.word_families import Family, SaidWord, said_words
@@ -41,8 +42,7 @@ def swapped_posteriors(
     logits: list[torch.Tensor] = []
     for start in trange(0, len(rows), IMAGES, desc="Swapping words"):
         part = rows[start : start + IMAGES]
-        pixels = processor(images=part["image"], return_tensors="pt")["pixel_values"].to(model.device)
-        images = image_embeds_of(model, pixels)
+        images = embed_images(model, processor(images=part["image"], return_tensors="pt"))
         asked: list[tuple[int, str, SaidWord, str, list[str]]] = []
         for row in range(len(images)):
             for name in CAPTIONS:

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ..evaluation.encoding import encode_captions
-from ..modeling_gadms import GADMSModel, pooled
+from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 from ..tokenization_gadms import clean_caption
 from .rewriting import certain, repaired
@@ -111,11 +110,6 @@ def with_each_value(caption: str, word: SaidWord, family: Family) -> dict[str, s
         value: caption if value == word.value else repaired(caption, [certain(word.start, word.end, words[0])])
         for value, words in family.values.items()
     }
-
-
-def image_embeds_of(model: GADMSModel, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Unit embeddings of images `(N, 3, height, width)`, in memory, where those of texts are."""
-    return F.normalize(pooled(model.get_image_features(pixel_values, return_dict=True)), dim=-1).cpu()
 
 
 def text_embeds(model: GADMSModel, processor: GADMSProcessor, texts: Sequence[str]) -> dict[str, torch.Tensor]:

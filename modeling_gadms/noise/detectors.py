@@ -10,12 +10,13 @@ import torch
 
 from dataset_webperson import DataError
 
+from ..evaluation.encoding import embed_images
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
 from ..towers_gadms import CLIP, is_causal, kind_of
 from .attribute_oracle import oracle_trust, train_oracle
-from .caption_trust import image_embeds_of, phrase_cosines, swap_contrasts
+from .caption_trust import phrase_cosines, swap_contrasts
 from .patch_evidence import PatchEvidence
 from .token_trust import (
     CLIP4DM_PREFIX,
@@ -142,7 +143,7 @@ def _caption_scorer(
     families: Mapping[str, Family],
 ) -> Callable[[str], Found]:
     """What gives the trust in the words of a column, by whole texts."""
-    images = image_embeds_of(model, pixels)
+    images = embed_images(model, {"pixel_values": pixels})
     if method == "phrase":
         return functools.partial(phrase_cosines, model, processor, images, part)
     return functools.partial(swap_contrasts, model, processor, images, part, families=families)
