@@ -23,12 +23,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def beginning(args: argparse.Namespace) -> tuple[str, str]:
     """How name and title of a study's page end: a run from elsewhere than the small CLIP has a page of its own."""
+    model = os.path.basename(os.path.abspath(args.model_name_or_path)) if args.model_name_or_path else ""
+    name = f"_{model}" if model else ""
     if getattr(args, "from_scratch", False):
-        return "_scratch", " From random weights"
-    if args.model_name_or_path:
-        model = os.path.basename(os.path.normpath(args.model_name_or_path))
-        return f"_{model}", f" From {model}"
-    return "", ""
+        return f"_scratch{name}", " From random weights" + (f" of the shape of {model}" if model else "")
+    return name, f" From {model}" if model else ""
 
 
 def starting_point(

@@ -89,12 +89,14 @@ def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, cap
 
 
 def test_a_run_from_another_model_has_a_page_of_its_own():
+    larger = ["--model_name_or_path", "runs/clip_19m/"]
     for study in (repair_gain, swap_gain):
         ended = [
             study.beginning(study.parse(options))
-            for options in ([], ["--model_name_or_path", "runs/clip_19m/"], ["--from_scratch"])
+            for options in ([], larger, ["--from_scratch"], ["--from_scratch", *larger])
         ]
-        assert ended == [("", ""), ("_clip_19m", " From clip_19m"), ("_scratch", " From random weights")]
+        assert ended[:3] == [("", ""), ("_clip_19m", " From clip_19m"), ("_scratch", " From random weights")]
+        assert ended[3] == ("_scratch_clip_19m", " From random weights of the shape of clip_19m")
 
 
 def test_a_table_of_what_is_finished_learns_nothing(tmp_path, capsys):
