@@ -56,16 +56,17 @@ def written(noise_rate: float, rows: dict, words: dict) -> str:
 
 
 def draw(results: dict[str, dict]) -> pyplot.Figure:
-    figure, axes = pyplot.subplots(1, len(results), figsize=(6 * len(results), 3), layout="constrained", squeeze=False)
+    size = 6 * len(results), 1.2 + 0.4 * max(len(one["cells"]) for one in results.values())
+    figure, axes = pyplot.subplots(1, len(results), figsize=size, layout="constrained", squeeze=False)
     for axis, (noise_rate, one) in zip(axes[0], results.items(), strict=True):
         rows = one["cells"]
         for place, way in enumerate(WAYS):
             found = [row[way] for row in rows.values()]
-            at = np.arange(len(rows)) + 0.4 * place
-            axis.barh(at, [row["mean"] for row in found], 0.35, xerr=error_bars(found), label=WAYS[way], alpha=0.6)
-        axis.set_yticks(np.arange(len(rows)) + 0.2, list(rows))
-        least = min(row[way]["low"] for row in rows.values() for way in WAYS)
-        axis.set(xlabel="R@1", title=f"{noise_rate} of words false", xlim=(max(least - 5, 0), None))
+            at = np.arange(len(rows)) + 0.3 * place
+            means = [one["mean"] for one in found]
+            axis.errorbar(means, at, xerr=error_bars(found), fmt="o", capsize=3, label=WAYS[way])
+        axis.set_yticks(np.arange(len(rows)) + 0.15, list(rows))
+        axis.set(xlabel="R@1", title=f"{noise_rate} of words false")
         axis.invert_yaxis()
-    axes[0][0].legend(loc="lower left")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure

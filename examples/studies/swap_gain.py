@@ -78,12 +78,12 @@ def written(args: argparse.Namespace, rows: dict[str, dict]) -> str:
 
 
 def draw(rows: dict[str, dict]) -> pyplot.Figure:
-    figure, axes = pyplot.subplots(1, len(MEASURES), figsize=(14, 2.5), layout="constrained")
+    figure, axes = pyplot.subplots(1, len(MEASURES), figsize=(15, 2.5), layout="constrained", sharey=True)
     for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
         found = [row[measure] for row in rows.values()]
-        axis.barh(list(rows), [one["mean"] for one in found], xerr=error_bars(found), alpha=0.6)
-        axis.set(title=title, xlim=(max(min(one["low"] for one in found) - 5, 0), None))
-        axis.invert_yaxis()
+        axis.errorbar([one["mean"] for one in found], list(rows), xerr=error_bars(found), fmt="o", capsize=3)
+        axis.set(title=title)
+    axes[0].invert_yaxis()
     return figure
 
 

@@ -353,6 +353,14 @@ def test_finished_cells_of_the_masking_table_are_not_trained_again(tmp_path, mon
         assert masking_table.main() == 2
         assert "was made with another setting" in capsys.readouterr().err
 
+    monkeypatch.setattr(
+        sys, "argv", [*argv, "--model_name_or_path", "runs/larger", "--output_dir", str(tmp_path / "larger")]
+    )
+    assert not masking_table.main()  # another starting point has a page of its own, and leaves the first as it is
+    page = (tmp_path / "results" / "masking_table_larger.md").read_text()
+    assert page.startswith("# Which masking helps retrieval? From larger\n") and "masking_table_larger.png" in page
+    assert json.loads((tmp_path / "results" / "masking_table.json").read_text())["results"]["0.3"] == found
+
     monkeypatch.setattr(sys, "argv", [*argv, "--decoder_epochs", "1", "--only_finished"])
     assert masking_table.main() == 2  # and no decoder learns for it
     assert "decoder_0.3.json: missing, so nothing is finished here" in capsys.readouterr().err
