@@ -78,6 +78,7 @@ def test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run(benchmark,
     assert 0 < groups["last third"]["num_words"] < expected["num_words"] and found["all"]["AUROC"] > 0.58
     assert visible["AUROC"] > 0 and found["oracle"]["visible"]["of_oracle"] == 1
     assert found["posterior"]["ECE"] is not None and found["evidence"]["ECE"] is None
+    assert "the reader has learnt of no family" in capsys.readouterr().out  # in two steps
     text = (tmp_path / "results" / "found.md").read_text()
     assert f"| {file} | " in text and "| things made up (" in text and "| bag.color | " in text
 
