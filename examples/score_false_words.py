@@ -103,7 +103,9 @@ def scores_of_methods(args: argparse.Namespace, data: datasets.DatasetDict) -> d
         refuse_unnamed(data["train"], families)
         reader = train_value_reader(gadms, processor, data["train"], families, *learning)
         if not reader.shown(families):
-            print("posterior: no word is doubted, the reader has learnt of no family; take more --evidence_steps or rows")
+            print(
+                "posterior: no word is doubted, the reader has learnt of no family; take more --evidence_steps or rows"
+            )
     if set(methods) & set(WITH_EVIDENCE):
         evidence = train_patch_evidence(gadms, processor, data["train"], *learning)
     options: dict[str, Any] = {"families": families, "decoder": decoder, "oracle_persons": args.oracle_persons}

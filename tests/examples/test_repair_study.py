@@ -86,6 +86,10 @@ def test_the_study_of_repair_writes_its_tables(drawn, tmp_path, monkeypatch, cap
     assert (tmp_path / "results" / "repair_gain.md").read_text() == page
     noisy = (tmp_path / "results" / "repair_gain_noisy_clip.md").read_text()
     assert noisy.startswith("# Is it better to repair false words than to leave them? From noisy_clip\n")
+    repair_gain.main([*options, *elsewhere[:3], str(tmp_path / "longer"), "--cells", "none", "--epochs", "4"])
+    longer = (tmp_path / "results" / "repair_gain_noisy_clip_4_passes.md").read_text()
+    assert longer.startswith(noisy.partition("\n")[0] + " (4 passes)\n")
+    assert (tmp_path / "results" / "repair_gain_noisy_clip.md").read_text() == noisy
 
 
 def test_a_run_from_another_model_has_a_page_of_its_own():
