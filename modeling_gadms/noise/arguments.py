@@ -1,5 +1,6 @@
 """Arguments of repairing captions."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -61,9 +62,9 @@ class RepairArguments:
             raise ValueError(
                 f"batch_size must be at least 2, or there is nothing to tell apart; got {self.batch_size}"
             )
-        if self.tower_learning_rate < 0:
-            raise ValueError(f"tower_learning_rate must not be negative; got {self.tower_learning_rate}")
-        if self.threshold <= 0:
+        if not 0 <= self.tower_learning_rate < math.inf:
+            raise ValueError(f"tower_learning_rate must be a number, and not negative; got {self.tower_learning_rate}")
+        if not self.threshold > 0:
             raise ValueError(
                 f"threshold must be above 0, or words that say nothing are hidden too; got {self.threshold}"
             )

@@ -1,11 +1,13 @@
 """What was learnt about false words kept in a file, so that a broken run need not learn it again."""
 
+import itertools
+import json
 import os
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from dataset_webperson import DataError
@@ -17,6 +19,7 @@ from .patch_evidence import PatchEvidence
 from .value_reader import ValueReader
 from .word_families import Family
 
+VALUES = "values"  # of the file's metadata: the values of each family, in their order
 Learnt = TypeVar("Learnt", bound=OnImageTower)
 
 
@@ -36,7 +39,8 @@ def kept(file: str, model: GADMSModel, empty: Callable[[], Learnt], learn: Calla
         return _filled(empty(), file, model)
     learnt = learn()
     with replacing(file) as temporary:
-        save_file({name: value.cpu().contiguous() for name, value in learnt.state_dict().items()}, temporary)
+        weights = {name: value.cpu().contiguous() for name, value in learnt.state_dict().items()}
+        save_file(weights, temporary, metadata=_told(learnt))
     return learnt
 
 
@@ -60,8 +64,30 @@ def load_reader(model: GADMSModel, families: Mapping[str, Family], file: str) ->
     return _filled(ValueReader(model, families), file, model)
 
 
+def _told(module: OnImageTower) -> dict[str, str]:
+    """What the shapes of the weights do not tell: which values a reader's answers are of."""
+    if not isinstance(module, ValueReader):
+        return {}
+    return {VALUES: json.dumps({name: list(family.values) for name, family in module.families.items()})}
+
+
+def _refuse_other_values(module: OnImageTower, file: str) -> None:
+    with safe_open(file, "pt") as opened:
+        learnt = (opened.metadata() or {}).get(VALUES)
+    given = _told(module).get(VALUES)
+    if learnt is None or given is None or learnt == given:
+        return
+    pairs: Any = itertools.zip_longest(json.loads(learnt).items(), json.loads(given).items(), fillvalue=("none", []))
+    (name, values), (other, others) = next(pair for pair in pairs if pair[0] != pair[1])
+    raise DataError(
+        f"{file}: learnt for the family {name} of {', '.join(values)}, in whose place {other} of {', '.join(others)} "
+        "is given; give the families that it was learnt for, in their order, or learn again"
+    )
+
+
 def _filled(module: Learnt, file: str, model: GADMSModel) -> Learnt:
     try:
+        _refuse_other_values(module, file)
         found = load_file(file)
         if isinstance(module, PatchEvidence):
             module.reference_keys = torch.empty_like(found["reference_keys"])

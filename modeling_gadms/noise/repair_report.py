@@ -27,7 +27,7 @@ def doubts(row: dict[str, Any], name: str) -> Iterator[tuple[int, int, str, floa
     """
     for start, end in row.get(f"{name}_{HIDDEN}") or []:
         yield start, end, "", 0.0
-    for one in row.get(f"{name}_{POSTERIOR}") or []:
+    for one in row.get(f"{name}_{AS_FOUND}_{POSTERIOR}") or row.get(f"{name}_{POSTERIOR}") or []:
         best = chosen_word(one)
         if best:
             yield one["start"], one["end"], one["words"][best], true_shares(one)[best]

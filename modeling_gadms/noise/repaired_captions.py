@@ -22,7 +22,7 @@ from .word_families import Family, SaidWord, lists_attributes, said_words
 from .word_places import SaidBatch
 
 LISTED, FALSE_SPANS = "words", "false_spans"  # suffixes of columns of drawn captions
-TOLD = LISTED, FALSE_SPANS, "score", "word_score"  # of columns that tell of a caption's text
+TOLD = LISTED, FALSE_SPANS, POSTERIOR, "score", "word_score"  # of columns that tell of a caption's text
 LEAST = 0.01  # a value less likely than this is left out
 COUNTED_ROWS = 10_000  # rows whose words are counted
 FEATURE = datasets.List(
@@ -174,12 +174,13 @@ def alternatives(
 def repair_captions(dataset: datasets.Dataset) -> datasets.Dataset:
     """The data set of [`add_posteriors`] with its captions repaired, and the old ones in `caption1_as_found`, ...
 
-    What else the data set says of a caption is of the old one, and gets names to match: `caption1_as_found_score`, ...
-    Words listed with their attributes (drawn captions), and which of them are false, are listed of the new one too.
+    What else the data set says of a caption is of the old one, and gets names to match: `caption1_as_found_posterior`.
+    Words listed with their attributes, and which of them are false, are listed of the new one too where the data set
+    tells the truth (drawn captions): whether a word is false is null where that is not told of its attribute.
     """
     names = caption_columns(dataset.column_names)
     changed: dict[str, list] = {name: [] for name in names}
-    judged = [name for name in names if lists_attributes(dataset.column_names, name)]
+    judged = [name for name in names if _tells_truth(dataset.column_names, name)]
     changed |= {f"{name}_{part}": [] for name in judged for part in (LISTED, FALSE_SPANS)}
     for row in dataset.remove_columns([name for name in dataset.column_names if name == "image"]):
         for name in names:
@@ -188,7 +189,9 @@ def repair_captions(dataset: datasets.Dataset) -> datasets.Dataset:
                 text = repaired(caption, posterior)
                 changed[name].append(row[name] if text == caption else text)
                 continue
-            text, words = repaired_listed(caption, posterior, row[f"{name}_{LISTED}"], json.loads(row["attributes"]))
+            text, words = repaired_listed(
+                caption, posterior, row[f"{name}_{LISTED}"], json.loads(row["attributes"] or "{}")
+            )
             changed[name].append(row[name] if text == caption else text)
             changed[f"{name}_{LISTED}"].append(words)
             changed[f"{name}_{FALSE_SPANS}"].append(
@@ -199,6 +202,10 @@ def repair_captions(dataset: datasets.Dataset) -> datasets.Dataset:
     for column, values in changed.items():
         dataset = dataset.add_column(column, values, feature=features[column])
     return dataset
+
+
+def _tells_truth(columns: Sequence[str], name: str) -> bool:
+    return lists_attributes(columns, name) and {f"{name}_{FALSE_SPANS}", "attributes"} <= set(columns)
 
 
 def _as_found(columns: Sequence[str]) -> dict[str, str]:
@@ -216,21 +223,37 @@ def repaired_listed(
     Args:
         caption: as it was found.
         posterior: places, words and their probabilities.
-        listed: `start`, `end`, `attribute` and `is_false` of every attribute word.
+        listed: `start`, `end`, `attribute` and `is_false` of every attribute word. What is judged may be more or less
+            than one of them, where families were found.
         truth: attribute -> the value that the picture shows.
     """
-    judged = {one["start"]: one for one in posterior}
     words = sorted(listed, key=lambda word: word["start"])
-    places = [
-        judged.get(word["start"], {**word, "words": [caption[word["start"] : word["end"]]], "probabilities": [1.0]})
-        for word in words
-    ]
+    alone = [word for word in words if not _within(word, posterior)]
+    unchanged = [{**word, "words": [caption[word["start"] : word["end"]]], "probabilities": [1.0]} for word in alone]
+    places = sorted([*posterior, *unchanged], key=lambda place: place["start"])
     text, spans = repaired_with_places(caption, places)
+    moved = list(zip(places, spans, strict=True))
     found = []
-    for word, (start, end) in zip(words, spans, strict=True):
+    for word in words:
+        inside = [pair for pair in moved if _within(word, [pair[0]])]
+        (first, (start, _)), (last, (_, end)) = inside[0], inside[-1]
+        start -= max(first["start"] - word["start"], 0)  # a listed word may be longer than what was judged of it
+        end += max(word["end"] - last["end"], 0)
         is_false = word["is_false"]
         said = text[start:end].lower()
         if said != caption[word["start"] : word["end"]].lower():
-            is_false = said not in WORDS[word["attribute"]].get(truth[word["attribute"]], ())
+            is_false = _says_otherwise(said, word["attribute"], truth)
         found.append({**word, "start": start, "end": end, "is_false": is_false})
     return text, found
+
+
+def _says_otherwise(said: str, attribute: str, truth: Mapping[str, str]) -> bool | None:
+    """Whether a word of an attribute is false; None where its truth is not told."""
+    if attribute not in WORDS or attribute not in truth:
+        return None
+    return said not in WORDS[attribute].get(truth[attribute], ())
+
+
+def _within(word: Mapping[str, Any], places: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a word shares characters with one of the places."""
+    return any(one["start"] < word["end"] and word["start"] < one["end"] for one in places)

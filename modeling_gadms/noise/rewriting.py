@@ -10,12 +10,13 @@ from ..tokenization_gadms import clean_caption
 
 POSTERIOR = "posterior"  # suffix of the columns that list words and their probabilities
 AS_FOUND = "as_found"  # suffix of the columns that keep a caption that was repaired
+_BEGINS_WITH_VOWEL = re.compile(r"(?!one\b|eu|uni[cfoqstv]|us[aeiu])[aeiou]|heir|honest|honou?r|hour", re.IGNORECASE)
 
 
 def repaired(caption: str, posterior: Sequence[Mapping[str, Any]], draws: Sequence[float] | None = None) -> str:
     """The caption with the likeliest word in each place or, given a number in [0, 1) for each, with words drawn.
 
-    An article before a word becomes the one that the word needs, and a first letter keeps its case.
+    An article before a word becomes the one that it needs; a first letter, and a word of capitals, keep their case.
 
     >>> posterior = [{"start": 2, "end": 5, "words": ["red", "orange"], "probabilities": [0.3, 0.7]}]
     >>> repaired("A red coat", posterior)
@@ -66,15 +67,18 @@ def true_shares(one: Mapping[str, Any]) -> list[float]:
 
 
 def _replaced(caption: str, start: int, end: int, word: str) -> str:
-    if caption[start].isupper():
-        word = word[0].upper() + word[1:]
+    loud = caption[start:end].isupper() and end - start > 1
+    if loud or caption[start].isupper():
+        capital = word.upper() if loud else word[0].upper() + word[1:]
+        word = capital if len(capital) == len(word) else word  # places count the letters of the word as it is listed
     before, after = caption[:start], caption[end:]
-    if article := re.search(r"\b([Aa])n? $", before):
-        before = before[: article.start()] + article[1] + ("n " if word[0].lower() in "aeiou" else " ")
+    if article := re.search(r"\b([Aa])[Nn]? $", before):
+        n = "N" if loud and article[1] == "A" else "n"
+        before = before[: article.start()] + article[1] + (f"{n} " if _BEGINS_WITH_VOWEL.match(word) else " ")
     return before + word + after
 
 
 def as_cleaned(caption: str) -> str:
     """The caption with the places of its cleaned form; capitals stay where they are all that cleaning changes."""
     cleaned = clean_caption(caption)
-    return caption if caption.lower() == cleaned else cleaned
+    return caption if caption.lower() == cleaned and len(caption) == len(cleaned) else cleaned

@@ -69,36 +69,56 @@ def swaps(
 
 
 def drawn_words(
-    posterior: Sequence[Mapping[str, Any]], draws: Sequence[float], families: Mapping[str, Family]
+    posterior: Sequence[Mapping[str, Any]],
+    draws: Sequence[float],
+    said: Sequence[SaidWord],
+    families: Mapping[str, Family],
 ) -> tuple[list[SaidWord], dict[int, dict[str, Any]]]:
     """The values that a caption says once its words are drawn as `repaired` draws them, and what changes it so.
 
+    Args:
+        said: the values that the caption says as it is.
+
     Returns:
-        The places of known families, and by `start` a posterior sure of the drawn word where it is not the one said.
+        Places and values from left to right, where nothing is drawn as they are said, and by `start` a posterior sure
+        of the drawn word where it is not the one said.
     """
     words: list[SaidWord] = []
     drawn: dict[int, dict[str, Any]] = {}
     for one, draw in zip(posterior, draws, strict=True):
         number = chosen_word(one, draw)
-        values = families[one["family"]].value_of if one["family"] in families else {}
-        word = one["words"][number]
-        if value := values.get(word.lower()):
-            words.append(SaidWord(one["start"], one["end"], one["family"], value))
+        word, family = one["words"][number], _family_of(one, said, families)
+        if family and (value := families[family].value_of.get(word.lower())):
+            words.append(SaidWord(one["start"], one["end"], family, value))
         if number:
             drawn[one["start"]] = certain(one["start"], one["end"], word)
-    return words, drawn
+    words += [
+        word for word in said if not any(one["start"] < word.end and word.start < one["end"] for one in posterior)
+    ]
+    return sorted(words, key=lambda word: word.start), drawn
 
 
-def beliefs(posterior: Sequence[Mapping[str, Any]], families: Mapping[str, Family]) -> dict[int, dict[str, float]]:
-    """How likely each value is to be true in each place of a posterior, by `start`."""
+def beliefs(
+    posterior: Sequence[Mapping[str, Any]], said: Sequence[SaidWord], families: Mapping[str, Family]
+) -> dict[int, dict[str, float]]:
+    """How likely each value is to be true in each place of a posterior, by `start`; `said` as in [`drawn_words`]."""
     found: dict[int, dict[str, float]] = {}
     for one in posterior:
-        values = families[one["family"]].value_of if one["family"] in families else {}
+        family = _family_of(one, said, families)
+        values = families[family].value_of if family else {}
         for word, probability in zip(one["words"], true_shares(one), strict=True):
             if value := values.get(word.lower()):
                 of_place = found.setdefault(one["start"], {})
                 of_place[value] = of_place.get(value, 0.0) + probability
     return found
+
+
+def _family_of(one: Mapping[str, Any], said: Sequence[SaidWord], families: Mapping[str, Family]) -> str | None:
+    """The family of a place, by what is said there where the place names one of other families."""
+    if one["family"] in families:
+        return one["family"]
+    there = (word.family for word in said if (word.start, word.end) == (one["start"], one["end"]))
+    return next(there, None)
 
 
 def refuse_nothing_to_swap(dataset: datasets.Dataset) -> None:

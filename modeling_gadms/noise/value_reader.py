@@ -70,6 +70,7 @@ class ValueReader(OnImageTower):
         self, gadms: GADMSModel, families: Mapping[str, Family], embedding: int = 64, hidden: int = 512
     ) -> None:
         super().__init__(gadms)
+        self.families = dict(families)
         sizes = [len(family.values) for family in families.values()]
         self.firsts = [0, *itertools.accumulate(sizes)]
         self.patch = nn.Linear(gadms.config.projection_dim, PATCH_WIDTH)

@@ -11,6 +11,8 @@ from dataset_webperson import DataError
 from dataset_webperson.drawn.attributes import WORDS
 from dataset_webperson.files import write_json
 
+from ..tokenization_gadms import clean_caption
+
 
 @dataclass(frozen=True)
 class Family:
@@ -82,14 +84,14 @@ def read_families(file: str) -> dict[str, Family]:
     """Families from the JSON of [`write_families`].
 
     Raises:
-        DataError: the file is not such JSON, a family has fewer than two values, or a word stands for two values of a
-            family; names the family and the word.
+        DataError: the file is not such JSON or names no family, a family has fewer than two values or one without
+            words, or a word stands for two values of a family; names the family and the word.
     """
     try:
         with open(file, encoding="utf-8") as opened:
             found = json.load(opened)
         families = {
-            name: Family({value: tuple(map(str.lower, words)) for value, words in one["values"].items()})
+            name: Family({value: _cleaned(words) for value, words in one["values"].items()})
             for name, one in found.items()
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -97,7 +99,11 @@ def read_families(file: str) -> dict[str, Family]:
             f'{file}: not families of words ({error!r}); write {{"color": {{"values": {{"red": ["red", "scarlet"], '
             '"blue": ["blue"]}}}'
         ) from error
+    if not families:
+        raise DataError(f"{file}: names no family, so no word is wrong")
     for name, family in families.items():
+        if unsaid := [value for value, words in family.values.items() if not words or "" in words]:
+            raise DataError(f"{file}: family {name}: {unsaid[0]!r} has no word, or an empty one; take it out")
         if len(family.values) < 2:
             raise DataError(
                 f"{file}: family {name} has {len(family.values)} values; two are needed, or no word is wrong"
@@ -110,6 +116,13 @@ def read_families(file: str) -> dict[str, Family]:
                         f"{file}: family {name}: {word!r} stands for {seen[word]} and for {value}; keep one"
                     )
     return families
+
+
+def _cleaned(words: Any) -> tuple[str, ...]:
+    """Words as captions are searched for them."""
+    if not isinstance(words, list):
+        raise TypeError(f"{words!r} is no list of words")
+    return tuple(map(clean_caption, words))
 
 
 def said_words(row: Mapping[str, Any], column: str, families: Mapping[str, Family]) -> list[SaidWord]:
@@ -142,13 +155,14 @@ def find_words(caption: str, families: Mapping[str, Family]) -> list[SaidWord]:
     for name, family in families.items():
         for word, value in family.value_of.items():
             owners.setdefault(word, (name, value))
+    # letter by letter: lower case has as many letters as the caption, and "\u017f" is no "s"
+    lower = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in caption)
     return [
-        SaidWord(match.start(), match.end(), *owners[match[0].lower()])
-        for match in _pattern(tuple(owners)).finditer(caption)
+        SaidWord(match.start(), match.end(), *owners[match[0]]) for match in _pattern(tuple(owners)).finditer(lower)
     ]
 
 
 @functools.lru_cache(maxsize=8)
 def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     longest_first = sorted(map(re.escape, words), key=len, reverse=True)
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])", re.IGNORECASE)
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])")

@@ -187,11 +187,10 @@ class PairCollator:
     def _swaps(self, row: dict[str, Any], column: str, families: dict[str, Family]) -> list[Swap]:
         caption, drawn = as_cleaned(self._cell(row, column, str)), None
         posterior = row.get(f"{column}_{POSTERIOR}") or []
+        words = said_words({**row, column: caption}, column, families)
+        generator, believed = self._stream(row, "swaps"), beliefs(posterior, words, families)
         if self.draw_words:
-            words, drawn = drawn_words(posterior, self._word_draws(row, posterior), families)
-        else:
-            words = said_words({**row, column: caption}, column, families)
-        generator, believed = self._stream(row, "swaps"), beliefs(posterior, families)
+            words, drawn = drawn_words(posterior, self._word_draws(row, posterior), words, families)
         return swaps(caption, words, families, self.swap_negatives, generator, drawn, believed)
 
     def kept_patches(self, row: dict[str, Any]) -> torch.Tensor:

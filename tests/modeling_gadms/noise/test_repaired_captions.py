@@ -38,6 +38,7 @@ from modeling_gadms.noise.word_families import (
     write_families,
 )
 from modeling_gadms.noise.word_places import REACH, Places, SaidBatch, find_places
+from modeling_gadms.tokenization_gadms import clean_caption
 from modeling_gadms.training.collator import PairCollator
 from modeling_gadms.training.trainer import refuse_missing_columns
 
@@ -416,6 +417,20 @@ def test_articles_and_capitals_follow_the_word():
     assert repaired("Navy, a coat", posterior) == "Orange, a coat"
     posterior = [{"start": 3, "end": 9, "words": ["orange", "red"], "probabilities": [0.1, 0.9]}]
     assert repaired("an orange coat", posterior) == "a red coat"
+    assert repaired("AN ORANGE COAT", posterior) == "A RED COAT"
+    for said, word, text in (
+        ("A RED COAT", "orange", "AN ORANGE COAT"),
+        ("A Red coat", "orange", "An Orange coat"),
+        ("a red dress", "one-piece", "a one-piece dress"),
+        ("a red dress", "uniform", "a uniform dress"),
+        ("a red dress", "unironed", "an unironed dress"),
+        ("a red dress", "ochre", "an ochre dress"),
+    ):
+        assert repaired(said, [certain(2, 5, word)]) == text
+    assert repaired_with_places("A RED COAT", [certain(2, 5, "wei\u00df"), certain(6, 10, "hat")])[1] == [
+        (2, 6),
+        (7, 10),
+    ]
 
 
 def test_drawn_words_follow_seed_epoch_and_image_and_leave_the_rest_alone(pair):
@@ -447,10 +462,29 @@ def test_families_are_read_as_written_and_what_is_wrong_is_named(tmp_path):
         ('{"color": ["red"]}', "not families of words"),
         ('{"color": {"values": {"red": ["red"]}}}', "family color has 1 values"),
         ('{"color": {"values": {"red": ["red"], "rose": ["pink", "red"]}}}', "'red' stands for red and for rose"),
+        ('{"color": {"values": {"red": "red", "rose": "pink"}}}', "'red' is no list of words"),
+        ('{"color": {"values": {"red": [], "rose": ["pink"]}}}', "family color: 'red' has no word, or an empty one"),
+        ('{"color": {"values": {"red": ["red", " "], "rose": ["pink"]}}}', "'red' has no word, or an empty one"),
+        ("{}", "names no family"),
     ):
         (tmp_path / "families.json").write_text(content)
         with pytest.raises(DataError, match=words):
             read_families(file)
+    (tmp_path / "families.json").write_text('{"color": {"values": {"red": [" Dark  RED "], "rose": ["pink"]}}}')
+    assert read_families(file)["color"].values["red"] == ("dark red",)  # as captions are cleaned
+
+
+def test_letters_that_have_another_length_in_lower_case_move_no_word():
+    families = {"color": Family({"red": ("red",), "silver": ("silver",)})}
+    assert [(w.start, w.end, w.value) for w in find_words("\u0130 Red \u017filver silver", families)] == [
+        (2, 5, "red"),
+        (13, 19, "silver"),
+    ]
+    caption = "\u0130stanbul on a red coat"
+    [word] = find_words(clean_caption(caption), families)
+    row = {"caption1": caption, "caption1_posterior": [certain(word.start, word.end, "orange")]}
+    mended = repair_captions(datasets.Dataset.from_list([row]))[0]["caption1"]
+    assert mended == clean_caption(caption).replace("a red", "an orange")
 
 
 def test_plain_families_name_every_word_once():
@@ -471,6 +505,22 @@ def test_listed_words_count_where_there_are_some_whatever_their_truth():
     assert json.dumps(datasets.Dataset.from_list([row])[0]["caption1_words"])  # as a data set gives them
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tower_learning_rate": -1.0}, "tower_learning_rate must be a number, and not negative; got -1.0"),
+        ({"tower_learning_rate": math.nan}, "tower_learning_rate must be a number, and not negative; got nan"),
+        ({"tower_learning_rate": math.inf}, "tower_learning_rate must be a number"),
+        ({"threshold": math.nan}, "threshold must be above 0"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        RepairArguments(output_dir="out", **options)
+
+
 @pytest.mark.parametrize(("mode", "added"), [("repair", 2), ("sample", 1), ("hide", 1)])
 def test_splits_that_are_left_alone_get_the_columns_of_the_others(pair, tmp_path, mode, added):
     rows, families = tiny_rows(64).remove_columns("caption2"), {} if mode == "hide" else FAMILIES
@@ -484,12 +534,23 @@ def test_splits_that_are_left_alone_get_the_columns_of_the_others(pair, tmp_path
     assert alone["caption1"][:] == rows["caption1"][:3]
     if mode != "hide":  # so no word is doubted
         assert changed["caption1"][:] == rows["caption1"][:]
-        assert all(len(one["words"]) == 1 for found in changed["caption1_posterior"] for one in found)
+        listed = changed["caption1_as_found_posterior" if mode == "repair" else "caption1_posterior"]
+        assert all(len(one["words"]) == 1 for found in listed for one in found)
     again, _ = change_of(arguments, *pair, rows, families, file)  # what was learnt is read from its file
     assert again(rows).remove_columns("image").to_list() == changed.remove_columns("image").to_list()
     if mode == "repair":
+        values = FAMILIES["color"].values
+        turned = {"color": Family(dict(reversed(values.items())))}  # as many answers, of other values
+        for others, place in ((THINGS, "colour of"), (turned, "color of"), ({"hue": FAMILIES["color"]}, "hue of")):
+            with pytest.raises(
+                DataError, match=f"learnt.safetensors: learnt for the family color of .*, in .* {place}"
+            ):
+                change_of(arguments, *pair, rows, others, file)
+        richer = {"color": Family({value: (*words, f"{value}ish") for value, words in values.items()})}
+        change_of(arguments, *pair, rows, richer, file)  # more words for the same values are no other values
+        (tmp_path / "learnt.safetensors").write_bytes(b"cut off")
         with pytest.raises(DataError, match="learnt.safetensors: broken, or not learnt from this model and for these"):
-            change_of(arguments, *pair, rows, THINGS, file)
+            change_of(arguments, *pair, rows, FAMILIES, file)
 
 
 def test_repaired_captions_are_not_drawn_from_and_families_must_be_spoken_of():
@@ -555,6 +616,36 @@ def test_listed_words_of_repaired_captions_say_where_they_stand_and_whether_they
     assert mended["caption1_false_spans"] == [[23, 27], [28, 33]]
     assert mended["caption1_as_found"] == row["caption1"] and mended["caption1_as_found_words"] == words
     assert mended["caption1_as_found_false_spans"] == [[2, 5], [19, 23]]
+    assert mended["caption1_as_found_posterior"] == posterior
+    assert "caption1_posterior" not in mended  # its places are those of the old caption
+
+    for told in ({}, {"coat.color": "orange"}):  # what is changed there is neither true nor false for all we know
+        unknown = drawn_row(row["caption1"], [{**words[2], "attribute": "feet"}], told, posterior)
+        [listed] = repair_captions(datasets.Dataset.from_list([unknown]))[0]["caption1_words"]
+        assert (listed["start"], listed["end"], listed["is_false"]) == (28, 33, None)
+    for column in ("attributes", "caption1_false_spans"):  # as of photographs, whose truth nobody tells
+        found = repair_captions(datasets.Dataset.from_list([row]).remove_columns(column))[0]
+        assert found["caption1"] == mended["caption1"] and "caption1_words" not in found
+        assert found["caption1_as_found_words"] == words
+
+
+def test_what_is_judged_may_be_more_or_less_than_a_listed_word():
+    """As by families that were found in the captions."""
+    caption, truth = "A man wearing a navy blue coat", {"coat.color": "blue", "coat.garment": "coat"}
+    words = [{"start": 16, "end": 25, "attribute": "coat.color", "is_false": True}]
+    for posterior, text, said, is_false in (
+        ([certain(6, 13, "carrying")], "A man carrying a navy blue coat", "navy blue", True),
+        ([certain(16, 20, "royal")], "A man wearing a royal blue coat", "royal blue", False),
+        ([certain(21, 25, "black")], "A man wearing a navy black coat", "navy black", True),
+        ([certain(16, 20, "dark"), certain(21, 25, "red")], "A man wearing a dark red coat", "dark red", True),
+        ([certain(16, 30, "orange shirt")], "A man wearing an orange shirt", "orange shirt", True),
+        ([certain(2, 5, "woman"), certain(21, 25, "blue")], "A woman wearing a navy blue coat", "navy blue", True),
+    ):
+        mended = repair_captions(datasets.Dataset.from_list([drawn_row(caption, words, truth, posterior)]))[0]
+        [listed] = mended["caption1_words"]
+        assert mended["caption1"] == text and text[listed["start"] : listed["end"]] == said
+        assert listed["is_false"] is is_false
+        assert mended["caption1_false_spans"] == ([[listed["start"], listed["end"]]] if is_false else [])
 
 
 def test_what_a_construction_says_of_a_caption_stays_with_the_old_one():

@@ -63,8 +63,10 @@ def test_a_copy_weighs_less_the_likelier_it_is_true():
         {"start": 2, "end": 5, "family": "color", "words": ["red", "orange"], "probabilities": [0.25, 0.75]},
         {"start": 6, "end": 10, "family": "unknown", "words": ["coat"], "probabilities": [1.0]},
     ]  # fmt: skip
-    believed = beliefs(posterior, FAMILIES)
+    believed = beliefs(posterior, [], FAMILIES)
     assert believed == {2: {"red": 0.25, "orange": 0.75}}
+    # a place of a family by another name: the word that is said there tells which is meant
+    assert beliefs(posterior, words_of(caption), FAMILIES) == {**believed, 6: {"coat": 1.0}}
     found = {}
     for seed in range(40):
         for swap in swaps(caption, words_of(caption), FAMILIES, 1, generator(seed), believed=believed):
@@ -84,16 +86,27 @@ def test_copies_of_a_drawn_caption_keep_the_other_words_that_were_drawn():
         {"start": 6, "end": 10, "family": "garment", "words": ["coat", "boiler suit"], "probabilities": [0.5, 0.5]},
     ]
     caption, draws = "a red coat", [0.9, 0.6]
-    words, drawn = drawn_words(posterior, draws, FAMILIES)
+    words, drawn = drawn_words(posterior, draws, words_of(caption), FAMILIES)
     assert [word.value for word in words] == ["orange", "overall"]
     assert repaired(caption, list(drawn.values())) == repaired(caption, posterior, draws) == "an orange boiler suit"
-    options = {"drawn": drawn, "believed": beliefs(posterior, FAMILIES)}
+    options = {"drawn": drawn, "believed": beliefs(posterior, [], FAMILIES)}
     copies = {one for seed in range(40) for one in swaps(caption, words, FAMILIES, 2, generator(seed), **options)}
     expected = [("an orange coat", 0.5), ("a red boiler suit", 0.8), ("a scarlet boiler suit", 0.8)]
     expected += [("a blue boiler suit", 1.0), ("a dark blue boiler suit", 1.0)]
     assert {(one.caption, round(one.weight, 6)) for one in copies} == set(expected)
-    unknown, of_all = drawn_words([{**posterior[0], "family": "?"}, posterior[1]], draws, FAMILIES)
+    renamed = [{**posterior[0], "family": "?"}, posterior[1]]
+    assert drawn_words(renamed, draws, words_of(caption), FAMILIES) == (words, drawn)
+    unknown, of_all = drawn_words(renamed, draws, [], FAMILIES)
     assert [word.family for word in unknown] == ["garment"] and set(of_all) == {2, 6}
+
+
+def test_where_no_word_is_drawn_a_copy_may_swap_what_is_said():
+    caption = "a blue coat and a red coat"
+    posterior = [{"start": 2, "end": 6, "family": "color", "words": ["blue", "red"], "probabilities": [0.1, 0.9]}]
+    words, drawn = drawn_words(posterior, [0.5], words_of(caption), FAMILIES)
+    assert [(word.start, word.value) for word in words] == [(2, "red"), (7, "coat"), (18, "red"), (22, "coat")]
+    assert list(drawn) == [2]
+    assert drawn_words([], [], words_of(caption), FAMILIES) == (words_of(caption), {})
 
 
 @pytest.fixture(scope="module")
