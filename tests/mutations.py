@@ -1098,6 +1098,9 @@ LISTED = (
     "noise/test_repaired_captions.py::"
     "test_listed_words_of_repaired_captions_say_where_they_stand_and_whether_they_are_false_now"
 )
+WITHIN = "noise/test_repaired_captions.py::test_what_is_judged_may_be_more_or_less_than_a_listed_word"
+LETTERS = "noise/test_repaired_captions.py::test_letters_that_have_another_length_in_lower_case_move_no_word"
+KEPT = "noise/test_repaired_captions.py::test_splits_that_are_left_alone_get_the_columns_of_the_others"
 UNSHOWN = "noise/test_repaired_captions.py::test_words_that_images_do_not_show_are_not_listed"
 BUILT = "noise/test_repaired_captions.py::test_what_a_construction_says_of_a_caption_stays_with_the_old_one"
 mutants(
@@ -1109,15 +1112,21 @@ mutants(
         MOVED,
     ),
     ("old lengths", "if chosen else end - start)", "if False else end - start)", MOVED),
+    ("capitals of another length", " and len(caption) == len(cleaned) else", " else", LETTERS),
 )
+mutants("noise/kept_evidence.py", ("any values fit", "learnt == given:", "True:", KEPT))
 mutants(
     "noise/repaired_captions.py",
     ("unshown families listed", "if word.family in shown:", "if True:", UNSHOWN),
-    ("false words stay false", "is_false = said not in", "is_false = is_false or said not in", LISTED),
+    ("false words stay false", "is_false = _says_otherwise(", "is_false = is_false or _says_otherwise(", LISTED),
+    ("old probabilities stay with new captions", "FALSE_SPANS, POSTERIOR,", "FALSE_SPANS,", LISTED),
+    ("a listed word begins with what is judged", "start -= max(", "start -= 0 * max(", WITHIN),
+    ("a listed word ends with what is judged", "end += max(", "end += 0 * max(", WITHIN),
     ("scores stay with new captions", '"score", "word_score"  # of', "  # of", BUILT),
 )
 mutants(
     "noise/word_families.py",
+    ("letters of another length", 'letter.lower() if len(letter.lower()) == 1 else letter', "letter.lower()", LETTERS),
     ("words of a construction taken for attributes", ' and f"{caption}_word_score" not in columns', "", BUILT),
 )
 FOUND = "noise/test_found_families.py"
