@@ -42,17 +42,18 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: %(default)s)")
     args = parser.parse_args(arguments)
-    if os.path.exists(args.output_dir):
+    out = os.path.abspath(args.output_dir)  # a slash at the end would put what is unfinished into the folder
+    if os.path.exists(out):
         raise DataError(f"{args.output_dir}: already exists; delete it, or choose another --output_dir")
     if not 0 < args.noise_rate < 1:
         raise DataError(f"noise_rate must lie between 0 and 1, or no word differs in truth; got {args.noise_rate}")
     for split in ("train", "test"):
         if (count := getattr(args, f"num_{split}_persons")) < 1:
             raise DataError(f"num_{split}_persons must be at least 1; got {count}")
-    partial = f"{args.output_dir}.partial"
+    partial = f"{out}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     write(args, partial)
-    os.replace(partial, args.output_dir)
+    os.replace(partial, out)
     sys.stdout.write(
         f"{args.num_train_persons} training and {args.num_test_persons} test images in {args.output_dir}\n"
     )

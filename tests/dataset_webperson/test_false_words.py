@@ -43,6 +43,15 @@ def test_the_benchmark_loads_as_two_noisy_splits_of_other_persons(benchmark, tmp
         assert write(given) == 2 and words in capsys.readouterr().err
 
 
+def test_a_folder_may_be_named_with_a_slash_at_its_end(tmp_path, capsys):
+    few = ["--image_size", "50", "30", "--num_train_persons", "1", "--num_test_persons", "1"]
+    for folder in ("slash/", "deep//down/"):
+        assert write([*few, "--output_dir", f"{tmp_path}/{folder}"]) == 0, capsys.readouterr().err
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["README.md", "data"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "slash"]
+    assert write([*few, "--output_dir", f"{tmp_path}/slash/"]) == 2 and "already exists" in capsys.readouterr().err
+
+
 def test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run(benchmark, tmp_path, capsys):
     test = datasets.load_dataset("parquet", data_files=str(benchmark / "data" / "test-*.parquet"), split="train")
     rng = np.random.default_rng(0)
