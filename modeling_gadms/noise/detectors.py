@@ -14,6 +14,7 @@ from ..evaluation.encoding import embed_images
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
+from ..tokenization_gadms import clean_caption
 from ..towers_gadms import CLIP, is_causal, kind_of
 from .attribute_oracle import oracle_trust, train_oracle
 from .caption_trust import phrase_cosines, swap_contrasts
@@ -73,7 +74,7 @@ def word_suspicions(
         method (`str`): one of `METHODS`.
         model ([`GADMSModel`]): in evaluation mode, on the device to compute on, as what else is given.
         processor ([`GADMSProcessor`]): its processor.
-        test (`datasets.Dataset`): with columns `caption1_words`, ...
+        test (`datasets.Dataset`): with columns `image_path` and `caption1_words`, ...
         evidence ([`PatchEvidence`], *optional*): for the methods of `WITH_EVIDENCE`, learnt from other captions.
         reader ([`ValueReader`], *optional*): for the method `posterior`, learnt from other captions.
         batch_size (`int`): test images at a time.
@@ -83,7 +84,7 @@ def word_suspicions(
             by default those of [`families_for`].
 
     Raises:
-        DataError: the method is not for such a model or such data.
+        DataError: the method is not for such a model or such data, or a caption is not as the tokenizer reads it.
     """
     refuse_method(method, model, test, decoder)
     families = families_for(test.column_names) if families is None else families
@@ -118,8 +119,9 @@ def refuse_method(method: str, model: GADMSModel, test: datasets.Dataset, decode
     """Refuse a method that does not go with a model or with data, before anything is computed.
 
     Raises:
-        DataError: says what the method needs.
+        DataError: says what the method needs, or which caption is not as the tokenizer reads it.
     """
+    refuse_unclean(test)
     if method == "gass-released" and kind_of(model.config.text_config) != CLIP:
         raise DataError("gass-released is for CLIP's text tower alone; leave it out")
     if method == "clip4dm" and not is_causal(model.config.text_config):
@@ -131,6 +133,24 @@ def refuse_method(method: str, model: GADMSModel, test: datasets.Dataset, decode
         )
     if method == ORACLE and "attributes" not in test.column_names:
         raise DataError("oracle is taught drawn persons, and the data have no column attributes: leave it out")
+
+
+def refuse_unclean(test: datasets.Dataset) -> None:
+    """Refuse captions that the tokenizer changes in more than their case: it would find other words in their places.
+
+    Raises:
+        DataError: names the image and the caption, and what the tokenizer reads.
+    """
+    names = caption_columns(test.column_names)
+    for row in test.select_columns(["image_path", *names]):
+        for name in names:
+            caption, cleaned = row[name], clean_caption(row[name])
+            if cleaned != caption.lower() or len(cleaned) != len(caption):
+                raise DataError(
+                    f"{row['image_path']}: {name} is read as {cleaned!r}, where the places of words are others: write "
+                    "captions as modeling_gadms.tokenization_gadms.clean_caption gives them, and move start and end "
+                    f"of {name}_words"
+                )
 
 
 @torch.no_grad()

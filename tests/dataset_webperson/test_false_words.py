@@ -5,6 +5,7 @@ import sys
 
 import datasets
 import numpy as np
+import PIL.Image
 import pytest
 from places import EXAMPLES
 
@@ -24,6 +25,36 @@ def benchmark(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark") / "false_words"
     write([*SMALL, "--output_dir", str(folder)])
     return folder
+
+
+def own_data(folder, sizes=((64, 32),), attribute="coat.color", begin="a man in a {} coat", change=None):
+    """Eight images of people of one's own in each split, in turn of these sizes; each caption has one listed word."""
+    for first, split in enumerate(("train", "test")):
+        rows = []
+        for number in range(8):
+            color = ("red", "blue")[number % 2]
+            caption, (height, width) = begin.format(color), sizes[number % len(sizes)]
+            start = caption.index(color)
+            word = {"start": start, "end": start + len(color), "attribute": attribute, "is_false": number % 3 == 0}
+            row = {"image": PIL.Image.new("RGB", (width, height), color), "image_path": f"{split}/{number}.png"}
+            rows.append({**row, "person_id": 8 * first + number, "caption1": caption, "caption1_words": [word]})
+            if change is not None:
+                change(rows[-1])
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        features = datasets.Features({**datasets.Dataset.from_list(rows).features, "image": datasets.Image()})
+        datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "data" / f"{split}-0.parquet")
+    return ["--data_root", str(folder), "--output_file", str(folder / "found"), "--evidence_steps", "2"]
+
+
+@pytest.fixture
+def learning_nothing(monkeypatch):
+    """Whatever is refused is refused before it is learnt from."""
+
+    def fail(*arguments, **options):
+        raise AssertionError("something is learnt")
+
+    for name in ("train_value_reader", "train_patch_evidence", "word_suspicions"):
+        monkeypatch.setattr(score_false_words, name, fail)
 
 
 def test_the_benchmark_loads_as_two_noisy_splits_of_other_persons(benchmark, tmp_path, capsys):
@@ -116,3 +147,10 @@ def test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run(benchmark,
     assert "surprise asks the decoder of pre-training, and the model has none" in capsys.readouterr().err
     assert score_false_words.main(["--data_root", str(tmp_path), "--methods", "random"]) == 2
     assert "no data/train-*.parquet" in capsys.readouterr().err
+
+
+def test_captions_that_the_tokenizer_changes_are_refused(tmp_path, learning_nothing, capsys):
+    data = own_data(tmp_path, begin="Tom &amp; Jerry on a {} coat")
+    for method in ("gass", "evidence", "posterior"):
+        assert score_false_words.main([*data, "--methods", method]) == 2
+        assert "test/0.png: caption1 is read as 'tom & jerry on a red coat'" in capsys.readouterr().err

@@ -214,6 +214,27 @@ def test_a_prefix_moves_no_word(pretrained, rows, monkeypatch):
                 assert score == pytest.approx(-float(trust[inside].mean()), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a man.  he wears\n a red coat",
+        "tom &amp; jerry in a red coat",
+        "\u0130n a red coat",
+        "a \u201cred\u201d coat",
+        "a red coat ",
+    ],
+)
+def test_captions_that_the_tokenizer_changes_are_refused_before_their_places_are_looked_up(pretrained, rows, caption):
+    """Where cleaning moves characters, the tokens at a word's place are those of another word."""
+    model, processor = pretrained
+    changed = rows.map(lambda row, n: {"caption2": caption if n == 3 else row["caption2"].upper()}, with_indices=True)
+    for method in ("random", "swap", "posterior"):
+        with pytest.raises(DataError, match=rf"{rows[3]['image_path']}: caption2 is read as .*clean_caption.*_words"):
+            word_suspicions(method, model.gadms, processor, changed)
+    kept = changed.select([number for number in range(len(rows)) if number != 3])
+    assert word_suspicions("masked", model.gadms, processor, kept)  # capitals move nothing
+
+
 def test_every_method_gives_a_number_for_each_word_and_refuses_what_it_cannot_read(pretrained, rows):
     model, processor = pretrained
     for method in ("random", "cosine", "nam", "gass", "gass-released", "masked"):
