@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,9 +55,11 @@ def false_word_metrics(
         first two are None where all its words are true, or all false.
 
     Raises:
-        ValueError: lengths that differ, scores that are not finite, no false or no true word, a share outside (0, 1);
-            names the caption.
+        ValueError: lengths that differ, what is no score or not finite, scores mixed with spans, no false or no true
+            word, a share outside (0, 1), no resample; names the caption.
     """
+    if num_resamples < 1:
+        raise ValueError(f"`num_resamples` must be at least 1, or there are no intervals; got {num_resamples}")
     scores = flat_scores(predictions, references)
     words = [word for one in references for word in one]
     is_false = np.array([bool(word["is_false"]) for word in words], dtype=bool)
@@ -106,9 +108,15 @@ def flat_scores(
     predictions: Sequence[Sequence[float]] | Sequence[Sequence[Mapping[str, Any]]],
     references: Sequence[Sequence[Mapping[str, Any]]],
 ) -> np.ndarray:
-    """The score of each word, caption after caption, `(num_words,)` float64; see [`false_word_metrics`]."""
+    """The score of each word, caption after caption, `(num_words,)` float64; see [`false_word_metrics`].
+
+    Raises:
+        ValueError: lengths that differ, what is no score or not finite, scores mixed with spans; names the caption.
+    """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions but {len(references)} references: one of each per caption")
+    for number, found in enumerate(predictions):
+        _refuse_no_scores(found, number)
     given = [one["score"] if isinstance(one, Mapping) else one for found in predictions for one in found]
     lowest = 0.0 if all(0 <= score <= 1 for score in given) else min(given) - 1.0
     return np.array(
@@ -250,6 +258,22 @@ def _f1(false_so_far: np.ndarray, true_so_far: np.ndarray) -> np.ndarray:
 
 def _f1_by_threshold(suspicion: np.ndarray, is_false: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return _f1(*_counts_by_threshold(suspicion, is_false, weights)[:2])
+
+
+def _refuse_no_scores(found: Any, number: int) -> None:
+    """Raise `ValueError` unless a caption has a list of numbers, or one of spans."""
+    if not isinstance(found, Collection) or isinstance(found, str | Mapping):
+        raise ValueError(f"caption {number}: {found!r} is no list; give a score for each word, or a list of spans")
+    if len({isinstance(one, Mapping) for one in found}) > 1:
+        raise ValueError(f"caption {number}: has both scores and spans; give the one or the other")
+    for one in found:
+        values: list[Any] = [one.get(key) for key in ("start", "end", "score")] if isinstance(one, Mapping) else [one]
+        try:
+            list(map(float, values))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"caption {number}: {one!r} is no score; give a number or start, end and score"
+            ) from error
 
 
 def _scores_of(found: Any, words: Sequence[Mapping[str, Any]], number: int, lowest: float) -> list[float]:

@@ -159,6 +159,7 @@ def test_figures_by_attribute_are_those_of_its_words_alone():
 
 
 WORD = {"start": 0, "end": 3, "attribute": "color", "is_false": True}
+SPAN = {"start": 0, "end": 3, "score": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -167,6 +168,13 @@ WORD = {"start": 0, "end": 3, "attribute": "color", "is_false": True}
         ([[0.5]], [[WORD], [WORD]], {}, "1 predictions but 2 references"),
         ([[0.5], [0.5, 0.1]], [[WORD], [WORD]], {}, "caption 1: 2 scores for 1 words"),
         ([[0.5], [float("nan")]], [[WORD], [WORD]], {}, "caption 1: a score is NaN"),
+        ([[0.5], [None]], [[WORD], [WORD]], {}, "caption 1: None is no score; give a number or start"),
+        ([[0.5], [[0.5]]], [[WORD], [WORD]], {}, r"caption 1: \[0.5\] is no score"),
+        ([[0.5], [{"start": 0, "end": 3}]], [[WORD], [WORD]], {}, "caption 1: .* is no score"),
+        ([0.5, 0.1], [[WORD], [WORD]], {}, "caption 0: 0.5 is no list; give a score for each word"),
+        ([[0.5], {"start": 0, "end": 3, "score": 1}], [[WORD], [WORD]], {}, "caption 1: .* is no list"),
+        ([[0.5], [SPAN, 0.3]], [[WORD], [WORD]], {}, "caption 1: has both scores and spans"),
+        ([[0.5, 0.1]], [[WORD, WORD | {"is_false": False}]], {"num_resamples": 0}, "at least 1, .* got 0"),
         ([[0.5], [0.5]], [[WORD], [WORD]], {}, "2 of 2 words are false"),
         ([[0.5, 0.1]], [[WORD, WORD | {"is_false": False}]], {"share": 1.0}, "between 0 and 1"),
         ([[0.5, 0.1]], [[WORD, WORD | {"is_false": False}]], {"groups": [1, 2]}, "2 groups but 1 captions"),
