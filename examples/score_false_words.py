@@ -19,7 +19,6 @@ Prints tables and writes them, with all figures as JSON, to OUTPUT_FILE.md and O
 """
 
 import argparse
-import glob
 import os
 import sys
 from typing import Any
@@ -27,14 +26,13 @@ from typing import Any
 import datasets
 import torch
 
-from dataset_webperson import DataError
 from dataset_webperson.command_line import CommandParser, command
 from dataset_webperson.files import write_json, write_text
 from modeling_gadms.noise.detectors import METHODS, ORACLE, POSTERIOR, WITH_EVIDENCE, refuse_method, word_suspicions
 from modeling_gadms.noise.joined_scores import joined
 from modeling_gadms.noise.patch_evidence import train_patch_evidence
 from modeling_gadms.noise.repaired_captions import refuse_unnamed
-from modeling_gadms.noise.score_files import read_scores
+from modeling_gadms.noise.score_files import read_data, read_scores
 from modeling_gadms.noise.score_tables import figures, written
 from modeling_gadms.noise.value_reader import train_value_reader
 from modeling_gadms.noise.word_families import families_for
@@ -73,16 +71,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if "all" in args.methods and len(args.methods) + len(args.predictions) < 3:
         parser.error("--methods all joins other scores: give two methods beside it, or --predictions")
     return args
-
-
-def read_data(data_root: str) -> datasets.DatasetDict:
-    files = {split: os.path.join(data_root, "data", f"{split}-*.parquet") for split in ("train", "test")}
-    if not all(glob.glob(pattern) for pattern in files.values()):
-        raise DataError(
-            f"{data_root}: no data/train-*.parquet and data/test-*.parquet; write them with "
-            "`python -m dataset_webperson.false_words`"
-        )
-    return datasets.load_dataset("parquet", data_files=files)
 
 
 def scores_of_methods(args: argparse.Namespace, data: datasets.DatasetDict) -> dict[str, list[list[float]]]:

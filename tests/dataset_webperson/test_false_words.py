@@ -154,3 +154,46 @@ def test_captions_that_the_tokenizer_changes_are_refused(tmp_path, learning_noth
     for method in ("gass", "evidence", "posterior"):
         assert score_false_words.main([*data, "--methods", method]) == 2
         assert "test/0.png: caption1 is read as 'tom & jerry on a red coat'" in capsys.readouterr().err
+
+
+def test_scores_of_a_wrong_shape_are_refused_before_anything_is_learnt(tmp_path, learning_nothing, capsys):
+    data = own_data(tmp_path)
+    right, file = {f"test/{number}.png": {"caption1": [0.5]} for number in range(8)}, tmp_path / "mine.json"
+    span = {"start": 0, "end": 3, "score": 0.5}
+    for wrong, words in (
+        (0.5, "0.5 is no list; give a number for each of the 1 words, or a list of spans"),
+        (None, "None is no list"),
+        (span, "is no list; give a number for each"),
+        ([span, 0.3], "has both numbers and spans; give the one or the other"),
+        ([[0.5]], "[0.5] is no score; give a number or start, end and score"),
+        ([0.5, 0.5], "has 2 scores for 1 words; give one for each, in their order"),
+    ):
+        file.write_text(json.dumps({**right, "test/3.png": {"caption1": wrong}}))
+        assert score_false_words.main([*data, "--predictions", str(file), "--methods", "evidence"]) == 2
+        error = capsys.readouterr().err
+        assert f"{file}: test/3.png caption1: " in error and words in error
+    for allowed in ([span], [], [span, span]):
+        file.write_text(json.dumps({**right, "test/3.png": {"caption1": allowed}}))
+        assert score_false_words.main([*data, "--predictions", str(file)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda row: row.pop("caption1_words"), "no column caption1_words in data/test-*.parquet; the README.md"),
+        (lambda row: [row.pop(name) for name in ("image_path", "person_id")], "no column image_path, person_id"),
+        (lambda row: row.update(caption1=None), "a missing caption in caption1 in 8 of 8 rows"),
+        (lambda row: row.update(image=None), "no image in 8 of 8 rows"),
+        (lambda row: row["caption1_words"][0].pop("is_false"), "test/0.png caption1_words: {'start': 11, "),
+        (lambda row: row["caption1_words"][0].update(end=99), "is no word of 'a man in a red coat'; give start, end"),
+        (lambda row: row.update(caption1_words=None), "caption1_words: None is no word"),
+        (lambda row: row["caption1_words"][0].update(is_false=True), "no word of data/test-*.parquet is true"),
+        (lambda row: row["caption1_words"][0].update(is_false=False), "no word of data/test-*.parquet is false"),
+        (lambda row: row["caption1_words"].clear(), "no word of data/test-*.parquet is false"),
+    ],
+)
+def test_data_that_list_no_words_to_tell_apart_are_refused(tmp_path, learning_nothing, capsys, change, words):
+    data = own_data(tmp_path, change=change)
+    assert score_false_words.main([*data, "--methods", "evidence"]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}: " in error and words in error
