@@ -28,17 +28,26 @@ import torch
 
 from dataset_webperson.command_line import CommandParser, command
 from dataset_webperson.files import write_json, write_text
-from modeling_gadms.noise.detectors import METHODS, ORACLE, POSTERIOR, WITH_EVIDENCE, refuse_method, word_suspicions
+from modeling_gadms import GADMSForPreTraining, GADMSProcessor
+from modeling_gadms.noise.detectors import (
+    METHODS,
+    ORACLE,
+    POSTERIOR,
+    WITH_EVIDENCE,
+    load_model,
+    refuse_method,
+    word_suspicions,
+)
 from modeling_gadms.noise.joined_scores import joined
 from modeling_gadms.noise.patch_evidence import train_patch_evidence
 from modeling_gadms.noise.repaired_captions import refuse_unnamed
-from modeling_gadms.noise.score_files import read_data, read_scores
+from modeling_gadms.noise.score_files import image_sizes, read_data, read_scores
 from modeling_gadms.noise.score_tables import figures, written
 from modeling_gadms.noise.value_reader import train_value_reader
 from modeling_gadms.noise.word_families import families_for
 from modeling_gadms.noise.word_groups import word_groups
 from modeling_gadms.rows import caption_columns
-from modeling_gadms.training.starting_points import has_decoder, load_starting_point
+from modeling_gadms.training.starting_points import has_decoder
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -52,10 +61,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="model of the methods (default: the small CLIP)",
     )
     parser.add_argument(
-        "--evidence_steps",
-        type=int,
-        default=1200,
-        help="batches that evidence, or the reader of posterior, learns from",
+        "--image_size", nargs=2, type=int, help="height and width that the model reads (default: of the first image)"
+    )
+    parser.add_argument(
+        "--evidence_steps", type=int, default=1200, help="batches that evidence or the reader of posterior learns from"
     )
     parser.add_argument(
         "--tower_learning_rate", type=float, default=5e-4, help="of their image towers; a large tower wants 1e-5"
@@ -73,14 +82,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def scores_of_methods(args: argparse.Namespace, data: datasets.DatasetDict) -> dict[str, list[list[float]]]:
+def scores_of_methods(
+    args: argparse.Namespace, data: datasets.DatasetDict, model: GADMSForPreTraining, processor: GADMSProcessor
+) -> dict[str, list[list[float]]]:
     """What each method that is run here says of the words of the test captions."""
     methods = [name for name in args.methods if name != "all"]
-    if not methods:
-        return {}
-    first = data["test"][0]["image"]
-    model, processor = load_starting_point(args.model_name_or_path, (first.height, first.width))
-    model = model.to("cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu").eval()
     gadms, decoder = model.gadms, model if has_decoder(args.model_name_or_path) else None
     for name in methods:
         refuse_method(name, gadms, data["test"], decoder)
@@ -111,13 +117,19 @@ def main(arguments: list[str] | None = None) -> None:
     references = [row[f"{name}_words"] for row in test.remove_columns("image") for name in names]
     persons = [person for person in test["person_id"] for _ in names]
     predictions: dict[str, Any] = {path: read_scores(path, test) for path in args.predictions}
-    predictions |= scores_of_methods(args, data)
+    sizes = image_sizes(test)
+    images = "{} x {}".format(*sizes[0]) if len(sizes) == 1 else f"{len(sizes)} sizes"
+    if set(args.methods) - {"all"}:
+        model, processor = load_model(args.model_name_or_path, args.image_size, sizes[0])
+        model = model.to("cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu").eval()
+        if sizes != [read := tuple(model.gadms.config.vision_config.image_size)]:
+            images += f" (read at {read[0]} x {read[1]})"
+        predictions |= scores_of_methods(args, data, model, processor)
     if "all" in args.methods:
         others = {name: found for name, found in predictions.items() if name != ORACLE}
         predictions["all"] = joined(others, references, persons)
     results = figures(predictions, references, persons, word_groups(test))
-    size = " x ".join(map(str, test[0]["image"].size[::-1]))
-    text = f"{len(test)} images of {size}, {len(references)} captions, {len(sum(references, []))} words\n\n"
+    text = f"{len(test)} images of {images}, {len(references)} captions, {len(sum(references, []))} words\n\n"
     text += f"{written(results)}\n"
     os.makedirs(os.path.dirname(os.path.abspath(args.output_file)), exist_ok=True)
     write_json(f"{args.output_file}.json", {"data": args.data_root, "results": results})

@@ -16,6 +16,8 @@ from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns
 from ..tokenization_gadms import clean_caption
 from ..towers_gadms import CLIP, is_causal, kind_of
+from ..training.command_line import refuse_image_size
+from ..training.starting_points import load_starting_point
 from .attribute_oracle import oracle_trust, train_oracle
 from .caption_trust import phrase_cosines, swap_contrasts
 from .patch_evidence import PatchEvidence
@@ -115,6 +117,35 @@ def word_suspicions(
     return _filled([[None if trust is None else -trust for trust in one] for one in found])
 
 
+def load_model(
+    name_or_path: str, image_size: Sequence[int] | None, own_size: tuple[int, int]
+) -> tuple[GADMSForPreTraining, GADMSProcessor]:
+    """A model, and the processor that makes all images of the size that it reads.
+
+    Args:
+        name_or_path (`str`): as [`load_starting_point`] takes it.
+        image_size (`Sequence[int]`, *optional*): height and width in pixels; by default `own_size`, or what a GA-DMS
+            reads.
+        own_size (`tuple[int, int]`): of the images.
+
+    Raises:
+        DataError: there is no such model, or it does not read images of this size.
+        ValueError: this is no size.
+    """
+    if image_size:
+        refuse_image_size(image_size)
+    size = tuple(image_size or own_size)
+    try:
+        model, processor = load_starting_point(name_or_path, (size[0], size[1]))
+    except DataError as error:
+        cure = "; give a size that is one with --image_size" if "not a multiple of patch_size" in str(error) else ""
+        raise DataError(f"{error}{cure}") from error
+    found = tuple(model.gadms.config.vision_config.image_size)
+    if image_size and found != size:
+        raise DataError(f"{name_or_path}: reads images at {found[0]} x {found[1]} alone; leave out --image_size")
+    return model, processor
+
+
 def refuse_method(method: str, model: GADMSModel, test: datasets.Dataset, decoder: GADMSForPreTraining | None) -> None:
     """Refuse a method that does not go with a model or with data, before anything is computed.
 
@@ -133,6 +164,8 @@ def refuse_method(method: str, model: GADMSModel, test: datasets.Dataset, decode
         )
     if method == ORACLE and "attributes" not in test.column_names:
         raise DataError("oracle is taught drawn persons, and the data have no column attributes: leave it out")
+    if method == ORACLE and len({row["image"].size for row in test.select_columns("image")}) > 1:
+        raise DataError("oracle is taught drawn persons of one size, and the test images have several: leave it out")
 
 
 def refuse_unclean(test: datasets.Dataset) -> None:

@@ -12,7 +12,7 @@ import datasets
 from dataset_webperson import DataError
 from dataset_webperson.rows.image_column import refuse_missing
 
-from ..rows import caption_columns
+from ..rows import caption_columns, read_row
 
 
 def read_data(data_root: str) -> datasets.DatasetDict:
@@ -67,6 +67,15 @@ def _is_word(word: Any, caption: str) -> bool:
     start, end = word.get("start"), word.get("end")
     places = isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(caption)
     return places and isinstance(word.get("attribute"), str)
+
+
+def image_sizes(test: datasets.Dataset) -> list[tuple[int, int]]:
+    """The different heights and widths of the images, that of the first image first.
+
+    Raises:
+        DataError: an image is broken.
+    """
+    return list(dict.fromkeys(read_row(test, number)["image"].size[::-1] for number in range(len(test))))
 
 
 def read_scores(path: str, test: datasets.Dataset) -> list[list[Any]]:

@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from places import EXAMPLES
+from tiny import tiny_model, tiny_processor
 
 from dataset_webperson.drawn.rows import generate_rows
 from dataset_webperson.false_words import main as write
@@ -28,16 +29,16 @@ def benchmark(tmp_path_factory):
 
 
 def own_data(folder, sizes=((64, 32),), attribute="coat.color", begin="a man in a {} coat", change=None):
-    """Eight images of people of one's own in each split, in turn of these sizes; each caption has one listed word."""
-    for first, split in enumerate(("train", "test")):
+    """80 images to learn from and 8 to be scored, in turn of these sizes; each has a caption with one listed word."""
+    for split, count in (("train", 80), ("test", 8)):
         rows = []
-        for number in range(8):
+        for number in range(count):
             color = ("red", "blue")[number % 2]
             caption, (height, width) = begin.format(color), sizes[number % len(sizes)]
             start = caption.index(color)
             word = {"start": start, "end": start + len(color), "attribute": attribute, "is_false": number % 3 == 0}
             row = {"image": PIL.Image.new("RGB", (width, height), color), "image_path": f"{split}/{number}.png"}
-            rows.append({**row, "person_id": 8 * first + number, "caption1": caption, "caption1_words": [word]})
+            rows.append({**row, "person_id": number, "caption1": caption, "caption1_words": [word]})
             if change is not None:
                 change(rows[-1])
         (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -197,3 +198,36 @@ def test_data_that_list_no_words_to_tell_apart_are_refused(tmp_path, learning_no
     assert score_false_words.main([*data, "--methods", "evidence"]) == 2
     error = capsys.readouterr().err
     assert f"{tmp_path}: " in error and words in error
+
+
+def test_images_of_any_sizes_are_read_at_one_that_suits_the_model(tmp_path, capsys):
+    data = own_data(tmp_path, sizes=((50, 30), (61, 33)))
+    assert score_false_words.main([*data, "--methods", "cosine"]) == 2
+    error = capsys.readouterr().err
+    assert "image_size (50, 30) is not a multiple of patch_size 8; the nearest is (48, 32); give" in error
+    assert error.rstrip().endswith("with --image_size")
+    size = ["--image_size", "48", "32"]
+    assert score_false_words.main([*data, *size, "--methods", "cosine", "posterior", "evidence"]) == 0
+    assert "8 images of 2 sizes (read at 48 x 32), 8 captions, 8 words" in capsys.readouterr().out
+    for wrong, words in ((["-8", "8"], "image_size is a height and a width"), (["60", "32"], "(60, 32) is not a mul")):
+        assert score_false_words.main([*data, "--image_size", *wrong, "--methods", "cosine"]) == 2
+        assert words in capsys.readouterr().err
+    assert score_false_words.main([*data, "--methods", "cosine", "--model_name_or_path", "no/model"]) == 2
+    assert "--image_size" not in capsys.readouterr().err
+
+
+def test_the_size_of_the_images_is_told_and_that_of_the_model_where_it_differs(tmp_path, capsys):
+    data, scores = own_data(tmp_path, sizes=((50, 30),)), tmp_path / "mine.json"
+    scores.write_text(json.dumps({f"test/{number}.png": {"caption1": [0.5]} for number in range(8)}))
+    assert score_false_words.main([*data, "--predictions", str(scores)]) == 0
+    assert "8 images of 50 x 30, 8 captions" in capsys.readouterr().out
+    model = tiny_model(vocab_size=len(tiny_processor().tokenizer))
+    folder, (height, width) = tmp_path / "model", model.config.vision_config.image_size
+    model.save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    data += ["--methods", "cosine", "--model_name_or_path", str(folder)]
+    assert score_false_words.main(data) == 0
+    assert f"8 images of 50 x 30 (read at {height} x {width}), 8" in capsys.readouterr().out
+    assert score_false_words.main([*data, "--image_size", str(height), str(width)]) == 0
+    assert score_false_words.main([*data, "--image_size", "48", "32"]) == 2
+    assert f"{folder}: reads images at {height} x {width} alone; leave out --image_size" in capsys.readouterr().err

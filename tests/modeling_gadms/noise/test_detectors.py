@@ -244,6 +244,9 @@ def test_every_method_gives_a_number_for_each_word_and_refuses_what_it_cannot_re
     for method, reason in (("surprise", "asks the decoder"), ("oracle", "no column attributes")):
         with pytest.raises(DataError, match=reason):
             refuse_method(method, model.gadms, rows, None)
+    mixed = rows.map(lambda row, n: {"image": row["image"].resize((16 + n % 2, 40))}, with_indices=True)
+    with pytest.raises(DataError, match="oracle is taught drawn persons of one size"):
+        refuse_method("oracle", model.gadms, mixed.add_column("attributes", ["{}"] * len(mixed)), None)
     model.gadms.config.text_config.model_type, kept = "siglip_text_model", model.gadms.config.text_config.model_type
     try:
         for method in ("clip4dm", "gass-released"):
