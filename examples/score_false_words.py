@@ -34,8 +34,11 @@ from modeling_gadms.noise.detectors import (
     ORACLE,
     POSTERIOR,
     WITH_EVIDENCE,
+    Found,
+    filled,
     load_model,
     refuse_method,
+    scored_share,
     word_suspicions,
 )
 from modeling_gadms.noise.joined_scores import joined
@@ -84,15 +87,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def scores_of_methods(
     args: argparse.Namespace, data: datasets.DatasetDict, model: GADMSForPreTraining, processor: GADMSProcessor
-) -> dict[str, list[list[float]]]:
-    """What each method that is run here says of the words of the test captions."""
+) -> dict[str, Found]:
+    """What each method that is run here says of the words of the test captions; None where it knows nothing."""
     methods = [name for name in args.methods if name != "all"]
     gadms, decoder = model.gadms, model if has_decoder(args.model_name_or_path) else None
+    families = families_for(data["train"].column_names, args.families)
     for name in methods:
-        refuse_method(name, gadms, data["test"], decoder)
+        refuse_method(name, gadms, data["test"], decoder, families)
     evidence = reader = None
     learning = (args.evidence_steps, args.tower_learning_rate)
-    families = families_for(data["train"].column_names, args.families)
     if POSTERIOR in methods:
         refuse_unnamed(data["train"], families)
         reader = train_value_reader(gadms, processor, data["train"], families, *learning)
@@ -117,6 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     references = [row[f"{name}_words"] for row in test.remove_columns("image") for name in names]
     persons = [person for person in test["person_id"] for _ in names]
     predictions: dict[str, Any] = {path: read_scores(path, test) for path in args.predictions}
+    found: dict[str, Found] = {}
     sizes = image_sizes(test)
     images = "{} x {}".format(*sizes[0]) if len(sizes) == 1 else f"{len(sizes)} sizes"
     if set(args.methods) - {"all"}:
@@ -124,11 +128,13 @@ def main(arguments: list[str] | None = None) -> None:
         model = model.to("cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu").eval()
         if sizes != [read := tuple(model.gadms.config.vision_config.image_size)]:
             images += f" (read at {read[0]} x {read[1]})"
-        predictions |= scores_of_methods(args, data, model, processor)
+        found = scores_of_methods(args, data, model, processor)
+        predictions |= {name: filled(one) for name, one in found.items()}
     if "all" in args.methods:
-        others = {name: found for name, found in predictions.items() if name != ORACLE}
+        others = {name: one for name, one in predictions.items() if name != ORACLE}
         predictions["all"] = joined(others, references, persons)
-    results = figures(predictions, references, persons, word_groups(test))
+    shares = {name: scored_share(one) for name, one in found.items()}
+    results = figures(predictions, references, persons, word_groups(test), shares)
     text = f"{len(test)} images of {images}, {len(references)} captions, {len(sum(references, []))} words\n\n"
     text += f"{written(results)}\n"
     os.makedirs(os.path.dirname(os.path.abspath(args.output_file)), exist_ok=True)

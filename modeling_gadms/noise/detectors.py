@@ -35,7 +35,7 @@ from .token_trust import (
     released_gass,
 )
 from .value_reader import ValueReader, read_values
-from .word_families import Family, families_for
+from .word_families import Family, drawn_families, families_for, said_words
 
 WITH_EVIDENCE, POSTERIOR = ("evidence", "entropy"), "posterior"
 OF_TOKENS = {
@@ -49,6 +49,7 @@ OF_TOKENS = {
 }
 ORACLE, ORACLE_EPOCHS = "oracle", 10
 OF_CAPTIONS = "phrase", "swap"
+OF_FAMILIES = "swap", POSTERIOR
 METHODS = *OF_TOKENS, "surprise", *OF_CAPTIONS, *WITH_EVIDENCE, POSTERIOR, ORACLE
 PREFIXES = {"clip4dm": CLIP4DM_PREFIX}  # before each caption
 TokenScores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # ids, word of each or -1 -> (B, T), high: trusted
@@ -66,11 +67,11 @@ def word_suspicions(
     decoder: GADMSForPreTraining | None = None,
     oracle_persons: int = 6000,
     families: Mapping[str, Family] | None = None,
-) -> list[list[float]]:
+) -> Found:
     """A score for each listed word of the test captions: image after image, and of each image `caption1`, `caption2`.
 
     Where a method scores tokens, a word's score is the mean of its tokens'. A word that the tower's length cuts off,
-    or that a method knows nothing of, has the mean of all words.
+    or that a method knows nothing of, has None; [`filled`] gives it the mean of all words.
 
     Args:
         method (`str`): one of `METHODS`.
@@ -86,16 +87,18 @@ def word_suspicions(
             by default those of [`families_for`].
 
     Raises:
-        DataError: the method is not for such a model or such data, or a caption is not as the tokenizer reads it.
+        DataError: the method is not for such a model or such data, it scores no word at all, or a caption is not as
+            the tokenizer reads it.
+        ValueError: what the method has to learn first is not given.
     """
-    refuse_method(method, model, test, decoder)
     families = families_for(test.column_names) if families is None else families
+    refuse_method(method, model, test, decoder, families)
     if method in WITH_EVIDENCE and evidence is None:
         raise ValueError(f"{method} needs patch evidence")
     if method == POSTERIOR:
         if reader is None:
             raise ValueError("posterior needs a value reader")
-        return _filled(_doubts(reader, processor, test, families))
+        return _some(_doubts(reader, processor, test, families), method)
     if method == ORACLE:
         first = test[0]["image"]
         oracle = train_oracle((first.height, first.width), oracle_persons, ORACLE_EPOCHS, device=model.device)
@@ -114,7 +117,7 @@ def word_suspicions(
                 trust = functools.partial(_of_words, tokens, processor, model.device, PREFIXES.get(method, ""), part)
         by_column = [trust(name) for name in caption_columns(part)]
         found += [one for row in zip(*by_column, strict=True) for one in row]
-    return _filled([[None if trust is None else -trust for trust in one] for one in found])
+    return _some([[None if trust is None else -trust for trust in one] for one in found], method)
 
 
 def load_model(
@@ -146,7 +149,13 @@ def load_model(
     return model, processor
 
 
-def refuse_method(method: str, model: GADMSModel, test: datasets.Dataset, decoder: GADMSForPreTraining | None) -> None:
+def refuse_method(
+    method: str,
+    model: GADMSModel,
+    test: datasets.Dataset,
+    decoder: GADMSForPreTraining | None,
+    families: Mapping[str, Family] | None = None,
+) -> None:
     """Refuse a method that does not go with a model or with data, before anything is computed.
 
     Raises:
@@ -166,6 +175,15 @@ def refuse_method(method: str, model: GADMSModel, test: datasets.Dataset, decode
         raise DataError("oracle is taught drawn persons, and the data have no column attributes: leave it out")
     if method == ORACLE and len({row["image"].size for row in test.select_columns("image")}) > 1:
         raise DataError("oracle is taught drawn persons of one size, and the test images have several: leave it out")
+    if method in OF_FAMILIES:
+        families = families_for(test.column_names) if families is None else families
+        if not _names_any(test, families):
+            raise DataError(
+                f"{method} asks what else of a family could be said, and no listed word of the test captions says a "
+                f"value of the families {', '.join(families)}: give families of these words, or leave it out"
+            )
+    if method == ORACLE and not _names_any(test, drawn_families()):
+        raise DataError("oracle knows the attributes of drawn persons, and no listed word is of any: leave it out")
 
 
 def refuse_unclean(test: datasets.Dataset) -> None:
@@ -184,6 +202,17 @@ def refuse_unclean(test: datasets.Dataset) -> None:
                     "captions as modeling_gadms.tokenization_gadms.clean_caption gives them, and move start and end "
                     f"of {name}_words"
                 )
+
+
+def _names_any(test: datasets.Dataset, families: Mapping[str, Family]) -> bool:
+    """Whether a listed word of any caption begins where a value of a family is said."""
+    names = caption_columns(test.column_names)
+    texts = test.select_columns([one for one in test.column_names if one.startswith("caption")])
+    return any(
+        {word["start"] for word in row[f"{name}_words"]} & {word.start for word in said_words(row, name, families)}
+        for row in texts
+        for name in names
+    )
 
 
 @torch.no_grad()
@@ -269,7 +298,29 @@ def _doubts(
     ]
 
 
-def _filled(found: Sequence[Sequence[float | None]]) -> list[list[float]]:
-    known = [score for one in found for score in one if score is not None]
-    mean = float(np.mean(known)) if known else 0.0
+def _some(found: Found, method: str) -> Found:
+    """Raise `DataError` where no word has a score."""
+    if all(score is None for one in found for score in one):
+        raise DataError(
+            f"{method} scores no listed word: all lie beyond what the model reads of a caption; leave it out"
+        )
+    return found
+
+
+def filled(found: Sequence[Sequence[float | None]]) -> list[list[float]]:
+    """The scores of words, in which a word without one has the mean of those that have one.
+
+    >>> filled([[0.2, None], [0.4]])
+    [[0.2, 0.30000000000000004], [0.4]]
+    """
+    mean = float(np.mean([score for one in found for score in one if score is not None]))
     return [[mean if score is None else score for score in one] for one in found]
+
+
+def scored_share(found: Sequence[Sequence[float | None]]) -> float:
+    """The share of the words that have a score of their own.
+
+    >>> scored_share([[0.2, None], [0.4, 0.1]])
+    0.75
+    """
+    return float(np.mean([score is not None for one in found for score in one]))

@@ -22,11 +22,16 @@ def figures(
     references: Sequence[Sequence[Mapping[str, Any]]],
     persons: Sequence[int],
     groups: Mapping[str, np.ndarray],
+    scored: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """For each method the metric's figures and `by_group`; where `oracle` is among them also `visible`.
 
     `visible` has the `AUROC` over the words of attributes that the oracle finds false ones of with an AUROC of at
     least `VISIBLE`, and `of_oracle`, its ratio to the oracle's.
+
+    Args:
+        scored (`Mapping[str, float]`, *optional*): the share of the words that a method scored itself; one below 1 is
+            among its figures, as `scored`.
     """
     words = [word for one in references for word in one]
     is_false = np.array([word["is_false"] for word in words], dtype=bool)
@@ -35,6 +40,8 @@ def figures(
     for name, found in predictions.items():
         results[name] = false_word_metrics(found, references, groups=persons)
         results[name]["by_group"] = by_group(scores[name], is_false, groups)
+        if (share := (scored or {}).get(name, 1.0)) < 1:
+            results[name]["scored"] = share
     if "oracle" in results and (attributes := visible_attributes(results)):
         chosen = np.isin([word["attribute"] for word in words], attributes)
         aurocs = {name: float(ranking_quality(one[chosen], is_false[chosen])[0]) for name, one in scores.items()}
@@ -54,7 +61,13 @@ def written(results: Results) -> str:
     first = next(iter(results.values()))
     intervals = {name: {key: _interval(found, key) for key in METRICS} for name, found in results.items()}
     parts = [_table("method", intervals)]
-    if marked := [f"`{name}` reads labels: {READS_LABELS[name]}." for name in results if name in READS_LABELS]:
+    marked = [f"`{name}` reads labels: {READS_LABELS[name]}." for name in results if name in READS_LABELS]
+    marked += [
+        f"`{name}` scores {_percent(found['scored'])} of the words; the others have the mean of these."
+        for name, found in results.items()
+        if "scored" in found
+    ]
+    if marked:
         parts.append("\n".join(marked))
     if "visible" in first:
         parts += [
@@ -102,3 +115,8 @@ def _interval(found: Mapping[str, Any], key: str) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _percent(share: float) -> str:
+    """A share between 0 and 1, rounded, but to neither of them."""
+    return f"{min(max(100 * share, 0.1), 99.9):.1f} %"

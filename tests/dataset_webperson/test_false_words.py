@@ -231,3 +231,16 @@ def test_the_size_of_the_images_is_told_and_that_of_the_model_where_it_differs(t
     assert score_false_words.main([*data, "--image_size", str(height), str(width)]) == 0
     assert score_false_words.main([*data, "--image_size", "48", "32"]) == 2
     assert f"{folder}: reads images at {height} x {width} alone; leave out --image_size" in capsys.readouterr().err
+
+
+def test_what_a_method_scores_itself_is_told_and_nothing_is_made_of_what_it_does_not_know(tmp_path, capsys, request):
+    data = [*own_data(tmp_path, attribute="upper.color"), "--methods", "swap", "masked"]
+    families = tmp_path / "families.json"
+    families.write_text(json.dumps({"color": {"values": {"red": ["red"], "green": ["green"]}}}))
+    assert score_false_words.main([*data, "--families", str(families)]) == 0
+    results = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert results["swap"]["scored"] == 0.5 and "scored" not in results["masked"]  # half say red, and half say blue
+    assert "`swap` scores 50.0 % of the words; the others have the mean of these." in capsys.readouterr().out
+    request.getfixturevalue("learning_nothing")
+    assert score_false_words.main([*data, "evidence"]) == 2
+    assert "swap asks what else of a family could be said, and no listed word" in capsys.readouterr().err

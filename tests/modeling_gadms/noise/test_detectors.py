@@ -21,13 +21,13 @@ from dataset_webperson.drawn.rows import generate_rows
 from modeling_gadms.false_words.word_detection import ranking_quality
 from modeling_gadms.noise.attribute_oracle import VALUES, oracle_trust, train_oracle
 from modeling_gadms.noise.caption_trust import phrase_around
-from modeling_gadms.noise.detectors import METHODS, refuse_method, word_suspicions
+from modeling_gadms.noise.detectors import METHODS, filled, refuse_method, scored_share, word_suspicions
 from modeling_gadms.noise.joined_scores import logistic_weights, two_fold_probabilities
 from modeling_gadms.noise.patch_evidence import PatchEvidence, train_patch_evidence
 from modeling_gadms.noise.score_tables import figures, written
 from modeling_gadms.noise.token_trust import clip4dm, nearest_patch, patch_concentration
 from modeling_gadms.noise.value_reader import train_value_reader
-from modeling_gadms.noise.word_families import drawn_families
+from modeling_gadms.noise.word_families import Family, drawn_families
 from modeling_gadms.noise.word_groups import by_group, word_groups
 
 
@@ -150,15 +150,17 @@ def test_a_phrase_alone_has_the_cosine_of_its_text(pretrained, rows):
 
 def test_a_swap_is_judged_by_captions_with_each_other_value(pretrained, rows):
     model, processor = pretrained
-    found = word_suspicions("swap", model.gadms, processor, rows.select(range(2)))
+    listed = [[{**words[0], "attribute": "other.color"}, *words[1:]] for words in rows["caption2_words"][:2]]
+    rows = rows.select(range(2)).remove_columns("caption2_words").add_column("caption2_words", listed)
+    found = word_suspicions("swap", model.gadms, processor, rows)
     images, unknown = unit_images(model, processor, rows), []
-    for (image, caption, words), scores in zip(places(rows.select(range(2))), found, strict=True):
+    for (image, caption, words), scores in zip(places(rows), found, strict=True):
         for word, score in zip(words, scores, strict=True):
             said = caption[word["start"] : word["end"]]
-            values = WORDS[word["attribute"]]
-            if said == "coat":
+            if word["attribute"] not in WORDS:
                 unknown.append(score)
                 continue
+            values = WORDS[word["attribute"]]
             others = [names[0] for names in values.values() if said not in names]
             texts = [caption[: word["start"]] + other + caption[word["end"] :] for other in others]
             texts = [text.replace("a orange", "an orange") for text in texts]
@@ -166,7 +168,11 @@ def test_a_swap_is_judged_by_captions_with_each_other_value(pretrained, rows):
             expected = own - math.log(sum(math.exp(rival) for rival in rivals) / len(rivals))
             assert score == pytest.approx(-expected, abs=1e-2)
     everything = [score for scores in found for score in scores]
-    assert unknown == pytest.approx([np.mean([score for score in everything if score not in unknown])] * len(unknown))
+    known = [score for score in everything if score is not None]
+    assert unknown == [None] * len(unknown) and len(unknown) == len(everything) - len(known) > 0
+    assert scored_share(found) == pytest.approx(len(known) / len(everything))
+    for scores, whole in zip(found, filled(found), strict=True):
+        assert whole == pytest.approx([np.mean(known) if score is None else score for score in scores])
 
 
 def test_surprise_masks_a_quarter_of_the_words_at_a_time(pretrained, rows):
@@ -255,6 +261,43 @@ def test_every_method_gives_a_number_for_each_word_and_refuses_what_it_cannot_re
     finally:
         model.gadms.config.text_config.model_type = kept
     assert {"phrase", "swap", "entropy", "evidence", "posterior"} < set(METHODS)
+
+
+def renamed(rows, attribute):
+    """The rows, all of whose words are of this attribute."""
+    names = "caption1_words", "caption2_words"
+    return rows.map(lambda row: {name: [{**word, "attribute": attribute} for word in row[name]] for name in names})
+
+
+def test_a_method_that_would_know_no_word_is_refused_before_it_is_asked(pretrained, rows):
+    model, _ = pretrained
+    elsewhere, labelled = renamed(rows, "upper.color"), rows.add_column("attributes", ["{}"] * len(rows))
+    for method, data, families, reason in (
+        (
+            "swap",
+            elsewhere,
+            None,
+            "no listed word of the test captions says a value of the families .*: give families",
+        ),
+        ("posterior", elsewhere, None, "posterior asks what else of a family could be said"),
+        ("swap", rows, {"verbs": Family({"is": ("is",), "was": ("was",)})}, "of the families verbs: give"),
+        ("oracle", renamed(labelled, "upper.color"), None, "no listed word is of any"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            refuse_method(method, model.gadms, data, None, families)
+    colors = {"colors": Family({color: (color,) for color in COLOURS})}
+    for method, data in (("swap", elsewhere), ("posterior", elsewhere), ("oracle", labelled)):
+        refuse_method(method, model.gadms, data, None, None if method == "oracle" else colors)
+
+
+def test_words_that_all_lie_beyond_what_the_model_reads_are_not_scored_at_all(pretrained, rows):
+    model, processor = pretrained
+    caption, start = "a coat " * 200 + "red", 7 * 200
+    word = {"start": start, "end": start + 3, "attribute": "top.color", "is_false": True}
+    names = "caption1", "caption2"
+    late = rows.map(lambda row: {name: caption for name in names} | {f"{name}_words": [word] for name in names})
+    with pytest.raises(DataError, match="masked scores no listed word: all lie beyond what the model reads"):
+        word_suspicions("masked", model.gadms, processor, late.select(range(2)))
 
 
 def test_every_method_gives_the_same_on_another_device(pretrained, rows, monkeypatch):
