@@ -1126,7 +1126,7 @@ mutants(
 )
 mutants(
     "noise/word_families.py",
-    ("letters of another length", 'letter.lower() if len(letter.lower()) == 1 else letter', "letter.lower()", LETTERS),
+    ("letters of another length", "letter.lower() if len(letter.lower()) == 1 else letter", "letter.lower()", LETTERS),
     ("words of a construction taken for attributes", ' and f"{caption}_word_score" not in columns', "", BUILT),
 )
 FOUND = "noise/test_found_families.py"
