@@ -14,7 +14,7 @@ from dataset_webperson.pages import embed, write_page
 from ..rows import caption_columns
 from ..tokenization_gadms import clean_caption
 from .patch_evidence import HIDDEN
-from .repaired_captions import FALSE_SPANS
+from .repaired_captions import FALSE_SPANS, LISTED
 from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, chosen_word, true_shares
 
 SHOWN = 24  # images on the page
@@ -50,6 +50,8 @@ def summarize(files: list[str]) -> dict[str, Any]:
                 characters.update(all=len(caption), doubted=len(doubted), false=len(known), both=len(doubted & known))
                 if f"{name}_{AS_FOUND}" in row:
                     characters.update(repaired=len(row[name]), still_false=len(_characters_in(spans)))
+                    listed = row.get(f"{name}_{LISTED}") or []
+                    characters.update(untold=sum(word["is_false"] is None for word in listed))
     found_all: dict[str, Any] = {
         "doubted": characters["doubted"] / characters["all"],
         "most_doubted": dict(words.most_common(20)),
@@ -59,7 +61,7 @@ def summarize(files: list[str]) -> dict[str, Any]:
         if characters["doubted"]:
             found_all["precision"] = characters["both"] / characters["doubted"]
         found_all["recall"] = characters["both"] / characters["false"]
-        if characters["repaired"]:
+        if characters["repaired"] and not characters["untold"]:  # or words that may be false would count as true
             found_all["still_false"] = characters["still_false"] / characters["repaired"]
     return found_all
 

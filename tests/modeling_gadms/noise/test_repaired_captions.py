@@ -15,7 +15,7 @@ from dataset_webperson.drawn.attributes import WORDS
 from modeling_gadms.noise.arguments import RepairArguments
 from modeling_gadms.noise.changes import change_of
 from modeling_gadms.noise.mentions import Mentions, mentioned_shares
-from modeling_gadms.noise.repair_report import doubts
+from modeling_gadms.noise.repair_report import doubts, summarize
 from modeling_gadms.noise.repaired_captions import (
     add_posteriors,
     count_words,
@@ -627,6 +627,17 @@ def test_listed_words_of_repaired_captions_say_where_they_stand_and_whether_they
         found = repair_captions(datasets.Dataset.from_list([row]).remove_columns(column))[0]
         assert found["caption1"] == mended["caption1"] and "caption1_words" not in found
         assert found["caption1_as_found_words"] == words
+
+
+def test_what_stays_false_is_counted_where_it_is_told(tmp_path):
+    words = [{"start": 2, "end": 5, "attribute": "coat.color", "is_false": True}]
+    for truth, share in (({"coat.color": "orange"}, 0.0), ({"coat.color": "red"}, 6 / 14), ({}, None)):
+        row = drawn_row("A tan coat", words, truth, [certain(2, 5, "orange")])
+        file = str(tmp_path / "train.parquet")
+        repair_captions(datasets.Dataset.from_list([row])).to_parquet(file)
+        found = summarize([file])
+        assert found.get("still_false") == (None if share is None else pytest.approx(share))
+        assert found["recall"] == 1 and found["most_doubted"] == {"tan > orange": 1}
 
 
 def test_what_is_judged_may_be_more_or_less_than_a_listed_word():
