@@ -94,8 +94,6 @@ def main(arguments: list[str] | None = None) -> None:
         texts.append(written(noise_rate, results[str(noise_rate)]["cells"], words))
     content = {"arguments": vars(args), "results": results}
     ending, start = beginning(args)
-    if args.epochs != 1:
-        ending, start = f"{ending}_{args.epochs:g}_passes", f"{start} ({args.epochs:g} passes)"
     title = "Is it better to repair false words than to leave them?" + start
     save_study(f"repair_gain{ending}", title, content, "\n\n".join(texts), draw(results), args.results_dir)
 

@@ -22,12 +22,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def beginning(args: argparse.Namespace) -> tuple[str, str]:
-    """How name and title of a study's page end: a run from elsewhere than the small CLIP has a page of its own."""
+    """How name and title of a study's page end: from elsewhere than the small CLIP, or for longer, it has its own."""
     model = os.path.basename(os.path.abspath(args.model_name_or_path)) if args.model_name_or_path else ""
-    name = f"_{model}" if model else ""
+    name, title = (f"_{model}", f" From {model}") if model else ("", "")
     if getattr(args, "from_scratch", False):
-        return f"_scratch{name}", " From random weights" + (f" of the shape of {model}" if model else "")
-    return name, f" From {model}" if model else ""
+        name, title = f"_scratch{name}", " From random weights" + (f" of the shape of {model}" if model else "")
+    if args.epochs != 1:
+        name, title = f"{name}_{args.epochs:g}_passes", f"{title} ({args.epochs:g} passes)"
+    return name, title
 
 
 def starting_point(

@@ -101,6 +101,8 @@ def test_a_run_from_another_model_has_a_page_of_its_own():
         ]
         assert ended[:3] == [("", ""), ("_clip_19m", " From clip_19m"), ("_scratch", " From random weights")]
         assert ended[3] == ("_scratch_clip_19m", " From random weights of the shape of clip_19m")
+        longer = study.beginning(study.parse([*larger, "--epochs", "2.5"]))
+        assert longer == ("_clip_19m_2.5_passes", " From clip_19m (2.5 passes)")
 
 
 def test_a_table_of_what_is_finished_learns_nothing(tmp_path, capsys):
