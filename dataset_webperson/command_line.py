@@ -85,7 +85,7 @@ class CommandParser(argparse.ArgumentParser):
         """End in an error if an option is below the first of its bounds or, where there is a second, above it."""
         for name, (least, most) in bounds.items():
             value = getattr(args, name)
-            if value < least or (most is not None and value > most):
+            if not value >= least or (most is not None and value > most):
                 self.error(f"--{name} must be at least {least}{f' and at most {most}' if most else ''}; got {value}")
 
     def error(self, message: str) -> NoReturn:

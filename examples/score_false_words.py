@@ -77,7 +77,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--oracle_persons", type=int, default=6000, help="drawn for the oracle to be taught")
     parser.add_argument("--output_file", default="runs/false_words", help="of the results (default: %(default)s)")
     args = parser.parse_args(arguments)
-    parser.refuse_outside(args, evidence_steps=(1, None), oracle_persons=(2, None))
+    parser.refuse_outside(args, evidence_steps=(1, None), oracle_persons=(2, None), tower_learning_rate=(0, None))
     if not args.predictions and not args.methods:
         parser.error("give --predictions FILE, --methods NAME, or both")
     if "all" in args.methods and len(args.methods) + len(args.predictions) < 3:

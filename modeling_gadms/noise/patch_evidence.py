@@ -238,7 +238,7 @@ def hide_words(
         ValueError: the threshold is not above 0.
         DataError: the data cannot be used.
     """
-    if threshold <= 0:
+    if not threshold > 0:
         raise ValueError(f"threshold must be above 0, or words that say nothing are hidden too; got {threshold}")
     refuse_unfit(dataset)
     device, names = evidence.reference_keys.device, caption_columns(dataset.column_names)

@@ -106,3 +106,7 @@ def test_a_number_outside_its_bounds_is_named(count, ending, capsys):
         parser().refuse_outside(args, num_workers=(1, 5))
     args.num_workers = 6
     parser().refuse_outside(args, num_workers=(1, None))
+    args.num_workers = float("nan")  # is neither below nor above
+    with pytest.raises(SystemExit):
+        parser().refuse_outside(args, num_workers=(1, None))
+    assert "--num_workers must be at least 1; got nan" in capsys.readouterr().err

@@ -140,6 +140,7 @@ def test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run(benchmark,
         ([], "give --predictions FILE"),
         (["--methods", "random", "all"], "all joins other scores: give two"),
         (["--methods", "random", "--oracle_persons", "1"], "must be at least 2; got 1"),
+        (["--methods", "random", "--tower_learning_rate", "nan"], "must be at least 0; got nan"),
     ):
         with pytest.raises(SystemExit, match="2"):
             score_false_words.main([*options, *more])

@@ -147,6 +147,8 @@ def test_hidden_words_are_those_below_the_threshold_in_characters(pair, learnt):
     assert hit >= 20
     with pytest.raises(ValueError, match="threshold must be above 0"):
         hide_words(learnt, pair[1], rows, threshold=0.0)
+    with pytest.raises(ValueError, match="threshold must be above 0"):
+        hide_words(learnt, pair[1], rows, threshold=float("nan"))
 
 
 def with_value(rows, place, name, value):
