@@ -21,6 +21,7 @@ from ..training.starting_points import load_starting_point
 from .attribute_oracle import oracle_trust, train_oracle
 from .caption_trust import phrase_cosines, swap_contrasts
 from .patch_evidence import PatchEvidence
+from .score_files import image_sizes
 from .token_trust import (
     CLIP4DM_PREFIX,
     PASSES,
@@ -173,7 +174,7 @@ def refuse_method(
         )
     if method == ORACLE and "attributes" not in test.column_names:
         raise DataError("oracle is taught drawn persons, and the data have no column attributes: leave it out")
-    if method == ORACLE and len({row["image"].size for row in test.select_columns("image")}) > 1:
+    if method == ORACLE and len(image_sizes(test)) > 1:
         raise DataError("oracle is taught drawn persons of one size, and the test images have several: leave it out")
     if method in OF_FAMILIES:
         families = families_for(test.column_names) if families is None else families

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -77,11 +77,14 @@ def _refuse_other_values(module: OnImageTower, file: str) -> None:
     given = _told(module).get(VALUES)
     if learnt is None or given is None or learnt == given:
         return
-    pairs: Any = itertools.zip_longest(json.loads(learnt).items(), json.loads(given).items(), fillvalue=("none", []))
-    (name, values), (other, others) = next(pair for pair in pairs if pair[0] != pair[1])
+    before, now = (
+        [f"the family {name} of {', '.join(values)}" for name, values in json.loads(one).items()]
+        for one in (learnt, given)
+    )
+    one, other = next(pair for pair in itertools.zip_longest(before, now, fillvalue="nothing") if pair[0] != pair[1])
     raise DataError(
-        f"{file}: learnt for the family {name} of {', '.join(values)}, in whose place {other} of {', '.join(others)} "
-        "is given; give the families that it was learnt for, in their order, or learn again"
+        f"{file}: learnt for {one}, in whose place {other} is given; give the families that it was learnt for, in "
+        "their order, or learn again"
     )
 
 

@@ -50,8 +50,8 @@ def summarize(files: list[str]) -> dict[str, Any]:
                 characters.update(all=len(caption), doubted=len(doubted), false=len(known), both=len(doubted & known))
                 if f"{name}_{AS_FOUND}" in row:
                     characters.update(repaired=len(row[name]), still_false=len(_characters_in(spans)))
-                    listed = row.get(f"{name}_{LISTED}") or []
-                    characters.update(untold=sum(word["is_false"] is None for word in listed))
+                    listed = row.get(f"{name}_{LISTED}")
+                    characters.update(untold=listed is None or any(word["is_false"] is None for word in listed))
     found_all: dict[str, Any] = {
         "doubted": characters["doubted"] / characters["all"],
         "most_doubted": dict(words.most_common(20)),

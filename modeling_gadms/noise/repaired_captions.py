@@ -16,7 +16,7 @@ from dataset_webperson.drawn.attributes import WORDS
 from ..processing_gadms import GADMSProcessor
 from ..rows import caption_columns, some_places, stable_hash
 from .patch_evidence import HIDDEN
-from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, repaired, repaired_with_places
+from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, repaired, repaired_with_places, shares_letters
 from .value_reader import ValueReader, read_values
 from .word_families import Family, SaidWord, lists_attributes, said_words
 from .word_places import SaidBatch
@@ -228,14 +228,14 @@ def repaired_listed(
         truth: attribute -> the value that the picture shows.
     """
     words = sorted(listed, key=lambda word: word["start"])
-    alone = [word for word in words if not _within(word, posterior)]
+    alone = [word for word in words if not any(shares_letters(one, word["start"], word["end"]) for one in posterior)]
     unchanged = [{**word, "words": [caption[word["start"] : word["end"]]], "probabilities": [1.0]} for word in alone]
     places = sorted([*posterior, *unchanged], key=lambda place: place["start"])
     text, spans = repaired_with_places(caption, places)
     moved = list(zip(places, spans, strict=True))
     found = []
     for word in words:
-        inside = [pair for pair in moved if _within(word, [pair[0]])]
+        inside = [pair for pair in moved if shares_letters(pair[0], word["start"], word["end"])]
         (first, (start, _)), (last, (_, end)) = inside[0], inside[-1]
         start -= max(first["start"] - word["start"], 0)  # a listed word may be longer than what was judged of it
         end += max(word["end"] - last["end"], 0)
@@ -252,8 +252,3 @@ def _says_otherwise(said: str, attribute: str, truth: Mapping[str, str]) -> bool
     if attribute not in WORDS or attribute not in truth:
         return None
     return said not in WORDS[attribute].get(truth[attribute], ())
-
-
-def _within(word: Mapping[str, Any], places: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a word shares characters with one of the places."""
-    return any(one["start"] < word["end"] and word["start"] < one["end"] for one in places)

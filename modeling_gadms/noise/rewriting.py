@@ -61,6 +61,11 @@ def chosen_word(one: Mapping[str, Any], draw: float | None = None) -> int:
     return min(int(np.searchsorted(probabilities.cumsum(), draw, side="right")), len(probabilities) - 1)
 
 
+def shares_letters(place: Mapping[str, Any], start: int, end: int) -> bool:
+    """Whether a place has a letter between `start` and `end`, end excluded."""
+    return place["start"] < end and start < place["end"]
+
+
 def true_shares(one: Mapping[str, Any]) -> list[float]:
     """How likely each word of a place is to be true, also where nothing of the kind may be there."""
     return [share * (1 - one.get("absent", 0.0)) for share in one["probabilities"]]

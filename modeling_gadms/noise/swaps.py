@@ -10,7 +10,7 @@ import torch
 from dataset_webperson import DataError
 
 from ..rows import all_captions
-from .rewriting import certain, chosen_word, repaired, true_shares
+from .rewriting import certain, chosen_word, repaired, shares_letters, true_shares
 from .word_families import Family, SaidWord, find_words, plain_families
 
 Believed = Mapping[int, Mapping[str, float]]
@@ -92,9 +92,7 @@ def drawn_words(
             words.append(SaidWord(one["start"], one["end"], family, value))
         if number:
             drawn[one["start"]] = certain(one["start"], one["end"], word)
-    words += [
-        word for word in said if not any(one["start"] < word.end and word.start < one["end"] for one in posterior)
-    ]
+    words += [word for word in said if not any(shares_letters(one, word.start, word.end) for one in posterior)]
     return sorted(words, key=lambda word: word.start), drawn
 
 

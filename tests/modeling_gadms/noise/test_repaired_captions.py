@@ -546,6 +546,10 @@ def test_splits_that_are_left_alone_get_the_columns_of_the_others(pair, tmp_path
                 DataError, match=f"learnt.safetensors: learnt for the family color of .*, in .* {place}"
             ):
                 change_of(arguments, *pair, rows, others, file)
+        with pytest.raises(
+            DataError, match="learnt for nothing, in whose place the family thing of coat, shirt is given"
+        ):
+            change_of(arguments, *pair, rows, {**FAMILIES, "thing": THINGS["thing"]}, file)
         richer = {"color": Family({value: (*words, f"{value}ish") for value, words in values.items()})}
         change_of(arguments, *pair, rows, richer, file)  # more words for the same values are no other values
         (tmp_path / "learnt.safetensors").write_bytes(b"cut off")
@@ -638,6 +642,9 @@ def test_what_stays_false_is_counted_where_it_is_told(tmp_path):
         found = summarize([file])
         assert found.get("still_false") == (None if share is None else pytest.approx(share))
         assert found["recall"] == 1 and found["most_doubted"] == {"tan > orange": 1}
+    repair_captions(datasets.Dataset.from_list([row]).remove_columns("attributes")).to_parquet(file)
+    found = summarize([file])
+    assert found["false"] == 3 / 10 and "still_false" not in found
 
 
 def test_what_is_judged_may_be_more_or_less_than_a_listed_word():
