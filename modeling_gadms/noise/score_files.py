@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetsError
 
 from dataset_webperson import DataError
+from dataset_webperson.findings import reason_of
 from dataset_webperson.rows.image_column import refuse_missing
 
 from ..rows import caption_columns, read_row
@@ -19,8 +21,8 @@ def read_data(data_root: str) -> datasets.DatasetDict:
     """The splits `train` and `test` of a benchmark of false words.
 
     Raises:
-        DataError: a file or a column is missing, a test image or caption is, what is listed is no word of its caption,
-            or the test words are all true or all false; names the folder and the image.
+        DataError: a file is missing or broken, a column is missing, a test image or caption is, what is listed is no
+            word of its caption, or the test words are all true or all false; names the folder and the image.
     """
     files = {split: os.path.join(data_root, "data", f"{split}-*.parquet") for split in ("train", "test")}
     if not all(glob.glob(pattern) for pattern in files.values()):
@@ -28,7 +30,11 @@ def read_data(data_root: str) -> datasets.DatasetDict:
             f"{data_root}: no data/train-*.parquet and data/test-*.parquet; write them with "
             "`python -m dataset_webperson.false_words`"
         )
-    data = datasets.load_dataset("parquet", data_files=files)
+    try:
+        data = datasets.load_dataset("parquet", data_files=files)
+    except (DatasetsError, OSError, ValueError) as error:  # Arrow's own errors are among the last
+        reason = reason_of(error.__cause__ or error, data_root)
+        raise DataError(f"{data_root}: data/*.parquet cannot be read ({reason}); copy or write them again") from error
     _refuse_unlisted(data["test"], data_root)
     return data
 

@@ -201,6 +201,18 @@ def test_data_that_list_no_words_to_tell_apart_are_refused(tmp_path, learning_no
     assert f"{tmp_path}: " in error and words in error
 
 
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_broken_file_is_refused_in_one_line(tmp_path, learning_nothing, capsys, cut):
+    data = own_data(tmp_path)
+    (file,) = (tmp_path / "data").glob("train-*.parquet")
+    whole = file.read_bytes()
+    half = len(whole) // 2
+    file.write_bytes(whole[:half] if cut else whole[:100] + b"\xff" * (half - 100) + whole[half:])
+    assert score_false_words.main([*data, "--methods", "evidence"]) == 2
+    last = capsys.readouterr().err.rstrip().rsplit("\n", 1)[-1]
+    assert f"{tmp_path}: data/*.parquet cannot be read (" in last and last.endswith("copy or write them again")
+
+
 def test_images_of_any_sizes_are_read_at_one_that_suits_the_model(tmp_path, capsys):
     data = own_data(tmp_path, sizes=((50, 30), (61, 33)))
     assert score_false_words.main([*data, "--methods", "cosine"]) == 2
