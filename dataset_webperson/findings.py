@@ -15,7 +15,7 @@ class DataError(ValueError):
     """A copy of a dataset that cannot be used as it is. The message names the file and the cure."""
 
 
-def reason_of(error: Exception, named: str = "") -> str:
+def reason_of(error: BaseException, named: str = "") -> str:
     """What an error says, as part of a line: in 160 characters at most, cut between words.
 
     Args:

@@ -47,8 +47,18 @@ def clean_caption(caption: str) -> str:
     >>> clean_caption("  A man &amp;amp; a DOG ")
     'a man & a dog'
     """
+    return tidy_caption(caption).lower()
+
+
+def tidy_caption(caption: str) -> str:
+    """
+    What [`clean_caption`] gives, with capitals kept.
+
+    >>> tidy_caption("  A man &amp;amp; a DOG ")
+    'A man & a DOG'
+    """
     if caption.isascii() and caption.isprintable() and "&" not in caption:
-        return " ".join(caption.lower().split())
+        return " ".join(caption.split())
     if ftfy is not None:
         caption = ftfy.fix_text(caption)
     else:
@@ -58,7 +68,7 @@ def clean_caption(caption: str) -> str:
         )
         # lone surrogates cannot be encoded; ftfy too replaces them by the replacement character
         caption = caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return " ".join(html.unescape(html.unescape(caption)).split()).lower()
+    return " ".join(html.unescape(html.unescape(caption)).split())
 
 
 def byte_symbols() -> list[str]:

@@ -1102,6 +1102,10 @@ WITHIN = "noise/test_repaired_captions.py::test_what_is_judged_may_be_more_or_le
 LETTERS = "noise/test_repaired_captions.py::test_letters_that_have_another_length_in_lower_case_move_no_word"
 KEPT = "noise/test_repaired_captions.py::test_splits_that_are_left_alone_get_the_columns_of_the_others"
 UNSHOWN = "noise/test_repaired_captions.py::test_words_that_images_do_not_show_are_not_listed"
+CLEANED = "noise/test_repaired_captions.py::test_captions_that_are_cleaned_keep_their_capitals"
+OF_HAIR = "noise/test_repaired_captions.py::test_what_is_said_of_hair_is_known_by_its_noun"
+TWO = "noise/test_repaired_captions.py::test_a_word_of_two_families_is_of_the_one_whose_noun_follows"
+READ = "noise/test_repaired_captions.py::test_families_are_read_as_written_and_what_is_wrong_is_named"
 BUILT = "noise/test_repaired_captions.py::test_what_a_construction_says_of_a_caption_stays_with_the_old_one"
 mutants(
     "noise/rewriting.py",
@@ -1112,7 +1116,8 @@ mutants(
         MOVED,
     ),
     ("old lengths", "if chosen else end - start)", "if False else end - start)", MOVED),
-    ("capitals of another length", " and len(caption) == len(cleaned) else", " else", LETTERS),
+    ("capitals of another length", "if len(tidy.lower()) == len(tidy) else tidy.lower()", "", LETTERS),
+    ("capitals lost where captions are cleaned", "return tidy if", "return caption if caption == tidy and", CLEANED),
 )
 mutants("noise/kept_evidence.py", ("any values fit", "learnt == given:", "True:", KEPT))
 mutants(
@@ -1127,6 +1132,15 @@ mutants(
 mutants(
     "noise/word_families.py",
     ("letters of another length", "letter.lower() if len(letter.lower()) == 1 else letter", "letter.lower()", LETTERS),
+    ("nouns of hair anywhere", "or _noun(nouns).match(lower, match.end())", "or _noun(nouns).search(lower)", OF_HAIR),
+    ("nouns past a break", "(?!(?:{'|'.join(_BREAKS)})\\b)", "", OF_HAIR),
+    (
+        "the first family has the word",
+        "sorted(families.items(), key=lambda item: not item[1].before)",
+        "families.items()",
+        TWO,
+    ),
+    ("names of a file stand twice", ", object_pairs_hook=_named_once", "", READ),
     ("words of a construction taken for attributes", ' and f"{caption}_word_score" not in columns', "", BUILT),
 )
 FOUND = "noise/test_found_families.py"

@@ -8,6 +8,7 @@ Images are written once, by the first stage: the shards of the others name the f
 """
 
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import os
@@ -65,6 +66,9 @@ _FEW = 32  # shards
 FEW_PARTS = 8
 # Options marked like this may differ between two runs in one folder: they do not affect the output.
 CHANGEABLE = {"changeable": True}
+# The path of a file that people may edit between two runs: what is in it counts too.
+EDITABLE = {"editable": True}
+_DIGEST = "_sha256"
 
 
 class ShardWriter:
@@ -238,15 +242,16 @@ def begin_stage(folder: str, options: Any) -> None:
     clear_half_written(folder)
     wanted = json.loads(json.dumps(_fixed_options(options))) or {}
     begun = written_once(os.path.join(folder, "options.json"), wanted) or {}
-    # Older code had fewer options: one that it did not know and that is off now changes nothing.
+    # Older code had fewer options, and kept no digests: one that it did not know and that is off now changes nothing.
     names = sorted(
         name
         for name in begun.keys() | wanted.keys()
-        if begun.get(name) != wanted.get(name) and (name in begun or wanted[name])
+        if begun.get(name) != wanted.get(name) and (name in begun or (wanted[name] and not name.endswith(_DIGEST)))
     )
     if names:
+        shown = [f"what is in {name.removesuffix(_DIGEST)}" if name.endswith(_DIGEST) else name for name in names]
         raise DataError(
-            f"{folder}: was begun with other options ({', '.join(names)}); restore them, or delete this folder and "
+            f"{folder}: was begun with other options ({', '.join(shown)}); restore them, or delete this folder and "
             "those of the later stages"
         )
 
@@ -264,7 +269,12 @@ def _fixed_options(options: Any) -> Any:
     if not dataclasses.is_dataclass(options):
         return options
     parts = [part for part in dataclasses.fields(options) if not part.metadata.get("changeable")]
-    return {part.name: _fixed_options(getattr(options, part.name)) for part in parts}
+    fixed = {part.name: _fixed_options(getattr(options, part.name)) for part in parts}
+    for part in parts:
+        if part.metadata.get("editable") and os.path.isfile(path := getattr(options, part.name)):
+            with open(path, "rb") as file:
+                fixed[part.name + _DIGEST] = hashlib.file_digest(file, "sha256").hexdigest()
+    return fixed
 
 
 def run_stage(

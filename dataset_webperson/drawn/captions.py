@@ -160,7 +160,8 @@ class _Phrase:
 class _Mistakes:
     """Where the mistakes of a caption come from: its own stream or, about some things, one that captions share.
 
-    About a thing that is shared, the captions of an image are wrong together, and in the same way.
+    About a thing that is shared, the captions of an image are wrong together, and in the same way. What is made up in
+    its place may differ, for each caption makes up only what it has not made up before, in its own order.
     """
 
     own: random.Random

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tokenization_gadms import clean_caption
+from ..tokenization_gadms import tidy_caption
 
 POSTERIOR = "posterior"  # suffix of the columns that list words and their probabilities
 AS_FOUND = "as_found"  # suffix of the columns that keep a caption that was repaired
@@ -84,6 +84,10 @@ def _replaced(caption: str, start: int, end: int, word: str) -> str:
 
 
 def as_cleaned(caption: str) -> str:
-    """The caption with the places of its cleaned form; capitals stay where they are all that cleaning changes."""
-    cleaned = clean_caption(caption)
-    return caption if caption.lower() == cleaned and len(caption) == len(cleaned) else cleaned
+    """The caption with the places of its cleaned form, and with its capitals.
+
+    >>> as_cleaned("A RED coat &amp; a  hat")
+    'A RED coat & a hat'
+    """
+    tidy = tidy_caption(caption)
+    return tidy if len(tidy.lower()) == len(tidy) else tidy.lower()  # letters whose lower case is longer move places

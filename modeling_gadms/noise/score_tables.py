@@ -14,6 +14,12 @@ READS_LABELS = {
     "all": "all scores in one, weighted by the truth of the other half of the persons",
     "oracle": "a classifier that is taught the true attributes of other drawn persons: what the pictures show",
 }
+AMONG = {
+    "wrong in both": "False words that are wrong in both captions of an image, or in one, stand among the true words "
+    "of attributes that both name.",
+    "things made up": "Things that are made up, and things of wrong value, stand among the true words of attributes "
+    "that may be made up.",
+}
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -86,7 +92,7 @@ def written(results: Results) -> str:
             ),
         ]
     groups = {
-        f"{name} ({group['num_words']:,} words)": {
+        f"{name} ({group['num_false']:,} false of {group['num_words']:,})": {
             method: found["by_group"][name] for method, found in results.items()
         }
         for name, group in first["by_group"].items()
@@ -95,9 +101,10 @@ def written(results: Results) -> str:
         name: {method: found["by_attribute"][name] for method, found in results.items()}
         for name in first["by_attribute"]
     }
+    among = " ".join(text for name, text in AMONG.items() if name in first["by_group"])
     for title, rows in (("group of words", groups), ("attribute", attributes)):
         cells = {name: {method: _number(one["AUROC"]) for method, one in row.items()} for name, row in rows.items()}
-        parts += [f"## AUROC by {title}", _table(title, cells)]
+        parts += [f"## AUROC by {title}", *([among] if among and rows is groups else []), _table(title, cells)]
     return "\n\n".join(parts)
 
 

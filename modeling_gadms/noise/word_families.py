@@ -3,15 +3,19 @@
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from dataset_webperson import DataError
-from dataset_webperson.drawn.attributes import WORDS
+from dataset_webperson.drawn.attributes import COLOR_WORDS, WORDS
 from dataset_webperson.files import write_json
 
 from ..tokenization_gadms import clean_caption
+
+HAIR = {"hair.color": ("hair", "ponytail"), "hair.length": ("hair", "head")}
+_BREAKS = "a an the his her their with in on of at by for to over under has have having wears wearing who is".split()
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,12 @@ class Family:
 
     Attributes:
         values (`dict[str, tuple[str, ...]]`): value -> the words for it, lower case. "grey" and "gray" are one value.
+        before (`tuple[str, ...]`): nouns of which one has to follow where captions are searched, with two words at
+            most between, or the word is not meant: "long" speaks of hair in "long dark hair", not in "long trousers".
     """
 
     values: dict[str, tuple[str, ...]]
+    before: tuple[str, ...] = ()
 
     @functools.cached_property
     def value_of(self) -> dict[str, str]:
@@ -46,18 +53,12 @@ def drawn_families() -> dict[str, Family]:
 
 
 def plain_families() -> dict[str, Family]:
-    """The same for captions whose words are not listed: one family of colours, and each word in one family alone."""
-    colors = [name for name in WORDS if name.endswith(".color")]
-    ordered = ["top.color", *(name for name in colors if name != "top.color"), *(n for n in WORDS if n not in colors)]
-    families: dict[str, dict[str, tuple[str, ...]]] = {}
-    taken: set[str] = set()
-    for name in ordered:
-        values = families.setdefault("color" if name in colors else name, {})
-        for value, words in WORDS[name].items():
-            if free := tuple(word for word in words if word not in taken):
-                values[value] = values.get(value, ()) + free
-                taken |= set(free)
-    return {name: Family(values) for name, values in families.items()}
+    """The same for captions whose words are not listed: one family of colours, and what is said of hair by its noun.
+
+    A brown coat is not brunette, nor has a person with long trousers long hair.
+    """
+    names = {name: "color" if values is COLOR_WORDS else name for name, values in WORDS.items()}
+    return {names[name]: Family(values, HAIR.get(name, ())) for name, values in WORDS.items()}
 
 
 def families_for(columns: list[str], file: str | None = None) -> dict[str, Family]:
@@ -84,17 +85,19 @@ def read_families(file: str) -> dict[str, Family]:
     """Families from the JSON of [`write_families`].
 
     Raises:
-        DataError: the file is not such JSON or names no family, a family has fewer than two values or one without
-            words, or a word stands for two values of a family; names the family and the word.
+        DataError: the file is not such JSON, names no family or anything twice, a family has fewer than two values or
+            one without words, a word stands for two values of a family, or a noun is empty; names family and word.
     """
     try:
         with open(file, encoding="utf-8") as opened:
-            found = json.load(opened)
+            found = json.load(opened, object_pairs_hook=_named_once)
         families = {
-            name: Family({value: _cleaned(words) for value, words in one["values"].items()})
+            name: Family(
+                {value: _cleaned(words) for value, words in one["values"].items()}, _cleaned(one.get("before", []))
+            )
             for name, one in found.items()
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(
             f'{file}: not families of words ({error!r}); write {{"color": {{"values": {{"red": ["red", "scarlet"], '
             '"blue": ["blue"]}}}'
@@ -104,6 +107,8 @@ def read_families(file: str) -> dict[str, Family]:
     for name, family in families.items():
         if unsaid := [value for value, words in family.values.items() if not words or "" in words]:
             raise DataError(f"{file}: family {name}: {unsaid[0]!r} has no word, or an empty one; take it out")
+        if "" in family.before:
+            raise DataError(f"{file}: family {name}: before has an empty word; take it out")
         if len(family.values) < 2:
             raise DataError(
                 f"{file}: family {name} has {len(family.values)} values; two are needed, or no word is wrong"
@@ -118,9 +123,16 @@ def read_families(file: str) -> dict[str, Family]:
     return families
 
 
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose names must differ: of two alike all but the last would be lost."""
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise ValueError(f"{twice[0]!r} stands twice in one place; join the two, or rename one")
+    return dict(pairs)
+
+
 def _cleaned(words: Any) -> tuple[str, ...]:
     """Words as captions are searched for them."""
-    if not isinstance(words, list):
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise TypeError(f"{words!r} is no list of words")
     return tuple(map(clean_caption, words))
 
@@ -145,24 +157,37 @@ def said_words(row: Mapping[str, Any], column: str, families: Mapping[str, Famil
 
 
 def find_words(caption: str, families: Mapping[str, Family]) -> list[SaidWord]:
-    """Words of families in a caption, whole words alone, the longest first; a word of two families is of the former.
+    """Words of families in a caption, whole words alone, the longest first.
+
+    A word of two families is of the former, but of one that asks for a noun (`before`) where that follows.
 
     >>> families = {"color": Family({"blue": ("blue",), "navy": ("navy", "dark blue")})}
     >>> [(word.start, word.end, word.value) for word in find_words("A dark blue coat, bluebells", families)]
     [(2, 11, 'navy')]
     """
-    owners: dict[str, tuple[str, str]] = {}
-    for name, family in families.items():
+    owners: dict[str, list[tuple[str, str]]] = {}
+    for name, family in sorted(families.items(), key=lambda item: not item[1].before):
         for word, value in family.value_of.items():
-            owners.setdefault(word, (name, value))
+            owners.setdefault(word, []).append((name, value))
     # letter by letter: lower case has as many letters as the caption, and "\u017f" is no "s"
     lower = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in caption)
-    return [
-        SaidWord(match.start(), match.end(), *owners[match[0]]) for match in _pattern(tuple(owners)).finditer(lower)
-    ]
+    found = []
+    for match in _pattern(tuple(owners)).finditer(lower):
+        for name, value in owners[match[0]]:
+            if not (nouns := families[name].before) or _noun(nouns).match(lower, match.end()):
+                found.append(SaidWord(match.start(), match.end(), name, value))
+                break
+    return found
 
 
 @functools.lru_cache(maxsize=8)
 def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     longest_first = sorted(map(re.escape, words), key=len, reverse=True)
     return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])")
+
+
+@functools.lru_cache(maxsize=8)
+def _noun(nouns: tuple[str, ...]) -> re.Pattern[str]:
+    """One of the nouns, after two words at most that go on with what is said: in "black with long hair" none does."""
+    between = rf"(?:\s+(?!(?:{'|'.join(_BREAKS)})\b)[\w-]+){{0,2}}"
+    return re.compile(rf"{between}\s+(?:{'|'.join(map(re.escape, nouns))})(?![\w-])")

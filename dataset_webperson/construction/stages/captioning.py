@@ -28,7 +28,7 @@ from ..captions.client import Captioner, CaptionServerError, RequestFailed, Serv
 from ..captions.prompts import PROMPT_VERSION, ask_again, caption_messages
 from ..captions.rules import CaptionRules, broken_rules, tidy_caption
 from ..captions.templates import Template, choose_template, load_templates
-from ..shards import CHANGEABLE, ShardWriter, read_rows, shard_writer
+from ..shards import CHANGEABLE, EDITABLE, ShardWriter, read_rows, shard_writer
 
 _TEXT = pa.string()
 NEW_COLUMNS = {
@@ -58,7 +58,7 @@ class CaptionOptions:
 
     captioner1: Captioner
     captioner2: Captioner
-    templates: str = ""
+    templates: str = field(default="", metadata=EDITABLE)
     seed: int = 0
     rules: CaptionRules = field(default_factory=CaptionRules)
     brake: BrakeOptions = field(default_factory=BrakeOptions, metadata=CHANGEABLE)

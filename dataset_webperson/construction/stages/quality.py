@@ -31,7 +31,7 @@ from ...reading_ahead import ahead
 from ...rows.joined_parquet import without_images
 from ..captions.repeated import caption_hash, load_repeated
 from ..captions.words import find_attributes
-from ..shards import CHANGEABLE, read_rows, shard_writer
+from ..shards import CHANGEABLE, EDITABLE, read_rows, shard_writer
 from .repair import REPAIR_COLUMNS, open_repairer
 
 if TYPE_CHECKING:  # the other stages need not wait for this import
@@ -73,8 +73,8 @@ class QualityOptions:
     """
 
     model: str = ""
-    reader: str = ""
-    families: str = ""
+    reader: str = field(default="", metadata=EDITABLE)
+    families: str = field(default="", metadata=EDITABLE)
     doubtful_below: float = 0.0
     min_score: float | None = None
     max_same_caption: int = 20
@@ -249,7 +249,7 @@ def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str,
     Counts, beside `rows_in` and `rows_out`: `captions_scored`, `captions_low-score`, `captions_repeated` (on more than
     `max_same_caption` images), `captions_replaced` (by the row's
     other one), `both_captions_marked` (rows left out). With a reader, also the columns of
-    `CaptionRepairer.__call__`, and `captions_repaired` and `words_repaired`.
+    `CaptionRepairer.__call__`, and `captions_repaired` and `words_repaired` of the rows that are written.
     """
     schema = without_images(source, target)
     columns = NEW_COLUMNS | (REPAIR_COLUMNS if options.reader else {})
@@ -269,11 +269,11 @@ def assess_shard(source: str, target: str, options: QualityOptions) -> dict[str,
             assert batch is not None  # the end, which `iter` keeps to itself
             shard.counts["rows_in"] += len(batch.rows)
             _assess(batch, scorer, options, shard.counts)
-            if options.reader:
-                _count_repairs(batch.rows, shard.counts)
             for row in batch.rows:
                 _mark_repeated(row, repeated, shard.counts)
                 if options.marked == "keep" or _settle(row, shard.counts):
+                    if options.reader:
+                        _count_repairs(row, shard.counts)
                     shard.write(row)
     return dict(shard.counts)
 
@@ -333,12 +333,12 @@ def _assess(batch: Batch, scorer: CaptionScorer | None, options: QualityOptions,
             counts[f"captions_{LOW_SCORE}"] += 1
 
 
-def _count_repairs(rows: list[dict[str, Any]], counts: Counter[str]) -> None:
-    for row in rows:
-        for number in (1, 2):
-            row.setdefault(f"caption{number}_as_found", row[f"caption{number}"])  # a batch without captions
-            repairs = row.setdefault(f"caption{number}_repairs", [])
-            counts.update(captions_repaired=bool(repairs), words_repaired=len(repairs))
+def _count_repairs(row: dict[str, Any], counts: Counter[str]) -> None:
+    """Count the repairs of a row that is written, as its columns list them."""
+    for number in (1, 2):
+        row.setdefault(f"caption{number}_as_found", row[f"caption{number}"])  # a batch without captions
+        repairs = row.setdefault(f"caption{number}_repairs", [])
+        counts.update(captions_repaired=bool(repairs), words_repaired=len(repairs))
 
 
 def _mark_repeated(row: dict[str, Any], repeated: frozenset[int], counts: Counter[str]) -> None:

@@ -163,6 +163,13 @@ def test_a_reader_repairs_captions_before_they_are_scored_and_the_old_ones_are_k
     assert counts["captions_replaced"] == 1 and settled["caption1"] == settled["caption2"]
     for part in ("as_found", "repairs"):
         assert settled[f"caption1_{part}"] == settled[f"caption2_{part}"]
+    written = [row[f"caption{n}_repairs"] for row in read(tmp_path / "drop.parquet") for n in (1, 2)]
+    assert counts["words_repaired"] == sum(map(len, written))
+    assert counts["captions_repaired"] == sum(map(bool, written))
+    source = write_captioned(tmp_path / "3_caption" / "b.parquet", [(["short"], ["short"])])
+    fewer = assess_shard(source, str(tmp_path / "fewer.parquet"), replace(options, marked="drop"))
+    written = [row[f"caption{n}_repairs"] for row in read(tmp_path / "fewer.parquet") for n in (1, 2)]
+    assert fewer["both_captions_marked"] == 1 and fewer["words_repaired"] == sum(map(len, written)) < repaired
 
 
 def test_captions_are_repeated_as_they_were_found(model, reader, tmp_path):

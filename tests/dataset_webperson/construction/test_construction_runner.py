@@ -1,9 +1,10 @@
 """The runner: only what is missing is done, options are remembered, opted-out rows go, a configuration is checked."""
 
+import json
 import os
 import pickle
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from dataset_webperson.construction import shards
 from dataset_webperson.construction.opt_out import OptOut
 from dataset_webperson.construction.shards import (
     CHANGEABLE,
+    EDITABLE,
     begin_stage,
     read_rows,
     remove_opted_out,
@@ -23,7 +25,9 @@ from dataset_webperson.construction.shards import (
     shard_counts,
     shard_writer,
 )
+from dataset_webperson.construction.stages.captioning import CaptionOptions
 from dataset_webperson.construction.stages.crop import CropOptions
+from dataset_webperson.construction.stages.quality import QualityOptions
 from dataset_webperson.construction.typed_yaml import fill
 from dataset_webperson.findings import DataError
 
@@ -103,6 +107,25 @@ def test_other_options_than_before_are_refused_by_name(tmp_path):
     run_stage(double, sources, str(tmp_path / "out"), Options(1))
     with pytest.raises(DataError, match=r"out: was begun with other options \(factor\)"):
         run_stage(double, sources, str(tmp_path / "out"), Options(2))
+
+
+@dataclass(frozen=True)
+class OfAFile:
+    words: str = field(default="", metadata=EDITABLE)
+
+
+def test_a_file_of_words_that_was_edited_between_two_runs_is_refused(tmp_path):
+    file, out = tmp_path / "words.json", str(tmp_path / "out")
+    file.write_text("red")
+    begin_stage(out, OfAFile(str(file)))
+    begin_stage(out, OfAFile(str(file)))
+    file.write_text("red, crimson")
+    with pytest.raises(DataError, match=r"out: was begun with other options \(what is in words\)"):
+        begin_stage(out, OfAFile(str(file)))
+    (tmp_path / "out" / "options.json").write_text(json.dumps({"words": str(file)}))  # of code that kept no digests
+    begin_stage(out, OfAFile(str(file)))
+    assert {part.name for part in fields(QualityOptions) if part.metadata == EDITABLE} == {"reader", "families"}
+    assert {part.name for part in fields(CaptionOptions) if part.metadata == EDITABLE} == {"templates"}
 
 
 @pytest.fixture

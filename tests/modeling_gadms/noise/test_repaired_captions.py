@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections import Counter
 
 import datasets
 import numpy as np
@@ -24,7 +25,7 @@ from modeling_gadms.noise.repaired_captions import (
     repair_captions,
     with_same_columns,
 )
-from modeling_gadms.noise.rewriting import certain, repaired, repaired_with_places
+from modeling_gadms.noise.rewriting import as_cleaned, certain, repaired, repaired_with_places
 from modeling_gadms.noise.value_reader import VERSIONS, ValueReader, calibrate, said_loss, train_value_reader
 from modeling_gadms.noise.word_families import (
     Family,
@@ -465,6 +466,12 @@ def test_families_are_read_as_written_and_what_is_wrong_is_named(tmp_path):
         ('{"color": {"values": {"red": "red", "rose": "pink"}}}', "'red' is no list of words"),
         ('{"color": {"values": {"red": [], "rose": ["pink"]}}}', "family color: 'red' has no word, or an empty one"),
         ('{"color": {"values": {"red": ["red", " "], "rose": ["pink"]}}}', "'red' has no word, or an empty one"),
+        ('{"color": {"values": {"red": [7], "rose": ["pink"]}}}', "7. is no list of words"),
+        ('{"color": {"values": {"red": ["red"], "red": ["scarlet"], "blue": ["blue"]}}}', "'red' stands twice in one"),
+        ('{"a": {"values": {"b": ["b"], "c": ["c"]}}, "a": {"values": {}}}', "'a' stands twice in one place; join"),
+        ('{"color": {"values": {"red": ["red"], "rose": ["pink"]}, "before": ["hair", " "]}}', "before has an empty"),
+        ('{"color": {"values": {"red": ["red"], "rose": ["pink"]}, "before": "hair"}}', "'hair' is no list of words"),
+        ('{"a":' * 100_000, "not families of words"),
         ("{}", "names no family"),
     ):
         (tmp_path / "families.json").write_text(content)
@@ -472,6 +479,8 @@ def test_families_are_read_as_written_and_what_is_wrong_is_named(tmp_path):
             read_families(file)
     (tmp_path / "families.json").write_text('{"color": {"values": {"red": [" Dark  RED "], "rose": ["pink"]}}}')
     assert read_families(file)["color"].values["red"] == ("dark red",)  # as captions are cleaned
+    write_families(plain_families(), file)
+    assert read_families(file) == plain_families() and read_families(file)["hair.color"].before == ("hair", "ponytail")
 
 
 def test_letters_that_have_another_length_in_lower_case_move_no_word():
@@ -487,15 +496,54 @@ def test_letters_that_have_another_length_in_lower_case_move_no_word():
     assert mended == clean_caption(caption).replace("a red", "an orange")
 
 
-def test_plain_families_name_every_word_once():
-    words = [word for family in plain_families().values() for value in family.values.values() for word in value]
-    assert len(words) == len(set(words))
-    assert set(words) == {word for values in WORDS.values() for value in values.values() for word in value}
-    assert [(w.family, w.value) for w in find_words("Long dark hair, a dark blue t-shirt", plain_families())] == [
-        ("hair.length", "long"),
-        ("color", "navy"),
-        ("top.garment", "t-shirt"),
-    ]
+def test_plain_families_name_every_word_and_hair_s_alone_twice():
+    families = plain_families()
+    counts = Counter(word for family in families.values() for word in family.value_of)
+    assert set(counts) == {word for values in WORDS.values() for value in values.values() for word in value}
+    of_hair = {word for name in ("hair.color", "hair.length") for word in families[name].value_of}
+    assert {word for word, count in counts.items() if count > 1} <= of_hair and max(counts.values()) == 2
+    assert not {"brunette", "fair", "golden", "silver", "ginger"} & set(families["color"].value_of)
+
+
+@pytest.mark.parametrize(
+    ("caption", "found"),
+    [
+        ("Long dark hair, a dark blue t-shirt", "hair.length long, color navy, top.garment t-shirt"),
+        ("black hair in a red ponytail, red hat", "hair.color black, hair.color ginger, color red"),
+        ("short sleeves, long trousers and fair skin", "lower.garment trousers"),
+        ("a golden watch, a silver belt", ""),
+        ("a red coat, black hair", "color red, hair.color black"),
+        ("in black with long hair", "color black, hair.length long"),
+        ("short curly dark brown hair", "hair.color brown"),  # three words between are too many
+        ("a bald head, a shaved man", "hair.length bald, person.gender man"),
+        ("a long hairless coat", ""),
+        ("black and silver hair", "hair.color black, hair.color grey"),
+        ("black (long) hair", "color black"),
+    ],
+)
+def test_what_is_said_of_hair_is_known_by_its_noun(caption, found):
+    said = find_words(caption, plain_families())
+    assert ", ".join(f"{word.family} {word.value}" for word in said) == found
+
+
+def test_a_word_of_two_families_is_of_the_one_whose_noun_follows():
+    plain, hair = Family({"red": ("red",), "tan": ("tan",)}), Family({"red": ("red",), "fair": ("fair",)}, ("hair",))
+    for families in ({"plain": plain, "hair": hair}, {"hair": hair, "plain": plain}):
+        said = [(word.start, word.family) for word in find_words("red hair, red hat, fair hat", families)]
+        assert said == [(0, "hair"), (10, "plain")]
+
+
+def test_captions_that_are_cleaned_keep_their_capitals():
+    caption = "A Woman with RED  shoes &amp; a blue coat"
+    tidy = "A Woman with RED shoes & a blue coat"
+    assert as_cleaned(caption) == tidy == as_cleaned(tidy) and tidy.lower() == clean_caption(caption)
+    place = tidy.index("blue")
+    row = {"caption1": caption, "caption1_posterior": [certain(place, place + 4, "orange")]}
+    mended = repair_captions(datasets.Dataset.from_list([row]))[0]
+    assert mended["caption1"] == "A Woman with RED shoes & an orange coat" and mended["caption1_as_found"] == caption
+    place = tidy.index("RED")
+    row["caption1_posterior"] = [certain(place, place + 3, "pink")]
+    assert repair_captions(datasets.Dataset.from_list([row]))[0]["caption1"] == tidy.replace("RED", "PINK")
 
 
 def test_listed_words_count_where_there_are_some_whatever_their_truth():

@@ -205,5 +205,5 @@ def test_what_swaps_do_not_fit_is_refused(tmp_path, options, message):
 def test_captions_without_a_word_to_swap_are_refused():
     refuse_nothing_to_swap(tiny_rows(4))
     silent = tiny_rows(4).map(lambda row: {"caption1": "someone", "caption2": "someone walks by"})
-    with pytest.raises(DataError, match="none of the first 8 captions names a value of color, person.gender"):
+    with pytest.raises(DataError, match="none of the first 8 captions names a value of person.gender, hair.color"):
         refuse_nothing_to_swap(silent)
