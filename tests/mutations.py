@@ -1134,12 +1134,7 @@ mutants(
     ("letters of another length", "letter.lower() if len(letter.lower()) == 1 else letter", "letter.lower()", LETTERS),
     ("nouns of hair anywhere", "or _noun(nouns).match(lower, match.end())", "or _noun(nouns).search(lower)", OF_HAIR),
     ("nouns past a break", "(?!(?:{'|'.join(_BREAKS)})\\b)", "", OF_HAIR),
-    (
-        "the first family has the word",
-        "sorted(families.items(), key=lambda item: not item[1].before)",
-        "families.items()",
-        TWO,
-    ),
+    ("the first family has the word", "key=lambda item: not item[1].before)", "key=lambda item: 0)", TWO),
     ("names of a file stand twice", ", object_pairs_hook=_named_once", "", READ),
     ("words of a construction taken for attributes", ' and f"{caption}_word_score" not in columns', "", BUILT),
 )

@@ -447,6 +447,6 @@ def test_what_the_oracle_sees_is_the_ceiling_of_the_others():
     assert results["half"]["visible"] == {"AUROC": pytest.approx(expected), "of_oracle": pytest.approx(expected)}
     text = written(results)
     assert f"| half | {expected:.3f} | {expected:.3f} |" in text and "at least 0.9: seen." in text
-    assert "`oracle` reads labels" in text and "| every word (30 words) |" in text
+    assert "`oracle` reads labels" in text and "| every word (10 false of 30) |" in text
     without = figures({"half": half}, words, list(range(30)), {})
     assert "visible" not in without["half"]
