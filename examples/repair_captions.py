@@ -41,7 +41,7 @@ from modeling_gadms.noise.arguments import RepairArguments
 from modeling_gadms.noise.changes import change_of
 from modeling_gadms.noise.patch_evidence import refuse_unfit
 from modeling_gadms.noise.repair_report import summarize, write_repair_page
-from modeling_gadms.noise.repaired_captions import refuse_repaired, refuse_unnamed, with_same_columns
+from modeling_gadms.noise.repaired_captions import refuse_repaired, refuse_unnamed, refuse_untold, with_same_columns
 from modeling_gadms.noise.word_families import families_for
 from modeling_gadms.noise.written_shards import write_shards
 from modeling_gadms.training.command_line import parse_arguments
@@ -84,6 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     families = families_for(train.column_names, args.families)
     if args.mode != "hide":
         refuse_unnamed(train, families)
+        refuse_untold(train)
     set_seed(args.seed)
     model, processor = load_starting_point(source.model_name_or_path, tuple(source.image_size))
     gadms = model.gadms.to(args.device).eval()
@@ -108,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         rates["changing captions"] = len(train) / (time.perf_counter() - learned)
     summary = estimated | summarize(files)
     write_json(f"{out}-report.json", settings | summary | {"images_per_second": rates})
-    write_repair_page(f"{out}.html", files[0], summary)
+    write_repair_page(f"{out}.html", files, summary)
     with replacing(f"{out}-{learnt}.safetensors") as temporary:
         shutil.copyfile(kept, temporary)
     os.replace(os.path.join(work, "main"), out)  # last: the folder is there only when all else is

@@ -119,6 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     names = caption_columns(test.column_names)
     references = [row[f"{name}_words"] for row in test.remove_columns("image") for name in names]
     persons = [person for person in test["person_id"] for _ in names]
+    groups = word_groups(test)
     predictions: dict[str, Any] = {path: read_scores(path, test) for path in args.predictions}
     found: dict[str, Found] = {}
     sizes = image_sizes(test)
@@ -134,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
         others = {name: one for name, one in predictions.items() if name != ORACLE}
         predictions["all"] = joined(others, references, persons)
     shares = {name: scored_share(one) for name, one in found.items()}
-    results = figures(predictions, references, persons, word_groups(test), shares)
+    results = figures(predictions, references, persons, groups, shares)
     text = f"{len(test)} images of {images}, {len(references)} captions, {len(sum(references, []))} words\n\n"
     text += f"{written(results)}\n"
     os.makedirs(os.path.dirname(os.path.abspath(args.output_file)), exist_ok=True)

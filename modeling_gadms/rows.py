@@ -1,8 +1,9 @@
 """Captioned rows: their images, captions and persons, and a hash that gives each row its randomness."""
 
 import hashlib
+import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import datasets
@@ -68,6 +69,25 @@ def pick_column(row: dict[str, Any]) -> str:
     """The caption column that a row shows in its epoch: each in turn, the first chosen by the image's path."""
     columns = caption_columns(row)
     return columns[(stable_hash(row["image_path"]) + row["epoch"]) % len(columns)]
+
+
+def told_attributes(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What `attributes` of a row tells of its person, attribute -> value; nothing where the row has none.
+
+    Raises:
+        DataError: it holds something else than the JSON of an object; names the image.
+    """
+    told = row.get("attributes")
+    try:
+        found = json.loads(told) if told else {}
+    except (TypeError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise DataError(
+            f"{row.get('image_path')}: attributes: {told!r:.80} is no JSON of an object; write it as text such as "
+            '{"coat.color": "red"}, or leave the column out'
+        )
+    return found
 
 
 def captions_of(row: dict[str, Any]) -> list[str]:

@@ -1105,6 +1105,7 @@ UNSHOWN = "noise/test_repaired_captions.py::test_words_that_images_do_not_show_a
 CLEANED = "noise/test_repaired_captions.py::test_captions_that_are_cleaned_keep_their_capitals"
 OF_HAIR = "noise/test_repaired_captions.py::test_what_is_said_of_hair_is_known_by_its_noun"
 TWO = "noise/test_repaired_captions.py::test_a_word_of_two_families_is_of_the_one_whose_noun_follows"
+INSIDE = "noise/test_repaired_captions.py::test_a_longer_word_that_is_not_meant_hides_no_shorter_one"
 READ = "noise/test_repaired_captions.py::test_families_are_read_as_written_and_what_is_wrong_is_named"
 BUILT = "noise/test_repaired_captions.py::test_what_a_construction_says_of_a_caption_stays_with_the_old_one"
 mutants(
@@ -1132,7 +1133,20 @@ mutants(
 mutants(
     "noise/word_families.py",
     ("letters of another length", "letter.lower() if len(letter.lower()) == 1 else letter", "letter.lower()", LETTERS),
-    ("nouns of hair anywhere", "or _noun(nouns).match(lower, match.end())", "or _noun(nouns).search(lower)", OF_HAIR),
+    ("nouns of hair anywhere", ".match(lower, end))", ".search(lower))", OF_HAIR),
+    ("commas of clothes", "not _WORN.search(", "True or _WORN.search(", OF_HAIR),
+    (
+        "a longer word hides those in it",
+        "for word in _beginnings(match[0], owners):",
+        "for word in [match[0]]:",
+        INSIDE,
+    ),
+    (
+        "the search goes on behind",
+        "place = match.start(), match.start() + 1",
+        "place = match.start(), match.end()",
+        INSIDE,
+    ),
     ("nouns past a break", "(?!(?:{'|'.join(_BREAKS)})\\b)", "", OF_HAIR),
     ("the first family has the word", "key=lambda item: not item[1].before)", "key=lambda item: 0)", TWO),
     ("names of a file stand twice", ", object_pairs_hook=_named_once", "", READ),

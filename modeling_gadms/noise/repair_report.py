@@ -15,7 +15,7 @@ from ..rows import caption_columns
 from ..tokenization_gadms import clean_caption
 from .patch_evidence import HIDDEN
 from .repaired_captions import FALSE_SPANS, LISTED
-from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, chosen_word, true_shares
+from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, certain, chosen_word, repaired_with_places, true_shares
 
 SHOWN = 24  # images on the page
 
@@ -66,10 +66,11 @@ def summarize(files: list[str]) -> dict[str, Any]:
     return found_all
 
 
-def write_repair_page(path: str, file: str, summary: dict[str, Any]) -> None:
-    """A page of the first images of a file whose captions have a doubted word, the words coloured."""
+def write_repair_page(path: str, files: list[str], summary: dict[str, Any]) -> None:
+    """A page of the first images of files whose captions have a doubted word, the words coloured."""
     shown = []
-    for row in itertools.chain.from_iterable(batch.to_pylist() for batch in pq.ParquetFile(file).iter_batches(100)):
+    batches = itertools.chain.from_iterable(pq.ParquetFile(file).iter_batches(100) for file in files)
+    for row in itertools.chain.from_iterable(batch.to_pylist() for batch in batches):
         captions = [_pieces(row, name) for name in caption_columns(row)]
         if any(piece["doubted"] for pieces in captions for piece in pieces):
             image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
@@ -84,6 +85,9 @@ def _pieces(row: dict[str, Any], name: str) -> list[dict[str, Any]]:
     caption = as_cleaned(row.get(f"{name}_{AS_FOUND}") or row[name])
     pieces, place = [], 0
     for start, end, word, probability in sorted(doubts(row, name)):
+        if word:  # with the capitals that it has in the caption
+            text, [(first, last)] = repaired_with_places(caption, [certain(start, end, word)])
+            word = text[first:last]
         pieces.append({"text": caption[place:start], "doubted": False, "word": "", "probability": 0.0})
         pieces.append({"text": caption[start:end], "doubted": True, "word": word, "probability": probability})
         place = end

@@ -1,6 +1,5 @@
 """Repairs captions: the words that an image speaks against give way to what it shows."""
 
-import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from dataset_webperson import DataError
 from dataset_webperson.drawn.attributes import WORDS
 
 from ..processing_gadms import GADMSProcessor
-from ..rows import caption_columns, some_places, stable_hash
+from ..rows import caption_columns, some_places, stable_hash, told_attributes
 from .patch_evidence import HIDDEN
 from .rewriting import AS_FOUND, POSTERIOR, as_cleaned, repaired, repaired_with_places, shares_letters
 from .value_reader import ValueReader, read_values
@@ -45,9 +44,10 @@ class Vocabulary:
     word_counts: Mapping[tuple[str, str], int]
 
     def spoken(self, family: str, value: str, place: str) -> str:
-        """The word that says a value: each as often as the captions use it, drawn by the place."""
+        """The word that says a value: each as often as captions use it, drawn by the place; any if they use none."""
         words = self.families[family].values[value]
-        counts = [self.word_counts.get((family, word), 0) + 1 for word in words]
+        uses = [self.word_counts.get((family, word), 0) for word in words]
+        counts = [count + 1 if count or not any(uses) else 0 for count in uses]
         return random.Random(stable_hash(place)).choices(words, counts)[0]
 
 
@@ -83,6 +83,17 @@ def refuse_unnamed(dataset: datasets.Dataset, families: Mapping[str, Family]) ->
     texts = dataset.select_columns([one for one in dataset.column_names if one.startswith("caption")])
     if not any(said_words(row, name, families) for row in texts for name in names):
         raise DataError(f"no caption names a value of the families {', '.join(families)}: give families of its words")
+
+
+def refuse_untold(dataset: datasets.Dataset) -> None:
+    """Refuse listed words whose truth cannot be read, before anything is learnt.
+
+    Raises:
+        DataError: names the image, and what its `attributes` hold.
+    """
+    if any(_tells_truth(dataset.column_names, name) for name in caption_columns(dataset.column_names)):
+        for row in dataset.select_columns(["image_path", "attributes"]):
+            told_attributes(row)
 
 
 def with_same_columns(dataset: datasets.Dataset, mode: str) -> datasets.Dataset:
@@ -189,9 +200,7 @@ def repair_captions(dataset: datasets.Dataset) -> datasets.Dataset:
                 text = repaired(caption, posterior)
                 changed[name].append(row[name] if text == caption else text)
                 continue
-            text, words = repaired_listed(
-                caption, posterior, row[f"{name}_{LISTED}"], json.loads(row["attributes"] or "{}")
-            )
+            text, words = repaired_listed(caption, posterior, row[f"{name}_{LISTED}"], told_attributes(row))
             changed[name].append(row[name] if text == caption else text)
             changed[f"{name}_{LISTED}"].append(words)
             changed[f"{name}_{FALSE_SPANS}"].append(

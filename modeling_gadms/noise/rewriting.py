@@ -68,7 +68,7 @@ def shares_letters(place: Mapping[str, Any], start: int, end: int) -> bool:
 
 def true_shares(one: Mapping[str, Any]) -> list[float]:
     """How likely each word of a place is to be true, also where nothing of the kind may be there."""
-    return [share * (1 - one.get("absent", 0.0)) for share in one["probabilities"]]
+    return [share * (1 - (one.get("absent") or 0.0)) for share in one["probabilities"]]
 
 
 def _replaced(caption: str, start: int, end: int, word: str) -> str:

@@ -14,7 +14,7 @@ from dataset_webperson import DataError
 from dataset_webperson.findings import reason_of
 from dataset_webperson.rows.image_column import refuse_missing
 
-from ..rows import caption_columns, read_row
+from ..rows import caption_columns, read_row, told_attributes
 
 
 def read_data(data_root: str) -> datasets.DatasetDict:
@@ -51,6 +51,10 @@ def _refuse_unlisted(test: datasets.Dataset, data_root: str) -> None:
     refuse_missing(test, f"{data_root}: data/test-*.parquet")
     kinds = set()
     for row in test.remove_columns("image"):
+        try:
+            told_attributes(row)
+        except DataError as error:
+            raise DataError(f"{data_root}: {error}") from error
         for name in names:
             words = row[f"{name}_words"]
             for word in words if isinstance(words, list) else [words]:

@@ -15,8 +15,8 @@ READS_LABELS = {
     "oracle": "a classifier that is taught the true attributes of other drawn persons: what the pictures show",
 }
 AMONG = {
-    "wrong in both": "False words that are wrong in both captions of an image, or in one, stand among the true words "
-    "of attributes that both name.",
+    "wrong in both": "False words that are wrong in another caption of the image too, or in one alone, stand among "
+    "the true words of attributes that several captions name.",
     "things made up": "Things that are made up, and things of wrong value, stand among the true words of attributes "
     "that may be made up.",
 }

@@ -4,7 +4,7 @@ import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,14 @@ from dataset_webperson.files import write_json
 from ..tokenization_gadms import clean_caption
 
 HAIR = {"hair.color": ("hair", "ponytail"), "hair.length": ("hair", "head")}
-_BREAKS = "a an the his her their with in on of at by for to over under has have having wears wearing who is".split()
+# words of cloth that are said of hair too
+_ALSO_OF_HAIR = {"brown": ("chocolate brown",), "ginger": ("bright red",)}
+_BREAKS = (
+    "a an the his her their with in on of at by for to over under has have having wears wearing who is whose that "
+    "which while holding carrying sporting"
+).split()
+# a word that comes after one of these is not of hair if a comma follows
+_WORN = re.compile(r"(?<!\w)(?:in|wearing|wears|wore|all|and|or)\s$")
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Family:
     Attributes:
         values (`dict[str, tuple[str, ...]]`): value -> the words for it, lower case. "grey" and "gray" are one value.
         before (`tuple[str, ...]`): nouns of which one has to follow where captions are searched, with two words at
-            most between, or the word is not meant: "long" speaks of hair in "long dark hair", not in "long trousers".
+            most between, or the word is not meant: "long" speaks of hair in "long, dark hair", not in "long trousers".
     """
 
     values: dict[str, tuple[str, ...]]
@@ -57,8 +64,9 @@ def plain_families() -> dict[str, Family]:
 
     A brown coat is not brunette, nor has a person with long trousers long hair.
     """
+    hair = {value: words + _ALSO_OF_HAIR.get(value, ()) for value, words in WORDS["hair.color"].items()}
     names = {name: "color" if values is COLOR_WORDS else name for name, values in WORDS.items()}
-    return {names[name]: Family(values, HAIR.get(name, ())) for name, values in WORDS.items()}
+    return {names[name]: Family(values, HAIR.get(name, ())) for name, values in {**WORDS, "hair.color": hair}.items()}
 
 
 def families_for(columns: list[str], file: str | None = None) -> dict[str, Family]:
@@ -91,12 +99,7 @@ def read_families(file: str) -> dict[str, Family]:
     try:
         with open(file, encoding="utf-8") as opened:
             found = json.load(opened, object_pairs_hook=_named_once)
-        families = {
-            name: Family(
-                {value: _cleaned(words) for value, words in one["values"].items()}, _cleaned(one.get("before", []))
-            )
-            for name, one in found.items()
-        }
+        families = {name: _family(**one) for name, one in found.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(
             f'{file}: not families of words ({error!r}); write {{"color": {{"values": {{"red": ["red", "scarlet"], '
@@ -128,6 +131,12 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
         raise ValueError(f"{twice[0]!r} stands twice in one place; join the two, or rename one")
     return dict(pairs)
+
+
+def _family(values: Any, before: Any = None) -> Family:
+    """A family of what JSON has under its name; another key than these two is no argument."""
+    nouns = () if before is None else _cleaned(before)
+    return Family({value: _cleaned(words) for value, words in values.items()}, nouns)
 
 
 def _cleaned(words: Any) -> tuple[str, ...]:
@@ -171,13 +180,30 @@ def find_words(caption: str, families: Mapping[str, Family]) -> list[SaidWord]:
             owners.setdefault(word, []).append((name, value))
     # letter by letter: lower case has as many letters as the caption, and "\u017f" is no "s"
     lower = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in caption)
-    found = []
-    for match in _pattern(tuple(owners)).finditer(lower):
-        for name, value in owners[match[0]]:
-            if not (nouns := families[name].before) or _noun(nouns).match(lower, match.end()):
-                found.append(SaidWord(match.start(), match.end(), name, value))
+    pattern, found, place = _pattern(tuple(owners)), [], 0
+    while match := pattern.search(lower, place):
+        start, place = match.start(), match.start() + 1
+        for word in _beginnings(match[0], owners):
+            end = start + len(word)
+            if owner := next((one for one in owners[word] if _is_meant(lower, start, end, families[one[0]])), None):
+                found.append(SaidWord(start, end, *owner))
+                place = end
                 break
     return found
+
+
+def _beginnings(text: str, words: Iterable[str]) -> Iterator[str]:
+    """A word, and the words that it begins with, the longest first: "light" where "light brown" is not meant."""
+    yield text
+    if " " in text:
+        yield from sorted((word for word in words if text.startswith(f"{word} ")), key=len, reverse=True)
+
+
+def _is_meant(lower: str, start: int, end: int, family: Family) -> bool:
+    """Whether the noun that the family asks for follows: in "black, long hair", but not in "in black, long hair"."""
+    if not family.before:
+        return True
+    return bool(_noun(family.before, not _WORN.search(lower, max(start - 9, 0), start)).match(lower, end))
 
 
 @functools.lru_cache(maxsize=8)
@@ -187,7 +213,9 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
 
 
 @functools.lru_cache(maxsize=8)
-def _noun(nouns: tuple[str, ...]) -> re.Pattern[str]:
+def _noun(nouns: tuple[str, ...], commas: bool) -> re.Pattern[str]:
     """One of the nouns, after two words at most that go on with what is said: in "black with long hair" none does."""
-    between = rf"(?:\s+(?!(?:{'|'.join(_BREAKS)})\b)[\w-]+){{0,2}}"
-    return re.compile(rf"{between}\s+(?:{'|'.join(map(re.escape, nouns))})(?![\w-])")
+    comma = r"\s*,?" if commas else ""
+    between = r"(?:\s*/\s*|\s+)"
+    words = rf"(?:{between}(?!(?:{'|'.join(_BREAKS)})\b)[\w-]+){{0,2}}"
+    return re.compile(rf"{comma}{words}{between}(?:{'|'.join(map(re.escape, nouns))})(?![\w-])")

@@ -1,6 +1,5 @@
 """Groups of the words of captions whose false ones may be easier or harder to find than others."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +8,7 @@ import datasets
 import numpy as np
 
 from ..false_words.word_detection import ranking_quality
-from ..rows import caption_columns
+from ..rows import caption_columns, told_attributes
 
 THIRDS = "first third", "middle third", "last third"
 
@@ -79,7 +78,7 @@ def _described(row: Mapping[str, Any], name: str, word: Mapping[str, Any], names
         for other in row[f"{other_name}_words"]
         if other["attribute"] == word["attribute"]
     ]
-    truth = json.loads(row["attributes"]) if row.get("attributes") else {}
+    truth = told_attributes(row)
     return {
         "attribute": word["attribute"],
         "is_false": word["is_false"],

@@ -3,12 +3,14 @@
 import json
 import math
 import random
+import re
 from collections import Counter
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import COLOURS, tiny_model, tiny_processor, tiny_rows
 
 from dataset_webperson import DataError
@@ -16,12 +18,14 @@ from dataset_webperson.drawn.attributes import WORDS
 from modeling_gadms.noise.arguments import RepairArguments
 from modeling_gadms.noise.changes import change_of
 from modeling_gadms.noise.mentions import Mentions, mentioned_shares
-from modeling_gadms.noise.repair_report import doubts, summarize
+from modeling_gadms.noise.repair_report import doubts, summarize, write_repair_page
 from modeling_gadms.noise.repaired_captions import (
+    FEATURE,
     add_posteriors,
     count_words,
     refuse_repaired,
     refuse_unnamed,
+    refuse_untold,
     repair_captions,
     with_same_columns,
 )
@@ -472,6 +476,10 @@ def test_families_are_read_as_written_and_what_is_wrong_is_named(tmp_path):
         ('{"color": {"values": {"red": ["red"], "rose": ["pink"]}, "before": ["hair", " "]}}', "before has an empty"),
         ('{"color": {"values": {"red": ["red"], "rose": ["pink"]}, "before": "hair"}}', "'hair' is no list of words"),
         ('{"a":' * 100_000, "not families of words"),
+        (
+            '{"color": {"values": {"red": ["red"], "rose": ["pink"]}, "befor": ["hair"]}}',
+            "unexpected keyword.*'befor'",
+        ),
         ("{}", "names no family"),
     ):
         (tmp_path / "families.json").write_text(content)
@@ -519,6 +527,12 @@ def test_plain_families_name_every_word_and_hair_s_alone_twice():
         ("a long hairless coat", ""),
         ("black and silver hair", "hair.color black, hair.color grey"),
         ("black (long) hair", "color black"),
+        ("short, black hair", "hair.length short, hair.color black"),
+        ("in black, long hair", "color black, hair.length long"),
+        ("long, dark, brown hair", "hair.color brown"),
+        ("grey/black hair", "hair.color grey, hair.color black"),
+        ("bright red hair, a bright red coat", "hair.color ginger, color red"),
+        ("a man in black whose hair is short", "person.gender man, color black"),
     ],
 )
 def test_what_is_said_of_hair_is_known_by_its_noun(caption, found):
@@ -531,6 +545,49 @@ def test_a_word_of_two_families_is_of_the_one_whose_noun_follows():
     for families in ({"plain": plain, "hair": hair}, {"hair": hair, "plain": plain}):
         said = [(word.start, word.family) for word in find_words("red hair, red hat, fair hat", families)]
         assert said == [(0, "hair"), (10, "plain")]
+
+
+def test_a_longer_word_that_is_not_meant_hides_no_shorter_one():
+    hair = Family({"dark": ("dark brown",), "light": ("light blond",)}, ("hair",))
+    families = {"hair": hair, "color": Family({"brown": ("brown",), "red": ("red",)})}
+    shade = {"shade": Family({"dark": ("dark",), "pale": ("pale",)})}
+    caption = "a dark brown coat, a red bag, dark brown hair"
+    said = [caption[word.start : word.end] for word in find_words(caption, families)]
+    assert said == ["brown", "red", "dark brown"]
+    said = [(word.family, caption[word.start : word.end]) for word in find_words(caption, families | shade)]
+    assert said == [("shade", "dark"), ("color", "brown"), ("color", "red"), ("hair", "dark brown")]
+
+
+def test_words_that_captions_do_not_use_are_put_in_where_they_use_none():
+    families = {"color": Family({"red": ("red", "bright red"), "blue": ("blue", "azure")})}
+    vocabulary = count_words(datasets.Dataset.from_dict({"caption1": ["a red coat"]}), families)
+    assert {vocabulary.spoken("color", "red", f"{n}") for n in range(50)} == {"red"}
+    assert {vocabulary.spoken("color", "blue", f"{n}") for n in range(50)} == {"blue", "azure"}
+
+
+@pytest.mark.parametrize("told", ["[1]", "red", "7"])
+def test_attributes_that_tell_nothing_are_refused_before_anything_is_learnt(told):
+    row = {"image_path": "a.png", "caption1": "A red coat", "attributes": told, "caption1_false_spans": [[2, 5]]}
+    row["caption1_words"] = [{"start": 2, "end": 5, "attribute": "coat.color", "is_false": True}]
+    with pytest.raises(DataError, match=re.escape(f"a.png: attributes: {told!r} is no JSON of an object; write")):
+        refuse_untold(datasets.Dataset.from_list([row]))
+    refuse_untold(datasets.Dataset.from_list([{**row, "attributes": None}]))
+    refuse_untold(datasets.Dataset.from_list([row]).remove_columns("caption1_words"))  # nothing is judged by it
+
+
+def test_the_page_shows_the_first_doubted_words_of_all_files_with_the_capitals_of_the_data(tmp_path, monkeypatch):
+    pages = []
+    monkeypatch.setattr("modeling_gadms.noise.repair_report.write_page", lambda *given, **parts: pages.append(parts))
+    files = []
+    for number, colour in enumerate(("red", "Red")):
+        posterior = [certain(2, 5, "orange")] if number else []
+        row = {"image": Image.new("RGB", (8, 16)), "image_path": "a", "caption1": f"A {colour} coat"}
+        files.append(str(tmp_path / f"{number}.parquet"))
+        made = datasets.Dataset.from_list([row]).add_column("caption1_posterior", [posterior], feature=FEATURE)
+        made.cast_column("image", datasets.Image()).to_parquet(files[-1])
+    write_repair_page("page.html", files, {})
+    ((one,),) = [part["shown"] for part in pages]
+    assert [(piece["text"], piece["word"]) for piece in one["captions"][0] if piece["doubted"]] == [("Red", "Orange")]
 
 
 def test_captions_that_are_cleaned_keep_their_capitals():
