@@ -122,7 +122,7 @@ def test_scores_of_a_file_are_those_of_the_metric_and_methods_are_run(benchmark,
     assert "the reader has learnt of no family" in capsys.readouterr().out  # in two steps
     text = (tmp_path / "results" / "found.md").read_text()
     told = "{num_false:,} false of {num_words:,})".format(**groups["things made up"])
-    assert "things of wrong value, among the true words of attributes that may be made up." in text
+    assert "Things that are made up, and things of wrong value, stand among the true words" in text
     assert f"| {file} | " in text and f"| things made up ({told} |" in text and "| bag.color | " in text
 
     capsys.readouterr()
