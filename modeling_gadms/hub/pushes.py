@@ -91,8 +91,8 @@ class HubPushes(Trainer):
         else:
             self._finish_current_push()
             for name in os.listdir(self.args.output_dir):
-                if name.startswith(".push-"):  # left by a run that was killed
-                    shutil.rmtree(os.path.join(self.args.output_dir, name))
+                if name.startswith(".push-"):  # left by a run that was killed, or a push that ends in its thread now
+                    shutil.rmtree(os.path.join(self.args.output_dir, name), ignore_errors=True)
             self.push_in_progress = Pushes([])  # type: ignore[arg-type]  # as the parent makes it, with a list
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         message = f"Training in progress, step {self.state.global_step}"

@@ -1,14 +1,19 @@
 """Training that pushes to a Hub: whole checkpoints at each strategy, no secrets, resumed from the Hub bit for bit."""
 
 import json
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import forked
 import pytest
 import yaml
 from hub_server import TOKEN, environment, running_hub
 from places import HELPERS, REPO
+from transformers.trainer_utils import HubStrategy
+
+from modeling_gadms.hub.pushes import HubPushes
 
 CODE = {path.name for path in (REPO / "modeling_gadms").glob("*_gadms.py")}
 SETTINGS = {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"}
@@ -48,6 +53,32 @@ for name, revision in zip(sys.argv[1::2], sys.argv[2::2]):
     AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=True)
     print(round(float(model.text_projection.weight.double().sum()), 6))
 """
+
+
+def test_what_a_push_has_left_is_removed_even_while_the_thread_of_the_push_removes_it(tmp_path, monkeypatch):
+    class Pusher(HubPushes):
+        def __init__(self):
+            self.args = SimpleNamespace(output_dir=str(tmp_path), hub_strategy=HubStrategy.EVERY_SAVE)
+            self.state, self.control = SimpleNamespace(global_step=3), None
+            self.callback_handler = SimpleNamespace(on_push_begin=lambda *given: None)
+
+        def is_world_process_zero(self):
+            return True
+
+        def _push_later(self, *given):
+            pushed.append(given)
+
+    pushed, remove = [], shutil.rmtree
+    (tmp_path / ".push-a").mkdir()
+
+    def late(path, ignore_errors=False):
+        remove(path)  # as the thread does between the two
+        remove(path, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", late)
+        Pusher()._push_from_checkpoint(str(tmp_path / "checkpoint-3"))
+    assert [given[2] for given in pushed] == ["Training in progress, step 3"] and not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
