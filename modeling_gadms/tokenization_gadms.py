@@ -47,14 +47,14 @@ def clean_caption(caption: str) -> str:
     >>> clean_caption("  A man &amp;amp; a DOG ")
     'a man & a dog'
     """
-    return tidy_caption(caption).lower()
+    return clean_with_capitals(caption).lower()
 
 
-def tidy_caption(caption: str) -> str:
+def clean_with_capitals(caption: str) -> str:
     """
     What [`clean_caption`] gives, with capitals kept.
 
-    >>> tidy_caption("  A man &amp;amp; a DOG ")
+    >>> clean_with_capitals("  A man &amp;amp; a DOG ")
     'A man & a DOG'
     """
     if caption.isascii() and caption.isprintable() and "&" not in caption:

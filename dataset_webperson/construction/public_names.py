@@ -26,7 +26,7 @@ def public_name(model: str) -> str:
 
 
 def file_digest(model: str) -> str:
-    """The SHA-256 of a model that is one file of this machine, else ""."""
+    """The SHA-256 of a model or another option that is one file of this machine, else ""."""
     if not os.path.isfile(model):
         return ""
     with open(model, "rb") as file:

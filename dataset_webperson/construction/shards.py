@@ -8,7 +8,6 @@ Images are written once, by the first stage: the shards of the others name the f
 """
 
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 import os
@@ -34,6 +33,7 @@ from ..release_shards import leaves
 from ..rows.joined_parquet import whole_batches
 from .opt_out import OptOut
 from .progress import Counts, Follow, followed_by, start_worker
+from .public_names import file_digest
 
 Stage = Callable[[str, str, Any], dict[str, int]]
 Pairs = list[tuple[str, str]]
@@ -271,9 +271,8 @@ def _fixed_options(options: Any) -> Any:
     parts = [part for part in dataclasses.fields(options) if not part.metadata.get("changeable")]
     fixed = {part.name: _fixed_options(getattr(options, part.name)) for part in parts}
     for part in parts:
-        if part.metadata.get("editable") and os.path.isfile(path := getattr(options, part.name)):
-            with open(path, "rb") as file:
-                fixed[part.name + _DIGEST] = hashlib.file_digest(file, "sha256").hexdigest()
+        if part.metadata.get("editable") and (digest := file_digest(fixed[part.name])):
+            fixed[part.name + _DIGEST] = digest
     return fixed
 
 

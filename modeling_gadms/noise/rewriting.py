@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tokenization_gadms import tidy_caption
+from ..tokenization_gadms import clean_with_capitals
 
 POSTERIOR = "posterior"  # suffix of the columns that list words and their probabilities
 AS_FOUND = "as_found"  # suffix of the columns that keep a caption that was repaired
@@ -89,5 +89,5 @@ def as_cleaned(caption: str) -> str:
     >>> as_cleaned("A RED coat &amp; a  hat")
     'A RED coat & a hat'
     """
-    tidy = tidy_caption(caption)
+    tidy = clean_with_capitals(caption)
     return tidy if len(tidy.lower()) == len(tidy) else tidy.lower()  # letters whose lower case is longer move places

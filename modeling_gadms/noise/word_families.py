@@ -203,7 +203,7 @@ def _is_meant(lower: str, start: int, end: int, family: Family) -> bool:
     """Whether the noun that the family asks for follows: in "black, long hair", but not in "in black, long hair"."""
     if not family.before:
         return True
-    return bool(_noun(family.before, not _WORN.search(lower, max(start - 9, 0), start)).match(lower, end))
+    return bool(_noun(family.before, not _WORN.search(lower, 0, start)).match(lower, end))
 
 
 @functools.lru_cache(maxsize=8)
